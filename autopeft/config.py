@@ -54,7 +54,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         raise AutopeftError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
     if not isinstance(data, dict):
-        raise AutopeftError(f"{path}: expected 'key: value' lines, found {'nothing' if data is None else 'no mapping'}")
+        raise AutopeftError(
+            f"{path}: expected 'key: value' lines, found {'nothing' if data is None else 'no mapping'}"
+        )
     return data
 
 
@@ -90,7 +92,11 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     """The field names of the sub-model that `path` leads to from `model`; empty when it leads elsewhere."""
     for part in path:
         field = model.model_fields.get(part)
-        nested = [a for a in _unfold(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)] if field else []
+        nested = (
+            [a for a in _unfold(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+            if field
+            else []
+        )
         if not nested:
             return []
         model = nested[0]

@@ -1,0 +1,76 @@
+"""What a search proposes and what it gets back: values, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from autopeft.hybrid import Hybrid, short_hash
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A hybrid and the training hyper-parameters that the search chose for it (learning rate, ...)."""
+
+    hybrid: Hybrid
+    training: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def key(self) -> str:
+        """Short hash of the canonical JSON: the candidate's name in files and tables."""
+        return short_hash(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"hybrid": ..., "training": ...}`, read back by `from_json`."""
+        return {"hybrid": self.hybrid.to_json(), "training": dict(self.training)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The candidate that `to_json` wrote."""
+        return cls(Hybrid.from_json(data["hybrid"]), dict(data["training"]))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One candidate, trained and measured.
+
+    `metrics` holds validation scores under the metric's name, test scores (only for what is reported) under
+    `test_<metric>`, and costs, all in one namespace. `curve` has one mapping an epoch. `seconds` is training and
+    validation, without the work around it. A failed candidate has its reason in `error` and keeps its costs.
+    """
+
+    candidate: Candidate
+    status: Literal["done", "failed"]
+    metrics: Mapping[str, float]
+    number: int = -1
+    curve: tuple[Mapping[str, float], ...] = ()
+    seed: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    repaired: bool = False
+
+    @property
+    def key(self) -> str:
+        """The candidate's key."""
+        return self.candidate.key
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, read back by `from_json`."""
+        return {
+            "candidate": self.candidate.to_json(),
+            "status": self.status,
+            "metrics": dict(self.metrics),
+            "number": self.number,
+            "curve": [dict(c) for c in self.curve],
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "error": self.error,
+            "repaired": self.repaired,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The evaluation that `to_json` wrote."""
+        rest = {k: v for k, v in data.items() if k not in ("candidate", "curve")}
+        return cls(candidate=Candidate.from_json(data["candidate"]), curve=tuple(data["curve"]), **rest)

@@ -1,0 +1,155 @@
+"""The hybrid: which PEFT methods, of which sizes, sit in which layers. A value; equal values are equal networks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from autopeft.anatomy import ModelShape
+from autopeft.errors import AutopeftError
+from autopeft.methods import Method, method_from_json
+
+if TYPE_CHECKING:
+    from autopeft.peft_tuner import HybridConfig
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """`layers[i]` are the methods of layer i, lowest layer first.
+
+    Canonical on construction: absent methods (size 0) are dropped, methods that differ in their sites only are joined,
+    and the rest is sorted by stage and site. So the order in which methods were written does not matter, and equality
+    and hash are those of the network. Two methods of one kind at one site of a layer are refused.
+    """
+
+    layers: tuple[tuple[Method, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Bring the layers into canonical form."""
+        canonical = tuple(_canonical(methods, i) for i, methods in enumerate(self.layers))
+        object.__setattr__(self, "layers", canonical)
+
+    @classmethod
+    def uniform(cls, layers: int, *methods: Method) -> Self:
+        """The same methods in each of `layers` layers."""
+        return cls((tuple(methods),) * layers)
+
+    @classmethod
+    def from_layers(cls, layers: int, chosen: Mapping[int, Iterable[Method]]) -> Self:
+        """Methods in the chosen layers (0 is the lowest), nothing in the others."""
+        wrong = [i for i in chosen if not 0 <= i < layers]
+        if wrong:
+            raise AutopeftError(f"hybrid: layer {wrong[0]} does not exist; layers are 0 to {layers - 1}")
+        return cls(tuple(tuple(chosen.get(i, ())) for i in range(layers)))
+
+    @property
+    def is_empty(self) -> bool:
+        """True when only the task's head is trained."""
+        return not any(self.layers)
+
+    @property
+    def first_layer(self) -> int | None:
+        """The lowest layer with a method; None when empty."""
+        return next((i for i, methods in enumerate(self.layers) if methods), None)
+
+    def placed(self) -> Iterator[tuple[int, str, Method]]:
+        """(layer, site, method) one by one, in the order in which a forward pass meets them at each site."""
+        for i, methods in enumerate(self.layers):
+            for method in methods:
+                for site in method.sites:
+                    yield i, site, method
+
+    def num_params(self, shape: ModelShape) -> int:
+        """Trainable parameters without the task's head, exactly; nothing is built."""
+        self.check(shape)
+        return sum(method.num_params(shape) for methods in self.layers for method in methods)
+
+    def check(self, shape: ModelShape) -> None:
+        """`AutopeftError` when the hybrid has another number of layers than the model."""
+        if len(self.layers) != shape.layers:
+            raise AutopeftError(
+                f"hybrid: made for {len(self.layers)} layers, but the model has {shape.layers}"
+            )
+
+    def describe(self) -> str:
+        """One short line for people: `lora 8 q,v in 0-5; prefix 4 in 3`."""
+        groups: dict[str, list[int]] = {}
+        for i, methods in enumerate(self.layers):
+            for m in methods:
+                sites = "" if len(m.allowed_sites) == 1 else " " + ",".join(m.sites)
+                groups.setdefault(f"{m.name} {m.size_value}{sites}", []).append(i)
+        return "; ".join(f"{what} in {_ranges(where)}" for what, where in groups.items()) or "head only"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads back to an equal hybrid."""
+        return {"layers": [[m.to_json() for m in methods] for methods in self.layers]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The hybrid that `to_json` wrote; `AutopeftError` names the layer that is wrong."""
+        layers = data.get("layers")
+        if (
+            not isinstance(layers, Sequence)
+            or isinstance(layers, str)
+            or not all(isinstance(m, list) for m in layers)
+        ):
+            raise AutopeftError("hybrid: expected {'layers': [[method, ...], ...]}")
+        return cls(tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)))
+
+    def peft_config(self, **options: Any) -> HybridConfig:
+        """A Hugging Face PEFT configuration: `get_peft_model(model, hybrid.peft_config(task_type="SEQ_CLS"))`."""
+        from autopeft.peft_tuner import HybridConfig
+
+        return HybridConfig(hybrid=self.to_json(), **options)
+
+
+def canonical_json(data: Any) -> str:
+    """JSON with sorted keys and no spaces: equal data, equal text."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def short_hash(data: Any) -> str:
+    """12 hexadecimal digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:12]
+
+
+def _read(data: Any, where: str) -> Method:
+    try:
+        return method_from_json(data)
+    except AutopeftError as error:
+        raise AutopeftError(f"{where}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise AutopeftError(f"{where}: not a method: {data!r} ({error})") from None
+
+
+def _canonical(methods: Iterable[Method], layer: int) -> tuple[Method, ...]:
+    single = [m.at(site) for m in methods if m.size_value for site in m.sites]
+    seen: set[tuple[str, str]] = set()
+    for m in single:
+        if (m.name, m.sites[0]) in seen:
+            raise AutopeftError(
+                f"hybrid: layer {layer} has two '{m.name}' at site '{m.sites[0]}'; leave one out"
+            )
+        seen.add((m.name, m.sites[0]))
+    joined: dict[Method, list[str]] = {}
+    for m in single:
+        joined.setdefault(m.at(m.allowed_sites[0]), []).append(m.sites[0])
+    return tuple(sorted((m.at(*sites) for m, sites in joined.items()), key=_order))
+
+
+def _order(method: Method) -> tuple[Any, ...]:
+    return (method.stage, method.name, [method.allowed_sites.index(s) for s in method.sites], repr(method))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """[0, 1, 2, 5] as '0-2,5'."""
+    parts: list[list[int]] = []
+    for n in numbers:
+        if parts and n == parts[-1][-1] + 1:
+            parts[-1].append(n)
+        else:
+            parts.append([n])
+    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

@@ -1,0 +1,69 @@
+"""What sequential and parallel adapters share: down, non-linearity, up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autopeft.anatomy import ModelShape
+from autopeft.errors import AutopeftError, suggest
+from autopeft.methods._base import Method, MethodFlops
+
+if TYPE_CHECKING:
+    import torch
+
+    from autopeft.methods._bank import Bank
+
+#: All map 0 to 0, which zero padding needs.
+ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
+
+
+@dataclass(frozen=True)
+class Bottleneck(Method):
+    """W_up g(W_down x + b) + b, with bottleneck r: 2dr + r + d parameters."""
+
+    if TYPE_CHECKING:
+        bottleneck: int
+        activation: str
+
+    def __post_init__(self) -> None:
+        """Check the activation too."""
+        super().__post_init__()
+        if self.activation not in ACTIVATIONS:
+            hint = suggest(str(self.activation), ACTIVATIONS)
+            raise AutopeftError(f"method '{self.name}': unknown activation '{self.activation}'; {hint}")
+
+    def site_params(self, shape: ModelShape, site: str) -> int:
+        """2dr + r + d; 0 when absent."""
+        r, d = self.bottleneck, shape.hidden
+        return 2 * d * r + r + d if r else 0
+
+    def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
+        """Two thin products forward, three (four) backward."""
+        unit = 2 * length * self.bottleneck * shape.hidden
+        return MethodFlops(2 * unit, 3 * unit, unit)
+
+    def init(self, shape: ModelShape, site: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """W_down [r, d] Kaiming; W_up [d, r] and both biases zero, so that training starts from the backbone."""
+        import torch
+
+        from autopeft.methods._bank import kaiming
+
+        r, d = self.bottleneck, shape.hidden
+        return {
+            "down": kaiming(r, d, generator),
+            "down_bias": torch.zeros(r),
+            "up": torch.zeros(d, r),
+            "up_bias": torch.zeros(d),
+        }
+
+    def bank_options(self) -> tuple[tuple[str, Any], ...]:
+        """One bank has one non-linearity."""
+        return (("activation", self.activation),)
+
+    def bottleneck_of(self, bank: Bank, x: torch.Tensor) -> torch.Tensor:
+        """W_up g(W_down x + b) + b of x [K*B, L, d], as [K, B*L, d]."""
+        from torch.nn import functional
+
+        middle = getattr(functional, self.activation)(bank.bmm(bank.split(x), "down", "down_bias"))
+        return bank.bmm(middle, "up", "up_bias")

@@ -1,0 +1,137 @@
+"""What every method is: a frozen value that can count itself and draw its initial weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from autopeft.anatomy import ModelShape
+from autopeft.errors import AutopeftError, suggest
+
+if TYPE_CHECKING:
+    import torch
+
+    from autopeft.methods._bank import Bank
+
+
+@dataclass(frozen=True)
+class MethodFlops:
+    """Matrix-multiplication FLOPs (2 a multiply-add) that one method adds at one site for one sequence.
+
+    `backward` is what its own weights cost; `backward_input` comes on top when the gradient must flow on below it.
+    """
+
+    forward: int
+    backward: int
+    backward_input: int
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """One PEFT method in one layer: sizes, sites and options.
+
+    Invariants (held for every plug-in by the conformance suite): `num_params` equals the number of weights that its
+    bank trains; size 0 is the absent method; the value survives a JSON round trip; `init` is deterministic for a
+    generator. A method that changes nothing before training says so with `zero_init`.
+    """
+
+    name: ClassVar[str]
+    #: One line for `autopeft list methods`.
+    description: ClassVar[str]
+    #: The field that is the method's size; 0 means absent.
+    size: ClassVar[str]
+    #: Where it may stand, in any combination; the field `sites` holds the choice.
+    allowed_sites: ClassVar[tuple[str, ...]]
+    #: Methods at one site act in the order of their stages, whatever order they were written in.
+    stage: ClassVar[int]
+    #: True when the method leaves the network's output unchanged before training.
+    zero_init: ClassVar[bool] = True
+    #: True when a trained method folds into the backbone's weights, so that inference pays nothing.
+    mergeable: ClassVar[bool] = False
+    #: True when the bank needs the input of the block (attention, feed-forward) that its site belongs to.
+    needs_block_input: ClassVar[bool] = False
+
+    if TYPE_CHECKING:
+        sites: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check the size and the sites; sites are put into the order of computation."""
+        value = getattr(self, self.size)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise AutopeftError(
+                f"method '{self.name}': {self.size} must be a whole number from 0 up, not {value!r}"
+            )
+        sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
+        for site in sites:
+            if site not in self.allowed_sites:
+                raise AutopeftError(
+                    f"method '{self.name}': unknown site '{site}'; {suggest(site, self.allowed_sites)}"
+                )
+        if not sites:
+            raise AutopeftError(
+                f"method '{self.name}': sites must not be empty; leave the method out instead"
+            )
+        object.__setattr__(self, "sites", tuple(s for s in self.allowed_sites if s in sites))
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The names of the hyper-parameters that a user may give."""
+        return [f.name for f in dataclasses.fields(cls)]
+
+    @property
+    def size_value(self) -> int:
+        """The value of the field that `size` names."""
+        return int(getattr(self, self.size))
+
+    def at(self, *sites: str) -> Self:
+        """The same method at other sites."""
+        return dataclasses.replace(self, sites=sites)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `method_from_json` reads back."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"method": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+    def num_params(self, shape: ModelShape) -> int:
+        """Trainable parameters in one layer, over all its sites."""
+        return sum(self.site_params(shape, site) for site in self.sites)
+
+    def stored_bytes(self, shape: ModelShape) -> int:
+        """Bytes of the trained weights in one layer as stored (fp32 unless a method stores less)."""
+        return 4 * self.num_params(shape)
+
+    @abstractmethod
+    def site_params(self, shape: ModelShape, site: str) -> int:
+        """Trainable parameters at one site of one layer."""
+
+    @abstractmethod
+    def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
+        """What it adds at one site for one sequence of `length` tokens."""
+
+    def attention_columns(self) -> int:
+        """Key / value columns that it adds to the layer's attention."""
+        return 0
+
+    @abstractmethod
+    def init(self, shape: ModelShape, site: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Initial weights at one site, by name, without a candidate axis, fp32 on the CPU."""
+
+    def apply(
+        self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The site's `output` [K*B, L, out] as changed by the K methods whose weights `bank` holds.
+
+        `site_input` [K*B, L, in] is what the site's linear map was given; `block_input` [K*B, L, d] what its block
+        was, when `needs_block_input`. Sizes and scales are the bank's; of `self` only the bank options may be read.
+        """
+        return output
+
+    def bank_options(self) -> tuple[tuple[str, Any], ...]:
+        """Options that all members of one bank must share, as (name, value)."""
+        return ()
+
+    def output_scale(self) -> float:
+        """The factor on what the method adds."""
+        return 1.0

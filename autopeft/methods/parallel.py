@@ -1,0 +1,49 @@
+"""Parallel adapter around the FFN. He et al. 2022, table 1 and section 4.6."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from autopeft.errors import AutopeftError
+from autopeft.methods._adapter import Bottleneck
+
+if TYPE_CHECKING:
+    import torch
+
+    from autopeft.methods._bank import Bank
+
+
+@dataclass(frozen=True)
+class Parallel(Bottleneck):
+    """F(x) + s (W_up g(W_down x + b) + b), with x the input of the feed-forward network F."""
+
+    name: ClassVar[str] = "parallel"
+    description: ClassVar[str] = "scaled bottleneck adapter beside the FFN (He 2022)"
+    size: ClassVar[str] = "bottleneck"
+    allowed_sites: ClassVar[tuple[str, ...]] = ("down",)
+    stage: ClassVar[int] = 30
+    needs_block_input: ClassVar[bool] = True
+
+    bottleneck: int
+    sites: tuple[str, ...] = ("down",)
+    scale: float = 4.0
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        """Check the scale too."""
+        super().__post_init__()
+        if not self.scale > 0:
+            raise AutopeftError(f"method 'parallel': scale must be above 0, not {self.scale!r}")
+        object.__setattr__(self, "scale", float(self.scale))
+
+    def apply(
+        self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
+    ) -> torch.Tensor:
+        """F(x) + s times the bottleneck of the block's input x."""
+        assert block_input is not None, "the attachment keeps it for methods with needs_block_input"
+        return bank.add(output, self.bottleneck_of(bank, block_input))
+
+    def output_scale(self) -> float:
+        """s."""
+        return self.scale

@@ -1,0 +1,37 @@
+"""Sequential (serial) adapter. Houlsby et al. 2019, figure 2; after the FFN only: Pfeiffer et al. 2021."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from autopeft.methods._adapter import Bottleneck
+
+if TYPE_CHECKING:
+    import torch
+
+    from autopeft.methods._bank import Bank
+
+
+@dataclass(frozen=True)
+class Sequential(Bottleneck):
+    """h + W_up g(W_down h + b) + b on the output h of a block, before residual and norm.
+
+    Sites: `down` is after the feed-forward network (Pfeiffer), `o` after attention; both is Houlsby's.
+    """
+
+    name: ClassVar[str] = "sequential"
+    description: ClassVar[str] = "bottleneck adapter after the FFN, or after attention and FFN (Houlsby 2019)"
+    size: ClassVar[str] = "bottleneck"
+    allowed_sites: ClassVar[tuple[str, ...]] = ("o", "down")
+    stage: ClassVar[int] = 20
+
+    bottleneck: int
+    sites: tuple[str, ...] = ("down",)
+    activation: str = "relu"
+
+    def apply(
+        self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
+    ) -> torch.Tensor:
+        """h + the bottleneck of h."""
+        return bank.add(output, self.bottleneck_of(bank, output))
