@@ -1,0 +1,26 @@
+"""Bytes of the trained weights on disk."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from autopeft.anatomy import ModelShape
+from autopeft.costs._base import Cost
+from autopeft.hybrid import Hybrid
+
+
+class StoredBytes(Cost):
+    """Bytes of the tensors that an export holds for the hybrid: fp32, the task's head and file headers left out."""
+
+    name: ClassVar[str] = "stored_bytes"
+    description: ClassVar[str] = "bytes of the exported weights (fp32), without the head; a share is of the backbone's"
+    unit: ClassVar[str] = "bytes"
+
+    def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
+        """The sum over layers of what each method stores."""
+        hybrid.check(shape)
+        return sum(m.stored_bytes(shape) for methods in hybrid.layers for m in methods)
+
+    def reference(self, shape: ModelShape, length: int) -> int:
+        """The backbone in fp32."""
+        return 4 * shape.backbone_params

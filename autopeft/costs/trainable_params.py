@@ -1,0 +1,25 @@
+"""Trainable parameters."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from autopeft.anatomy import ModelShape
+from autopeft.costs._base import Cost
+from autopeft.hybrid import Hybrid
+
+
+class TrainableParams(Cost):
+    """Parameters that training changes, the task's head left out."""
+
+    name: ClassVar[str] = "trainable_params"
+    description: ClassVar[str] = "parameters that are trained, without the head; a share is of the backbone's"
+    unit: ClassVar[str] = "parameters"
+
+    def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
+        """The sum over layers and sites."""
+        return hybrid.num_params(shape)
+
+    def reference(self, shape: ModelShape, length: int) -> int:
+        """The backbone's parameters."""
+        return shape.backbone_params
