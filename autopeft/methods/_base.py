@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from autopeft.anatomy import ModelShape
 from autopeft.errors import AutopeftError, suggest
@@ -50,8 +50,8 @@ class Method(ABC):
     zero_init: ClassVar[bool] = True
     #: True when a trained method folds into the backbone's weights, so that inference pays nothing.
     mergeable: ClassVar[bool] = False
-    #: True when the bank needs the input of the block (attention, feed-forward) that its site belongs to.
-    needs_block_input: ClassVar[bool] = False
+    #: What it computes from: the input of its site's linear map, the input of that map's block, or the map's output.
+    reads: ClassVar[Literal["site", "block", "output"]] = "site"
 
     if TYPE_CHECKING:
         sites: tuple[str, ...]
@@ -124,7 +124,7 @@ class Method(ABC):
         """The site's `output` [K*B, L, out] as changed by the K methods whose weights `bank` holds.
 
         `site_input` [K*B, L, in] is what the site's linear map was given; `block_input` [K*B, L, d] what its block
-        was, when `needs_block_input`. Sizes and scales are the bank's; of `self` only the bank options may be read.
+        was, for methods that read it. Sizes and scales are the bank's; of `self` only the bank options may be read.
         """
         return output
 

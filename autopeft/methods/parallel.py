@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autopeft.errors import AutopeftError
 from autopeft.methods._adapter import Bottleneck
@@ -23,7 +23,7 @@ class Parallel(Bottleneck):
     size: ClassVar[str] = "bottleneck"
     allowed_sites: ClassVar[tuple[str, ...]] = ("down",)
     stage: ClassVar[int] = 30
-    needs_block_input: ClassVar[bool] = True
+    reads: ClassVar[Literal["site", "block", "output"]] = "block"
 
     bottleneck: int
     sites: tuple[str, ...] = ("down",)
@@ -41,7 +41,7 @@ class Parallel(Bottleneck):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """F(x) + s times the bottleneck of the block's input x."""
-        assert block_input is not None, "the attachment keeps it for methods with needs_block_input"
+        assert block_input is not None, "the attachment keeps it for methods that read it"
         return bank.add(output, self.bottleneck_of(bank, block_input))
 
     def output_scale(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autopeft.methods._adapter import Bottleneck
 
@@ -25,6 +25,7 @@ class Sequential(Bottleneck):
     size: ClassVar[str] = "bottleneck"
     allowed_sites: ClassVar[tuple[str, ...]] = ("o", "down")
     stage: ClassVar[int] = 20
+    reads: ClassVar[Literal["site", "block", "output"]] = "output"
 
     bottleneck: int
     sites: tuple[str, ...] = ("down",)

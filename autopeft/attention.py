@@ -1,0 +1,123 @@
+"""Prefixes through the attention interface of transformers: one function serves every family.
+
+Shapes: N = K*B sequences, H heads, G key/value heads, L tokens, l prefix columns, h head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from autopeft.methods._bank import Bank
+
+#: Names under which the functions below are registered with transformers.
+FUSED, MATMUL = "autopeft_sdpa", "autopeft_matmul"
+_PREFIX = "_autopeft_prefix"
+
+
+def set_prefix(module: nn.Module, bank: Bank | None) -> None:
+    """Give an attention module a prefix bank, or take it away; not registered as a submodule."""
+    if bank is None:
+        module.__dict__.pop(_PREFIX, None)
+    else:
+        module.__dict__[_PREFIX] = bank
+
+
+def fused_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Scaled dot-product attention over the module's prefix and the tokens: [N, L, H, h]."""
+    key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
+    output: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output
+
+
+def matmul_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same by two products and a softmax, without dropout: much faster in bf16 on CPUs, where SDPA's backward is slow."""
+    key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
+    if attention_mask is None and _is_causal(module, kwargs) and query.shape[2] > 1:
+        attention_mask = _causal_mask(query.shape[2], key.shape[2], query.device)
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scores = torch.matmul(query, key.transpose(2, 3)) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    output = torch.matmul(scores.softmax(-1), value)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def with_prefix(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Keys and values [N, G, l + S, h] and the boolean mask [N or 1, 1, L, l + S] (or None) with the prefix in front."""
+    bank: Bank | None = module.__dict__.get(_PREFIX)
+    if bank is None:
+        return key, value, mask
+    sequences, columns = query.shape[0], max(bank.columns)
+    if mask is None and query.shape[2] > 1 and bool(getattr(module, "is_causal", False)):
+        # With no mask SDPA would crop the keys to the length of the query, and drop the newest tokens.
+        mask = _causal_mask(query.shape[2], key.shape[2], query.device)
+    if mask is None and min(bank.columns) < columns:
+        mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    if mask is not None:
+        mask = torch.cat([_column_mask(bank, sequences, query), mask.expand(sequences, -1, -1, -1)], dim=-1)
+    key = torch.cat([_expand(bank.key, sequences, key), key], dim=2)
+    value = torch.cat([_expand(bank.value, sequences, value), value], dim=2)
+    return key, value, mask
+
+
+def _expand(prefix: torch.Tensor, sequences: int, like: torch.Tensor) -> torch.Tensor:
+    """[K, l, G, h] as [N, G, l, h], candidate-major."""
+    per_candidate = sequences // prefix.shape[0]
+    tiled = prefix.to(like.dtype).transpose(1, 2)[:, None].expand(-1, per_candidate, -1, -1, -1)
+    return tiled.reshape(sequences, *tiled.shape[2:])
+
+
+def _column_mask(bank: Bank, sequences: int, query: torch.Tensor) -> torch.Tensor:
+    """[N, 1, L, l]: each candidate sees its own columns only."""
+    lengths = torch.tensor(bank.columns, device=query.device)
+    own = torch.arange(max(bank.columns), device=query.device)[None] < lengths[:, None]
+    per_candidate = own.repeat_interleave(sequences // len(bank.columns), dim=0)
+    return per_candidate[:, None, None].expand(-1, 1, query.shape[2], -1)
+
+
+def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    given = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if given is None else given)
+
+
+def _causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """[1, 1, queries, keys]: the queries are the last tokens of the keys."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
+
+
+def _explicit_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """transformers' boolean mask, never left out for a causal model: its last columns must line up with the tokens."""
+    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+
+
+for _name, _function in ((FUSED, fused_attention), (MATMUL, matmul_attention)):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, _explicit_mask)

@@ -1,0 +1,81 @@
+"""Matrix-multiplication FLOPs of a layer with its methods, walked in the order of computation.
+
+A product of [a, b] and [b, c] is 2abc. Element-wise work, norms, embeddings, pooler and head are left out: they are the
+same for every hybrid, or not products. The backward pass of a frozen map costs the gradient of its input, and that only
+when something below it is trained; so the walk carries, tensor by tensor, whether a gradient is needed.
+"""
+
+from __future__ import annotations
+
+from autopeft.anatomy import ModelShape
+from autopeft.hybrid import Hybrid
+from autopeft.methods import Method
+
+
+def forward_flops(methods: tuple[Method, ...], shape: ModelShape, length: int, merged: bool) -> int:
+    """One layer, one sequence of `length` tokens; `merged` leaves out methods that fold into the weights."""
+    kept = [m for m in methods if not (merged and m.mergeable)]
+    maps = sum(_linear(shape, site, length) for site in shape.sites)
+    gate = _linear(shape, "up", length) if shape.gated else 0
+    columns = length + sum(m.attention_columns() for m in kept)
+    attention = 2 * _attention(shape, length, columns)
+    return maps + gate + attention + sum(m.flops(shape, s, length).forward for m in kept for s in m.sites)
+
+
+def training_flops(hybrid: Hybrid, shape: ModelShape, length: int) -> int:
+    """Forward and backward of all layers for one sequence."""
+    total, dirty = 0, False
+    for methods in hybrid.layers:
+        total += forward_flops(methods, shape, length, merged=False)
+        backward, dirty = _Backward(methods, shape, length).layer(dirty)
+        total += backward
+    return total
+
+
+class _Backward:
+    """The backward pass of one layer; "dirty" means that a tensor depends on a trained weight."""
+
+    def __init__(self, methods: tuple[Method, ...], shape: ModelShape, length: int) -> None:
+        self.methods, self.shape, self.length = methods, shape, length
+        self.cost = 0
+
+    def layer(self, dirty: bool) -> tuple[int, bool]:
+        """(FLOPs, whether the layer's output is dirty) for an input that is `dirty` or not."""
+        q, k, v = (self.site(s, dirty, dirty) for s in ("q", "k", "v"))
+        o = self.site("o", self.attention(q, k, v), dirty)
+        middle = dirty or o
+        if self.shape.gated and middle:
+            self.cost += _linear(self.shape, "up", self.length)
+        up = self.site("up", middle, middle)
+        down = self.site("down", up or (self.shape.gated and middle), middle)
+        return self.cost, middle or down
+
+    def site(self, site: str, site_input: bool, block_input: bool) -> bool:
+        """One linear map and the methods on it, in their order; whether its output is dirty."""
+        if site_input:
+            self.cost += _linear(self.shape, site, self.length)
+        output = site_input
+        for method in (m for m in self.methods if site in m.sites):
+            flops = method.flops(self.shape, site, self.length)
+            needs = {"site": site_input, "block": block_input, "output": output}[method.reads]
+            self.cost += flops.backward + (flops.backward_input if needs else 0)
+            output = True
+        return output
+
+    def attention(self, q: bool, k: bool, v: bool) -> bool:
+        """Scores Q K^T and their product with V, over prefix columns too."""
+        prefix = sum(m.attention_columns() for m in self.methods)
+        unit = _attention(self.shape, self.length, self.length + prefix)
+        k, v = k or prefix > 0, v or prefix > 0
+        scores = q or k
+        self.cost += unit * (q + k) + unit * (scores + v)
+        return scores or v
+
+
+def _linear(shape: ModelShape, site: str, length: int) -> int:
+    wide_in, wide_out = shape.sites[site]
+    return 2 * length * wide_in * wide_out
+
+
+def _attention(shape: ModelShape, length: int, columns: int) -> int:
+    return 2 * shape.heads * length * columns * shape.head_dim

@@ -1,0 +1,27 @@
+"""FLOPs of one training step for one example."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from autopeft.anatomy import ModelShape
+from autopeft.costs._base import Cost
+from autopeft.costs._flops import forward_flops, training_flops
+from autopeft.hybrid import Hybrid
+
+
+class TrainingFlops(Cost):
+    """Matrix-multiplication FLOPs of forward and backward per example, in the transformer layers."""
+
+    name: ClassVar[str] = "training_flops"
+    description: ClassVar[str] = "FLOPs of a training step per example; a share is of full fine-tuning's"
+    unit: ClassVar[str] = "FLOPs per example"
+
+    def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
+        """Forward through all layers, backward down to the lowest trained one."""
+        hybrid.check(shape)
+        return training_flops(hybrid, shape, length)
+
+    def reference(self, shape: ModelShape, length: int) -> int:
+        """Full fine-tuning: backward is twice the forward."""
+        return 3 * shape.layers * forward_flops((), shape, length, merged=True)
