@@ -1,0 +1,93 @@
+"""Dimensions of a search space: an index into a list of values, or a number in a range."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from optuna import Trial
+    from optuna.distributions import BaseDistribution
+
+
+@dataclass(frozen=True)
+class Ordinal:
+    """A choice from ascending `values`; a point holds the index. `kind` bit: a layer is off (0) or on (1)."""
+
+    name: str
+    values: tuple[int | float, ...]
+    kind: Literal["size", "bit", "training"] = "size"
+
+    def value(self, raw: float) -> int | float:
+        """What a coordinate of a point stands for."""
+        return self.values[int(raw)]
+
+    def raw(self, value: float) -> int:
+        """The coordinate that stands for a value; `ValueError` when there is none."""
+        return self.values.index(value)
+
+    def contains(self, raw: Any) -> bool:
+        """Whether a coordinate is in the domain."""
+        return isinstance(raw, Integral) and 0 <= int(raw) < len(self.values)
+
+    def random(self, rng: Generator) -> int:
+        """A uniform coordinate."""
+        return int(rng.integers(len(self.values)))
+
+    def suggest(self, trial: Trial) -> int:
+        """The coordinate of an Optuna trial."""
+        return trial.suggest_int(self.name, 0, len(self.values) - 1)
+
+    def distribution(self) -> BaseDistribution:
+        """The same domain for Optuna."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(0, len(self.values) - 1)
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """A number in [low, high], on a logarithmic scale when `log`; a point holds the number itself."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+    kind: Literal["training"] = "training"
+
+    def value(self, raw: float) -> float:
+        """The coordinate itself."""
+        return float(raw)
+
+    def raw(self, value: float) -> float:
+        """The value itself; `ValueError` outside the range."""
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{value} is outside {self.low} to {self.high}")
+        return float(value)
+
+    def contains(self, raw: Any) -> bool:
+        """Whether a coordinate is in the domain."""
+        return isinstance(raw, (int, float)) and self.low <= raw <= self.high
+
+    def random(self, rng: Generator) -> float:
+        """A coordinate uniform on the dimension's scale."""
+        if not self.log:
+            return float(rng.uniform(self.low, self.high))
+        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return min(max(drawn, self.low), self.high)
+
+    def suggest(self, trial: Trial) -> float:
+        """The coordinate of an Optuna trial."""
+        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+
+    def distribution(self) -> BaseDistribution:
+        """The same domain for Optuna."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+
+Dimension = Ordinal | Continuous

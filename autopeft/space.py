@@ -1,0 +1,205 @@
+"""The search space: a fixed flat box of dimensions for a model, decoded to candidates.
+
+Size 0 is an absent method, so the box has no conditional dimensions and every sampler works on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopeft.anatomy import ModelShape
+from autopeft.candidate import Candidate
+from autopeft.dimensions import Continuous, Dimension, Ordinal
+from autopeft.errors import AutopeftError, suggest
+from autopeft.hybrid import Hybrid
+from autopeft.methods import Method
+from autopeft.space_spec import Block, Values, read_spec
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from optuna import Trial
+    from optuna.distributions import BaseDistribution
+
+#: A value for every dimension by name: an index for ordinal dimensions, a number for continuous ones.
+Point = Mapping[str, int | float]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One block in one layer: the dimension of its size (None when there is one size only) and its methods."""
+
+    dimension: str | None
+    block: Block
+    methods: tuple[Method, ...]
+
+    def method(self, point: Point) -> Method:
+        return self.methods[0 if self.dimension is None else int(point[self.dimension])]
+
+
+class SearchSpace:
+    """A search space on a model of a given shape.
+
+    Per-layer sizes: one dimension a layer and block, `L03.lora.rank` (layers count from 0). Shared sizes: one a block,
+    `lora.rank`, and one on / off bit a layer, `L03.on` (the space of the AutoPEFT paper). Then the training
+    hyper-parameters that are not fixed. A block with one size only has no dimension.
+    """
+
+    def __init__(self, source: str | Path | Mapping[str, Any], shape: ModelShape) -> None:
+        self._spec, self._blocks, self.where = read_spec(source)
+        self.shape, self.description, self.shared = shape, self._spec.description, self._spec.sizes == "shared"
+        self._sizes = {block.name: block.scaled(shape) for block in self._blocks}
+        training = {name: values for name, values in self._spec.training if values is not None}
+        self._fixed = {name: v.choices[0] for name, v in training.items() if v.is_fixed and v.choices}
+        self.dimensions: tuple[Dimension, ...] = (
+            *self._structure(),
+            *(_training(name, v) for name, v in training.items() if not v.is_fixed),
+        )
+        self._by_name = {d.name: d for d in self.dimensions}
+        self._seen_layers: dict[tuple[Method, ...], tuple[Method, ...]] = {}
+        self._layers = tuple(self._slots(i) for i in range(shape.layers))
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any], shape: ModelShape) -> SearchSpace:
+        """The space of a shipped name (`hybrid`), a YAML file or a mapping, for a model of `shape`."""
+        return cls(source, shape)
+
+    @property
+    def size(self) -> int:
+        """The number of hybrid configurations (training hyper-parameters not counted)."""
+        return math.prod(len(d.values) for d in self.ordinal if d.kind != "training")
+
+    @property
+    def ordinal(self) -> tuple[Ordinal, ...]:
+        """The dimensions with a list of values: sizes, bits, training choices."""
+        return tuple(d for d in self.dimensions if isinstance(d, Ordinal))
+
+    @property
+    def structure(self) -> tuple[Ordinal, ...]:
+        """The dimensions that make the hybrid: sizes and bits."""
+        return tuple(d for d in self.ordinal if d.kind != "training")
+
+    def decode(self, point: Point) -> Candidate:
+        """The candidate of a point; `AutopeftError` for a dimension that is missing, unknown or out of its domain."""
+        self.check(point)
+        training = dict(self._fixed)
+        training |= {d.name: float(d.value(point[d.name])) for d in self.dimensions if d.kind == "training"}
+        return Candidate(self.hybrid(point), training)
+
+    def hybrid(self, point: Point) -> Hybrid:
+        """The hybrid of a point whose sizes and bits are known to be in the domain."""
+        return _canonical_hybrid(
+            tuple(
+                self._canonical(tuple(slot.method(point) for slot in slots)) if self._on(i, point) else ()
+                for i, slots in enumerate(self._layers)
+            )
+        )
+
+    def check(self, point: Point) -> None:
+        """`AutopeftError` unless the point has a value in the domain for every dimension, and no other."""
+        for name in point:
+            if name not in self._by_name:
+                raise AutopeftError(f"point: unknown dimension '{name}'; {suggest(name, self._by_name)}")
+        for name, dimension in self._by_name.items():
+            if name not in point:
+                raise AutopeftError(f"point: dimension '{name}' is missing")
+            if not dimension.contains(point[name]):
+                raise AutopeftError(f"point: {name} = {point[name]!r} is outside its domain")
+
+    def encode(self, candidate: Candidate) -> dict[str, int | float]:
+        """The point that decodes to `candidate`; `AutopeftError` when the space has none."""
+        candidate.hybrid.check(self.shape)
+        point: dict[str, int | float] = {d.name: 0 for d in self.dimensions}
+        try:
+            for i, slots in enumerate(self._layers):
+                self._encode_layer(i, slots, candidate.hybrid.layers[i], point)
+            for d in self.dimensions:
+                if d.kind == "training":
+                    point[d.name] = d.raw(candidate.training[d.name])
+        except (ValueError, KeyError) as error:
+            raise AutopeftError(f"candidate {candidate.key} is not in the search space: {error}") from None
+        if self.decode(point) != candidate:
+            raise AutopeftError(f"candidate {candidate.key} is not in the search space")
+        return point
+
+    def suggest(self, trial: Trial) -> Candidate:
+        """The candidate of an Optuna trial, for use in one's own objective."""
+        return self.decode({d.name: d.suggest(trial) for d in self.dimensions})
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The box for Optuna, in the order of `dimensions`."""
+        return {d.name: d.distribution() for d in self.dimensions}
+
+    def random_point(self, rng: Generator) -> dict[str, int | float]:
+        """A uniform point."""
+        return {d.name: d.random(rng) for d in self.dimensions}
+
+    def sizes_of(self, point: Point) -> dict[str, int | float]:
+        """The point with real sizes and values in place of indices, for people."""
+        return {d.name: d.value(point[d.name]) for d in self.dimensions}
+
+    def to_json(self) -> dict[str, Any]:
+        """The space as it is written, with the sizes of this model; `load` reads it back."""
+        return {
+            "description": self.description,
+            "sizes": self._spec.sizes,
+            "blocks": {b.name: b.to_json(self._sizes[b.name]) for b in self._blocks},
+            "training": {name: v.to_json() for name, v in self._spec.training if v is not None},
+        }
+
+    def _structure(self) -> list[Ordinal]:
+        """The dimensions of the sizes, then the bits of the layers."""
+        numbers = range(self.shape.layers)
+        prefixes = [""] if self.shared else [f"L{i:02}." for i in numbers]
+        named = [(f"{prefix}{b.name}.{b.method.size}", b.name) for prefix in prefixes for b in self._blocks]
+        sizes = [Ordinal(name, self._sizes[b]) for name, b in named if len(self._sizes[b]) > 1]
+        return sizes + [Ordinal(f"L{i:02}.on", (0, 1), "bit") for i in numbers if self.shared]
+
+    def _slots(self, layer: int) -> tuple[_Slot, ...]:
+        prefix = "" if self.shared else f"L{layer:02}."
+        named = [(f"{prefix}{b.name}.{b.method.size}", b) for b in self._blocks]
+        return tuple(
+            _Slot(name if name in self._by_name else None, b, tuple(b.make(size) for size in self._sizes[b.name]))
+            for name, b in named
+        )
+
+    def _canonical(self, methods: tuple[Method, ...]) -> tuple[Method, ...]:
+        """A layer in the hybrid's canonical form; there are few different layers, so each is worked out once."""
+        if methods not in self._seen_layers:
+            self._seen_layers[methods] = Hybrid((methods,)).layers[0]
+        return self._seen_layers[methods]
+
+    def _on(self, layer: int, point: Point) -> bool:
+        return not self.shared or bool(point[f"L{layer:02}.on"])
+
+    def _encode_layer(
+        self, layer: int, slots: tuple[_Slot, ...], methods: tuple[Method, ...], point: dict[str, Any]
+    ) -> None:
+        """Write a layer's sizes (and its bit) into the point; the caller decodes again to see if all was caught."""
+        if self.shared:
+            point[f"L{layer:02}.on"] = int(bool(methods))
+            if not methods:
+                return
+        at = {(m.name, site): m.size_value for m in methods for site in m.sites}
+        for slot in slots:
+            if slot.dimension is not None:
+                size = at.get((slot.block.method.name, slot.methods[0].sites[0]), 0)
+                point[slot.dimension] = [m.size_value for m in slot.methods].index(size)
+
+
+def _canonical_hybrid(layers: tuple[tuple[Method, ...], ...]) -> Hybrid:
+    """A hybrid of canonical layers, without bringing them into that form again: repair builds hundreds a point."""
+    hybrid = object.__new__(Hybrid)
+    object.__setattr__(hybrid, "layers", layers)
+    return hybrid
+
+
+def _training(name: str, values: Values) -> Dimension:
+    if values.choices is not None:
+        return Ordinal(name, tuple(sorted(set(values.choices))), "training")
+    assert values.low is not None, "checked by Values"
+    assert values.high is not None, "checked by Values"
+    return Continuous(name, values.low, values.high, values.log)

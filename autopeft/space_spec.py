@@ -1,0 +1,194 @@
+"""A search space as it is written: blocks with lists of sizes, and training hyper-parameters; no model yet."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import field_validator, model_validator
+
+from autopeft.anatomy import ModelShape
+from autopeft.config import Strict, parse, read_yaml
+from autopeft.errors import AutopeftError, suggest
+from autopeft.methods import METHODS, Method
+from autopeft.resources import shipped
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_FRACTION = re.compile(r"d(?:\s*/\s*([1-9]\d*))?")
+
+
+class Values(Strict):
+    """What a training hyper-parameter may be: a fixed number, `{choices: [...]}` or `{low, high, log}`."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: list[float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number(cls, value: Any) -> Any:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return {"choices": [value]}
+        return value
+
+    @model_validator(mode="after")
+    def _range_or_choices(self) -> Self:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log:
+                raise ValueError("give either choices or low and high")
+            if not self.choices or not all(c > 0 and math.isfinite(c) for c in self.choices):
+                raise ValueError("choices must be numbers above 0")
+        elif self.low is None or self.high is None:
+            raise ValueError("expected a number, {choices: [...]} or {low: ..., high: ..., log: true}")
+        elif not 0 < self.low < self.high < math.inf:
+            raise ValueError("needs 0 < low < high")
+        return self
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is one value only."""
+        return self.choices is not None and len(set(self.choices)) == 1
+
+    def to_json(self) -> Any:
+        """As short as it can be written."""
+        if self.choices is not None:
+            return self.choices[0] if len(self.choices) == 1 else {"choices": self.choices}
+        return {"low": self.low, "high": self.high, "log": self.log}
+
+
+class Training(Strict):
+    """The hyper-parameters of training that may be searched; one that is left out is the trainer's own."""
+
+    learning_rate: Values | None = None
+
+
+class SpaceSpec(Strict):
+    """The YAML of a search space."""
+
+    description: str = ""
+    sizes: Literal["per_layer", "shared"] = "per_layer"
+    blocks: dict[str, dict[str, Any]]
+    training: Training = Training()
+
+    @field_validator("blocks")
+    @classmethod
+    def _some(cls, blocks: dict[str, Any]) -> dict[str, Any]:
+        if not blocks:
+            raise ValueError("needs at least one block")
+        return blocks
+
+
+@dataclass(frozen=True)
+class Block:
+    """One method at fixed sites with fixed options, and the sizes to choose from (`d/64`: a part of the width d)."""
+
+    name: str
+    method: type[Method]
+    sizes: tuple[int | str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def make(self, size: int) -> Method:
+        """The method at a size; 0 is the absent method."""
+        fields: dict[str, Any] = {self.method.size: size, **self.options}
+        return self.method(**fields)
+
+    def scaled(self, shape: ModelShape) -> tuple[int, ...]:
+        """The sizes for a model, sorted, each once."""
+        return tuple(sorted({_scaled(size, shape.hidden) for size in self.sizes}))
+
+    def to_json(self, sizes: Iterable[int | str]) -> dict[str, Any]:
+        """The block as it is written, with those sizes."""
+        named = {} if self.name == self.method.name else {"method": self.method.name}
+        return {**named, self.method.size: list(sizes), **self.options}
+
+
+def _scaled(size: int | str, hidden: int) -> int:
+    if isinstance(size, int):
+        return size
+    match = _FRACTION.fullmatch(size)
+    assert match, "checked when the block was read"
+    return max(1, math.floor(hidden / int(match[1] or 1) + 0.5))
+
+
+def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[Block, ...], str]:
+    """A shipped name, a path or a mapping as (the specification, its checked blocks, what messages call it).
+
+    `AutopeftError` for the first thing that is wrong, with the file and the path inside it.
+    """
+    data, where = _find(source)
+    spec = parse(SpaceSpec, data, where)
+    blocks = tuple(_block(name, raw, f"{where}: blocks.{name}") for name, raw in spec.blocks.items())
+    _check_collisions(blocks, where)
+    return spec, blocks, where
+
+
+def _find(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    if isinstance(source, Mapping):
+        return source, "search space"
+    named = shipped("search_spaces")
+    if str(source) in named:
+        return read_yaml(named[str(source)]), f"search_spaces/{source}.yaml"
+    path = Path(source)
+    if path.exists() or path.suffix in (".yaml", ".yml") or path.name != str(source):
+        return read_yaml(path), str(source)
+    raise AutopeftError(f"unknown search space '{source}' (and no such file); {suggest(str(source), named)}")
+
+
+def _block(name: str, raw: Mapping[str, Any], where: str) -> Block:
+    if not _NAME.fullmatch(name):
+        raise AutopeftError(f"{where}: a block's name is made of letters, digits, '_' and '-'")
+    method = _method(name, raw, where)
+    options = {key: value for key, value in raw.items() if key != "method"}
+    known = method.option_names()
+    for key in options:
+        if key not in known:
+            raise AutopeftError(f"{where}.{key}: unknown key; {suggest(key, [*known, 'method'])}")
+    if method.size not in options:
+        raise AutopeftError(f"{where}: missing '{method.size}', the list of sizes of '{method.name}'")
+    block = Block(name, method, _sizes(options.pop(method.size), f"{where}.{method.size}"), options)
+    try:
+        block.make(1)
+    except (AutopeftError, TypeError, ValueError) as error:
+        raise AutopeftError(f"{where}: {error}") from None
+    return block
+
+
+def _method(name: str, raw: Mapping[str, Any], where: str) -> type[Method]:
+    given = raw.get("method", name)
+    if given in METHODS.names():
+        return METHODS.get(given)
+    hint = suggest(str(given), METHODS.names())
+    if "method" in raw:
+        raise AutopeftError(f"{where}.method: unknown method '{given}'; {hint}")
+    raise AutopeftError(f"{where}: unknown method '{name}'; {hint}. Give 'method: ...' to name a block freely")
+
+
+def _sizes(raw: Any, where: str) -> tuple[int | str, ...]:
+    if not isinstance(raw, (list, tuple)):
+        raise AutopeftError(f"{where}: expected a list of sizes, like [0, 4, 8] (given: {raw!r})")
+    for size in raw:
+        whole = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+        if not whole and not (isinstance(size, str) and _FRACTION.fullmatch(size)):
+            raise AutopeftError(f"{where}: a size is a whole number from 0 up, 'd' or 'd/8' (given: {size!r})")
+    if not any(raw):
+        raise AutopeftError(f"{where}: needs a size above 0; leave the block out instead (given: {list(raw)})")
+    return tuple(raw)
+
+
+def _check_collisions(blocks: Iterable[Block], where: str) -> None:
+    """Two blocks of one method at one site would both claim the same place of a layer."""
+    taken: dict[tuple[str, str], str] = {}
+    for block in blocks:
+        method = block.make(1)
+        for site in method.sites:
+            other = taken.setdefault((method.name, site), block.name)
+            if other != block.name:
+                raise AutopeftError(
+                    f"{where}: blocks.{block.name}: method '{method.name}' at site '{site}' is already in "
+                    f"blocks.{other}; give the two different sites"
+                )
