@@ -1,0 +1,144 @@
+"""Evaluations in MLflow's words: names and values that every MLflow store takes."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from autopeft.candidate import Evaluation
+
+NUMBER, KEY, STATUS, ON_FRONT = "autopeft.number", "autopeft.key", "autopeft.status", "autopeft.on_front"
+REPAIRED, ERROR, KIND, SEARCH_ID = "autopeft.repaired", "autopeft.error", "autopeft.kind", "autopeft.search_id"
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+
+# MLflow's own limits; beyond them it raises or cuts silently, by version and by store.
+_KEY_LENGTH = 250
+_PARAM_LENGTH = 6000
+_TAG_LENGTH = 5000
+_PARAMS_A_BATCH = 100
+_METRICS_A_BATCH = 800  # 1000 things in all, of which 100 may be parameters
+
+
+def safe_name(name: str) -> str:
+    """`name` as a metric's or parameter's name: other characters become `_`, and it is no path that MLflow refuses."""
+    clean = re.sub(r"[^/\w.\- ]", "_", name)[:_KEY_LENGTH]
+    path = posixpath.normpath(clean).lstrip("/")
+    return path if path and not path.startswith(".") else "_" + path.lstrip(".")
+
+
+def cut(text: str, length: int = _TAG_LENGTH) -> str:
+    """`text`, or its beginning and `…` when it is longer than `length` (that of a tag)."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def number(value: Any) -> float | None:
+    """`value` as a float, NaN and infinity included; None when it is not a number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def params(values: Mapping[str, Any]) -> list[Any]:
+    """MLflow parameters of those values."""
+    from mlflow.entities import Param
+
+    return [Param(k, v) for k, v in param_texts(values).items()]
+
+
+def param_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Names and values as MLflow stores them."""
+    return {safe_name(k): cut(str(v), _PARAM_LENGTH) for k, v in values.items()}
+
+
+def metrics(values: Mapping[str, Any], timestamp_ms: int, step: int) -> list[Any]:
+    """MLflow metrics of those values that are numbers."""
+    from mlflow.entities import Metric
+
+    pairs = [(safe_name(k), number(v)) for k, v in values.items()]
+    return [Metric(k, v, timestamp_ms, step) for k, v in pairs if v is not None]
+
+
+def batches(metric_list: list[Any], param_list: list[Any]) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Both lists in pieces that fit into one request each."""
+    i = 0
+    while metric_list[i * _METRICS_A_BATCH :] or param_list[i * _PARAMS_A_BATCH :]:
+        yield (
+            metric_list[i * _METRICS_A_BATCH : (i + 1) * _METRICS_A_BATCH],
+            param_list[i * _PARAMS_A_BATCH : (i + 1) * _PARAMS_A_BATCH],
+        )
+        i += 1
+
+
+def run_name(evaluation: Evaluation) -> str:
+    """`#012 key`; the key alone for what is no trial of the search."""
+    return f"#{evaluation.number:03d} {evaluation.key}" if evaluation.number >= 0 else evaluation.key
+
+
+def child_tags(evaluation: Evaluation, parent: str, on_front: bool) -> dict[str, str]:
+    """The tags of a candidate's run."""
+    note = evaluation.candidate.hybrid.describe()
+    tags = {
+        PARENT: parent,
+        KIND: "candidate",
+        KEY: evaluation.key,
+        NUMBER: str(evaluation.number),
+        STATUS: evaluation.status,
+        REPAIRED: truth(evaluation.repaired),
+        ON_FRONT: truth(on_front),
+    }
+    if evaluation.error:
+        tags[ERROR] = cut(evaluation.error)
+        note = f"**{evaluation.status}**: {evaluation.error}\n\n{note}"
+    return {**tags, NOTE: cut(note)}
+
+
+def truth(value: bool) -> str:
+    """A boolean as a tag."""
+    return "true" if value else "false"
+
+
+def child_params(evaluation: Evaluation, sizes: Mapping[str, int | float]) -> dict[str, Any]:
+    """The parameters of a candidate's run: what the search chose, what it amounts to, and the seed."""
+    return {
+        **sizes,
+        **evaluation.candidate.training,
+        "key": evaluation.key,
+        "seed": evaluation.seed,
+        "hybrid": evaluation.candidate.hybrid.describe(),
+    }
+
+
+def final_metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """The evaluation's metrics and its seconds, by safe name."""
+    named = {**evaluation.metrics, "seconds": evaluation.seconds}
+    return {safe_name(k): v for k, v in named.items() if number(v) is not None}
+
+
+def last_epoch(evaluation: Evaluation) -> int:
+    """The step of the last point of the curve, 0 without a curve."""
+    return max((_epoch(i, point) for i, point in enumerate(evaluation.curve)), default=0)
+
+
+def _epoch(index: int, point: Mapping[str, Any]) -> int:
+    epoch = number(point.get("epoch"))
+    return int(epoch) if epoch is not None and math.isfinite(epoch) else index + 1
+
+
+def child_metrics(evaluation: Evaluation, now_ms: int) -> list[Any]:
+    """The curve, an epoch a step, then the final metrics at the last step.
+
+    Of equal steps MLflow shows the one with the later timestamp, so the final values are a millisecond younger. Those
+    that the curve ends with are not repeated.
+    """
+    last = last_epoch(evaluation)
+    curve = []
+    for i, point in enumerate(evaluation.curve):
+        values = {k: v for k, v in point.items() if k != "epoch"}
+        curve += metrics(values, now_ms, _epoch(i, point))
+    ends = {m.key: m.value for m in curve if m.step == last}
+    final = {k: v for k, v in final_metrics(evaluation).items() if k not in ends or ends[k] != float(v)}
+    return curve + metrics(final, now_ms + 1, last)

@@ -1,0 +1,507 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from autopeft.candidate import Candidate, Evaluation
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.methods.lora import LoRA
+from autopeft.tracking import TRACKING, SearchInfo, tracking_from
+from autopeft.tracking import _mlflow_values as values
+from autopeft.tracking._mlflow_calls import our_calls
+from autopeft.tracking._mlflow_uri import check_place, resolve, shown
+from autopeft.tracking.mlflow_store import MlflowTracking, ui_command
+
+CURVE = ({"epoch": 1, "train_loss": 0.9, "accuracy": 0.5}, {"epoch": 2, "train_loss": 0.4, "accuracy": 0.75})
+
+
+def evaluation(number: int, **changes) -> Evaluation:
+    candidate = Candidate(Hybrid.uniform(2, LoRA(number + 1)), {"learning_rate": 1e-3})
+    metrics = {"accuracy": 0.75, "trainable_params": 1000.0 + number}
+    base = Evaluation(candidate, "done", metrics, number=number, curve=CURVE, seed=3, seconds=1.5)
+    return replace(base, **changes)
+
+
+def sizes(e: Evaluation) -> dict[str, int]:
+    return {"lora.0": e.number + 1, "lora.1": e.number + 1}
+
+
+@pytest.fixture(autouse=True)
+def _no_uri_from_outside(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    """An MLflow database without experiments of ours; making one takes seconds, copying it nothing."""
+    folder = tmp_path_factory.mktemp("mlflow template")
+    from mlflow import MlflowClient
+
+    with our_calls():
+        MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def info(tmp_path, template) -> SearchInfo:
+    """A search whose run folder stands beside a database."""
+    runs = tmp_path / "my runs"
+    runs.mkdir()
+    shutil.copy(template, runs / "mlflow.db")
+    experiment = tmp_path / "trec.yaml"
+    experiment.write_text("name: trec\n")
+    params = {"model": "minilm", "trials": 20, "budget": 1e5}
+    objectives = (("accuracy", "maximize"), ("trainable_params", "minimize"))
+    return SearchInfo("trec", runs / "run-1", "id-1", experiment, params, {"team": "nlp"}, objectives)
+
+
+def stored(tracker, kind: str = "candidate"):
+    """The runs that MLflow has, read back by its own client, by name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracker.uri)
+    runs = client.search_runs([tracker.experiment_id], f"tags.`autopeft.kind` = '{kind}'")
+    return client, {run.info.run_name: run for run in runs}
+
+
+def texts(run) -> dict[str, str]:
+    return {p.name: p.read_text() for p in Path(_local(run.info.artifact_uri)).iterdir()}
+
+
+def _local(uri: str) -> str:
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    return local_file_uri_to_path(uri)
+
+
+def test_every_kind_is_described():
+    assert {"mlflow", "none"} <= set(TRACKING.names())
+    assert all(kind.description for kind in TRACKING.all().values())
+
+
+def test_from_configuration():
+    assert tracking_from(None) == tracking_from("mlflow") == MlflowTracking()
+    assert tracking_from({"name": "mlflow", "experiment": "mine"}) == MlflowTracking(experiment="mine")
+    assert tracking_from({"uri": "http://host:5000"}) == MlflowTracking(uri="http://host:5000")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mlflw", "did you mean 'mlflow'"),
+        ({"name": "mlflow", "url": "x"}, "tracking: url: unknown key; did you mean 'uri'"),
+        ({"name": 3}, "tracking: name: expected"),
+        (3, "tracking: expected a name"),
+        ({"name": "mlflow", "experiment": ""}, "tracking: experiment: "),
+    ],
+)
+def test_wrong_configuration(spec, message):
+    with pytest.raises(AutopeftError, match=message):
+        tracking_from(spec)
+
+
+def test_none_tracks_nothing(tmp_path):
+    tracker = tracking_from("none").open(SearchInfo("s", tmp_path / "run", "id"))
+    tracker.sync([evaluation(0)], sizes)
+    tracker.finish([evaluation(0)], [], [], [1.0], {}, "FINISHED")
+    assert (tracker.uri, tracker.url_hint, list(tmp_path.iterdir())) == ("", "", [])
+
+
+def test_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve(None, Path("runs/a")) == (f"sqlite:///{tmp_path}/runs/mlflow.db", "default")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000/")
+    assert resolve(None, tmp_path / "runs/a") == ("http://host:5000", "MLFLOW_TRACKING_URI")
+    assert resolve("sqlite:///here.db", tmp_path / "runs/a") == (f"sqlite:///{tmp_path}/here.db", "uri")
+    assert shown("postgresql://me:secret@host/db") == "postgresql://host/db"
+
+
+def test_a_search_as_mlflow_shows_it(info, tmp_path):
+    tracker = MlflowTracking().open(info)
+    tracker.sync([evaluation(0)], sizes)
+    front = tmp_path / "front.json"
+    front.write_text("[]")
+    done = [evaluation(0), evaluation(1, repaired=True)]
+    files = [front, tmp_path / "is not there.png"]
+    tracker.finish(done, [done[1].key], files, [0.1, 0.3], {"best": 0.75}, "FINISHED", "| a |")
+
+    client, parents = stored(tracker, "search")
+    parent = parents["trec"]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["model"] == "minilm"
+    assert parent.data.params["objectives"] == "maximize accuracy, minimize trainable_params"
+    assert parent.data.tags["team"] == "nlp"
+    assert parent.data.tags["mlflow.note.content"] == "| a |"
+    assert parent.data.metrics == {"hypervolume": 0.3, "best": 0.75}
+    history = client.get_metric_history(parent.info.run_id, "hypervolume")
+    assert [(m.step, m.value) for m in history] == [(0, 0.1), (1, 0.3)]
+    assert texts(parent) == {"experiment.yaml": "name: trec\n", "front.json": "[]"}
+    _, children = stored(tracker)
+    assert len(children) == 2
+    _check_child(client, children[f"#001 {done[1].key}"], done[1], parent.info.run_id)
+    assert children[f"#000 {done[0].key}"].data.tags["autopeft.on_front"] == "false"
+
+
+def _check_child(client, child, given: Evaluation, parent_id: str) -> None:
+    assert child.info.status == "FINISHED"
+    assert child.info.end_time - child.info.start_time == 1500
+    wanted = {"autopeft.number": "1", "autopeft.key": given.key, "autopeft.status": "done"}
+    wanted |= {"autopeft.repaired": "true", "autopeft.on_front": "true", "mlflow.parentRunId": parent_id}
+    assert wanted.items() <= child.data.tags.items()
+    assert child.data.params == {
+        **{"lora.0": "2", "lora.1": "2", "learning_rate": "0.001", "seed": "3", "key": given.key},
+        "hybrid": given.candidate.hybrid.describe(),
+    }
+    assert child.data.metrics == {**given.metrics, "train_loss": 0.4, "seconds": 1.5}
+    steps = [(m.step, m.value) for m in client.get_metric_history(child.info.run_id, "accuracy")]
+    assert steps == [(1, 0.5), (2, 0.75)]
+    path = client.download_artifacts(child.info.run_id, "candidate.json")
+    assert Candidate.from_json(json.loads(Path(path).read_text())) == given.candidate
+
+
+def test_files_stand_beside_the_database_and_nowhere_else(info, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    tracker = MlflowTracking().open(info)
+    tracker.sync([evaluation(0)], sizes)
+    assert list(Path.cwd().iterdir()) == []
+    assert sorted(p.name for p in info.run_dir.parent.iterdir()) == ["mlartifacts", "mlflow.db"]
+
+
+def test_what_is_logged_is_not_logged_again(info):
+    tracker = MlflowTracking().open(info)
+    tracker.sync([evaluation(0)], sizes)
+    tracker.sync([evaluation(0), evaluation(1)], sizes)
+    resumed = MlflowTracking().open(info)
+    assert resumed.parent_id == tracker.parent_id
+    resumed.sync([evaluation(0), evaluation(1), evaluation(2)], sizes)
+    for _ in range(2):
+        resumed.finish([evaluation(i) for i in range(3)], [], [], [0.1, 0.2], {}, "FINISHED")
+    client, children = stored(resumed)
+    assert [c.data.tags["autopeft.number"] for c in children.values()] == ["2", "1", "0"]
+    assert len(client.get_metric_history(resumed.parent_id, "hypervolume")) == 2
+    other = MlflowTracking().open(replace(info, search_id="id-2"))
+    assert other.parent_id != tracker.parent_id
+
+
+def test_resume_runs_again_and_tells_what_changed(info):
+    MlflowTracking().open(info).finish([], [], [], [], {}, "KILLED")
+    tracker = MlflowTracking().open(replace(info, params={**info.params, "trials": 40, "new": 1}))
+    _, parents = stored(tracker, "search")
+    assert parents["trec"].info.status == "RUNNING"
+    assert parents["trec"].data.params["trials"] == "20"
+    assert parents["trec"].data.params["new"] == "1"
+    assert parents["trec"].data.tags["autopeft.changed.trials"] == "40"
+    again = MlflowTracking().open(info)
+    assert stored(again, "search")[1]["trec"].data.tags["autopeft.changed.trials"] == "20"
+
+
+def test_a_child_left_by_a_kill_is_replaced(info):
+    tracker = MlflowTracking().open(info)
+    tracker.sync([evaluation(0)], sizes)
+    client, _ = stored(tracker)
+    tags = values.child_tags(evaluation(1), tracker.parent_id, False)
+    client.create_run(tracker.experiment_id, tags=tags, run_name="half")
+    MlflowTracking().open(info).sync([evaluation(0), evaluation(1)], sizes)
+    _, children = stored(tracker)
+    assert set(children) == {f"#00{i} {evaluation(i).key}" for i in (0, 1)}
+    assert {c.info.status for c in children.values()} == {"FINISHED"}
+
+
+def test_front_and_test_scores_follow(info):
+    tracker = MlflowTracking().open(info)
+    first, second = evaluation(0), evaluation(1)
+    tracker.sync([first], sizes, {first.key})
+    tracker.sync([first, second], sizes, {second.key})
+    flags = {name[:4]: run.data.tags["autopeft.on_front"] for name, run in stored(tracker)[1].items()}
+    assert flags == {"#000": "false", "#001": "true"}
+    scored = replace(second, metrics={**second.metrics, "test_accuracy": 0.7})
+    resumed = MlflowTracking().open(info)
+    resumed.finish([first, scored], {first.key, second.key}, [], [], {}, "FINISHED")
+    children = stored(tracker)[1]
+    assert {run.data.tags["autopeft.on_front"] for run in children.values()} == {"true"}
+    assert children[f"#001 {second.key}"].data.metrics["test_accuracy"] == 0.7
+
+
+def test_failed_candidate(info):
+    tracker = MlflowTracking().open(info)
+    failed = evaluation(0, status="failed", metrics={"trainable_params": 10.0}, curve=(), error="loss is NaN")
+    tracker.sync([failed], sizes, {failed.key})
+    (child,) = stored(tracker)[1].values()
+    assert child.info.status == "FAILED"
+    assert child.data.tags["autopeft.status"] == "failed"
+    assert child.data.tags["autopeft.error"] == "loss is NaN"
+    assert child.data.tags["autopeft.on_front"] == "false"
+    assert "loss is NaN" in child.data.tags["mlflow.note.content"]
+    assert child.data.metrics == {"trainable_params": 10.0, "seconds": 1.5}
+
+
+def test_nan_and_infinity(info):
+    tracker = MlflowTracking().open(info)
+    nan, inf = float("nan"), float("inf")
+    curve = ({"epoch": 1, "accuracy": nan, "train_loss": inf},)
+    given = evaluation(0, curve=curve, metrics={"accuracy": nan, "f1": -inf, "none": None}, seconds=nan)
+    for _ in range(2):
+        tracker.sync([given], sizes)
+    tracker.finish([given], [], [], [nan], {"best": nan}, "FINISHED")
+    (child,) = stored(tracker)[1].values()
+    assert child.info.status == "FINISHED"
+    assert set(child.data.metrics) == {"accuracy", "train_loss", "f1", "seconds"}
+
+
+def test_long_and_odd_values(info):
+    many = {f"layer {i}/lora@q": i for i in range(250)}
+    odd = {"..": 1, "/a//b": 2, "x" * 300: 3}
+    curve = tuple({"epoch": i + 1, "loss": 1.0 / (i + 1), "accuracy": 0.5} for i in range(600))
+    error = "e" * 20_000
+    tracker = MlflowTracking().open(replace(info, params={"text": "t" * 7000, **many}, tags={"long": error}))
+    tracker.sync([evaluation(0, curve=curve, error=error)], lambda e: {**many, **odd})
+    client, children = stored(tracker)
+    (child,) = children.values()
+    assert len(child.data.params) == 250 + 3 + 4
+    assert child.data.params["layer 7/lora_q"] == "7"
+    assert len(client.get_metric_history(child.info.run_id, "loss")) == 600
+    assert child.data.tags["autopeft.error"].endswith("e…")
+    assert len(stored(tracker, "search")[1]["trec"].data.params["text"]) == 6000
+
+
+class _Breaking:
+    """A client whose `method` fails while `broken`; the rest is the real one's."""
+
+    def __init__(self, real, method: str, error: Exception) -> None:
+        self._real, self._method, self._error, self.broken = real, method, error, True
+
+    def __getattr__(self, name):
+        return self._fail if name == self._method and self.broken else getattr(self._real, name)
+
+    def _fail(self, *args, **kwargs):
+        raise self._error
+
+
+def _sync_often(tracker, *states) -> None:
+    for state in states:
+        tracker.sync(state, sizes)
+
+
+@pytest.mark.parametrize("method", ["create_run", "log_batch", "log_dict", "set_terminated"])
+def test_a_failure_is_told_once_and_made_up_for(info, method):
+    tracker = MlflowTracking().open(info)
+    tracker.sync([evaluation(0)], sizes)
+    tracker._client = breaking = _Breaking(tracker._client, method, OSError("connection\nlost"))
+    some, more = [evaluation(0), evaluation(1)], [evaluation(i) for i in range(3)]
+    with pytest.warns(UserWarning, match=r"failed \(connection lost\); the search goes on") as caught:
+        _sync_often(tracker, some, more)
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="not complete there; resume it"):
+        tracker.finish(more, [], [], [], {}, "FINISHED")
+    breaking.broken = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.sync(more, sizes)
+    _, children = stored(tracker)
+    assert sorted(name[:4] for name in children) == ["#000", "#001", "#002"]
+    assert {c.info.status for c in children.values()} == {"FINISHED"}
+
+
+def test_refused_values_do_not_hold_up_the_rest(info):
+    from mlflow.exceptions import MlflowException
+
+    tracker = MlflowTracking().open(info)
+    error = MlflowException.invalid_parameter_value("too long for this server")
+    tracker._client = _Breaking(tracker._client, "log_batch", error)
+    with pytest.warns(UserWarning, match="did not take some values"):
+        tracker.sync([evaluation(0), evaluation(1)], sizes)
+    assert len(stored(tracker)[1]) == 2
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_failure(info):
+    def wrong(e):
+        raise AutopeftError("space: no such dimension")
+
+    with pytest.raises(AutopeftError, match="no such dimension"):
+        MlflowTracking().open(info).sync([evaluation(0)], wrong)
+
+
+def test_opened_in_a_thread(info, capfd):
+    box = SimpleNamespace(tracker=None)
+    thread = threading.Thread(target=lambda: setattr(box, "tracker", MlflowTracking().open(info)))
+    thread.start()
+    thread.join()
+    box.tracker.sync([evaluation(0)], sizes)
+    assert len(stored(box.tracker)[1]) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_settings_are_as_before_outside(monkeypatch):
+    import mlflow  # noqa: F401
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    levels = [logging.getLogger(name).level for name in ("mlflow", "alembic")]
+    with our_calls(), our_calls():
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    assert [logging.getLogger(name).level for name in ("mlflow", "alembic")] == levels
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _refusal(uri: str | None, info: SearchInfo) -> str:
+    start = time.monotonic()
+    with pytest.raises(AutopeftError) as caught:
+        MlflowTracking(uri=uri).open(info)
+    assert time.monotonic() - start < 8
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_dead_server(info):
+    uri = f"http://127.0.0.1:{_free_port()}"
+    assert _refusal(uri, info) == (
+        f"tracking: MLflow server {uri} does not answer (Connection refused); "
+        "start it with 'mlflow server', or set tracking: none"
+    )
+    assert "does not answer" in _refusal("http://me:secret@127.0.0.1:1", info)
+    assert "secret" not in _refusal("http://me:secret@127.0.0.1:1", info)
+
+
+def test_server_that_never_answers(info):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        assert "timed out" in _refusal(f"http://127.0.0.1:{s.getsockname()[1]}", info)
+
+
+def test_places_that_do_not_work(info, tmp_path, monkeypatch):
+    assert "uri: MLflow can't store to 'localhost:5000'; write " in _refusal("localhost:5000", info)
+    assert "uri: MLflow can't store to './mlruns'" in _refusal("./mlruns", info)
+    (tmp_path / "file").write_text("This is no database, and long enough for SQLite to see that. " * 20)
+    assert "can't be written" in _refusal(f"sqlite:///{tmp_path}/file/x/mlflow.db", info)
+    assert "file is not a database" in _refusal(f"sqlite:///{tmp_path}/file", info)
+    assert "can't be written" in _refusal(f"sqlite:///{tmp_path}", info)
+    assert "names no file" in _refusal("sqlite://", info)
+    assert "does not answer" in _refusal(f"postgresql://me:secret@127.0.0.1:{_free_port()}/x", info)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    assert "tracking: MLFLOW_TRACKING_URI: MLflow can't store" in _refusal(None, info)
+
+
+def test_deleted_experiment(info):
+    tracker = MlflowTracking().open(info)
+    stored(tracker)[0].delete_experiment(tracker.experiment_id)
+    assert "'autopeft' is deleted in MLflow" in _refusal(None, info)
+
+
+def test_ui_command():
+    command = ui_command("sqlite:////x/mlflow.db", port=5001)
+    assert " ".join(command[1:]) == (
+        "-m mlflow ui --backend-store-uri sqlite:////x/mlflow.db --host 127.0.0.1 --port 5001"
+    )
+    with pytest.raises(AutopeftError, match="a server already"):
+        ui_command("http://127.0.0.1:5000")
+
+
+class _Server:
+    """A real MLflow server over a database; `kill` is a power cut."""
+
+    def __init__(self, database: Path) -> None:
+        self.port, self._database = _free_port(), database
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        command = [*ui_command(f"sqlite:///{self._database}", self.port), "--workers", "1"]
+        log = (self._database.parent / "server.log").open("a")
+        self._process = subprocess.Popen(
+            command, cwd=self._database.parent, stdout=log, stderr=log, start_new_session=True
+        )
+        for _ in range(240):
+            try:
+                return check_place(self.uri)
+            except AutopeftError:
+                time.sleep(0.5)
+        raise TimeoutError("mlflow ui did not start")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path, template):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(template, folder / "mlflow.db")
+    server = _Server(folder / "mlflow.db")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_server_that_dies_in_the_middle(info, server, capfd):
+    tracker = MlflowTracking(uri=server.uri).open(info)
+    nan = evaluation(0, metrics={"accuracy": float("nan"), "f1": float("inf")})
+    tracker.sync([nan], sizes, [])
+    server.kill()
+    some = [nan, evaluation(1)]
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match="the search goes on") as caught:
+        _sync_often(tracker, *[some] * 5)
+    assert len(caught) == 1
+    assert time.monotonic() - start < 15
+    with pytest.warns(UserWarning, match="resume it when MLflow is back"):
+        tracker.finish(some, [], [info.experiment_yaml], [0.1], {}, "FINISHED")
+    server.start()
+    resumed = MlflowTracking(uri=server.uri).open(info)
+    resumed.finish(some, [some[1].key], [info.experiment_yaml], [0.1, 0.2], {"best": 0.7}, "FINISHED")
+    client, parents = stored(resumed, "search")
+    assert len(parents) == 1
+    assert parents["trec"].info.status == "FINISHED"
+    assert resumed.url_hint == f"{server.uri}/#/experiments/{resumed.experiment_id}/runs/{resumed.parent_id}"
+    _, children = stored(resumed)
+    assert sorted(name[:4] for name in children) == ["#000", "#001"]
+    assert client.list_artifacts(children[f"#001 {some[1].key}"].info.run_id)[0].path == "candidate.json"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_ui_shows_what_was_logged_without_a_server(info):
+    tracker = MlflowTracking().open(info)
+    tracker.finish([evaluation(0)], [], [], [], {}, "FINISHED")
+    server = _Server(info.run_dir.parent / "mlflow.db")
+    try:
+        server.start()
+        url = f"{server.uri}/get-artifact?path=experiment.yaml&run_uuid={tracker.parent_id}"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            assert answer.read() == b"name: trec\n"
+    finally:
+        server.kill()
+
+
+@pytest.mark.slow
+def test_first_database_is_made_quietly(tmp_path, capfd):
+    tracker = MlflowTracking().open(SearchInfo("s", tmp_path / "runs" / "run", "id"))
+    assert (tmp_path / "runs" / "mlflow.db").is_file()
+    assert "mlflow ui --backend-store-uri sqlite:///" in tracker.url_hint
+    assert capfd.readouterr() == ("", "")
