@@ -1,0 +1,1 @@
+"""Train hybrids on one loaded backbone; one Evaluation a candidate."""

@@ -1,0 +1,140 @@
+"""Texts as token arrays, and batches of about equal lengths.
+
+Shapes: N examples, B of them in a batch, L tokens of the longest in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from autopeft.tasks import Split, TaskData
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: Batches that are sorted by length together; more is tighter padding and less shuffling.
+_CHUNK = 50
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One split as flat arrays, so that processes share it without copies.
+
+    `ids` and `types` hold all examples end to end; example i is `offsets[i]:offsets[i + 1]`. `types` (segment ids)
+    is None for families without them. `labels` is int64 [N], or float32 [N] for regression.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray | None
+    offsets: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, [N]."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class TokenizedTask:
+    """A task ready for training."""
+
+    name: str
+    train: Tokens
+    validation: Tokens
+    test: Tokens
+    num_labels: int
+    regression: bool
+    metrics: tuple[str, ...]
+    pad_id: int
+
+    @classmethod
+    def of(cls, data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedTask:
+        """Tokenise all splits, cutting at `max_length` tokens (or the tokenizer's own limit)."""
+        limit = min(max_length, tokenizer.model_max_length)
+        splits = {name: _tokenise(getattr(data, name), tokenizer, limit, data.is_regression) for name in _SPLITS}
+        pad_id = int(tokenizer.pad_token_id)
+        return cls(data.name, **splits, num_labels=data.num_labels, regression=data.is_regression,
+                   metrics=tuple(data.metrics), pad_id=pad_id)  # fmt: skip
+
+
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs [B, L] and labels [B]."""
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    index: np.ndarray
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
+        return Batch(inputs, self.labels.to(device, non_blocking=True), self.index)
+
+
+def training_batches(tokens: Tokens, size: int, pad_id: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """Every example once, in batches of about equal lengths, in an order that depends on seed and epoch only."""
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(tokens))
+    groups = []
+    for start in range(0, len(order), size * _CHUNK):
+        chunk = order[start : start + size * _CHUNK]
+        chunk = chunk[np.argsort(tokens.lengths[chunk], kind="stable")]
+        groups += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+    for i in rng.permutation(len(groups)):
+        yield collate(tokens, groups[i], pad_id)
+
+
+def steps_per_epoch(examples: int, size: int) -> int:
+    """Number of batches that `training_batches` gives."""
+    full, rest = divmod(examples, size * _CHUNK)
+    return full * _CHUNK + -(-rest // size)
+
+
+def evaluation_batches(tokens: Tokens, size: int, pad_id: int) -> Iterator[Batch]:
+    """Every example once, shortest first."""
+    order = np.argsort(tokens.lengths, kind="stable")
+    for start in range(0, len(order), size):
+        yield collate(tokens, order[start : start + size], pad_id)
+
+
+def collate(tokens: Tokens, index: np.ndarray, pad_id: int) -> Batch:
+    """The examples at `index`, padded to the longest of them."""
+    lengths = tokens.lengths[index]
+    filled = np.arange(lengths.max())[None] < lengths[:, None]
+    flat = np.concatenate([np.arange(tokens.offsets[i], tokens.offsets[i + 1]) for i in index])
+    inputs = {"input_ids": _fill(tokens.ids[flat], filled, pad_id), "attention_mask": torch.from_numpy(filled).long()}
+    if tokens.types is not None:
+        inputs["token_type_ids"] = _fill(tokens.types[flat], filled, 0)
+    return Batch(inputs, torch.from_numpy(tokens.labels[index]), index)
+
+
+def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
+    padded = np.full(where.shape, rest, dtype=np.int64)
+    padded[where] = values
+    return torch.from_numpy(padded)
+
+
+def _tokenise(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int, regression: bool) -> Tokens:
+    second = list(split.second) if split.second is not None else None
+    encoded = tokenizer(list(split.first), second, truncation=True, max_length=limit)
+    ids: list[list[int]] = encoded["input_ids"]
+    types: list[list[int]] | None = encoded.get("token_type_ids")
+    offsets = np.concatenate([[0], np.cumsum([len(x) for x in ids])])
+    labels = np.asarray(split.labels, dtype=np.float32 if regression else np.int64)
+    return Tokens(_flat(ids), _flat(types) if types is not None else None, offsets, labels)
+
+
+def _flat(lists: list[list[int]]) -> np.ndarray:
+    return np.fromiter((x for values in lists for x in values), dtype=np.int32)

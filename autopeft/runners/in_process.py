@@ -1,0 +1,53 @@
+"""Train in this process: for debugging, and where Ray is not wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from autopeft.candidate import Candidate, Evaluation
+from autopeft.runners._base import Runner
+
+if TYPE_CHECKING:
+    from autopeft.engine.data import TokenizedTask
+    from autopeft.engine.worker import WorkerSpec
+    from autopeft.search.loop import SearchLoop
+
+
+class InProcess(Runner):
+    """One worker, here."""
+
+    name: ClassVar[str] = "in_process"
+    description: ClassVar[str] = "one worker in this process, for debugging"
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
+
+    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop) -> None:
+        """One candidate after another."""
+        from autopeft.engine.worker import Worker
+
+        worker: Worker | None = None
+        while (proposal := loop.next()) is not None:
+            worker = worker or Worker(self._threaded(spec), task)
+            run = worker.run(proposal.candidate)
+            evaluation: Evaluation | None = None
+            while evaluation is None:
+                try:
+                    loop.epoch(proposal.number, next(run))
+                except StopIteration as stop:
+                    evaluation = stop.value
+            loop.done(proposal.number, evaluation)
+
+    def score_on_test(
+        self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]
+    ) -> list[dict[str, float]]:
+        """The same, for what is reported."""
+        from autopeft.engine.report import score_on_test
+
+        return score_on_test(self._threaded(spec), task, candidates)
+
+    def _threaded(self, spec: WorkerSpec) -> WorkerSpec:
+        from dataclasses import replace
+
+        return replace(spec, threads=self.threads)

@@ -1,0 +1,118 @@
+"""Ray Tune: a trial is a candidate, an actor keeps its backbone and takes the next candidate by `reset_config`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from autopeft.candidate import Candidate
+from autopeft.errors import AutopeftError
+from autopeft.runners._base import Runner
+
+if TYPE_CHECKING:
+    from autopeft.engine.data import TokenizedTask
+    from autopeft.engine.worker import WorkerSpec
+    from autopeft.search.loop import SearchLoop
+
+_OBJECT_STORE = 256 * 2**20
+
+
+class RayTune(Runner):
+    """Workers on this machine, or on the Ray cluster at `address`."""
+
+    name: ClassVar[str] = "ray"
+    description: ClassVar[str] = "Ray Tune workers on this machine or a cluster (default)"
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    address: str | None = Field(None, description="of a Ray cluster; without it one is started here and stopped again")
+
+    @property
+    def parallel(self) -> int:
+        """The number of workers."""
+        return self.workers
+
+    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop) -> None:
+        """`Tuner.fit` over the loop."""
+        with self._cluster():
+            from ray import tune
+
+            from autopeft.runners._tune import CandidateTrainable, searcher
+
+            trainable = tune.with_parameters(CandidateTrainable, spec=self._threaded(spec), task=task)
+            with tempfile.TemporaryDirectory(prefix="autopeft-tune-") as scratch:
+                tuner = tune.Tuner(
+                    tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
+                    tune_config=tune.TuneConfig(
+                        search_alg=searcher(loop, self.workers),
+                        num_samples=-1,
+                        reuse_actors=True,
+                        trial_dirname_creator=lambda trial: str(trial.trial_id),
+                    ),
+                    # A worker that is killed gets its candidate once more, on a new worker.
+                    run_config=tune.RunConfig(
+                        storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=1)
+                    ),
+                )
+                tuner.fit()
+
+    def score_on_test(
+        self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]
+    ) -> list[dict[str, float]]:
+        """One task a worker, over equal shares of the candidates."""
+        if not candidates:
+            return []
+        with self._cluster():
+            import ray
+
+            from autopeft.engine.report import score_on_test
+
+            remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(score_on_test)
+            shared = ray.put(task)
+            shares = [list(candidates[i :: self.workers]) for i in range(self.workers)]
+            answers = ray.get([remote.remote(self._threaded(spec), shared, share) for share in shares if share])
+        by_key = {c.key: s for share, scores in zip(shares, answers, strict=False) for c, s in zip(share, scores, strict=True)}
+        return [by_key[c.key] for c in candidates]
+
+    def _threaded(self, spec: WorkerSpec) -> WorkerSpec:
+        return replace(spec, threads=max(1, int(self.cpus_per_worker)))
+
+    @contextlib.contextmanager
+    def _cluster(self) -> Iterator[None]:
+        """A Ray that this process is connected to: one that the user has already, the one at `address`, or our own."""
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+        try:
+            ray.init(**self._init_options())
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            where = f"the cluster at '{self.address}' cannot be reached" if self.address else "Ray cannot be started"
+            raise AutopeftError(f"runner: {where} ({str(error).splitlines()[0][:200]}); see runner.address") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+    def _init_options(self) -> dict[str, Any]:
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        if self.address:
+            return {"address": self.address, **quiet}
+        cpus = max(1, -(-int(self.workers * self.cpus_per_worker * 100) // 100))
+        return {
+            "num_cpus": cpus,
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE,
+            **quiet,
+        }

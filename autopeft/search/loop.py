@@ -1,0 +1,89 @@
+"""Ask and tell, with the rules for when to stop; runners drive it, and know nothing of Optuna."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from autopeft.candidate import Evaluation
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.search.study import Proposal, Study
+
+#: When this many candidates fail before any succeeds, something else than the candidates is wrong.
+_HOPELESS = 5
+
+
+class Listener(Protocol):
+    """Who wants to know how the search goes on (progress, tracking)."""
+
+    def started(self, proposal: Proposal) -> None:
+        """A candidate is about to be trained."""
+
+    def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
+        """An epoch of it has ended."""
+
+    def finished(self, evaluation: Evaluation) -> None:
+        """It is evaluated and recorded."""
+
+
+class SearchLoop:
+    """Proposals out, evaluations in.
+
+    Invariants: every proposal is answered by `done` or `failed`; what `done` has returned from is in the study's
+    storage; proposals left over by a killed search come first, under their old numbers.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        costs: Callable[[Hybrid], Mapping[str, float]],
+        listeners: Sequence[Listener] = (),
+        trials: int | None = None,
+        time_limit: float | None = None,
+    ) -> None:
+        self._study, self._costs, self._listeners = study, costs, listeners
+        self._trials = trials
+        self._deadline = None if time_limit is None else time.monotonic() + time_limit
+        self._left_over = list(study.pending())
+        self._running: dict[int, Proposal] = {}
+
+    def next(self) -> Proposal | None:
+        """The next candidate to train; None when no more shall be started."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return None
+        if self._trials is not None and self._study.finished + len(self._running) >= self._trials:
+            return None
+        proposal = self._left_over.pop(0) if self._left_over else self._study.ask()
+        self._running[proposal.number] = proposal
+        for listener in self._listeners:
+            listener.started(proposal)
+        return proposal
+
+    def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
+        """News from a running candidate."""
+        for listener in self._listeners:
+            listener.epoch(self._running[number], metrics)
+
+    def done(self, number: int, evaluation: Evaluation) -> None:
+        """Record an evaluation, with the candidate's costs among its metrics."""
+        proposal = self._running[number]
+        metrics = {**evaluation.metrics, **self._costs(proposal.candidate.hybrid)}
+        evaluation = replace(evaluation, number=number, repaired=proposal.repaired, metrics=metrics)
+        self._study.tell(evaluation)
+        del self._running[number]
+        for listener in self._listeners:
+            listener.finished(evaluation)
+        self._give_up_when_hopeless()
+
+    def failed(self, number: int, reason: str) -> None:
+        """Record a candidate whose worker died."""
+        lost = Evaluation(self._running[number].candidate, "failed", {}, error=reason)
+        self.done(number, lost)
+
+    def _give_up_when_hopeless(self) -> None:
+        known = self._study.evaluations()
+        if len(known) == _HOPELESS and all(e.status == "failed" for e in known):
+            raise AutopeftError(f"the first {_HOPELESS} candidates all failed; the last one said: {known[-1].error}")
