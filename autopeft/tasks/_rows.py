@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.errors import AutopeftError, suggest
+from autopeft.tasks._data import Split
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,26 @@ def class_names(raw: Raw) -> tuple[str, ...]:
     return tuple(sorted(keys, key=lambda key: (values[key], key)))
 
 
-def class_numbers(rows: Rows, known: Mapping[str, int], known_in: str) -> tuple[int, ...]:
-    """The class number of each row by `known`; `AutopeftError` for a label that `known_in` does not have."""
+def encoded(raw: Raw, names: tuple[str, ...]) -> tuple[Split, Split | None, Split | None]:
+    """Train, validation and test with labels as indices of `names`, or as floats when that is empty (regression).
+
+    `AutopeftError` with the row's place for a label that is no number, or that no row of train has.
+    """
+    known = {name: number for number, name in enumerate(names)}
+
+    def encode(rows: Rows, known_in: str) -> Split:
+        labels = _class_numbers(rows, known, known_in) if names else _real_values(rows)
+        return Split(tuple(rows.first), None if rows.second is None else tuple(rows.second), labels)
+
+    train = encode(raw.train, "the classes of the set")
+    trained = set(train.labels)
+    known = {name: number for name, number in known.items() if number in trained}
+    validation = None if raw.validation is None else encode(raw.validation, raw.train.place)
+    test = None if raw.test is None else encode(raw.test, raw.train.place)
+    return train, validation, test
+
+
+def _class_numbers(rows: Rows, known: Mapping[str, int], known_in: str) -> tuple[int, ...]:
     numbers = []
     for index, label in enumerate(rows.labels):
         key = label_key(label)
@@ -143,8 +162,7 @@ def class_numbers(rows: Rows, known: Mapping[str, int], known_in: str) -> tuple[
     return tuple(numbers)
 
 
-def real_values(rows: Rows) -> tuple[float, ...]:
-    """The labels as finite floats; `AutopeftError` with the row's place for one that is none."""
+def _real_values(rows: Rows) -> tuple[float, ...]:
     values = []
     for index, label in enumerate(rows.labels):
         value = _number(label)
@@ -152,3 +170,13 @@ def real_values(rows: Rows) -> tuple[float, ...]:
             raise AutopeftError(f"{rows.at(index)}: label {label!r:.40} is not a number, as regression needs")
         values.append(value)
     return tuple(values)
+
+
+def one_or_two(value: Any) -> Any:
+    """Validator of a `text` field: a column's name, or a list of one or two; `ValueError` otherwise."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError("expected a column's name, or a list of two")
+    if not 1 <= len(set(names)) == len(names) <= 2:
+        raise ValueError("expected one column's name, or two different ones")
+    return value

@@ -1,29 +1,91 @@
-"""Seeded choices of rows that keep the shares of the classes."""
+"""The policy for splits: which rows become train, validation and test. All choices are seeded and keep class shares."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from autopeft.errors import AutopeftError
+from autopeft.tasks._data import Split
+from autopeft.tasks._rows import Raw
 
-def allot(counts: Sequence[int], size: int) -> list[int]:
-    """How many of `size` rows fall to each class: in proportion to `counts`, at least 1, at most its count.
+Parts = tuple[Split, Split, Split]
 
-    Needs len(counts) <= size <= sum(counts) and counts >= 1; a class differs from its exact share by less than 1
-    row unless that share is below 1.
+# Each choice has a random stream of its own, so that e.g. a limit on train does not move the validation rows.
+_CUT_TEST, _CUT_VALIDATION, _LIMIT = 0, 1, 2
+
+
+def divide(
+    raw: Raw, read: tuple[Split, Split | None, Split | None], names: tuple[str, ...], share: float, seed: int
+) -> tuple[Parts, str]:
+    """Train, validation and test from the splits as `read`, and a line that says what the last two are.
+
+    `names`: the classes; empty for regression, which is cut without regard to labels. `share`: of train, for each cut.
+    `AutopeftError` when train has one class only, or too few rows of a class to cut from.
     """
-    import numpy as np
+    train, validation, test = read
+    place = raw.train.place
+    present = Counter(train.labels)
+    if names and len(present) < 2:
+        only = names[int(train.labels[0])]
+        raise AutopeftError(f"{place}: every row has the label '{only}'; add rows of another label")
+    of_validation = of_test = f"{100 * share:g}% of train, {'stratified' if names else 'at random'}, seed {seed}"
+    if test is not None:
+        of_test = "the set's test split"
+    elif validation is not None:
+        test, validation, of_test = validation, None, "the set's validation split"
+    if validation is not None:
+        of_validation = "the set's validation split"
+    cuts = (test is None) + (validation is None)
+    _check_enough(train, names, cuts, place)
+    size = max(len(present) if names else 1, int(share * len(train)))
+    if test is None:
+        train, test = _cut(train, size, bool(names), (seed, _CUT_TEST))
+    if validation is None:
+        train, validation = _cut(train, size, bool(names), (seed, _CUT_VALIDATION))
+    return (train, validation, test), f"validation: {of_validation}; test: {of_test}"
 
-    have = np.asarray(counts)
-    exact = have * (size / have.sum())
-    given = np.clip(np.floor(exact).astype(int), 1, have)
-    while given.sum() < size:
-        given[np.argmax(np.where(given < have, exact - given, -np.inf))] += 1
-    while given.sum() > size:
-        given[np.argmax(np.where(given > 1, given - exact, -np.inf))] -= 1
-    return [int(number) for number in given]
+
+def _check_enough(train: Split, names: tuple[str, ...], cuts: int, place: str) -> None:
+    """Every split needs a row, of each class where there are classes."""
+    need = cuts + 1
+    what = "validation and test" if cuts == 2 else "validation"
+    remedy = f"to cut {what} from (needs {need}); give these splits, or more rows"
+    if not cuts:
+        return
+    if len(train) < need:
+        raise AutopeftError(f"{place}: {len(train)} rows are too few {remedy}")
+    for label, count in sorted(Counter(train.labels).items()) if names else []:
+        if count < need:
+            raise AutopeftError(f"{place}: {count} rows of label '{names[int(label)]}' are too few {remedy}")
 
 
-def pick(labels: Sequence[int] | None, total: int, size: int, seed: Sequence[int]) -> list[int]:
+def _cut(split: Split, size: int, by_class: bool, seed: Sequence[int]) -> tuple[Split, Split]:
+    """The split without the chosen `size` rows, and these; both keep the order."""
+    chosen = pick(split.labels if by_class else None, len(split), size, seed)
+    gone = set(chosen)
+    return split.take([index for index in range(len(split)) if index not in gone]), split.take(chosen)
+
+
+def limited(parts: Parts, limits: Sequence[int | None], names: tuple[str, ...], seed: int, where: str) -> Parts:
+    """The splits, each with at most its limit of rows; `AutopeftError` for a limit below the number of its classes."""
+    train, validation, test = (
+        _limited(split, limit, names, (seed, _LIMIT + stream), f"{where}: {key}_limit")
+        for stream, (key, split, limit) in enumerate(zip(("train", "validation", "test"), parts, limits, strict=True))
+    )
+    return train, validation, test
+
+
+def _limited(split: Split, limit: int | None, names: tuple[str, ...], seed: Sequence[int], where: str) -> Split:
+    if limit is None or limit >= len(split):
+        return split
+    classes = len(set(split.labels)) if names else 1
+    if limit < classes:
+        raise AutopeftError(f"{where}: {limit} rows can't hold all {classes} labels; give at least {classes}")
+    return split.take(pick(split.labels if names else None, len(split), limit, seed))
+
+
+def pick(labels: Sequence[float] | None, total: int, size: int, seed: Sequence[int]) -> list[int]:
     """`size` of the indices 0..total-1, ascending, chosen by `seed`: by class where `labels` [total] are given.
 
     `size` must be at least the number of classes in `labels`.
@@ -32,17 +94,27 @@ def pick(labels: Sequence[int] | None, total: int, size: int, seed: Sequence[int
 
     random = np.random.default_rng(list(seed))
     if labels is None:
-        return sorted(int(i) for i in random.choice(total, size, replace=False))
+        return sorted(random.choice(total, size, replace=False).tolist())
     values = np.asarray(labels)
     present, counts = np.unique(values, return_counts=True)
-    chosen = [
-        random.choice(np.flatnonzero(values == value), number, replace=False)
-        for value, number in zip(present, allot(counts.tolist(), size), strict=True)
-    ]
-    return sorted(int(i) for i in np.concatenate(chosen))
+    chosen: list[int] = []
+    for value, number in zip(present, allot(counts.tolist(), size), strict=True):
+        chosen += random.choice(np.flatnonzero(values == value), number, replace=False).tolist()
+    return sorted(chosen)
 
 
-def rest(total: int, taken: Sequence[int]) -> list[int]:
-    """The indices 0..total-1 that are not in `taken`, ascending."""
-    gone = set(taken)
-    return [index for index in range(total) if index not in gone]
+def allot(counts: Sequence[int], size: int) -> list[int]:
+    """How many of `size` rows fall to each class: in proportion to `counts`, at least 1, at most its count.
+
+    Needs counts >= 1 and len(counts) <= size <= sum(counts).
+    """
+    import numpy as np
+
+    have = np.asarray(counts)
+    exact = have * size / have.sum()
+    given = np.maximum(1, np.floor(exact).astype(int))
+    while given.sum() < size:
+        given[np.argmax(np.where(given < have, exact - given, -np.inf))] += 1
+    while given.sum() > size:
+        given[np.argmax(np.where(given > 1, given - exact, -np.inf))] -= 1
+    return [int(number) for number in given]

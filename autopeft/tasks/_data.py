@@ -1,0 +1,60 @@
+"""What a loaded task holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Split:
+    """Texts (or pairs of texts) and labels, in parallel; labels are class numbers, or floats for regression."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...] | None
+    labels: tuple[int, ...] | tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def take(self, indices: Sequence[int]) -> Split:
+        """The rows of those indices, in that order."""
+        second = None if self.second is None else tuple(self.second[i] for i in indices)
+        return Split(tuple(self.first[i] for i in indices), second, tuple(self.labels[i] for i in indices))
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A loaded task: three labelled splits, none of them empty, and how they are scored.
+
+    `label_names`: the classes by number, empty for regression. `metrics`: main one first. `note`: what each split is.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    label_names: tuple[str, ...]
+    metrics: tuple[str, ...]
+    note: str
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are real values."""
+        return not self.label_names
+
+    @property
+    def num_labels(self) -> int:
+        """The number of outputs that a model needs: the classes, or 1 for regression."""
+        return len(self.label_names) or 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex characters that change with any text, label, class name or metric (not with name or note)."""
+        digest = hashlib.sha256(json.dumps([self.label_names, self.metrics]).encode())
+        for split in (self.train, self.validation, self.test):
+            digest.update(json.dumps([split.first, split.second, split.labels]).encode())
+        return digest.hexdigest()[:16]
