@@ -23,10 +23,10 @@ from autopeft.errors import AutopeftError
 from autopeft.tasks._base import Task
 from autopeft.tasks._rows import Raw, Rows
 
-# All come with autopeft itself, directly or (sqlalchemy) through mlflow and optuna.
+# All come with autopeft itself, directly or through torch (sympy) and optuna (sqlalchemy), and have texts to spare.
 LIBRARIES = (
     "torch", "transformers", "ray", "mlflow", "pandas", "scipy",
-    "sklearn", "numpy", "matplotlib", "optuna", "datasets", "sqlalchemy",
+    "sklearn", "numpy", "matplotlib", "sympy", "datasets", "sqlalchemy",
 )  # fmt: skip
 _OTHER_NAMES = {"sklearn": "scikit-learn"}  # of distributions, where the import name is another
 
