@@ -163,11 +163,6 @@ def head_names(model: PreTrainedModel) -> list[str]:
     return [name for name in family_of(model.config).heads if hasattr(model, name)]
 
 
-def submodule(layer: nn.Module, name: str) -> nn.Module:
-    """The module at a dotted name that `layers_of` has checked."""
-    return layer.get_submodule(name)
-
-
 def shape_of(model: PreTrainedModel) -> ModelShape:
     """The shape of a model, read from its modules (they may be on the meta device)."""
     family, layers = family_of(model.config), layers_of(model)
@@ -192,12 +187,23 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 def shape_from_config(config: PretrainedConfig) -> ModelShape:
     """The shape of the model that a configuration describes, without allocating its weights."""
+    return shape_of(_without_weights(config))
+
+
+def head_params_from_config(config: PretrainedConfig) -> int:
+    """Parameters of the head on the model that a configuration describes, without allocating its weights."""
+    model = _without_weights(config)
+    return sum(p.numel() for name in head_names(model) for p in model.get_submodule(name).parameters())
+
+
+def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForSequenceClassification
 
     family_of(config)
     with torch.device("meta"):
-        return shape_of(AutoModelForSequenceClassification.from_config(config))
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    return model
 
 
 def _base(model: PreTrainedModel) -> Any:

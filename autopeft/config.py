@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autopeft.errors import AutopeftError, suggest
+from autopeft.registry import Registry
 
 
 class Strict(BaseModel):
@@ -105,3 +106,18 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
 
 def _unfold(annotation: Any) -> list[Any]:
     return [annotation, *(inner for arg in get_args(annotation) for inner in _unfold(arg))]
+
+
+def read_plugin(registry: Registry[M], spec: Any, where: str) -> M:
+    """The configured plug-in that a YAML asks for: a name, or a mapping of `name` and the plug-in's own fields.
+
+    `AutopeftError` starting with `where` for an unknown name, an unknown field or a wrong value.
+    """
+    fields = {"name": spec} if isinstance(spec, str) else spec
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
+        raise AutopeftError(f"{where}: expected a name or a mapping with 'name'; {suggest('', registry.names())}")
+    try:
+        kind = registry.get(fields["name"])
+    except AutopeftError as error:
+        raise AutopeftError(f"{where}: {error}") from None
+    return parse(kind, {k: v for k, v in fields.items() if k != "name"}, where)

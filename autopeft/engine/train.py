@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from autopeft.engine.backbone import Backbone
@@ -77,7 +78,7 @@ def train(
         train_loss = float(total) / len(task.train)
         if not math.isfinite(train_loss):
             raise Diverged(f"the loss is {train_loss} in epoch {epoch}")
-        yield {"epoch": epoch, "train_loss": train_loss} | measure(backbone, task, task.validation, settings)
+        yield {"epoch": epoch, "train_loss": train_loss} | measure(backbone.model, task, task.validation, settings)
 
 
 def loss_of(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:
@@ -87,21 +88,20 @@ def loss_of(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> tor
     return functional.cross_entropy(logits.float(), labels)
 
 
-def measure(
-    backbone: Backbone, task: TokenizedTask, tokens: Tokens, settings: TrainingSettings
-) -> dict[str, float]:
+def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens, settings: TrainingSettings) -> dict[str, float]:
     """The task's metrics and the loss on one split."""
-    outputs = predict(backbone, task, tokens, settings)
-    labels = torch.from_numpy(tokens.labels)
+    outputs = predict(model, task, tokens, settings)
+    labels = torch.from_numpy(tokens.labels.copy())
     loss = float(loss_of(torch.from_numpy(outputs), labels, task.regression))
     return {**score(task.metrics, tokens.labels, outputs), "loss": loss}
 
 
 @torch.inference_mode()
-def predict(backbone: Backbone, task: TokenizedTask, tokens: Tokens, settings: TrainingSettings) -> np.ndarray:
+def predict(model: nn.Module, task: TokenizedTask, tokens: Tokens, settings: TrainingSettings) -> np.ndarray:
     """Outputs [N, C] (fp32) in the order of the split."""
+    device = next(model.parameters()).device
     outputs = np.zeros((len(tokens), task.num_labels), dtype=np.float32)
     for batch in evaluation_batches(tokens, _EVALUATION_FACTOR * settings.batch_size, task.pad_id):
-        logits = backbone.model(**batch.to(backbone.device).inputs).logits
+        logits = model(**batch.to(device).inputs).logits
         outputs[batch.index] = logits.float().cpu().numpy()
     return outputs

@@ -83,7 +83,7 @@ class Worker:
         """Metrics on the test split, as `test_<metric>`, of a candidate with trained weights."""
         with self.backbone.attach(candidate.hybrid, self.settings.seed) as attachment:
             self.backbone.load(attachment, weights)
-            measured = measure(self.backbone, self.task, self.task.test, self.settings)
+            measured = measure(self.backbone.model, self.task, self.task.test, self.settings)
         return {f"test_{name}": value for name, value in measured.items()}
 
     def _keep(self, candidate: Candidate, attachment: Attachment) -> None:

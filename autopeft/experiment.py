@@ -1,0 +1,134 @@
+"""The experiment file: what to search, on what, under which budget, and where to run it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+
+from autopeft.config import Strict, parse, read_yaml
+from autopeft.engine.settings import TrainingSettings
+from autopeft.errors import AutopeftError, suggest
+from autopeft.resources import shipped
+from autopeft.runners import Runner, runner_from
+from autopeft.search.samplers import SamplerPlugin, sampler_from
+from autopeft.tasks import Task, task_from
+from autopeft.tracking import Tracking, tracking_from
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+#: Fields that may differ when a run folder is resumed: they change how far and where, not what is searched.
+RESUMABLE = ("name", "trials", "time_limit", "runner", "tracking")
+
+
+def _plugin(kind: type[Strict], reader: Any) -> Any:
+    """A field that is read by a registry and written back as `{name: ..., options}`."""
+    return (
+        BeforeValidator(lambda value: value if isinstance(value, kind) else reader(value)),
+        PlainSerializer(lambda value: {"name": value.name} | value.model_dump(mode="json", exclude_none=True)),
+    )
+
+
+class Experiment(Strict):
+    """One search, as its YAML says it."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    description: str = ""
+    model: str = Field(min_length=1, description="built-in name, hub id or folder")
+    trust_remote_code: bool = False
+    task: Annotated[Task, *_plugin(Task, task_from)]
+    space: str | dict[str, Any] = "hybrid"
+    budget: dict[str, int | float | str] = Field(default_factory=dict)
+    objectives: list[str] | None = Field(None, description="metrics and costs; default: the task's metric, parameters")
+    sampler: Annotated[SamplerPlugin, *_plugin(SamplerPlugin, sampler_from)] = Field("tpe", validate_default=True)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    trials: int | None = Field(None, ge=1)
+    time_limit: float | None = Field(None, gt=0, description="seconds, or '30m', '2h'; of one run of the command")
+    runner: Annotated[Runner, *_plugin(Runner, runner_from)] = Field("ray", validate_default=True)
+    tracking: Annotated[Tracking, *_plugin(Tracking, tracking_from)] = Field("mlflow", validate_default=True)
+
+    @field_validator("time_limit", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+        if isinstance(value, str) and match is None:
+            raise ValueError("expected seconds, or a time like '90s', '30m', '2h'")
+        return float(match[1]) * _SECONDS[match[2]] if match else value
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.trials is None and self.time_limit is None:
+            raise ValueError("a search needs an end: give trials, time_limit, or both")
+        return self
+
+    @classmethod
+    def load(cls, name: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+        """The shipped experiment of that name, or the YAML file; `overrides` replace top-level fields.
+
+        Paths in the file are taken as they are, or relative to the file.
+        """
+        known = shipped("experiments")
+        path = known.get(str(name)) or Path(name)
+        if not path.is_file():
+            hint = suggest(str(name), known)
+            raise AutopeftError(f"experiment '{name}': no such file, and no experiment of that name; {hint}")
+        data = _relocate(read_yaml(path), path.parent)
+        if isinstance(data.get("space"), str) and Path(data["space"]).suffix in (".yaml", ".yml"):
+            data["space"] = read_yaml(Path(data["space"]))
+        return cls.of({**data, **(overrides or {})}, str(path))
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], where: str) -> Self:
+        """The experiment of plain data; `AutopeftError` with `where` and the path inside it."""
+        try:
+            return parse(cls, data, where)
+        except AutopeftError as error:
+            text = str(error)
+            raise AutopeftError(text if text.startswith(f"{where}: ") else f"{where}: {text}") from None
+
+    def resolved(self) -> dict[str, Any]:
+        """All fields, defaults written out, paths absolute: what `load` reads back to an equal experiment."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        data["task"] = {k: _absolute(v) for k, v in data["task"].items()}
+        data["model"] = _absolute(data["model"])
+        return data
+
+    def write(self, path: Path) -> None:
+        """Write the resolved YAML."""
+        path.write_text(yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def difference(self, other: Self) -> str | None:
+        """The first field, of those that decide what is searched, in which the two differ; None when none does."""
+        mine, theirs = self.resolved(), other.resolved()
+        for name in type(self).model_fields:
+            if name not in RESUMABLE and name != "description" and mine.get(name) != theirs.get(name):
+                return _first_difference(name, mine.get(name), theirs.get(name))
+        return None
+
+
+def _first_difference(path: str, mine: Any, theirs: Any) -> str:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        key = next(k for k in [*mine, *theirs] if mine.get(k) != theirs.get(k))
+        return _first_difference(f"{path}.{key}", mine.get(key), theirs.get(key))
+    return f"{path} (there: {theirs!r}, now: {mine!r})"
+
+
+def _relocate(value: Any, folder: Path) -> Any:
+    """Strings that name nothing from here, but a file or folder beside the YAML, made to name that."""
+    if isinstance(value, dict):
+        return {k: _relocate(v, folder) for k, v in value.items()}
+    if isinstance(value, str) and "/" in value or isinstance(value, str) and Path(value).suffix:
+        beside = folder / value
+        return str(beside) if not Path(value).exists() and beside.exists() else value
+    return value
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, str) and ("/" in value or Path(value).suffix) and Path(value).exists():
+        return str(Path(value).resolve())
+    return value
