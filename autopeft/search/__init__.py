@@ -1,0 +1,1 @@
+"""The search: samplers, the study that is the only state, and the Pareto front."""

@@ -1,0 +1,138 @@
+"""Any Optuna sampler, kept within a budget and off candidates that the study already has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from autopeft.budget import Budget
+from autopeft.search.samplers import sampler_from
+from autopeft.space import Point, SearchSpace
+
+#: How often a proposal that the study already has is moved before it is let through.
+MOVES = 32
+
+
+class BudgetedSampler(BaseSampler):
+    """The inner sampler's proposal, repaired into the budget and moved off known candidates.
+
+    Rejecting what breaks the budget does not work (next to no uniform sample fits), so a proposal is repaired, and the
+    repaired point is the trial's own parameters: the inner sampler learns from what was trained. The trial's user
+    attributes `repaired` and `key` (of the candidate) are written here.
+
+    Nothing is kept between proposals: each asks a fresh inner sampler, `inner(seed of the proposal)`, so a resumed
+    study goes on with what the killed one would have proposed.
+    """
+
+    def __init__(self, space: SearchSpace, budget: Budget, inner: Callable[[int], BaseSampler], seed: int = 0) -> None:
+        budget.check_feasible(space)
+        self._space, self._budget, self._make, self._seed = space, budget, inner, seed
+        self._distributions = space.distributions()
+
+    @classmethod
+    def for_space(
+        cls, space: SearchSpace, budget: Budget, sampler: str | Mapping[str, Any] = "tpe", seed: int | None = None
+    ) -> Self:
+        """For one's own study: `optuna.create_study(sampler=BudgetedSampler.for_space(space, budget, "tpe"))`.
+
+        The objective starts with `candidate = space.suggest(trial)`. `seed` goes before the one in `sampler`.
+        """
+        plugin = sampler_from(sampler)
+        return cls(space, budget, plugin.make, plugin.seed if seed is None else seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole box, from the first trial on."""
+        return dict(self._distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A point of the space within the budget."""
+        inner, rng = self._inner(trial), self._rng(trial)
+        drawn = inner.sample_relative(study, trial, search_space)
+        for name, distribution in search_space.items():
+            # A sampler leaves out what it draws alone: all of it at the start, mutated genes of NSGA-II.
+            if name not in drawn:
+                drawn[name] = inner.sample_independent(study, trial, name, distribution)
+        point, repaired = self._budget.repair(self._space, drawn, rng)
+        point, moved = self._unseen(point, _known_keys(study, trial, self._space), rng)
+        self._annotate(study, trial, point, repaired or moved)
+        return point
+
+    def _annotate(self, study: Study, trial: FrozenTrial, point: Point, repaired: bool) -> None:
+        """Write the trial's key; what was enqueued by hand goes before the proposal, as Optuna has it."""
+        enqueued = trial.system_attrs.get("fixed_params", {})
+        chosen = {name: enqueued.get(name, value) for name, value in point.items()}
+        attributes = {"repaired": repaired and chosen == point, "key": self._space.decode(chosen).key}
+        # Samplers get a frozen trial: the storage is how Optuna's own ones write to it.
+        for name, value in attributes.items():
+            study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter of the objective that is not in the space: left to the inner sampler."""
+        return self._inner(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Nothing to do: every proposal has a seed of its own, from the trial's number."""
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Passed on."""
+        self._inner(trial).before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Passed on."""
+        self._inner(trial).after_trial(study, trial, state, values)
+
+    def _inner(self, trial: FrozenTrial) -> BaseSampler:
+        return self._make(int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0]))
+
+    def _rng(self, trial: FrozenTrial) -> np.random.Generator:
+        # One number more than the inner sampler's seed sequence, so that the two streams differ.
+        return np.random.default_rng([self._seed, trial.number, 1])
+
+    def _unseen(
+        self, point: dict[str, int | float], known: set[str], rng: np.random.Generator
+    ) -> tuple[dict[str, int | float], bool]:
+        """(A point near `point` whose candidate is new, whether the budget changed it on the way).
+
+        One more dimension is drawn anew every fourth move, and the last half of the moves are uniform points; when all
+        of them are known, the point itself is let through.
+        """
+        near, changed = point, False
+        for move in range(MOVES):
+            if self._space.decode(near).key not in known:
+                return near, changed
+            fresh = self._space.random_point(rng)
+            names = [d.name for d in self._space.dimensions]
+            if move < MOVES // 2:
+                names = [names[i] for i in rng.permutation(len(names))[: 1 + move // 4]]
+            near, changed = self._budget.repair(self._space, point | {n: fresh[n] for n in names}, rng)
+        return point, False
+
+
+def _known_keys(study: Study, trial: FrozenTrial, space: SearchSpace) -> set[str]:
+    """Keys of the candidates of all other trials, running and failed ones included."""
+    keys = set()
+    for other in study.get_trials(deepcopy=False):
+        if other.number == trial.number:
+            continue
+        if "key" in other.user_attrs:
+            keys.add(other.user_attrs["key"])
+        elif point := _point_of(other.params, space):
+            # A trial that was enqueued or added by hand.
+            keys.add(space.decode(point).key)
+    return keys
+
+
+def _point_of(params: Mapping[str, Any], space: SearchSpace) -> Point | None:
+    """The part of a trial's parameters that is a point of the space; None when it is not whole."""
+    names = [d.name for d in space.dimensions if d.name in params and d.contains(params[d.name])]
+    return {name: params[name] for name in names} if len(names) == len(space.dimensions) else None

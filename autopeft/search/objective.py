@@ -1,0 +1,32 @@
+"""What a search makes large or small."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from autopeft.config import Strict
+from autopeft.costs import COSTS
+
+_ERRORS = ("loss", "mse", "rmse", "mae", "perplexity")
+
+
+class Objective(Strict):
+    """A metric of the task or a cost, and which way is better."""
+
+    metric: str
+    direction: Literal["max", "min"]
+
+    @classmethod
+    def of(cls, metric: str) -> Self:
+        """With the usual direction: costs and errors small, scores large."""
+        small = metric in COSTS.names() or metric in _ERRORS
+        return cls(metric=metric, direction="min" if small else "max")
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether it is known before training."""
+        return self.metric in COSTS.names()
+
+    def loss(self, value: float) -> float:
+        """The value turned so that less is better."""
+        return value if self.direction == "min" else -value

@@ -1,0 +1,32 @@
+"""What a sampler plug-in is: options as they stand in a YAML, and the Optuna sampler that they make."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from autopeft.config import Strict
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+class SamplerPlugin(Strict):
+    """Options of one Optuna sampler.
+
+    Invariants (held for every plug-in by the conformance suite): a sampler that `make` returns keeps nothing between
+    two proposals that is not in the study, so a fresh one with the same seed proposes the same; it goes on after failed
+    trials, and with other trials still running.
+    """
+
+    name: ClassVar[str]
+    #: One line for `autopeft list samplers`.
+    description: ClassVar[str]
+
+    seed: int = Field(0, ge=0)
+
+    @abstractmethod
+    def make(self, seed: int) -> BaseSampler:
+        """A fresh Optuna sampler; `seed` is the proposal's own, drawn from the field `seed` and the trial's number."""

@@ -1,0 +1,27 @@
+"""Gaussian processes and expected hypervolume improvement. Daulton et al. 2020, equation 1; needs torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from autopeft.search.samplers._base import SamplerPlugin
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+class GPPlugin(SamplerPlugin):
+    """`startup` uniform trials first; then a Gaussian process an objective. Slow above about 30 dimensions."""
+
+    name: ClassVar[str] = "gp"
+    description: ClassVar[str] = "Gaussian processes with expected hypervolume improvement (Daulton 2020)"
+
+    startup: int = Field(10, ge=1)
+
+    def make(self, seed: int) -> BaseSampler:
+        """Optuna's `GPSampler`."""
+        from optuna.samplers import GPSampler
+
+        return GPSampler(seed=seed, n_startup_trials=self.startup, warn_independent_sampling=False)

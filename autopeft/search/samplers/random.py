@@ -1,0 +1,23 @@
+"""Uniform sampling: the baseline, and what the others start with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from autopeft.search.samplers._base import SamplerPlugin
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+class RandomPlugin(SamplerPlugin):
+    """Every dimension uniform on its own scale."""
+
+    name: ClassVar[str] = "random"
+    description: ClassVar[str] = "uniform over the space (Bergstra and Bengio 2012)"
+
+    def make(self, seed: int) -> BaseSampler:
+        """Optuna's `RandomSampler`."""
+        from optuna.samplers import RandomSampler
+
+        return RandomSampler(seed=seed)

@@ -1,0 +1,232 @@
+"""The study: proposals and evaluations in one SQLite file, which is all the state that a search has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from autopeft.budget import Budget
+from autopeft.candidate import Candidate, Evaluation
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import canonical_json
+from autopeft.search.budgeted import BudgetedSampler
+from autopeft.search.objective import Objective
+from autopeft.search.samplers import sampler_from
+from autopeft.space import SearchSpace
+
+#: The file in the folder of a run, and the study's name in it.
+FILE, NAME = "study.db", "autopeft"
+_PARTS = ("candidate", "metrics", "curve", "seed", "seconds", "status", "error")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate to be evaluated under the trial's number."""
+
+    number: int
+    candidate: Candidate
+    repaired: bool
+
+
+class Study:
+    """Ask and tell over an Optuna study in `<run>/study.db`.
+
+    Invariants: a proposal is stored before it is handed out, and an evaluation before its trial is finished, so a
+    killed run loses nothing: its open proposals are `pending`, under their numbers. With equal evaluations, a resumed
+    study proposes what an undisturbed one would have. One process asks; any number may read.
+    """
+
+    def __init__(self, study: optuna.Study, space: SearchSpace, objectives: Sequence[Objective]) -> None:
+        self._study, self._space, self.objectives = study, space, tuple(objectives)
+        self._asked: set[int] = set()
+        self._read: dict[int, Evaluation] = {}
+        # Killed in the middle of `ask`: proposals of which nobody knows; `ask` ends them before it opens another.
+        running = self._trials(TrialState.RUNNING)
+        self._half_asked = [t for t in running if set(t.params) != {d.name for d in space.dimensions}]
+
+    @classmethod
+    def open(
+        cls,
+        run: Path,
+        space: SearchSpace,
+        budget: Budget,
+        objectives: Sequence[Objective],
+        sampler: str | Mapping[str, Any] = "tpe",
+        fingerprint: str = "",
+    ) -> Self:
+        """The study of a run's folder, made when it is not there.
+
+        `fingerprint` stands for all other settings that evaluations depend on. `AutopeftError` when the folder holds a
+        study of other settings, and for a budget or a sampler that can't be.
+        """
+        if not objectives:
+            raise AutopeftError("objectives: needs at least one")
+        plugin = sampler_from(sampler)
+        header = {
+            "objectives": [o.model_dump() for o in objectives],
+            "budget": dict(budget.limits),
+            "length": budget.length,
+            "space": space.to_json(),
+            "sampler": {"name": plugin.name, **plugin.model_dump()},
+            "fingerprint": fingerprint,
+        }
+        wrapped = BudgetedSampler(space, budget, plugin.make, plugin.seed)
+        run.mkdir(parents=True, exist_ok=True)
+        study = _load_or_create(run / FILE, wrapped, objectives)
+        _agree(study, header, run)
+        return cls(study, space, objectives)
+
+    def ask(self) -> Proposal:
+        """The next candidate to evaluate."""
+        if self._half_asked:
+            half = self._half_asked.pop(0)
+            trial = Trial(self._study, half._trial_id)
+        else:
+            trial = self._study.ask()
+        candidate = self._space.suggest(trial)
+        self._asked.add(trial.number)
+        # `trial` does not know what the sampler has written to the storage.
+        written = next(t for t in self._trials(TrialState.RUNNING) if t.number == trial.number)
+        return Proposal(trial.number, candidate, bool(written.user_attrs.get("repaired", False)))
+
+    def pending(self) -> list[Proposal]:
+        """Proposals of a killed run that have no evaluation yet, to be evaluated under their numbers."""
+        half = {t.number for t in self._half_asked}
+        return [
+            Proposal(t.number, self._space.decode(t.params), bool(t.user_attrs.get("repaired", False)))
+            for t in self._trials(TrialState.RUNNING)
+            if t.number not in half and t.number not in self._asked
+        ]
+
+    def tell(self, evaluation: Evaluation) -> Evaluation:
+        """Store an evaluation and finish its trial; what was stored.
+
+        An evaluation whose objective is missing or not finite is stored as failed. `AutopeftError` when the trial was
+        never asked for, or is finished.
+        """
+        evaluation = self._checked(evaluation)
+        trial = self._running(evaluation.number)
+        data = evaluation.to_json()
+        for part in _PARTS:
+            if data[part] is not None:
+                trial.set_user_attr(part, data[part])
+        if evaluation.status == "done":
+            self._study.tell(trial, [float(evaluation.metrics[o.metric]) for o in self.objectives])
+        else:
+            self._study.tell(trial, state=TrialState.FAIL)
+        self._asked.discard(evaluation.number)
+        return evaluation
+
+    def evaluations(self) -> list[Evaluation]:
+        """The finished ones, in the order of their numbers."""
+        return _evaluations(self._study, self._read)
+
+    @property
+    def finished(self) -> int:
+        """How many evaluations there are, done and failed."""
+        return sum("status" in t.user_attrs for t in self._trials(TrialState.COMPLETE, TrialState.FAIL))
+
+    def annotate(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Add metrics (test scores) to a finished evaluation."""
+        # Optuna does not change finished trials, so these stand beside them.
+        known = self._study.user_attrs.get(_note(number), {})
+        self._study.set_user_attr(_note(number), {**known, **metrics})
+
+    @staticmethod
+    def read(run: Path) -> list[Evaluation]:
+        """The evaluations of a run's folder; nothing but the file is needed."""
+        return _evaluations(_load(run), {})
+
+    @staticmethod
+    def read_header(run: Path) -> dict[str, Any]:
+        """What the study was opened with: `objectives`, `budget`, `length`, `space`, `sampler`, `fingerprint`."""
+        return dict(_load(run).user_attrs["header"])
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states)
+
+    def _running(self, number: int) -> Trial:
+        for trial in self._trials(TrialState.RUNNING):
+            if trial.number == number:
+                return Trial(self._study, trial._trial_id)
+        raise AutopeftError(f"study: trial {number} was not asked for, or has been told already")
+
+    def _checked(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation, as failed when an objective is missing or not finite."""
+        if evaluation.status == "failed":
+            return evaluation
+        for objective in self.objectives:
+            value = evaluation.metrics.get(objective.metric, math.nan)
+            if not math.isfinite(value):
+                return replace(evaluation, status="failed", error=f"{objective.metric} is {value}")
+        return evaluation
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    # Optuna tells of every study and trial on the console; that is the command line's to do.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # A reader may hold the file for a moment.
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def _load_or_create(path: Path, sampler: BudgetedSampler, objectives: Sequence[Objective]) -> optuna.Study:
+    storage = _storage(path)
+    if any(s.study_name == NAME for s in optuna.get_all_study_summaries(storage, include_best_trial=False)):
+        return optuna.load_study(study_name=NAME, storage=storage, sampler=sampler)
+    directions = [StudyDirection.MAXIMIZE if o.direction == "max" else StudyDirection.MINIMIZE for o in objectives]
+    return optuna.create_study(study_name=NAME, storage=storage, sampler=sampler, directions=directions)
+
+
+def _load(run: Path) -> optuna.Study:
+    """The study of a folder, to read."""
+    if not (run / FILE).is_file():
+        raise AutopeftError(f"{run}: no study here (there is no {FILE})")
+    try:
+        # Any sampler that is cheap to make: it is not asked.
+        return optuna.load_study(study_name=NAME, storage=_storage(run / FILE), sampler=optuna.samplers.RandomSampler())
+    except (KeyError, SQLAlchemyError) as error:
+        raise AutopeftError(f"{run / FILE}: not a study of autopeft ({type(error).__name__})") from error
+
+
+def _agree(study: optuna.Study, header: Mapping[str, Any], run: Path) -> None:
+    """Write the header into a new study; `AutopeftError` when it is not that of an old one."""
+    known = study.user_attrs.get("header")
+    if known is None:
+        study.set_user_attr("header", header)
+        return
+    differ = [key for key, value in header.items() if canonical_json(known.get(key)) != canonical_json(value)]
+    if differ:
+        raise AutopeftError(
+            f"{run}: holds a search of other settings ({', '.join(differ)}); go on with those, or use a new folder"
+        )
+
+
+def _evaluations(study: optuna.Study, read: dict[int, Evaluation]) -> list[Evaluation]:
+    """The finished evaluations; `read` keeps them, without what was added later, from call to call."""
+    notes = study.user_attrs
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        # A trial without a status is not of our making (added by hand, or ended by a dashboard).
+        if trial.number not in read and "status" in trial.user_attrs:
+            read[trial.number] = _evaluation(trial)
+    return [
+        replace(e, metrics={**e.metrics, **notes[_note(n)]}) if _note(n) in notes else e
+        for n, e in sorted(read.items())
+    ]
+
+
+def _evaluation(trial: FrozenTrial) -> Evaluation:
+    parts = {part: trial.user_attrs.get(part) for part in _PARTS}
+    repaired = bool(trial.user_attrs.get("repaired", False))
+    return Evaluation.from_json({**parts, "number": trial.number, "repaired": repaired})
+
+
+def _note(number: int) -> str:
+    return f"metrics of trial {number}"
