@@ -1,4 +1,4 @@
-"""Gaussian processes and expected hypervolume improvement. Daulton et al. 2020, equation 1; needs torch."""
+"""Gaussian processes and expected hypervolume improvement. Daulton et al. 2020; needs torch."""
 
 from __future__ import annotations
 

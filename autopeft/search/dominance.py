@@ -1,0 +1,42 @@
+"""Non-dominated vectors and the volume that they dominate. Losses: less is better in every column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Losses = Sequence[Sequence[float]] | np.ndarray
+
+
+def non_dominated(losses: Losses) -> np.ndarray:
+    """Which of the rows [N, M] no other row dominates (is nowhere larger and somewhere smaller): booleans [N].
+
+    A row with a NaN is dominated, and dominates nothing; equal rows do not dominate each other.
+    """
+    rows = np.asarray(losses, dtype=float)
+    if not len(rows):
+        return np.zeros(0, dtype=bool)
+    rows = np.where(np.isnan(rows).any(axis=1, keepdims=True), np.inf, rows)
+    no_more = (rows[:, None] <= rows[None]).all(axis=2)
+    less = (rows[:, None] < rows[None]).any(axis=2)
+    return ~(no_more & less).any(axis=0) & np.isfinite(rows).all(axis=1)
+
+
+def hypervolume(losses: Losses, reference: Sequence[float]) -> float:
+    """The volume between the reference [M] and the rows [N, M]; rows that are not below the reference add nothing.
+
+    Exact, by slices along the last column (HSO; While et al. 2006): meant for fronts of tens of points.
+    """
+    rows, corner = np.asarray(losses, dtype=float), np.asarray(reference, dtype=float)
+    return _sliced(rows[(rows < corner).all(axis=1)], corner) if len(rows) else 0.0
+
+
+def _sliced(rows: np.ndarray, corner: np.ndarray) -> float:
+    if not len(rows):
+        return 0.0
+    if len(corner) == 1:
+        return float(corner[0] - rows[:, 0].min())
+    rows = rows[np.argsort(rows[:, -1], kind="stable")]
+    depths = np.diff(np.append(rows[:, -1], corner[-1]))
+    return sum(float(depth) * _sliced(rows[: i + 1, :-1], corner[:-1]) for i, depth in enumerate(depths) if depth > 0)

@@ -1,0 +1,216 @@
+"""The Pareto front of a search: what is worth taking home."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from autopeft.candidate import Candidate, Evaluation
+from autopeft.errors import AutopeftError
+from autopeft.search.dominance import hypervolume, non_dominated
+from autopeft.search.objective import Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+
+class ParetoFront:
+    """The non-dominated evaluations under a budget, cheapest first.
+
+    `evaluations` are all that were given; `done` those that count: done, with a finite value for every objective (NaN
+    is dominated), within the limits. `points` are the non-dominated ones of these; of equal objective vectors the one
+    with the smallest key stands for all. They are sorted by the first cost (else the first objective), then by key.
+    With one objective the front is the best evaluation.
+    """
+
+    def __init__(
+        self,
+        evaluations: Iterable[Evaluation],
+        objectives: Sequence[Objective],
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
+        if not objectives:
+            raise AutopeftError("front: needs at least one objective")
+        self.evaluations, self.objectives, self.limits = tuple(evaluations), tuple(objectives), dict(limits or {})
+        costs = [o for o in objectives if o.is_cost]
+        scores = [o for o in objectives if not o.is_cost]
+        #: The first cost among the objectives, if any; and what is looked for, the first score.
+        self.cost = costs[0] if costs else None
+        self.score = scores[0] if scores else objectives[0]
+        self.done = tuple(e for e in self.evaluations if self._counts(e))
+        self.points = self._front()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The front that `to_json` wrote; of dominated evaluations it knows nothing."""
+        points = [
+            Evaluation(Candidate.from_json(point), "done", dict(point["metrics"]), number=i)
+            for i, point in enumerate(data["points"])
+        ]
+        return cls(points, [Objective(**objective) for objective in data["objectives"]], data["budget"])
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"objectives": [...], "budget": {...}, "points": [{"key", "metrics", "hybrid", "training"}, ...]}`."""
+        points = [{"key": e.key, "metrics": dict(e.metrics), **e.candidate.to_json()} for e in self.points]
+        return {
+            "objectives": [o.model_dump() for o in self.objectives],
+            "budget": self.limits,
+            "points": points,
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a point: key, metrics and costs, training hyper-parameters, the hybrid in words."""
+        from autopeft.search.tables import frame
+
+        return frame(self)
+
+    def to_markdown(self) -> str:
+        """A table of the points for people: objectives, test scores, training, the hybrid in words."""
+        from autopeft.search.tables import markdown
+
+        return markdown(self)
+
+    def reference(self) -> dict[str, float]:
+        """The corner of the hypervolume: for a cost its limit, for a score 0; the worst value seen where neither is.
+
+        That is for a cost without a limit, for a metric that is made small, and for a score below 0.
+        """
+        corner = {}
+        for o in self.objectives:
+            worst = max((o.loss(e.metrics[o.metric]) for e in self.done), default=0.0)
+            corner[o.metric] = o.loss(worst) if o.direction == "min" else min(0.0, o.loss(worst))
+            if o.metric in self.limits:
+                corner[o.metric] = self.limits[o.metric]
+        return corner
+
+    def hypervolume(self, reference: Mapping[str, float] | None = None, relative: bool = False) -> float:
+        """The volume that the front dominates, up to `reference` (by metric; `reference()` when None).
+
+        `relative` divides by the costs of the reference: with a score and a cost that is the mean, over all limits from
+        0 to the reference's cost, of the best score under the limit.
+        """
+        corner = self._corner(reference)
+        return hypervolume([self._losses(e) for e in self.points], corner) / self._scale(corner, relative)
+
+    def hypervolume_curve(
+        self,
+        evaluations: Iterable[Evaluation] | None = None,
+        reference: Mapping[str, float] | None = None,
+        relative: bool = False,
+    ) -> list[float]:
+        """The hypervolume after each of `evaluations` (default: the front's own), in their order; one reference."""
+        corner = self._corner(reference)
+        scale, front, curve, volume = self._scale(corner, relative), np.empty((0, len(corner))), [], 0.0
+        for evaluation in self.evaluations if evaluations is None else evaluations:
+            if self._counts(evaluation):
+                front = np.vstack([front, self._losses(evaluation)])
+                front = front[non_dominated(front)]
+                volume = hypervolume(front, corner) / scale
+            curve.append(volume)
+        return curve
+
+    def best(self, limits: Mapping[str, float] | None = None) -> Evaluation:
+        """The best score within `limits` (by cost) of all `done`; ties go by the other objectives, then by key."""
+        ordered = [self.score, *(o for o in self.objectives if o is not self.score)]
+        return min(
+            _within(self.done, limits or {}),
+            key=lambda e: ([o.loss(e.metrics[o.metric]) for o in ordered], e.key),
+        )
+
+    def knee(self, limits: Mapping[str, float] | None = None) -> Evaluation:
+        """The point farthest from the chord between the cheapest and the best point of the front, both axes scaled to
+        0..1 (Das 1999): where more cost stops to pay. The best one when there are fewer than three points or no cost.
+        """
+        points = _within(self.points, limits or {})
+        if self.cost is None or len(points) < 3:
+            return self.best(limits)
+        return points[_knee([self._losses(e) for e in points], *map(self.objectives.index, (self.cost, self.score)))]
+
+    def pick(self, which: str, max_params: int | None = None) -> Evaluation:
+        """`best`, `knee`, a key or the beginning of one; `max_params` limits the trainable parameters."""
+        limits = {} if max_params is None else {"trainable_params": max_params}
+        if which == "best":
+            return self.best(limits)
+        if which == "knee":
+            return self.knee(limits)
+        # The front first: the beginning of a key may be unique there only.
+        for pool in (self.points, self.done):
+            found = {e.key: e for e in pool if which and e.key.startswith(which)}
+            if len(found) > 1:
+                raise AutopeftError(f"'{which}' is not unique: {', '.join(sorted(found))}")
+            if found:
+                return _within(tuple(found.values()), limits)[0]
+        keys = ", ".join(e.key for e in self.points)
+        raise AutopeftError(f"no point '{which}'; give 'best', 'knee' or a key of the front: {keys or '(none)'}")
+
+    def plot(self) -> Figure:
+        """The front and the dominated evaluations, as an interactive figure."""
+        from autopeft.search.plots import front_figure
+
+        return front_figure(self)
+
+    def still(self, path: Path) -> None:
+        """The same as a PNG file; no browser is needed."""
+        from autopeft.search.plots import save_front
+
+        save_front(self, path)
+
+    def _counts(self, evaluation: Evaluation) -> bool:
+        metrics = evaluation.metrics
+        finite = all(math.isfinite(metrics.get(o.metric, math.nan)) for o in self.objectives)
+        fits = all(metrics.get(name, 0) <= limit for name, limit in self.limits.items())
+        return evaluation.status == "done" and finite and fits
+
+    def _front(self) -> tuple[Evaluation, ...]:
+        if not self.done:
+            return ()
+        kept = non_dominated([self._losses(e) for e in self.done])
+        chosen: dict[tuple[float, ...], Evaluation] = {}
+        for e in sorted((e for e, k in zip(self.done, kept, strict=True) if k), key=lambda e: (e.key, e.number)):
+            chosen.setdefault(self._losses(e), e)
+        first = self.cost or self.objectives[0]
+        return tuple(sorted(chosen.values(), key=lambda e: (first.loss(e.metrics[first.metric]), e.key)))
+
+    def _losses(self, evaluation: Evaluation) -> tuple[float, ...]:
+        return tuple(o.loss(evaluation.metrics[o.metric]) for o in self.objectives)
+
+    def _corner(self, reference: Mapping[str, float] | None) -> list[float]:
+        corner = self.reference() | dict(reference or {})
+        return [o.loss(corner[o.metric]) for o in self.objectives]
+
+    def _scale(self, corner: Sequence[float], relative: bool) -> float:
+        sides = [c for o, c in zip(self.objectives, corner, strict=True) if o.is_cost and c > 0]
+        return math.prod(sides) if relative else 1.0
+
+
+def _within(pool: Sequence[Evaluation], limits: Mapping[str, float]) -> list[Evaluation]:
+    """Those of the pool that meet the limits; `AutopeftError` says what the least is when none does."""
+    if not pool:
+        raise AutopeftError("front: empty, there is no finished evaluation within the budget")
+    for name, limit in limits.items():
+        known = [e.metrics[name] for e in pool if name in e.metrics]
+        if not known:
+            raise AutopeftError(f"front: the evaluations have no metric '{name}' to be limited")
+        if min(known) > limit:
+            raise AutopeftError(f"front: nothing has {name} <= {limit:,}; the least is {min(known):,}")
+    chosen = [e for e in pool if all(e.metrics.get(n, math.inf) <= limit for n, limit in limits.items())]
+    if not chosen:
+        raise AutopeftError(f"front: nothing meets all of {dict(limits)}")
+    return chosen
+
+
+def _knee(losses: Sequence[Sequence[float]], cost: int, score: int) -> int:
+    """The row of the knee; `cost` and `score` are columns."""
+    table = np.asarray(losses, dtype=float)
+    # On unit axes the chord runs from (0, 0) to (1, 1), and the distance to it is (score - cost) / sqrt(2).
+    return int(np.argmax(_unit(-table[:, score]) - _unit(table[:, cost])))
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Scaled to 0..1; zeros when all are equal."""
+    return (values - values.min()) / (np.ptp(values) or 1.0)
