@@ -1,0 +1,164 @@
+"""Tiny random models of every family, and what tests do with them.
+
+Shapes: N sequences, L tokens, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    RobertaConfig,
+)
+
+from autopeft.attach import Banks
+from autopeft.hybrid import Hybrid
+from autopeft.methods import METHODS, Method
+from autopeft.methods._bank import Bank
+
+# One thread is the fastest for matrices of this size, and sums in the same order everywhere.
+torch.set_num_threads(1)
+
+LAYERS, HIDDEN, HEADS, FFN, VOCAB, LABELS = 3, 32, 4, 48, 99, 3
+
+_BERT = {
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": FFN,
+    "max_position_embeddings": 64,
+}
+_DISTILBERT = {
+    "vocab_size": VOCAB,
+    "dim": HIDDEN,
+    "n_layers": LAYERS,
+    "n_heads": HEADS,
+    "hidden_dim": FFN,
+    "pad_token_id": 0,
+}
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_GPT2 = _SPECIAL | {
+    "vocab_size": VOCAB,
+    "n_embd": HIDDEN,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_inner": FFN,
+    "n_positions": 64,
+}
+_LLAMA = _BERT | _SPECIAL | {"num_key_value_heads": 2}
+
+#: A configuration by family: all that `autopeft.anatomy` knows, held by a test.
+CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
+    "bert": lambda **o: BertConfig(**_BERT | {"pad_token_id": 0} | o),
+    "roberta": lambda **o: RobertaConfig(**_BERT | {"pad_token_id": 1} | o),
+    "electra": lambda **o: ElectraConfig(**_BERT | {"pad_token_id": 0, "embedding_size": 16} | o),
+    "distilbert": lambda **o: DistilBertConfig(**_DISTILBERT | o),
+    "gpt2": lambda **o: GPT2Config(**_GPT2 | o),
+    "llama": lambda **o: LlamaConfig(**_LLAMA | o),
+    "qwen2": lambda **o: Qwen2Config(**_LLAMA | o),
+    "qwen3": lambda **o: Qwen3Config(**_LLAMA | {"head_dim": 16} | o),
+}
+FAMILIES = list(CONFIGS)
+CAUSAL = ["gpt2", "llama", "qwen2", "qwen3"]
+METHOD_NAMES = METHODS.names()
+
+
+def classifier(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
+    """A sequence classifier with all weights random, in evaluation mode."""
+    config = CONFIGS[family](num_labels=LABELS, **options)
+    return randomise(AutoModelForSequenceClassification.from_config(config), seed)
+
+
+def base_model(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
+    """The same without a head (and without BERT's pooler)."""
+    config = CONFIGS[family](**options)
+    pooler = {"add_pooling_layer": False} if family in ("bert", "roberta") else {}
+    return randomise(AutoModel.from_config(config, **pooler), seed)
+
+
+@torch.no_grad()
+def randomise(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Draw every weight: transformers' own are so small that attention is nearly uniform, and biases are zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        norm = parameter.dim() == 1 and name.endswith("weight")
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2 + norm)
+    return model.eval()
+
+
+@torch.no_grad()
+def perturb(module: nn.Module, seed: int = 1, scale: float = 0.3) -> None:
+    """Add noise to all parameters, each from a generator of its own."""
+    for i, parameter in enumerate(module.parameters()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1000 * seed + i))
+        parameter.add_(noise * scale)
+
+
+def tokens(sequences: int = 4, length: int = 7, seed: int = 0) -> torch.Tensor:
+    """Token ids [N, L] without padding or special tokens."""
+    return torch.randint(5, VOCAB, (sequences, length), generator=torch.Generator().manual_seed(seed))
+
+
+def right_padded(model: PreTrainedModel, lengths: Sequence[int], extra: int = 0, seed: int = 0) -> dict[str, Any]:
+    """Inputs [N, max(lengths) + extra] padded on the right, with their mask."""
+    ids = tokens(len(lengths), max(lengths) + extra, seed)
+    mask = (torch.arange(ids.shape[1])[None] < torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": torch.where(mask.bool(), ids, model.config.pad_token_id), "attention_mask": mask}
+
+
+def make(name: str, size: int = 3, **options: Any) -> Method:
+    """The registered method of that size at all its sites; nothing else is assumed of it."""
+    cls = METHODS.get(name)
+    return cls(**{cls.size: size, "sites": cls.allowed_sites} | options)
+
+
+def everywhere(*methods: Method) -> Hybrid:
+    """The methods in every layer."""
+    return Hybrid.uniform(LAYERS, *methods)
+
+
+def bank_parts(banks: Banks) -> list[tuple[str, Bank]]:
+    """All banks with their names."""
+    return [(name, module) for name, module in banks.named_modules() if isinstance(module, Bank)]
+
+
+def own_gradients(banks: Banks, candidate: int = 0) -> dict[str, torch.Tensor]:
+    """One candidate's gradients at its own sizes, named like `Banks.weights`."""
+    found = {}
+    for name, bank in bank_parts(banks):
+        for part, size in bank.sizes[candidate].items():
+            grad = getattr(bank, part).grad
+            assert grad is not None, f"{name}.{part} has no gradient"
+            found[f"{name}.{part}"] = grad[(candidate, *(slice(0, s) for s in size))]
+    return found
+
+
+@st.composite
+def hybrids(draw: st.DrawFn, layers: int = LAYERS, max_size: int = 4) -> Hybrid:
+    """Hybrids of any registered methods, drawn over sizes and sites; sizes of 0 and empty layers included."""
+    return Hybrid(tuple(tuple(draw(_layer(max_size))) for _ in range(layers)))
+
+
+@st.composite
+def _layer(draw: st.DrawFn, max_size: int) -> list[Method]:
+    chosen = []
+    for name in draw(st.lists(st.sampled_from(METHOD_NAMES), unique=True)):
+        sites = draw(st.lists(st.sampled_from(METHODS.get(name).allowed_sites), min_size=1, unique=True))
+        chosen.append(make(name, draw(st.integers(0, max_size)), sites=tuple(sites)))
+    return chosen
