@@ -115,9 +115,9 @@ def tokens(sequences: int = 4, length: int = 7, seed: int = 0) -> torch.Tensor:
     return torch.randint(5, VOCAB, (sequences, length), generator=torch.Generator().manual_seed(seed))
 
 
-def right_padded(model: PreTrainedModel, lengths: Sequence[int], extra: int = 0, seed: int = 0) -> dict[str, Any]:
-    """Inputs [N, max(lengths) + extra] padded on the right, with their mask."""
-    ids = tokens(len(lengths), max(lengths) + extra, seed)
+def right_padded(model: PreTrainedModel, lengths: Sequence[int], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Inputs [N, max(lengths)] padded on the right, with their mask."""
+    ids = tokens(len(lengths), max(lengths), seed)
     mask = (torch.arange(ids.shape[1])[None] < torch.tensor(lengths)[:, None]).long()
     return {"input_ids": torch.where(mask.bool(), ids, model.config.pad_token_id), "attention_mask": mask}
 
