@@ -1,0 +1,45 @@
+"""autopeft: which parameter-efficient fine-tuning methods to put in which layers, at which size, under a budget.
+
+Names are imported when they are first used, so that `import autopeft` is quick. With `peft` already imported (or
+imported later) the PEFT type AUTOPEFT is registered: exported hybrids load with `PeftModel.from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from autopeft.on_import import after_import
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "search": "autopeft.launch",
+    "export": "autopeft.result",
+    "evaluate": "autopeft.result",
+    "SearchResult": "autopeft.result",
+    "Experiment": "autopeft.experiment",
+    "Hybrid": "autopeft.hybrid",
+    "Candidate": "autopeft.candidate",
+    "Evaluation": "autopeft.candidate",
+    "SearchSpace": "autopeft.space",
+    "Budget": "autopeft.budget",
+    "BudgetedSampler": "autopeft.search.budgeted",
+    "ParetoFront": "autopeft.search.front",
+    "HybridConfig": "autopeft.peft_tuner",
+    "attach": "autopeft.attach",
+    "model_shape": "autopeft.anatomy",
+    "AutopeftError": "autopeft.errors",
+}
+
+__all__ = ["__version__", *sorted(_NAMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'autopeft' has no attribute '{name}'")
+    return getattr(importlib.import_module(_NAMES[name]), name)
+
+
+# PEFT's import brings torch, so the type is registered when PEFT comes, not before.
+after_import("peft", lambda: importlib.import_module("autopeft.peft_tuner"))

@@ -83,6 +83,16 @@ class Hybrid:
                 groups.setdefault(f"{m.name} {m.size_value}{sites}", []).append(i)
         return "; ".join(f"{what} in {_ranges(where)}" for what, where in groups.items()) or "head only"
 
+    def summary(self) -> str:
+        """A shorter line, for tables: `lora 2-8 in 4, prefix 4 in 1` (sizes, and in how many layers)."""
+        sizes: dict[str, list[int]] = {}
+        for methods in self.layers:
+            for m in methods:
+                sizes.setdefault(m.name, []).append(m.size_value)
+        spans = {name: f"{min(v)}-{max(v)}" if min(v) < max(v) else str(v[0]) for name, v in sizes.items()}
+        where = {name: sum(any(m.name == name for m in methods) for methods in self.layers) for name in sizes}
+        return ", ".join(f"{name} {spans[name]} in {where[name]}" for name in sizes) or "head only"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads back to an equal hybrid."""
         return {"layers": [[m.to_json() for m in methods] for methods in self.layers]}

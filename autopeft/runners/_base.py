@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from autopeft.candidate import Candidate
@@ -28,6 +29,11 @@ class Runner(Strict):
     def parallel(self) -> int:
         """How many candidates are trained at once."""
         return 1
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Keeps what the runner needs up for `run` and `score_on_test` inside."""
+        yield
 
     @abstractmethod
     def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop) -> None:

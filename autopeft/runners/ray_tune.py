@@ -41,17 +41,18 @@ class RayTune(Runner):
 
     def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop) -> None:
         """`Tuner.fit` over the loop."""
-        with self._cluster():
+        with self.session():
             from ray import tune
 
-            from autopeft.runners._tune import CandidateTrainable, searcher
+            from autopeft.runners._tune import AskTell, CandidateTrainable
 
+            searcher = AskTell(loop)
             trainable = tune.with_parameters(CandidateTrainable, spec=self._threaded(spec), task=task)
             with tempfile.TemporaryDirectory(prefix="autopeft-tune-") as scratch:
                 tuner = tune.Tuner(
                     tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
                     tune_config=tune.TuneConfig(
-                        search_alg=searcher(loop, self.workers),
+                        search_alg=searcher.limited(self.workers),
                         num_samples=-1,
                         reuse_actors=True,
                         trial_dirname_creator=lambda trial: str(trial.trial_id),
@@ -62,6 +63,8 @@ class RayTune(Runner):
                     ),
                 )
                 tuner.fit()
+            if searcher.error is not None:
+                raise searcher.error
 
     def score_on_test(
         self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]
@@ -69,7 +72,7 @@ class RayTune(Runner):
         """One task a worker, over equal shares of the candidates."""
         if not candidates:
             return []
-        with self._cluster():
+        with self.session():
             import ray
 
             from autopeft.engine.report import score_on_test
@@ -85,7 +88,7 @@ class RayTune(Runner):
         return replace(spec, threads=max(1, int(self.cpus_per_worker)))
 
     @contextlib.contextmanager
-    def _cluster(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         """A Ray that this process is connected to: one that the user has already, the one at `address`, or our own."""
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")

@@ -40,6 +40,10 @@ class MlflowTracking(Tracking):
         except failures() as error:
             raise AutopeftError(f"tracking: MLflow at {shown(uri)} can't be used ({one_line(error)})") from error
 
+    def store(self, run_dir: Path) -> str:
+        """The URI of the store for a search in `run_dir`."""
+        return resolve(self.uri, run_dir)[0]
+
     def _connect(self, uri: str, search: SearchInfo) -> MlflowTracker:
         from mlflow import MlflowClient
 

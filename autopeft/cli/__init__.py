@@ -1,0 +1,25 @@
+"""The command line: one file a verb (or a few small ones), one line for every error."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command; errors that a user can mend are one line and status 2, an interrupt is status 130."""
+    from autopeft.cli.app import app
+    from autopeft.errors import AutopeftError
+
+    try:
+        app()
+    except AutopeftError as error:
+        print(f"autopeft: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # A full disk, a file that is taken away: the system's own words, without a traceback.
+        place = f" ({error.filename})" if error.filename else ""
+        print(f"autopeft: error: {error.strerror or error}{place}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("autopeft: interrupted", file=sys.stderr)
+        sys.exit(130)

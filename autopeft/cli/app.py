@@ -1,0 +1,120 @@
+"""The verbs. What is heavy is imported when a verb runs: `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from autopeft import __version__
+
+app = typer.Typer(
+    name="autopeft",
+    help="Find which PEFT methods to put in which layers of a model, at which size, under a budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Name = Annotated[str, typer.Argument(help="A shipped experiment (see 'autopeft list experiments') or a YAML file.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"autopeft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def search(
+    experiment: Name,
+    out: Annotated[Optional[Path], typer.Option(help="Run folder; default runs/<name>.")] = None,  # noqa: UP045
+    trials: Annotated[Optional[int], typer.Option(help="Candidates; replaces the file's.")] = None,  # noqa: UP045
+    time_limit: Annotated[Optional[str], typer.Option(help="Such as 30m; replaces the file's.")] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], typer.Option(help="Replaces runner.workers.")] = None,  # noqa: UP045
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Launch a search, or go on with one: the same command with the same run folder resumes."""
+    from autopeft.cli.verbs import run_search
+
+    run_search(experiment, out, trials, time_limit, workers, quiet, as_json)
+
+
+@app.command()
+def plan(
+    experiment: Name,
+    samples: Annotated[int, typer.Option(min=10, help="Uniform points to draw.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Say what a search would do, without training: dimensions, costs, share within the budget, time."""
+    from autopeft.cli.planning import run_plan
+
+    run_plan(experiment, samples, as_json)
+
+
+@app.command()
+def front(run: Run, as_json: Json = False) -> None:
+    """Show the Pareto front of a search."""
+    from autopeft.cli.verbs import show_front
+
+    show_front(run, as_json)
+
+
+@app.command()
+def export(
+    run: Run,
+    pick: Annotated[str, typer.Option(help="best, knee, or the key of a candidate.")] = "best",
+    to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/best"),
+    max_params: Annotated[Optional[int], typer.Option(help="Leave out what has more parameters.")] = None,  # noqa: UP045
+) -> None:
+    """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter."""
+    from autopeft.cli.verbs import run_export
+
+    run_export(run, pick, to, max_params)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="A folder that 'autopeft export' wrote.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Load an exported adapter with Hugging Face PEFT and measure it on the test split."""
+    from autopeft.cli.verbs import run_evaluate
+
+    run_evaluate(folder, as_json)
+
+
+@app.command()
+def ui(
+    run: Annotated[Optional[Path], typer.Argument(help="A run folder; default: runs/mlflow.db.")] = None,  # noqa: UP045
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000,
+) -> None:
+    """Open MLflow on the store that holds a search (Ctrl-C ends it)."""
+    from autopeft.cli.verbs import run_ui
+
+    run_ui(run, port)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str, typer.Argument(help="methods, tasks, samplers, spaces, experiments, models, costs or runners.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """List what is known by name."""
+    from autopeft.cli.listing import run_list
+
+    run_list(what, as_json)

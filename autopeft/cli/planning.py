@@ -1,0 +1,89 @@
+"""`autopeft plan`: what a search would do, before it does it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from autopeft.budget import share_within
+from autopeft.candidate import Candidate
+from autopeft.engine.probe import seconds_per_candidate
+from autopeft.engine.worker import WorkerSpec
+from autopeft.experiment import Experiment
+from autopeft.progress import duration
+from autopeft.session import Session
+from autopeft.tables import number
+
+_SEED = 0
+#: Candidates whose median cost stands for the search in the estimate of time.
+_TYPICAL = 15
+
+
+def run_plan(name: str, samples: int, as_json: bool) -> None:
+    """Print the plan."""
+    session = Session(Experiment.load(name))
+    facts = plan(session, samples)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _show(session, facts)
+
+
+def plan(session: Session, samples: int) -> dict[str, Any]:
+    """Dimensions, size of the space, range of costs, share of uniform points within the budget, seconds."""
+    rng = np.random.default_rng(_SEED)
+    share = share_within(session.space, session.budget, samples, rng)
+    smallest = session.budget.smallest(session.space)
+    experiment = session.experiment
+    spec = WorkerSpec(session.source, experiment.training, threads=1 if experiment.runner.parallel > 1 else 0)
+    each = seconds_per_candidate(spec, session.tokens, _typical(session, rng))
+    total = each * experiment.trials / experiment.runner.parallel if experiment.trials else None
+    return {
+        "name": experiment.name,
+        "dimensions": [d.name for d in session.space.dimensions],
+        "hybrids": session.space.size,
+        "budget": dict(session.budget.limits),
+        "share_within_budget": share.within,
+        "samples": samples,
+        "smallest_non_empty": smallest,
+        "costs": {n: {"least": c[0], "median": c[1], "most": c[2]} for n, c in share.costs.items()},
+        "backbone_params": session.shape.backbone_params,
+        "head_params": session.head_params,
+        "examples": {s: len(getattr(session.tokens, s)) for s in ("train", "validation", "test")},
+        "splits": session.data.note,
+        "trials": experiment.trials,
+        "time_limit": experiment.time_limit,
+        "seconds_per_candidate": each,
+        "seconds": total if total is None or not experiment.time_limit else min(total, experiment.time_limit),
+    }
+
+
+def _typical(session: Session, rng: np.random.Generator) -> Candidate:
+    """The candidate of median training FLOPs among a few that a search would propose."""
+    points = [session.budget.repair(session.space, session.space.random_point(rng), rng)[0] for _ in range(_TYPICAL)]
+    candidates = [session.space.decode(point) for point in points]
+    return sorted(candidates, key=lambda c: session.costs(c.hybrid)["training_flops"])[_TYPICAL // 2]
+
+
+def _show(session: Session, facts: dict[str, Any]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    names = facts["dimensions"]
+    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    table.add_row("dimensions", f"{len(names)} ({listed})")
+    table.add_row("hybrids in the space", f"{facts['hybrids']:.3g}")
+    table.add_row("backbone, head", f"{facts['backbone_params']:,} and {facts['head_params']:,} parameters")
+    table.add_row("examples", f"{facts['examples']} ({facts['splits']})")
+    for name, costs in facts["costs"].items():
+        table.add_row(name, f"uniform points: {', '.join(f'{k} {number(v)}' for k, v in costs.items())}")
+    for name, limit in facts["budget"].items():
+        table.add_row(f"budget, {name}", f"<= {limit:,}; the smallest non-empty hybrid: {facts['smallest_non_empty'][name]:,}")
+    table.add_row("uniform points within it", f"{facts['share_within_budget']:.1%} of {facts['samples']:,}; others are repaired")
+    table.add_row("time for a candidate", f"about {duration(facts['seconds_per_candidate'])} on one worker")
+    if facts["seconds"] is not None:
+        parallel = session.experiment.runner.parallel
+        table.add_row("time in all", f"about {duration(facts['seconds'])} with {parallel} worker(s)")
+    Console(highlight=False).print(table)

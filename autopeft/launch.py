@@ -1,0 +1,187 @@
+"""Launch a search, or go on with one: the study is the state, everything written beside it is a view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopeft.candidate import Evaluation
+from autopeft.experiment import Experiment
+from autopeft.result import SearchResult
+from autopeft.run_folder import RunFolder
+from autopeft.search.front import ParetoFront
+from autopeft.search.loop import Listener, SearchLoop
+from autopeft.session import Session
+from autopeft.tables import front_table, markdown
+from autopeft.tracking import SearchInfo, Status, Tracker
+
+if TYPE_CHECKING:
+    from autopeft.engine.worker import WorkerSpec
+    from autopeft.search.study import Proposal, Study
+
+#: Where run folders go that are not named.
+RUNS = Path("runs")
+
+
+def search(
+    experiment: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    **fields: Any,
+) -> SearchResult:
+    """Search, and return the Pareto front with what belongs to it.
+
+    `experiment` is a shipped name or a YAML file; `fields` are an experiment's fields and replace those of the file, or
+    stand alone: `autopeft.search(model="minilm", task="docstrings", budget={"trainable_params": "0.5%"}, trials=40)`.
+    `out` is the run folder (default `runs/<name>`). The same call with the same folder resumes. `AutopeftError` for
+    whatever can be known to be wrong, before anything is trained.
+    """
+    from autopeft.progress import progress_for
+
+    if experiment is None:
+        loaded = Experiment.of({"name": "search", **fields}, "search")
+    else:
+        loaded = Experiment.load(experiment, fields)
+    return launch(loaded, Path(out) if out else RUNS / loaded.name, progress_for(loaded, quiet))
+
+
+def launch(experiment: Experiment, out: Path, progress: Listener) -> SearchResult:
+    """Run an experiment to its end in a run folder."""
+    session, folder = Session(experiment), RunFolder(out.absolute())
+    folder.claim(experiment)
+    with folder.locked(), ThreadPoolExecutor(1) as background:
+        # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
+        opening = background.submit(experiment.tracking.open, _info(session, folder))
+        study, spec = _study(session, folder), _worker_spec(session, folder)
+        tokens = session.tokens
+        views = Views(session, folder, study, opening.result())
+        loop = SearchLoop(
+            study, session.costs, [progress, views], trials=experiment.trials, time_limit=experiment.time_limit
+        )
+        status: Status = "FAILED"
+        try:
+            with experiment.runner.session():
+                try:
+                    experiment.runner.run(spec, tokens, loop)
+                    status = "FINISHED"
+                except KeyboardInterrupt:
+                    status = "KILLED"
+                _score_front(session, study, spec, views)
+        finally:
+            views.finish(status)
+    return SearchResult(folder)
+
+
+class Views(Listener):
+    """Keeps run folder and tracker in step with the study."""
+
+    def __init__(self, session: Session, folder: RunFolder, study: Study, tracker: Tracker) -> None:
+        self._session, self._folder, self._study, self._tracker = session, folder, study, tracker
+        self._sizes: dict[str, Mapping[str, int | float]] = {}
+        if study.finished:
+            self._update()
+
+    def front(self, evaluations: Sequence[Evaluation]) -> ParetoFront:
+        """The front of these evaluations."""
+        return ParetoFront(evaluations, self._session.objectives, self._session.budget.limits)
+
+    def started(self, proposal: Proposal) -> None:
+        """Nothing to show yet."""
+
+    def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
+        """Nothing to show yet."""
+
+    def finished(self, evaluation: Evaluation) -> None:
+        """Write the views anew."""
+        self._update()
+
+    def finish(self, status: Status) -> None:
+        """The last views, with plots, hypervolume and summary."""
+        evaluations = self._study.evaluations()
+        if not evaluations:
+            self._tracker.finish([], [], [], [], {}, status)
+            return
+        front = self._update()
+        files = [self._folder.front_file, self._folder.trials_file, *self._folder.write_plots(front)]
+        hypervolume = front.hypervolume_curve(relative=True)
+        summary = {
+            "candidates": len(evaluations),
+            "failed": sum(e.status == "failed" for e in evaluations),
+            "repaired": sum(e.repaired for e in evaluations),
+            "on_front": len(front.points),
+            "training_seconds": sum(e.seconds for e in evaluations),
+        }
+        keys = [e.key for e in front.points]
+        self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, markdown(*front_table(front)))
+
+    def _update(self) -> ParetoFront:
+        evaluations = self._study.evaluations()
+        front = self.front(evaluations)
+        keys = [e.key for e in front.points]
+        self._folder.write_views(front, evaluations)
+        self._folder.drop_weights_except(keys)
+        self._tracker.sync(evaluations, self._sizes_of, keys)
+        return front
+
+    def _sizes_of(self, evaluation: Evaluation) -> Mapping[str, int | float]:
+        if evaluation.key not in self._sizes:
+            space = self._session.space
+            self._sizes[evaluation.key] = space.sizes_of(space.encode(evaluation.candidate))
+        return self._sizes[evaluation.key]
+
+
+def _score_front(session: Session, study: Study, spec: WorkerSpec, views: Views) -> None:
+    """Measure on the test split what is on the front and not measured there yet; nothing is selected by it."""
+    points = views.front(study.evaluations()).points
+    wanted = [e for e in points if f"test_{session.data.metrics[0]}" not in e.metrics]
+    scores = session.experiment.runner.score_on_test(spec, session.tokens, [e.candidate for e in wanted])
+    for evaluation, metrics in zip(wanted, scores, strict=True):
+        study.annotate(evaluation.number, metrics)
+
+
+def _study(session: Session, folder: RunFolder) -> Study:
+    from autopeft.search.study import Study
+
+    sampler = session.experiment.sampler
+    return Study.open(
+        folder.path,
+        session.space,
+        session.budget,
+        session.objectives,
+        {"name": sampler.name, **sampler.model_dump()},
+        fingerprint=session.data.fingerprint,
+    )
+
+
+def _worker_spec(session: Session, folder: RunFolder) -> WorkerSpec:
+    from autopeft.engine.worker import WorkerSpec
+
+    return WorkerSpec(session.source, session.experiment.training, keep=folder.weights)
+
+
+def _info(session: Session, folder: RunFolder) -> SearchInfo:
+    experiment = session.experiment
+    params: dict[str, str | int | float] = {
+        "model": experiment.model,
+        "task": session.data.name,
+        "space": experiment.space if isinstance(experiment.space, str) else "own",
+        "sampler": experiment.sampler.name,
+        "sampler.seed": experiment.sampler.seed,
+        "metrics": ", ".join(session.data.metrics),
+        "splits": session.data.note,
+        "backbone_params": session.shape.backbone_params,
+        "head_params": session.head_params,
+        **{f"budget.{name}": limit for name, limit in session.budget.limits.items()},
+        **{f"training.{name}": value for name, value in experiment.training.model_dump().items()},
+    }
+    return SearchInfo(
+        name=experiment.name,
+        run_dir=folder.path,
+        search_id=folder.search_id(),
+        experiment_yaml=folder.experiment_file,
+        params=params,
+        objectives=[(o.metric, {"max": "maximize", "min": "minimize"}[o.direction]) for o in session.objectives],
+    )

@@ -1,0 +1,118 @@
+"""What a search shows while it runs: what is done, what is left, the best so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from autopeft.candidate import Evaluation
+from autopeft.experiment import Experiment
+from autopeft.search.loop import Listener
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autopeft.search.study import Proposal
+
+
+def progress_for(experiment: Experiment, quiet: bool, console: Console | None = None) -> Listener:
+    """Nothing when quiet, a live line in a terminal, plain lines elsewhere."""
+    from rich.console import Console
+
+    console = console or Console(stderr=True, highlight=False)
+    if quiet:
+        return Silent()
+    return Lines(console, experiment.trials, live=console.is_terminal)
+
+
+class Silent(Listener):
+    """Shows nothing."""
+
+    def started(self, proposal: Proposal) -> None:
+        """Nothing."""
+
+    def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def finished(self, evaluation: Evaluation) -> None:
+        """Nothing."""
+
+
+class Lines(Listener):
+    """A line for every finished candidate, and (in a terminal) a last line that says what is running."""
+
+    def __init__(self, console: Console, trials: int | None, live: bool) -> None:
+        self._console, self._trials = console, trials
+        self._begin = time.monotonic()
+        self._done, self._best = 0, ""
+        self._best_score: float | None = None
+        self._running: dict[int, str] = {}
+        self._status = console.status("starting workers") if live else None
+        if self._status:
+            self._status.start()
+
+    def started(self, proposal: Proposal) -> None:
+        """A candidate is sent to a worker."""
+        self._running[proposal.number] = "epoch 1"
+        self._show()
+
+    def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
+        """It has got through an epoch."""
+        score = next((f"{k} {v:.3f}" for k, v in metrics.items() if k not in ("epoch", "train_loss")), "")
+        self._running[proposal.number] = f"epoch {int(metrics.get('epoch', 0)) + 1}, {score}"
+        self._show()
+
+    def finished(self, evaluation: Evaluation) -> None:
+        """It is recorded."""
+        self._running.pop(evaluation.number, None)
+        self._done += 1
+        self._keep_best(evaluation)
+        total = f"/{self._trials}" if self._trials else ""
+        self._console.print(
+            f"[bold]#{evaluation.number + 1}{total}[/] {self._describe(evaluation)}  [dim]{evaluation.seconds:.0f} s[/]"
+            f"  best {self._best}{self._left(evaluation)}",
+            soft_wrap=True,
+        )
+        self._show()
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._status:
+            self._status.stop()
+
+    def _describe(self, evaluation: Evaluation) -> str:
+        if evaluation.status == "failed":
+            return f"[red]failed: {evaluation.error}[/]"
+        name, score = _main_score(evaluation)
+        params = evaluation.metrics.get("trainable_params", 0)
+        return f"{name} [bold]{score:.4f}[/] with {params:,.0f} parameters"
+
+    def _keep_best(self, evaluation: Evaluation) -> None:
+        if evaluation.status != "done":
+            return
+        name, score = _main_score(evaluation)
+        if self._best_score is None or score > self._best_score:
+            self._best_score, self._best = score, f"{score:.4f}"
+
+    def _left(self, evaluation: Evaluation) -> str:
+        left = self._trials - evaluation.number - 1 if self._trials else 0
+        seconds = (time.monotonic() - self._begin) / self._done * left
+        return f"  [dim]about {duration(seconds)} left[/]" if left > 0 else ""
+
+    def _show(self) -> None:
+        if self._status:
+            running = "; ".join(f"#{n + 1} {what}" for n, what in sorted(self._running.items()))
+            self._status.update(f"training {running}" if running else "finishing")
+
+
+def _main_score(evaluation: Evaluation) -> tuple[str, float]:
+    """The first validation metric: the task's main one comes first."""
+    return next(((k, v) for k, v in evaluation.metrics.items() if k not in ("train_loss", "epoch")), ("score", 0.0))
+
+
+def duration(seconds: float) -> str:
+    """90 as '1.5 min'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,130 @@
+"""The folder of a search: the experiment, the study, kept weights, and views of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from autopeft.candidate import Evaluation
+from autopeft.errors import AutopeftError
+from autopeft.experiment import Experiment
+from autopeft.search.front import ParetoFront
+
+
+class RunFolder:
+    """`experiment.yaml` (resolved), `study.db`, `trials.csv`, `front.json`, plots, `weights/`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.experiment_file = path / "experiment.yaml"
+        self.weights = path / "weights"
+        self.trials_file = path / "trials.csv"
+        self.front_file = path / "front.json"
+        self.plot_page = path / "pareto.html"
+        self.plot_image = path / "pareto.png"
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """The folder of an earlier search; `AutopeftError` when it is none."""
+        folder = cls(Path(path))
+        if not folder.experiment_file.is_file():
+            raise AutopeftError(f"{path}: not the folder of a search (it has no experiment.yaml)")
+        return folder
+
+    def experiment(self) -> Experiment:
+        """The experiment that the folder holds."""
+        return Experiment.load(self.experiment_file)
+
+    def claim(self, experiment: Experiment) -> None:
+        """Make the folder this experiment's; another experiment's folder is refused with the field that differs."""
+        if self.experiment_file.is_file():
+            different = experiment.difference(self.experiment())
+            if different:
+                raise AutopeftError(
+                    f"{self.path}: holds another search: {different}; give another folder with --out, or delete this one"
+                )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            experiment.write(self.experiment_file)
+        except OSError as error:
+            raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Refuse a second search in the same folder while one runs."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise AutopeftError(f"{self.path}: a search is running in this folder already") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def search_id(self) -> str:
+        """A name for this folder's search that stays when it is resumed, and differs when it is made anew."""
+        file = self.path / ".search_id"
+        if not file.is_file():
+            write_whole(file, uuid.uuid4().hex)
+        return file.read_text(encoding="utf-8").strip()
+
+    def write_views(self, front: ParetoFront, evaluations: Sequence[Evaluation]) -> None:
+        """`front.json` and `trials.csv`, whole or not at all."""
+        write_whole(self.front_file, json.dumps(front.to_json(), indent=2) + "\n")
+        write_whole(self.trials_file, trials_table(evaluations).to_csv(index=False))
+
+    def write_plots(self, front: ParetoFront) -> list[Path]:
+        """The interactive and the still Pareto plot."""
+        figure = front.plot()
+        write_whole(self.plot_page, figure.to_html(include_plotlyjs=True, full_html=True))
+        front.still(self.plot_image)
+        return [self.plot_page, self.plot_image]
+
+    def drop_weights_except(self, keys: Sequence[str]) -> None:
+        """Keep the weights of these candidates only."""
+        if self.weights.is_dir():
+            for file in self.weights.glob("*.safetensors"):
+                if file.stem not in keys:
+                    file.unlink(missing_ok=True)
+
+
+def trials_table(evaluations: Sequence[Evaluation]) -> Any:
+    """One row a candidate: number, key, status, metrics, training hyper-parameters, and the hybrid in words and JSON."""
+    import pandas as pd
+
+    rows = [
+        {
+            "number": e.number,
+            "key": e.key,
+            "status": e.status,
+            "error": e.error or "",
+            "repaired": e.repaired,
+            "seed": e.seed,
+            "seconds": round(e.seconds, 3),
+            **e.metrics,
+            **{f"training.{name}": value for name, value in e.candidate.training.items()},
+            "hybrid": e.candidate.hybrid.describe(),
+            "hybrid_json": json.dumps(e.candidate.hybrid.to_json()),
+        }
+        for e in evaluations
+    ]
+    return pd.DataFrame(rows)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader (or a crash) never sees half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise AutopeftError(f"{path}: cannot be written ({error.strerror}); what is finished is in study.db") from error
