@@ -7,7 +7,7 @@ when something below it is trained; so the walk carries, tensor by tensor, wheth
 
 from __future__ import annotations
 
-from autopeft.anatomy import ModelShape
+from autopeft.anatomy import FAMILIES, ModelShape
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 
@@ -41,7 +41,7 @@ class _Backward:
 
     def layer(self, dirty: bool) -> tuple[int, bool]:
         """(FLOPs, whether the layer's output is dirty) for an input that is `dirty` or not."""
-        q, k, v = (self.site(s, dirty, dirty) for s in ("q", "k", "v"))
+        q, k, v = self.fused({s: self.site(s, dirty, dirty) for s in ("q", "k", "v")})
         o = self.site("o", self.attention(q, k, v), dirty)
         middle = dirty or o
         if self.shape.gated and middle:
@@ -61,6 +61,12 @@ class _Backward:
             self.cost += flops.backward + (flops.backward_input if needs else 0)
             output = True
         return output
+
+    def fused(self, dirty: dict[str, bool]) -> list[bool]:
+        """Whether each site's output is dirty: slices of one map are one tensor, and dirty together."""
+        row = FAMILIES[self.shape.family]
+        modules = {row.site(s).module for s, d in dirty.items() if d}
+        return [row.site(s).module in modules for s in dirty]
 
     def attention(self, q: bool, k: bool, v: bool) -> bool:
         """Scores Q K^T and their product with V, over prefix columns too."""
