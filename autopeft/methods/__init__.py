@@ -24,3 +24,11 @@ def method_from_json(data: Mapping[str, Any]) -> Method:
                 f"method '{cls.name}': unknown field '{name}'; {suggest(name, cls.option_names())}"
             )
     return cls(**fields)
+
+
+def __getattr__(name: str) -> Any:
+    # `from autopeft.methods import LoRA`, for every plug-in of the folder.
+    for cls in METHODS.all().values():
+        if cls.__name__ == name:
+            return cls
+    raise AttributeError(f"module 'autopeft.methods' has no attribute '{name}'")
