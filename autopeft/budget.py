@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -81,6 +82,24 @@ class Budget:
         raise AutopeftError(
             f"budget: nothing in the space fits {limits}{together}; the smallest non-empty hybrid needs {needs}"
         )
+
+    def least_share(self, space: SearchSpace) -> float:
+        """The smallest share for `tightened` at which some non-empty hybrid meets each limit; 1 without limits."""
+        floor, least = self._floor(space), self.smallest(space)
+        spans = [(least[n] - floor[n]) / (limit - floor[n]) for n, limit in self.limits.items() if limit > floor[n]]
+        return min(1.0, max(spans, default=1.0))
+
+    def tightened(self, space: SearchSpace, share: float) -> Budget:
+        """A budget within this one: that share (0 to 1) of the way from the smallest hybrid of the space to the limits.
+
+        The smallest hybrid is most often the empty one, which costs no parameters, but all FLOPs of the backbone.
+        """
+        floor = self._floor(space)
+        lowered = {n: floor[n] + math.ceil(share * (limit - floor[n])) for n, limit in self.limits.items()}
+        return Budget(lowered, self.length)
+
+    def _floor(self, space: SearchSpace) -> dict[str, int]:
+        return self.costs(space.hybrid({d.name: 0 for d in space.dimensions}), space.shape)
 
     def repair(self, space: SearchSpace, point: Point, rng: Generator) -> tuple[dict[str, int | float], bool]:
         """(The point brought within the limits, whether it had to be changed); training dimensions stay.

@@ -133,6 +133,20 @@ def test_costs_never_fall_when_a_size_grows(name: str) -> None:
         assert cost.of(space.hybrid(point), BERT, 64) <= cost.of(space.hybrid(above), BERT, 64)
 
 
+@pytest.mark.parametrize("raw", LIMITS, ids=str)
+def test_tightened_budgets_lie_between_the_smallest_hybrid_and_the_limits(raw: dict) -> None:
+    space, budget = SearchSpace.load("hybrid", BERT), Budget.resolve(raw, BERT, 128)
+    empty = costs_of(Hybrid.uniform(12), BERT, 128)
+    assert budget.tightened(space, 1.0) == budget
+    assert budget.tightened(space, 0.0).limits == {name: empty[name] for name in raw}
+    least = budget.least_share(space)
+    assert 0 <= least < 1
+    for name in raw:
+        part = Budget({name: budget.tightened(space, least).limits[name]}, 128)
+        part.check_feasible(space)
+    assert Budget().least_share(space) == 1.0
+
+
 def test_share_within() -> None:
     space = SearchSpace.load("hybrid", BERT)
     share = share_within(space, Budget({"trainable_params": 1_160_000}), 100, np.random.default_rng(0))

@@ -135,6 +135,15 @@ def test_every_candidate_once_until_there_are_no_more(name: str) -> None:
     assert len(set(keys)) == small.size
 
 
+def test_proposals_are_spread_over_the_budget_when_there_are_several_objectives() -> None:
+    budget = Budget({"trainable_params": 2000})
+    for directions, cheap in ((["maximize", "minimize"], True), (["maximize"], False)):
+        study = optuna.create_study(sampler=BudgetedSampler.for_space(SPACE, budget, "random"), directions=directions)
+        costs = sorted(SPACE.suggest(study.ask()).hybrid.num_params(TINY) for _ in range(30))
+        assert costs[-1] > 1200
+        assert (costs[5] < 600) == cheap
+
+
 def test_in_ones_own_study_with_a_parameter_of_ones_own() -> None:
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         candidate = SPACE.suggest(trial)

@@ -78,7 +78,7 @@ class Study:
             "sampler": {"name": plugin.name, **plugin.model_dump()},
             "fingerprint": fingerprint,
         }
-        wrapped = BudgetedSampler(space, budget, plugin.make, plugin.seed)
+        wrapped = BudgetedSampler(space, budget, plugin.make, plugin.seed, plugin.spread)
         run.mkdir(parents=True, exist_ok=True)
         study = _load_or_create(run / FILE, wrapped, objectives)
         _agree(study, header, run)

@@ -25,6 +25,9 @@ class SamplerPlugin(Strict):
     #: One line for `autopeft list samplers`.
     description: ClassVar[str]
 
+    #: False when it decides itself how much its proposals cost: only what it draws uniformly is then spread over costs.
+    spread: ClassVar[bool] = True
+
     seed: int = Field(0, ge=0)
 
     @abstractmethod
