@@ -1,0 +1,55 @@
+"""A tiny BERT with a tokenizer of its own on disk, and tasks that it can learn."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tiny_models import CONFIGS, randomise
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModel, PreTrainedTokenizerFast
+
+from autopeft.tasks import Split, TaskData
+
+WORDS = [f"w{i}" for i in range(90)]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), special, strict=True))
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=64, model_input_names=inputs, **names)
+
+
+def save_model(folder: Path, family: str = "bert") -> Path:
+    """A tiny random base model and the tokenizer."""
+    randomise(AutoModel.from_config(CONFIGS[family]()), 0).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def task(regression: bool = False, pairs: bool = False, sizes: tuple[int, int, int] = (120, 40, 40)) -> TaskData:
+    """Which of three words occurs in a text of random length (or, for regression, how large that word's number is)."""
+    splits = [_split(n, seed, regression, pairs) for seed, n in enumerate(sizes)]
+    names = () if regression else ("none", "one", "two")
+    return TaskData("tiny", *splits, names, ("pearson", "mse") if regression else ("accuracy", "f1_macro"), "made up")
+
+
+def _split(size: int, seed: int, regression: bool, pairs: bool) -> Split:
+    rng = random.Random(seed)
+    classes = [i % 3 for i in range(size)]
+    texts = []
+    for kind in classes:
+        words = rng.choices(WORDS[3:], k=rng.randrange(2, 9))
+        texts.append(" ".join([WORDS[kind], *words]))
+    second = tuple(" ".join(rng.choices(WORDS[3:], k=rng.randrange(1, 4))) for _ in classes) if pairs else None
+    return Split(tuple(texts), second, tuple(c - 0.5 for c in classes) if regression else tuple(classes))
