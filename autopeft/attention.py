@@ -83,8 +83,9 @@ def with_prefix(
         mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
     if mask is not None:
         mask = torch.cat([_column_mask(bank, sequences, query), mask.expand(sequences, -1, -1, -1)], dim=-1)
-    key = torch.cat([_expand(bank.key, sequences, key), key], dim=2)
-    value = torch.cat([_expand(bank.value, sequences, value), value], dim=2)
+    learned = dict(bank.named_parameters())
+    key = torch.cat([_expand(learned["key"], sequences, key), key], dim=2)
+    value = torch.cat([_expand(learned["value"], sequences, value), value], dim=2)
     return key, value, mask
 
 

@@ -46,7 +46,7 @@ class Experiment(Strict):
     budget: dict[str, int | float | str] = Field(default_factory=dict)
     objectives: list[str] | None = Field(None, description="metrics and costs; default: the task's metric, parameters")
     sampler: Annotated[SamplerPlugin, *_plugin(SamplerPlugin, sampler_from)] = Field("tpe", validate_default=True)
-    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    training: TrainingSettings = TrainingSettings()
     trials: int | None = Field(None, ge=1)
     time_limit: float | None = Field(None, gt=0, description="seconds, or '30m', '2h'; of one run of the command")
     runner: Annotated[Runner, *_plugin(Runner, runner_from)] = Field("ray", validate_default=True)

@@ -153,7 +153,9 @@ def _write_hybrid(
 ) -> None:
     from peft import get_peft_model
 
-    config = hybrid.peft_config(task_type="SEQ_CLS", inference_mode=False)
+    from autopeft.peft_tuner import HybridConfig
+
+    config = HybridConfig(hybrid=hybrid, task_type="SEQ_CLS", inference_mode=False)
     config.base_model_name_or_path = source.location
     wrapped = get_peft_model(model, config)
     layer: Any = wrapped.base_model.model.autopeft

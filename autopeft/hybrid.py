@@ -6,14 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from autopeft.anatomy import ModelShape
 from autopeft.errors import AutopeftError
 from autopeft.methods import Method, method_from_json
-
-if TYPE_CHECKING:
-    from autopeft.peft_tuner import HybridConfig
 
 
 @dataclass(frozen=True)
@@ -108,12 +105,6 @@ class Hybrid:
         ):
             raise AutopeftError("hybrid: expected {'layers': [[method, ...], ...]}")
         return cls(tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)))
-
-    def peft_config(self, **options: Any) -> HybridConfig:
-        """A Hugging Face PEFT configuration: `get_peft_model(model, hybrid.peft_config(task_type="SEQ_CLS"))`."""
-        from autopeft.peft_tuner import HybridConfig
-
-        return HybridConfig(hybrid=self.to_json(), **options)
 
 
 def canonical_json(data: Any) -> str:

@@ -53,7 +53,7 @@ class ModelSource:
 
         config = self._load(AutoConfig.from_pretrained, **overrides)
         family_of(config)
-        return config  # type: ignore[no-any-return]
+        return config
 
     def shape(self) -> ModelShape:
         """The backbone's shape, without loading its weights."""
@@ -66,7 +66,7 @@ class ModelSource:
         tokenizer = self._load(AutoTokenizer.from_pretrained)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer  # type: ignore[no-any-return]
+        return tokenizer
 
     def model(self, num_labels: int, regression: bool, dtype: torch.dtype | str) -> PreTrainedModel:
         """The model with a fresh head, frozen, in evaluation mode (so without dropout)."""
@@ -77,7 +77,7 @@ class ModelSource:
         if config.pad_token_id is None:
             config.pad_token_id = config.eos_token_id
         model = self._load(AutoModelForSequenceClassification.from_pretrained, config=config, dtype=dtype)
-        return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+        return model.eval().requires_grad_(False)
 
     def _load(self, loader: Callable[..., Any], **options: Any) -> Any:
         quiet_transformers()

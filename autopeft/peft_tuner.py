@@ -7,7 +7,7 @@ After `import autopeft`, `get_peft_model`, `save_pretrained`, `PeftModel.from_pr
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig
@@ -26,10 +26,13 @@ PREFIX = "autopeft_"
 
 
 @dataclass
-class HybridConfig(PeftConfig):  # type: ignore[misc]
-    """PEFT configuration of a hybrid: `hybrid` is `Hybrid.to_json()`; `seed` draws the initial weights."""
+class HybridConfig(PeftConfig):
+    """PEFT configuration of a hybrid, given as a `Hybrid` (kept as its JSON); `seed` draws the initial weights.
 
-    hybrid: dict[str, Any] = field(default_factory=dict)
+    `get_peft_model(model, HybridConfig(hybrid=hybrid, task_type="SEQ_CLS"))`.
+    """
+
+    hybrid: Any = field(default_factory=dict)
     modules_to_save: list[str] | None = None
     seed: int = 0
 
@@ -37,13 +40,15 @@ class HybridConfig(PeftConfig):  # type: ignore[misc]
         """Name the type."""
         super().__post_init__()
         self.peft_type = PEFT_TYPE
+        if isinstance(self.hybrid, Hybrid):
+            self.hybrid = self.hybrid.to_json()
 
     def value(self) -> Hybrid:
         """The hybrid itself."""
         return Hybrid.from_json(self.hybrid)
 
 
-class HybridLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class HybridLayer(nn.Module, BaseTunerLayer):
     """Holds the banks of every adapter of the model and wires the active one; stands at the model's root."""
 
     adapter_layer_names = ("autopeft_banks",)
@@ -105,10 +110,10 @@ class HybridLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.unwire()
         active = [n for n in self._active_adapter if n in self.autopeft_banks]
         if active and not self._disable_adapters:
-            self._hooks = Hooks(self.__dict__["owner"], self.autopeft_banks[active[0]])
+            self._hooks = Hooks(self.__dict__["owner"], cast(Banks, self.autopeft_banks[active[0]]))
 
 
-class HybridTuner(BaseTuner):  # type: ignore[misc]
+class HybridTuner(BaseTuner):
     """PEFT's tuner for hybrids."""
 
     prefix = PREFIX
@@ -149,7 +154,7 @@ class HybridTuner(BaseTuner):  # type: ignore[misc]
         """PEFT knows `classifier` and `score`; some families' heads have more modules."""
         if config.task_type == "SEQ_CLS":
             known = list(config.modules_to_save or [])
-            config.modules_to_save = known + [h for h in head_names(model) if h not in known]  # type: ignore[arg-type]
+            config.modules_to_save = known + [h for h in head_names(model) if h not in known]
 
     def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("hybrids replace no modules")

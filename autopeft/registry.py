@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from autopeft.errors import AutopeftError, suggest
 
@@ -15,11 +15,13 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """The concrete subclasses of `base` that the modules of `package` define, by their `name`.
 
+    `base` may be abstract (which is why it is not typed as `type[T]`).
+
     Invariants: a plug-in class is defined in a module of the package whose file name has no leading underscore,
     and has a class attribute `name` of its own. Modules are imported at the first look-up, not before.
     """
 
-    def __init__(self, package: str, base: type[T], kind: str) -> None:
+    def __init__(self, package: str, base: Any, kind: str) -> None:
         self._package, self._base, self._kind = package, base, kind
 
     @cached_property

@@ -56,7 +56,7 @@ class SearchResult:
         return export(self, pick, to, max_params)
 
     def _repr_html_(self) -> str:
-        return str(self.front.to_frame()._repr_html_())
+        return self.front.to_frame().to_html()
 
 
 def export(

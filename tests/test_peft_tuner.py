@@ -57,7 +57,7 @@ def fresh(folder: Path) -> PreTrainedModel:
 
 def wrap(folder: Path, hybrid: Hybrid = ALL, seed: int = 0) -> Any:
     """A fresh backbone with a hybrid, hybrid and head as if they had been trained."""
-    model = get_peft_model(fresh(folder), hybrid.peft_config(task_type="SEQ_CLS", seed=seed)).eval()
+    model = get_peft_model(fresh(folder), HybridConfig(hybrid=hybrid, task_type="SEQ_CLS", seed=seed)).eval()
     disturb(model)
     return model
 
@@ -81,7 +81,7 @@ def test_what_is_trained_is_the_hybrid_and_the_head(family: str, folders: Any, c
     base = fresh(folders[family])
     shape, parameters = shape_of(base), sum(p.numel() for p in base.parameters())
     head = parameters - shape.backbone_params
-    model = get_peft_model(base, ALL.peft_config(task_type="SEQ_CLS"))
+    model = get_peft_model(base, HybridConfig(hybrid=ALL, task_type="SEQ_CLS"))
     expected = ALL.num_params(shape) + head
     assert model.get_nb_trainable_parameters() == (expected, parameters + expected)
     model.print_trainable_parameters()
@@ -94,7 +94,7 @@ def test_what_is_trained_is_the_hybrid_and_the_head(family: str, folders: Any, c
 def test_the_wrapped_model_is_the_attached_one(family: str, folders: Any) -> None:
     base = fresh(folders[family])
     attached = copy.deepcopy(base)
-    model = get_peft_model(base, ALL.peft_config(task_type="SEQ_CLS", seed=5)).eval()
+    model = get_peft_model(base, HybridConfig(hybrid=ALL, task_type="SEQ_CLS", seed=5)).eval()
     with Attachment(attached, ALL, 5):
         assert torch.equal(logits(model), logits(attached))
 
@@ -135,7 +135,7 @@ def test_loaded_to_be_trained_on_is_trainable_and_saves_the_same_again(folders: 
 
 def test_a_bare_base_model_can_be_wrapped_too(folders: Any, tmp_path: Path) -> None:
     base, ids = classifier("llama").base_model, tokens()
-    model = get_peft_model(base, ALL.peft_config())
+    model = get_peft_model(base, HybridConfig(hybrid=ALL))
     disturb(model)
     assert model.get_nb_trainable_parameters()[0] == ALL.num_params(shape_of(base))
     model.save_pretrained(tmp_path)
@@ -146,7 +146,7 @@ def test_a_bare_base_model_can_be_wrapped_too(folders: Any, tmp_path: Path) -> N
 
 def test_a_hybrid_for_another_depth_is_refused(folders: Any) -> None:
     with pytest.raises(AutopeftError, match="made for 2 layers, but the model has 3"):
-        get_peft_model(fresh(folders["bert"]), Hybrid.uniform(2, LoRA(2)).peft_config(task_type="SEQ_CLS"))
+        get_peft_model(fresh(folders["bert"]), HybridConfig(hybrid=Hybrid.uniform(2, LoRA(2)), task_type="SEQ_CLS"))
 
 
 # --- switching -------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_a_hybrid_for_another_depth_is_refused(folders: Any) -> None:
 def test_disabled_it_is_the_backbone_with_its_own_head(family: str, folders: Any) -> None:
     base = fresh(folders[family])
     before = logits(base)
-    model = get_peft_model(base, ALL.peft_config(task_type="SEQ_CLS")).eval()
+    model = get_peft_model(base, HybridConfig(hybrid=ALL, task_type="SEQ_CLS")).eval()
     disturb(model)
     changed = logits(model)
     with model.disable_adapter():
@@ -169,7 +169,7 @@ def test_disabled_it_is_the_backbone_with_its_own_head(family: str, folders: Any
 def test_two_adapters_take_turns(family: str, folders: Any) -> None:
     model = wrap(folders[family])
     one = logits(model)
-    model.add_adapter("second", OTHER.peft_config(task_type="SEQ_CLS", seed=3))
+    model.add_adapter("second", HybridConfig(hybrid=OTHER, task_type="SEQ_CLS", seed=3))
     assert torch.equal(logits(model), one)
     model.set_adapter("second")
     disturb(model, seed=2)
@@ -193,7 +193,7 @@ def test_two_adapters_take_turns(family: str, folders: Any) -> None:
 
 def test_the_active_adapter_can_be_deleted(folders: Any) -> None:
     model = wrap(folders["gpt2"])
-    model.add_adapter("second", OTHER.peft_config(task_type="SEQ_CLS", seed=3))
+    model.add_adapter("second", HybridConfig(hybrid=OTHER, task_type="SEQ_CLS", seed=3))
     model.set_adapter("second")
     disturb(model, seed=2)
     two = logits(model)
@@ -202,8 +202,8 @@ def test_the_active_adapter_can_be_deleted(folders: Any) -> None:
 
 
 def test_two_hybrids_cannot_be_active_at_once() -> None:
-    model = get_peft_model(classifier("bert").base_model, ALL.peft_config())
-    model.add_adapter("second", OTHER.peft_config())
+    model = get_peft_model(classifier("bert").base_model, HybridConfig(hybrid=ALL))
+    model.add_adapter("second", HybridConfig(hybrid=OTHER))
     with pytest.raises(ValueError, match="one hybrid can be active at a time"):
         model.base_model.set_adapter(["default", "second"])
 
@@ -215,7 +215,7 @@ def test_two_hybrids_cannot_be_active_at_once() -> None:
 def test_unloaded_it_is_the_plain_model(family: str, folders: Any) -> None:
     base = fresh(folders[family])
     before, names, attention = logits(base), set(base.state_dict()), base.config._attn_implementation
-    model = get_peft_model(base, ALL.peft_config(task_type="SEQ_CLS")).eval()
+    model = get_peft_model(base, HybridConfig(hybrid=ALL, task_type="SEQ_CLS")).eval()
     perturb(getattr(model.get_base_model(), NAME))
     assert not torch.equal(logits(model), before)
     plain = model.unload()
@@ -269,7 +269,7 @@ def test_a_deep_copy_is_independent(family: str, folders: Any) -> None:
 @pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "qwen3"])
 def test_trainer_trains_the_hybrid_and_the_head_only(family: str, folders: Any, tmp_path: Path) -> None:
     model = get_peft_model(
-        fresh(folders[family]), everywhere(LoRA(2), Parallel(8), Prefix(2)).peft_config(task_type="SEQ_CLS")
+        fresh(folders[family]), HybridConfig(hybrid=everywhere(LoRA(2), Parallel(8), Prefix(2)), task_type="SEQ_CLS")
     )
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     rows = [{"input_ids": ids.tolist(), "labels": i % LABELS} for i, ids in enumerate(tokens(8))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autopeft.anatomy import ModelShape
@@ -18,13 +17,11 @@ if TYPE_CHECKING:
 ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 
 
-@dataclass(frozen=True)
 class Bottleneck(Method):
     """W_up g(W_down x + b) + b, with bottleneck r: 2dr + r + d parameters."""
 
-    if TYPE_CHECKING:
-        bottleneck: int
-        activation: str
+    bottleneck: int
+    activation: str
 
     def __post_init__(self) -> None:
         """Check the activation too."""

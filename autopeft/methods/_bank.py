@@ -69,10 +69,8 @@ class Bank(nn.Module):
 
     def weights(self, candidate: int) -> dict[str, torch.Tensor]:
         """One candidate's weights at their own sizes, views without padding; empty when it lacks the method."""
-        return {
-            name: getattr(self, name)[(candidate, *(slice(0, s) for s in size))]
-            for name, size in self.sizes[candidate].items()
-        }
+        sizes = self.sizes[candidate]
+        return {name: _corner(getattr(self, name)[candidate], size) for name, size in sizes.items()}
 
 
 def _stack(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
@@ -81,8 +79,15 @@ def _stack(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
     stacked = torch.zeros(len(tensors), *widest)
     for k, tensor in enumerate(tensors):
         if tensor is not None:
-            stacked[(k, *(slice(0, n) for n in tensor.shape))] = tensor
+            _corner(stacked[k], tensor.shape).copy_(tensor)
     return stacked
+
+
+def _corner(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """The view of the first `sizes` rows, columns, ... of a tensor."""
+    for dim, size in enumerate(sizes):
+        tensor = tensor.narrow(dim, 0, size)
+    return tensor
 
 
 def kaiming(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from autopeft.anatomy import ModelShape
 from autopeft.errors import AutopeftError, suggest
@@ -28,9 +28,8 @@ class MethodFlops:
     backward_input: int
 
 
-@dataclass(frozen=True)
 class Method(ABC):
-    """One PEFT method in one layer: sizes, sites and options.
+    """One PEFT method in one layer: sizes, sites and options. Every concrete method is a frozen dataclass.
 
     Invariants (held for every plug-in by the conformance suite): `num_params` equals the number of weights that its
     bank trains; size 0 is the absent method; the value survives a JSON round trip; `init` is deterministic for a
@@ -53,8 +52,7 @@ class Method(ABC):
     #: What it computes from: the input of its site's linear map, the input of that map's block, or the map's output.
     reads: ClassVar[Literal["site", "block", "output"]] = "site"
 
-    if TYPE_CHECKING:
-        sites: tuple[str, ...]
+    sites: tuple[str, ...]
 
     def __post_init__(self) -> None:
         """Check the size and the sites; sites are put into the order of computation."""
@@ -78,7 +76,7 @@ class Method(ABC):
     @classmethod
     def option_names(cls) -> list[str]:
         """The names of the hyper-parameters that a user may give."""
-        return [f.name for f in dataclasses.fields(cls)]
+        return [f.name for f in dataclasses.fields(cast(Any, cls))]
 
     @property
     def size_value(self) -> int:
@@ -87,11 +85,11 @@ class Method(ABC):
 
     def at(self, *sites: str) -> Self:
         """The same method at other sites."""
-        return dataclasses.replace(self, sites=sites)
+        return cast(Self, dataclasses.replace(cast(Any, self), sites=sites))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `method_from_json` reads back."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(cast(Any, self))}
         return {"method": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
     def num_params(self, shape: ModelShape) -> int:

@@ -35,7 +35,7 @@ class LoRA(Method):
     scale: float = 1.0
     alpha: InitVar[float | None] = None
 
-    def __post_init__(self, alpha: float | None) -> None:  # type: ignore[override]
+    def __post_init__(self, alpha: float | None) -> None:
         """Turn `alpha` into the scale; then the checks of every method."""
         super().__post_init__()
         if alpha is not None:

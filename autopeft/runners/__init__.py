@@ -8,7 +8,7 @@ from autopeft.config import read_plugin
 from autopeft.registry import Registry
 from autopeft.runners._base import Runner
 
-RUNNERS: Registry[Runner] = Registry("autopeft.runners", Runner, "runner")  # type: ignore[type-abstract]
+RUNNERS: Registry[Runner] = Registry("autopeft.runners", Runner, "runner")
 
 __all__ = ["RUNNERS", "Runner", "runner_from"]
 

@@ -18,7 +18,7 @@ from autopeft.search.study import Proposal
 T = TypeVar("T")
 
 
-class CandidateTrainable(tune.Trainable):  # type: ignore[misc]
+class CandidateTrainable(tune.Trainable):
     """One step is one epoch; a last step brings the evaluation, or the error that ended it.
 
     Results are JSON texts, since Tune flattens mappings. Errors go back as text: Tune would keep them in a file on the worker's machine.
@@ -68,7 +68,7 @@ class CandidateTrainable(tune.Trainable):  # type: ignore[misc]
             self._run = self._worker.run(Candidate.from_json(config["candidate"]))
 
 
-class AskTell(Searcher):  # type: ignore[misc]
+class AskTell(Searcher):
     """Three methods over the loop. Tune's own record of the search is not used.
 
     Tune logs and forgets what a searcher raises, so the first error ends the search here and is kept in `error`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -81,7 +82,9 @@ class RayTune(Runner):
             shared = ray.put(task)
             shares = [list(candidates[i :: self.workers]) for i in range(self.workers)]
             answers = ray.get([remote.remote(self._threaded(spec), shared, share) for share in shares if share])
-        by_key = {c.key: s for share, scores in zip(shares, answers, strict=False) for c, s in zip(share, scores, strict=True)}
+        given = [share for share in shares if share]
+        scored = [pair for share, scores in zip(given, answers, strict=True) for pair in zip(share, scores, strict=True)]
+        by_key = {candidate.key: scores for candidate, scores in scored}
         return [by_key[c.key] for c in candidates]
 
     def _threaded(self, spec: WorkerSpec) -> WorkerSpec:
@@ -93,11 +96,13 @@ class RayTune(Runner):
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
         if ray.is_initialized():
             yield
             return
+        self._check_address()
         try:
             ray.init(**self._init_options())
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -107,6 +112,19 @@ class RayTune(Runner):
             yield
         finally:
             ray.shutdown()
+
+    def _check_address(self) -> None:
+        """Ray itself tries for minutes before it says that nobody answers."""
+        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
+        if not host or not port.isdigit():
+            return
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            reason = error.strerror or error
+            raise AutopeftError(
+                f"runner: the Ray cluster at {self.address} does not answer ({reason}); see runner.address"
+            ) from error
 
     def _init_options(self) -> dict[str, Any]:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}

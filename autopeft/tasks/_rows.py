@@ -133,7 +133,8 @@ def class_names(raw: Raw) -> tuple[str, ...]:
 def encoded(raw: Raw, names: tuple[str, ...]) -> tuple[Split, Split | None, Split | None]:
     """Train, validation and test with labels as indices of `names`, or as floats when that is empty (regression).
 
-    `AutopeftError` with the row's place for a label that is no number, or that no row of train has.
+    `AutopeftError` with the row's place for a label that is no number, or that no row of train has; with train's
+    place when it has one class only.
     """
     known = {name: number for number, name in enumerate(names)}
 
@@ -143,6 +144,10 @@ def encoded(raw: Raw, names: tuple[str, ...]) -> tuple[Split, Split | None, Spli
 
     train = encode(raw.train, "the classes of the set")
     trained = set(train.labels)
+    if names and len(trained) < 2:
+        # Before the other splits are read: there every row of another label would seem to be the mistake.
+        only = names[int(train.labels[0])] if train.labels else ""
+        raise AutopeftError(f"{raw.train.place}: one class only, every row has the label '{only}'; add rows of another")
     known = {name: number for name, number in known.items() if number in trained}
     validation = None if raw.validation is None else encode(raw.validation, raw.train.place)
     test = None if raw.test is None else encode(raw.test, raw.train.place)

@@ -21,14 +21,11 @@ def divide(
     """Train, validation and test from the splits as `read`, and a line that says what the last two are.
 
     `names`: the classes; empty for regression, which is cut without regard to labels. `share`: of train, for each cut.
-    `AutopeftError` when train has one class only, or too few rows of a class to cut from.
+    `AutopeftError` when train has too few rows of a class to cut from.
     """
     train, validation, test = read
     place = raw.train.place
     present = Counter(train.labels)
-    if names and len(present) < 2:
-        only = names[int(train.labels[0])]
-        raise AutopeftError(f"{place}: every row has the label '{only}'; add rows of another label")
     of_validation = of_test = f"{100 * share:g}% of train, {'stratified' if names else 'at random'}, seed {seed}"
     if test is not None:
         of_test = "the set's test split"

@@ -10,8 +10,7 @@ from autopeft.errors import AutopeftError, suggest
 from autopeft.registry import Registry
 from autopeft.tracking._base import SearchInfo, Sizes, Status, Tracker, Tracking
 
-# mypy wants a concrete class where `type[T]` is asked for; the registry only tests for subclasses of it.
-TRACKING: Registry[Tracking] = Registry("autopeft.tracking", Tracking, "tracking")  # type: ignore[type-abstract]
+TRACKING: Registry[Tracking] = Registry("autopeft.tracking", Tracking, "tracking")
 
 #: What a configuration gets that does not say.
 DEFAULT = "mlflow"

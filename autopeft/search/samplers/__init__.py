@@ -10,10 +10,9 @@ from autopeft.errors import AutopeftError, suggest
 from autopeft.registry import Registry
 from autopeft.search.samplers._base import SamplerPlugin
 
-# mypy wants a concrete class where `type[T]` is asked for; the registry only tests for subclasses of it.
 SAMPLERS: Registry[SamplerPlugin] = Registry(
     "autopeft.search.samplers",
-    SamplerPlugin,  # type: ignore[type-abstract]
+    SamplerPlugin,
     "sampler",
 )
 

@@ -1,0 +1,172 @@
+"""A search from start to end, on a tiny model: in this process, on Ray, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import autopeft
+from autopeft.candidate import Evaluation
+from autopeft.errors import AutopeftError
+from autopeft.experiment import Experiment
+from autopeft.launch import launch
+from autopeft.progress import Silent
+from autopeft.result import SearchResult
+from tests.tiny_project import experiment, write_experiment
+
+
+def run(folder: Path, out: str = "run", **changes: Any) -> SearchResult:
+    return launch(Experiment.of(experiment(folder, **changes), "test"), folder / out, Silent())
+
+
+def comparable(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
+    """Everything but how long it took."""
+    return [{k: v for k, v in e.to_json().items() if k != "seconds"} for e in evaluations]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    return run(tmp_path_factory.mktemp("finished"), trials=6)
+
+
+def test_every_trained_candidate_is_within_the_budget(finished: SearchResult) -> None:
+    limit = finished.front.limits["trainable_params"]
+    assert len(finished.evaluations) == 6
+    assert all(e.status == "done" and e.metrics["trainable_params"] <= limit for e in finished.evaluations)
+    assert len({e.key for e in finished.evaluations}) == 6
+
+
+def test_front_json_equals_the_front_of_the_table(finished: SearchResult) -> None:
+    front = json.loads((finished.run_dir / "front.json").read_text())
+    table = pd.read_csv(finished.run_dir / "trials.csv")
+    kept = [
+        row["key"]
+        for _, row in table.iterrows()
+        if not any(
+            other.accuracy >= row.accuracy
+            and other.trainable_params <= row.trainable_params
+            and (other.accuracy > row.accuracy or other.trainable_params < row.trainable_params)
+            for other in table.itertuples()
+        )
+    ]
+    assert sorted(kept) == sorted(p["key"] for p in front["points"])
+    assert front["objectives"][0] == {"metric": "accuracy", "direction": "max"}
+    assert set(front["points"][0]) == {"key", "metrics", "hybrid", "training"}
+
+
+def test_only_the_front_is_measured_on_test(finished: SearchResult) -> None:
+    on_front = {e.key for e in finished.front.points}
+    assert {e.key for e in finished.evaluations if "test_accuracy" in e.metrics} == on_front
+    assert {p.stem for p in (finished.run_dir / "weights").glob("*.safetensors")} == on_front
+
+
+def test_the_run_folder_holds_its_views(finished: SearchResult) -> None:
+    names = {p.name for p in finished.run_dir.iterdir()}
+    assert {"experiment.yaml", "study.db", "trials.csv", "front.json", "pareto.html", "pareto.png"} <= names
+    assert finished.experiment.resolved() == Experiment.load(finished.run_dir / "experiment.yaml").resolved()
+
+
+def test_export_equals_the_fronts_own_record(finished: SearchResult, tmp_path: Path) -> None:
+    for pick in ("best", "knee", finished.front.points[0].key):
+        to = finished.export(pick, tmp_path / pick)
+        recorded = json.loads((to / "hybrid.json").read_text())["metrics"]
+        assert autopeft.evaluate(to)["test_accuracy"] == recorded["test_accuracy"]
+        assert recorded["test_accuracy"] == finished.front.pick(pick).metrics["test_accuracy"]
+
+
+def test_export_trains_again_what_was_not_kept(tmp_path: Path) -> None:
+    result = run(tmp_path, trials=2)
+    key = result.front.points[0].key
+    before = (result.export(key, tmp_path / "a") / "adapter_model.safetensors").read_bytes()
+    (result.run_dir / "weights" / f"{key}.safetensors").unlink()
+    after = (result.export(key, tmp_path / "b") / "adapter_model.safetensors").read_bytes()
+    assert before == after
+
+
+def test_resuming_goes_on_as_an_undisturbed_search(tmp_path: Path) -> None:
+    whole = run(tmp_path, "whole", trials=5)
+    run(tmp_path, "parts", trials=2)
+    parts = run(tmp_path, "parts", trials=5)
+    for e, f in zip(comparable(whole.evaluations), comparable(parts.evaluations), strict=True):
+        # Members of the front of two trials were measured on test; otherwise all is equal.
+        e["metrics"] = {k: v for k, v in e["metrics"].items() if not k.startswith("test_")}
+        f["metrics"] = {k: v for k, v in f["metrics"].items() if not k.startswith("test_")}
+        assert e == f
+
+
+def test_another_experiment_in_the_folder_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, trials=1)
+    with pytest.raises(AutopeftError, match=r"training\.epochs \(there: 1, now: 2\)"):
+        run(tmp_path, trials=1, training={"epochs": 2, "batch_size": 16, "max_length": 16, "precision": "fp32"})
+
+
+def test_changed_data_are_refused(tmp_path: Path) -> None:
+    run(tmp_path, trials=1)
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write('{"text": "w1 w2 red", "label": "red"}\n')
+    with pytest.raises(AutopeftError, match="fingerprint|data"):
+        run(tmp_path, trials=1)
+
+
+def test_a_killed_search_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    path, out = write_experiment(tmp_path, trials=8), tmp_path / "run"
+    command = [sys.executable, "-m", "autopeft", "search", str(path), "--out", str(out), "--quiet"]
+    process = subprocess.Popen(command, start_new_session=True)
+    table = out / "trials.csv"
+    deadline = time.monotonic() + 120
+    while not (table.exists() and len(table.read_text().splitlines()) > 3) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = SearchResult.open(out).evaluations
+    assert 3 <= len(before) < 8
+    subprocess.run(command, check=True, timeout=240)
+    after = SearchResult.open(out).evaluations
+    assert [e.number for e in after] == list(range(8))
+    assert len({e.key for e in after}) == 8
+    kept = {e.number: e for e in after}
+    assert all(kept[e.number].seconds == e.seconds for e in before), "a finished candidate was trained again"
+
+
+def test_ray_gives_the_same_as_this_process(tmp_path: Path) -> None:
+    here = run(tmp_path, "here", trials=3)
+    there = run(tmp_path, "there", trials=3, runner={"name": "ray", "workers": 1})
+    assert comparable(here.evaluations) == comparable(there.evaluations)
+
+
+def test_a_candidate_that_diverges_does_not_end_the_search(tmp_path: Path) -> None:
+    space = {
+        "description": "rates that diverge",
+        "sizes": "per_layer",
+        "blocks": {"lora": {"rank": [0, 2, 4]}},
+        "training": {"learning_rate": {"choices": [0.01, 1e30]}},
+    }
+    result = run(tmp_path, trials=8, space=space, sampler={"name": "random", "seed": 1})
+    status = {e.candidate.training["learning_rate"]: e for e in result.evaluations}
+    assert status[1e30].status == "failed"
+    assert "loss" in (status[1e30].error or "")
+    assert status[0.01].status == "done"
+
+
+def test_time_limit_ends_a_search(tmp_path: Path) -> None:
+    fields = experiment(tmp_path, time_limit="1s")
+    del fields["trials"]
+    result = launch(Experiment.of(fields, "test"), tmp_path / "run", Silent())
+    assert len(result.evaluations) >= 1
+
+
+def test_search_from_python(tmp_path: Path) -> None:
+    fields = experiment(tmp_path, trials=2)
+    result = autopeft.search(out=tmp_path / "run", quiet=True, **fields)
+    frame = result.front.to_frame()
+    assert {"key", "accuracy", "trainable_params", "learning_rate"} <= set(frame.columns)
+    assert result.front.plot().data
