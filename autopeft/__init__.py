@@ -24,11 +24,11 @@ _NAMES = {
     "Evaluation": "autopeft.candidate",
     "SearchSpace": "autopeft.space",
     "Budget": "autopeft.budget",
-    "BudgetedSampler": "autopeft.search.budgeted",
-    "ParetoFront": "autopeft.search.front",
+    "BudgetedSampler": "autopeft.searching.budgeted",
+    "ParetoFront": "autopeft.searching.front",
     "HybridConfig": "autopeft.peft_tuner",
-    "attach": "autopeft.attach",
-    "model_shape": "autopeft.anatomy",
+    "attach": "autopeft.attachment",
+    "shape_of": "autopeft.anatomy",
     "AutopeftError": "autopeft.errors",
 }
 

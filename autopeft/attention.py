@@ -51,7 +51,7 @@ def matmul_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The same by two products and a softmax, without dropout: much faster in bf16 on CPUs, where SDPA's backward is slow."""
+    """The same by two products and a softmax, without dropout: SDPA's backward in bf16 is slow on CPUs."""
     key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
     if attention_mask is None and _is_causal(module, kwargs) and query.shape[2] > 1:
         attention_mask = _causal_mask(query.shape[2], key.shape[2], query.device)
@@ -71,7 +71,7 @@ def with_prefix(
     value: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Keys and values [N, G, l + S, h] and the boolean mask [N or 1, 1, L, l + S] (or None) with the prefix in front."""
+    """Keys and values [N, G, l + S, h] and the boolean mask [N or 1, 1, L, l + S] (or None), prefix in front."""
     bank: Bank | None = module.__dict__.get(_PREFIX)
     if bank is None:
         return key, value, mask
@@ -115,7 +115,7 @@ def _causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
 
 
 def _explicit_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """transformers' boolean mask, never left out for a causal model: its last columns must line up with the tokens."""
+    """Transformers' boolean mask, never left out for a causal model: its last columns must line up with the tokens."""
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
 
 

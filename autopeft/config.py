@@ -49,15 +49,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise AutopeftError(f"{path}: cannot be read ({_reason(error)})") from error
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise AutopeftError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
     if not isinstance(data, dict):
-        raise AutopeftError(
-            f"{path}: expected 'key: value' lines, found {'nothing' if data is None else 'no mapping'}"
-        )
+        raise AutopeftError(f"{path}: expected 'key: value' lines, found {'nothing' if data is None else 'no mapping'}")
     return data
 
 
@@ -94,9 +92,7 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
         field = model.model_fields.get(part)
         nested = (
-            [a for a in _unfold(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-            if field
-            else []
+            [a for a in _unfold(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)] if field else []
         )
         if not nested:
             return []
@@ -108,12 +104,15 @@ def _unfold(annotation: Any) -> list[Any]:
     return [annotation, *(inner for arg in get_args(annotation) for inner in _unfold(arg))]
 
 
-def read_plugin(registry: Registry[M], spec: Any, where: str) -> M:
+def read_plugin(registry: Registry[M], spec: Any, where: str, default: str | None = None) -> M:
     """The configured plug-in that a YAML asks for: a name, or a mapping of `name` and the plug-in's own fields.
 
-    `AutopeftError` starting with `where` for an unknown name, an unknown field or a wrong value.
+    A mapping without a name, and None, are of the `default` kind if there is one. `AutopeftError` starting with `where`
+    for an unknown name, an unknown field or a wrong value.
     """
-    fields = {"name": spec} if isinstance(spec, str) else spec
+    fields = {"name": spec} if isinstance(spec, str) else ({} if spec is None and default else spec)
+    if isinstance(fields, Mapping) and default:
+        fields = {"name": default, **fields}
     if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
         raise AutopeftError(f"{where}: expected a name or a mapping with 'name'; {suggest('', registry.names())}")
     try:

@@ -15,7 +15,7 @@ from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError, suggest
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
-from autopeft.search.samplers import SamplerPlugin, sampler_from
+from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.tasks import Task, task_from
 from autopeft.tracking import Tracking, tracking_from
 
@@ -122,7 +122,7 @@ def _relocate(value: Any, folder: Path) -> Any:
     """Strings that name nothing from here, but a file or folder beside the YAML, made to name that."""
     if isinstance(value, dict):
         return {k: _relocate(v, folder) for k, v in value.items()}
-    if isinstance(value, str) and "/" in value or isinstance(value, str) and Path(value).suffix:
+    if (isinstance(value, str) and "/" in value) or (isinstance(value, str) and Path(value).suffix):
         beside = folder / value
         return str(beside) if not Path(value).exists() and beside.exists() else value
     return value

@@ -67,9 +67,7 @@ class Hybrid:
     def check(self, shape: ModelShape) -> None:
         """`AutopeftError` when the hybrid has another number of layers than the model."""
         if len(self.layers) != shape.layers:
-            raise AutopeftError(
-                f"hybrid: made for {len(self.layers)} layers, but the model has {shape.layers}"
-            )
+            raise AutopeftError(f"hybrid: made for {len(self.layers)} layers, but the model has {shape.layers}")
 
     def describe(self) -> str:
         """One short line for people: `lora 8 q,v in 0-5; prefix 4 in 3`."""
@@ -98,11 +96,7 @@ class Hybrid:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The hybrid that `to_json` wrote; `AutopeftError` names the layer that is wrong."""
         layers = data.get("layers")
-        if (
-            not isinstance(layers, Sequence)
-            or isinstance(layers, str)
-            or not all(isinstance(m, list) for m in layers)
-        ):
+        if not isinstance(layers, Sequence) or isinstance(layers, str) or not all(isinstance(m, list) for m in layers):
             raise AutopeftError("hybrid: expected {'layers': [[method, ...], ...]}")
         return cls(tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)))
 
@@ -131,9 +125,7 @@ def _canonical(methods: Iterable[Method], layer: int) -> tuple[Method, ...]:
     seen: set[tuple[str, str]] = set()
     for m in single:
         if (m.name, m.sites[0]) in seen:
-            raise AutopeftError(
-                f"hybrid: layer {layer} has two '{m.name}' at site '{m.sites[0]}'; leave one out"
-            )
+            raise AutopeftError(f"hybrid: layer {layer} has two '{m.name}' at site '{m.sites[0]}'; leave one out")
         seen.add((m.name, m.sites[0]))
     joined: dict[Method, list[str]] = {}
     for m in single:

@@ -11,15 +11,15 @@ from autopeft.candidate import Evaluation
 from autopeft.experiment import Experiment
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
-from autopeft.search.front import ParetoFront
-from autopeft.search.loop import Listener, SearchLoop
+from autopeft.searching.front import ParetoFront
+from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.session import Session
 from autopeft.tables import front_table, markdown
 from autopeft.tracking import SearchInfo, Status, Tracker
 
 if TYPE_CHECKING:
     from autopeft.engine.worker import WorkerSpec
-    from autopeft.search.study import Proposal, Study
+    from autopeft.searching.study import Proposal, Study
 
 #: Where run folders go that are not named.
 RUNS = Path("runs")
@@ -143,7 +143,7 @@ def _score_front(session: Session, study: Study, spec: WorkerSpec, views: Views)
 
 
 def _study(session: Session, folder: RunFolder) -> Study:
-    from autopeft.search.study import Study
+    from autopeft.searching.study import Study
 
     sampler = session.experiment.sampler
     return Study.open(

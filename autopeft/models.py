@@ -95,7 +95,9 @@ class ModelSource:
             reason = "the hub does not answer and the model is not in the local cache"
         else:
             reason = _first_line(error)
-        return f"model '{self.name}': neither a folder nor a built-in name ({', '.join(BUILT_IN)}); as a hub id: {reason}"
+        return (
+            f"model '{self.name}': neither a folder nor a built-in name ({', '.join(BUILT_IN)}); as a hub id: {reason}"
+        )
 
 
 def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:

@@ -17,7 +17,7 @@ from peft.utils.other import set_additional_trainable_modules
 from torch import nn
 
 from autopeft.anatomy import head_names, shape_of
-from autopeft.attach import NAME, Banks, Hooks
+from autopeft.attachment import NAME, Banks, Hooks
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from autopeft.candidate import Evaluation
 from autopeft.experiment import Experiment
-from autopeft.search.loop import Listener
+from autopeft.searching.loop import Listener
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from autopeft.search.study import Proposal
+    from autopeft.searching.study import Proposal
 
 
 def progress_for(experiment: Experiment, quiet: bool, console: Console | None = None) -> Listener:
@@ -91,7 +91,7 @@ class Lines(Listener):
     def _keep_best(self, evaluation: Evaluation) -> None:
         if evaluation.status != "done":
             return
-        name, score = _main_score(evaluation)
+        _, score = _main_score(evaluation)
         if self._best_score is None or score > self._best_score:
             self._best_score, self._best = score, f"{score:.4f}"
 

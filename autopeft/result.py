@@ -11,8 +11,8 @@ from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.run_folder import RunFolder
-from autopeft.search.front import ParetoFront
-from autopeft.search.objective import Objective
+from autopeft.searching.front import ParetoFront
+from autopeft.searching.objective import Objective
 
 
 class SearchResult:
@@ -39,14 +39,14 @@ class SearchResult:
     @cached_property
     def evaluations(self) -> list[Evaluation]:
         """All finished candidates, in the order in which they were proposed."""
-        from autopeft.search.study import Study
+        from autopeft.searching.study import Study
 
         return Study.read(self.run_dir)
 
     @cached_property
     def front(self) -> ParetoFront:
         """The Pareto front of the validation scores and the costs."""
-        from autopeft.search.study import Study
+        from autopeft.searching.study import Study
 
         header = Study.read_header(self.run_dir)
         return ParetoFront(self.evaluations, [Objective(**o) for o in header["objectives"]], header["budget"])
@@ -69,7 +69,7 @@ def export(
     """
     from autopeft.engine.report import train_again
     from autopeft.engine.worker import WorkerSpec, load_weights
-    from autopeft.export import write_adapter, write_card, write_record
+    from autopeft.exporting import write_adapter, write_card, write_record
     from autopeft.session import Session
 
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
@@ -82,7 +82,9 @@ def export(
         train_again(spec, session.tokens, [chosen.candidate])
         weights = load_weights(folder.weights, chosen.key)
     if weights is None:
-        raise AutopeftError(f"candidate {chosen.key}: its weights cannot be kept in {folder.weights}; is the disk full?")
+        raise AutopeftError(
+            f"candidate {chosen.key}: its weights cannot be kept in {folder.weights}; is the disk full?"
+        )
     try:
         peft_type = write_adapter(session.source, chosen.candidate, weights, session.data.num_labels, to)
         record = _record(result, session, chosen, peft_type)

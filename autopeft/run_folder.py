@@ -13,7 +13,7 @@ from typing import Any
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
-from autopeft.search.front import ParetoFront
+from autopeft.searching.front import ParetoFront
 
 
 class RunFolder:
@@ -46,7 +46,7 @@ class RunFolder:
             different = experiment.difference(self.experiment())
             if different:
                 raise AutopeftError(
-                    f"{self.path}: holds another search: {different}; give another folder with --out, or delete this one"
+                    f"{self.path}: holds another search: {different}; give another folder (--out), or delete this one"
                 )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class RunFolder:
 
 
 def trials_table(evaluations: Sequence[Evaluation]) -> Any:
-    """One row a candidate: number, key, status, metrics, training hyper-parameters, and the hybrid in words and JSON."""
+    """One row a candidate: number, key, status, metrics, training hyper-parameters, the hybrid in words and JSON."""
     import pandas as pd
 
     rows = [

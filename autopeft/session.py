@@ -13,7 +13,7 @@ from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
 from autopeft.hybrid import Hybrid
 from autopeft.models import find_model
-from autopeft.search.objective import Objective
+from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopeft.candidate import Evaluation
-from autopeft.search.front import ParetoFront
+from autopeft.searching.front import ParetoFront
 
 
 def front_table(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
@@ -37,4 +37,4 @@ def number(value: float | None) -> str:
         return ""
     if float(value).is_integer() and abs(value) >= 1:
         return f"{int(value):,}"
-    return f"{value:.4f}" if 0.01 <= abs(value) or value == 0 else f"{value:.2e}"
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"

@@ -25,7 +25,7 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from autopeft.anatomy import ModelShape, shape_from_config
-from autopeft.attach import Attachment
+from autopeft.attachment import Attachment
 from autopeft.attention import FUSED, MATMUL, fused_attention, matmul_attention, set_prefix
 from autopeft.hybrid import Hybrid
 from autopeft.methods._bank import Bank

@@ -169,7 +169,9 @@ def test_plan_counts_and_estimates(tmp_path: Path, capsys: pytest.CaptureFixture
     assert facts["seconds"] > 0
 
 
-@pytest.mark.parametrize("kind", ["methods", "tasks", "samplers", "spaces", "experiments", "models", "costs", "runners"])
+@pytest.mark.parametrize(
+    "kind", ["methods", "tasks", "samplers", "spaces", "experiments", "models", "costs", "runners"]
+)
 def test_list_says_a_line_about_each(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = autopeft(capsys, "list", kind, "--json")
     found = json.loads(out)

@@ -15,7 +15,7 @@ from tiny_models import LAYERS, METHOD_NAMES, everywhere, make
 from tiny_task import save_model, task, tokenizer
 
 from autopeft.anatomy import shape_of
-from autopeft.attach import NAME
+from autopeft.attachment import NAME
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine import worker as worker_module
 from autopeft.engine.backbone import AS_LOADED, Backbone, choose_precision

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification
 from autopeft.anatomy import SITES
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import AS_LOADED, Backbone
-from autopeft.export import is_lora_only, write_adapter
+from autopeft.exporting import is_lora_only, write_adapter
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.methods.prefix import Prefix

@@ -15,9 +15,9 @@ from autopeft.candidate import Candidate, Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
-from autopeft.search.dominance import hypervolume, non_dominated
-from autopeft.search.front import ParetoFront
-from autopeft.search.objective import Objective
+from autopeft.searching.dominance import hypervolume, non_dominated
+from autopeft.searching.front import ParetoFront
+from autopeft.searching.objective import Objective
 
 TWO = (Objective.of("accuracy"), Objective.of("trainable_params"))
 Values = list[tuple[float, float]]

@@ -12,8 +12,8 @@ from autopeft.anatomy import ModelShape
 from autopeft.budget import Budget
 from autopeft.candidate import Candidate
 from autopeft.errors import AutopeftError
-from autopeft.search.budgeted import BudgetedSampler
-from autopeft.search.samplers import SAMPLERS, SamplerPlugin, sampler_from
+from autopeft.searching.budgeted import BudgetedSampler
+from autopeft.searching.samplers import SAMPLERS, SamplerPlugin, sampler_from
 from autopeft.space import SearchSpace
 
 SITES = dict.fromkeys("qkvo", (64, 64)) | {"up": (64, 256), "down": (256, 64)}
@@ -179,11 +179,11 @@ def test_tpe_finds_better_ones_than_random() -> None:
     ("spec", "message"),
     [
         ("tpee", "sampler: unknown sampler 'tpee'; did you mean 'tpe'"),
-        ({"startup": 3}, "sampler: name: missing"),
+        ({"name": None, "startup": 3}, "sampler: expected a name"),
         ({"name": "tpe", "start": 3}, "sampler: start: unknown key; did you mean 'startup'"),
         ({"name": "nsga2", "population": 1}, "sampler: population: "),
         ({"name": "random", "seed": -1}, "sampler: seed: "),
-        (3, "sampler: expected a sampler's name"),
+        (3, "sampler: expected a name"),
     ],
 )
 def test_wrong_configurations(spec: Any, message: str) -> None:

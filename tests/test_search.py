@@ -113,7 +113,7 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
     run(tmp_path, trials=1)
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write('{"text": "w1 w2 red", "label": "red"}\n')
-    with pytest.raises(AutopeftError, match="fingerprint|data"):
+    with pytest.raises(AutopeftError, match="fingerprint"):
         run(tmp_path, trials=1)
 
 

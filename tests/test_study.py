@@ -10,8 +10,8 @@ from autopeft.anatomy import ModelShape
 from autopeft.budget import Budget
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
-from autopeft.search.objective import Objective
-from autopeft.search.study import Proposal, Study
+from autopeft.searching.objective import Objective
+from autopeft.searching.study import Proposal, Study
 from autopeft.space import SearchSpace
 
 SITES = dict.fromkeys("qkvo", (64, 64)) | {"up": (64, 256), "down": (256, 64)}

@@ -105,7 +105,7 @@ def test_from_configuration():
     [
         ("mlflw", "did you mean 'mlflow'"),
         ({"name": "mlflow", "url": "x"}, "tracking: url: unknown key; did you mean 'uri'"),
-        ({"name": 3}, "tracking: name: expected"),
+        ({"name": 3}, "tracking: expected a name"),
         (3, "tracking: expected a name"),
         ({"name": "mlflow", "experiment": ""}, "tracking: experiment: "),
     ],

@@ -26,7 +26,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from autopeft.attach import Banks
+from autopeft.attachment import Banks
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, Method
 from autopeft.methods._bank import Bank

@@ -38,7 +38,7 @@ def _tasks() -> dict[str, str]:
 
 
 def _samplers() -> dict[str, str]:
-    from autopeft.search.samplers import SAMPLERS
+    from autopeft.searching.samplers import SAMPLERS
 
     return {name: sampler.description for name, sampler in SAMPLERS.all().items()}
 

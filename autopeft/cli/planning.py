@@ -80,8 +80,12 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     for name, costs in facts["costs"].items():
         table.add_row(name, f"uniform points: {', '.join(f'{k} {number(v)}' for k, v in costs.items())}")
     for name, limit in facts["budget"].items():
-        table.add_row(f"budget, {name}", f"<= {limit:,}; the smallest non-empty hybrid: {facts['smallest_non_empty'][name]:,}")
-    table.add_row("uniform points within it", f"{facts['share_within_budget']:.1%} of {facts['samples']:,}; others are repaired")
+        table.add_row(
+            f"budget, {name}", f"<= {limit:,}; the smallest non-empty hybrid: {facts['smallest_non_empty'][name]:,}"
+        )
+    table.add_row(
+        "uniform points within it", f"{facts['share_within_budget']:.1%} of {facts['samples']:,}; others are repaired"
+    )
     table.add_row("time for a candidate", f"about {duration(facts['seconds_per_candidate'])} on one worker")
     if facts["seconds"] is not None:
         parallel = session.experiment.runner.parallel

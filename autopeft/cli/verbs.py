@@ -24,7 +24,13 @@ if not _out.is_terminal:
 
 
 def run_search(
-    name: str, out: Path | None, trials: int | None, time_limit: str | None, workers: int | None, quiet: bool, as_json: bool
+    name: str,
+    out: Path | None,
+    trials: int | None,
+    time_limit: str | None,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """`autopeft search`."""
     experiment = with_overrides(Experiment.load(name), trials, time_limit, workers)
@@ -102,7 +108,9 @@ def _show(result: SearchResult) -> None:
     headers, rows = front_table(front)
     table = Table(title=f"Pareto front of {result.experiment.name}", title_justify="left", header_style="bold")
     for header in headers:
-        table.add_column(header, justify="left" if header == "key" or header.startswith("hybrid") else "right", overflow="fold")
+        table.add_column(
+            header, justify="left" if header == "key" or header.startswith("hybrid") else "right", overflow="fold"
+        )
     for row in rows:
         table.add_row(*row)
     _out.print(table)

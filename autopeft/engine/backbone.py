@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autopeft.anatomy import head_names, shape_of
-from autopeft.attach import Attachment
+from autopeft.attachment import Attachment
 from autopeft.attention import MATMUL
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from autopeft.attach import Attachment
+from autopeft.attachment import Attachment
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine.backbone import AS_LOADED, Backbone, choose_precision
 from autopeft.engine.data import TokenizedTask
@@ -56,7 +56,9 @@ class Worker:
         error: str | None = None
         try:
             with self.backbone.attach(candidate.hybrid, self.settings.seed) as attachment:
-                for epoch in train(self.backbone, self.task, self.settings, Rates.of(self.settings, candidate.training)):
+                for epoch in train(
+                    self.backbone, self.task, self.settings, Rates.of(self.settings, candidate.training)
+                ):
                     curve.append(epoch)
                     yield epoch
                 self._keep(candidate, attachment)

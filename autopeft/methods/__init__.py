@@ -20,9 +20,7 @@ def method_from_json(data: Mapping[str, Any]) -> Method:
     cls = METHODS.get(str(fields.pop("method", None)))
     for name in fields:
         if name not in cls.option_names():
-            raise AutopeftError(
-                f"method '{cls.name}': unknown field '{name}'; {suggest(name, cls.option_names())}"
-            )
+            raise AutopeftError(f"method '{cls.name}': unknown field '{name}'; {suggest(name, cls.option_names())}")
     return cls(**fields)
 
 

@@ -42,9 +42,7 @@ class Bank(nn.Module):
         for name in next(d for d in drawn if d is not None):
             self.register_parameter(name, nn.Parameter(_stack([d[name] if d else None for d in drawn])))
 
-    def forward(
-        self, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(self, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None) -> torch.Tensor:
         """The site's output [K*B, L, out] with the method applied to it."""
         return self.method.apply(self, output, site_input, block_input)
 
@@ -53,11 +51,11 @@ class Bank(nn.Module):
         return x.reshape(len(self.sizes), -1, x.shape[-1])
 
     def low_rank(self, x: torch.Tensor, down: str, up: str) -> torch.Tensor:
-        """x [K, N, d_in] through `down` [K, r, d_in] and `up` [K, d_out, r]: [K, N, d_out] in the dtype of x."""
+        """X [K, N, d_in] through `down` [K, r, d_in] and `up` [K, d_out, r]: [K, N, d_out] in the dtype of x."""
         return self.bmm(self.bmm(x, down), up)
 
     def bmm(self, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
-        """x [K, N, d_in] times `weight` [K, d_out, d_in] (plus `bias` [K, d_out]): [K, N, d_out] in the dtype of x."""
+        """X [K, N, d_in] times `weight` [K, d_out, d_in] (plus `bias` [K, d_out]): [K, N, d_out] in the dtype of x."""
         matrix = getattr(self, weight).to(x.dtype).transpose(1, 2)
         if bias is None:
             return torch.bmm(x, matrix)

@@ -58,19 +58,13 @@ class Method(ABC):
         """Check the size and the sites; sites are put into the order of computation."""
         value = getattr(self, self.size)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise AutopeftError(
-                f"method '{self.name}': {self.size} must be a whole number from 0 up, not {value!r}"
-            )
+            raise AutopeftError(f"method '{self.name}': {self.size} must be a whole number from 0 up, not {value!r}")
         sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
         for site in sites:
             if site not in self.allowed_sites:
-                raise AutopeftError(
-                    f"method '{self.name}': unknown site '{site}'; {suggest(site, self.allowed_sites)}"
-                )
+                raise AutopeftError(f"method '{self.name}': unknown site '{site}'; {suggest(site, self.allowed_sites)}")
         if not sites:
-            raise AutopeftError(
-                f"method '{self.name}': sites must not be empty; leave the method out instead"
-            )
+            raise AutopeftError(f"method '{self.name}': sites must not be empty; leave the method out instead")
         object.__setattr__(self, "sites", tuple(s for s in self.allowed_sites if s in sites))
 
     @classmethod

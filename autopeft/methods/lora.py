@@ -50,7 +50,7 @@ class LoRA(Method):
         return [*super().option_names(), "alpha"]
 
     def site_params(self, shape: ModelShape, site: str) -> int:
-        """r (in + out)."""
+        """R (in + out)."""
         return self.rank * sum(shape.sites[site])
 
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
@@ -71,9 +71,9 @@ class LoRA(Method):
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
-        """output + scale B A x."""
+        """Output + scale B A x."""
         return bank.add(output, bank.low_rank(bank.split(site_input), "A", "B"))
 
     def output_scale(self) -> float:
-        """alpha / r."""
+        """Alpha / r."""
         return self.scale

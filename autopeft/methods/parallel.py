@@ -45,5 +45,5 @@ class Parallel(Bottleneck):
         return bank.add(output, self.bottleneck_of(bank, block_input))
 
     def output_scale(self) -> float:
-        """s."""
+        """S."""
         return self.scale

@@ -34,5 +34,5 @@ class Sequential(Bottleneck):
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
-        """h + the bottleneck of h."""
+        """H + the bottleneck of h."""
         return bank.add(output, self.bottleneck_of(bank, output))

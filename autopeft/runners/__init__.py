@@ -15,4 +15,4 @@ __all__ = ["RUNNERS", "Runner", "runner_from"]
 
 def runner_from(spec: Any, where: str = "runner") -> Runner:
     """A name (`ray`), or a mapping of `name` and the runner's options."""
-    return read_plugin(RUNNERS, spec, where)
+    return read_plugin(RUNNERS, spec, where, default="ray")

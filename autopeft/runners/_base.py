@@ -13,7 +13,7 @@ from autopeft.config import Strict
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
     from autopeft.engine.worker import WorkerSpec
-    from autopeft.search.loop import SearchLoop
+    from autopeft.searching.loop import SearchLoop
 
 
 class Runner(Strict):

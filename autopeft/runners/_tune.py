@@ -12,8 +12,8 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.worker import Run, Worker, WorkerSpec
-from autopeft.search.loop import SearchLoop
-from autopeft.search.study import Proposal
+from autopeft.searching.loop import SearchLoop
+from autopeft.searching.study import Proposal
 
 T = TypeVar("T")
 
@@ -21,7 +21,8 @@ T = TypeVar("T")
 class CandidateTrainable(tune.Trainable):
     """One step is one epoch; a last step brings the evaluation, or the error that ended it.
 
-    Results are JSON texts, since Tune flattens mappings. Errors go back as text: Tune would keep them in a file on the worker's machine.
+    Results are JSON texts, since Tune flattens mappings. Errors go back as text: Tune would keep them in a file on the
+    worker's machine.
     """
 
     def setup(self, config: dict[str, Any], spec: WorkerSpec, task: TokenizedTask) -> None:

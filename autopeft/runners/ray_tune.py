@@ -20,7 +20,7 @@ from autopeft.runners._base import Runner
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
     from autopeft.engine.worker import WorkerSpec
-    from autopeft.search.loop import SearchLoop
+    from autopeft.searching.loop import SearchLoop
 
 _OBJECT_STORE = 256 * 2**20
 
@@ -83,7 +83,9 @@ class RayTune(Runner):
             shares = [list(candidates[i :: self.workers]) for i in range(self.workers)]
             answers = ray.get([remote.remote(self._threaded(spec), shared, share) for share in shares if share])
         given = [share for share in shares if share]
-        scored = [pair for share, scores in zip(given, answers, strict=True) for pair in zip(share, scores, strict=True)]
+        scored = [
+            pair for share, scores in zip(given, answers, strict=True) for pair in zip(share, scores, strict=True)
+        ]
         by_key = {candidate.key: scores for candidate, scores in scored}
         return [by_key[c.key] for c in candidates]
 

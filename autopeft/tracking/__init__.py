@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autopeft.config import parse
-from autopeft.errors import AutopeftError, suggest
+from autopeft.config import read_plugin
 from autopeft.registry import Registry
 from autopeft.tracking._base import SearchInfo, Sizes, Status, Tracker, Tracking
 
@@ -24,16 +23,4 @@ def tracking_from(spec: str | Mapping[str, Any] | None, where: str = "tracking")
     `spec` is a name (`mlflow`, `none`), a mapping of `name` and that kind's own fields, or None for the default.
     `AutopeftError`, starting with `where`, for anything else.
     """
-    if spec is None:
-        spec = DEFAULT
-    if not isinstance(spec, (str, Mapping)):
-        raise AutopeftError(f"{where}: expected a name or a mapping with 'name' (given: {spec!r})")
-    fields = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = fields.pop("name", DEFAULT)
-    if not isinstance(name, str):
-        raise AutopeftError(f"{where}: name: expected one of these; {suggest('', TRACKING.names())} (given: {name!r})")
-    try:
-        kind = TRACKING.get(name)
-    except AutopeftError as error:
-        raise AutopeftError(f"{where}: {error}") from None
-    return parse(kind, fields, where)
+    return read_plugin(TRACKING, spec, where, DEFAULT)

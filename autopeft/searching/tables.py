@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autopeft.search.front import ParetoFront
-
 if TYPE_CHECKING:
     import pandas as pd
+
+    from autopeft.searching.front import ParetoFront
 
 
 def frame(front: ParetoFront) -> pd.DataFrame:

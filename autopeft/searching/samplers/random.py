@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from autopeft.search.samplers._base import SamplerPlugin
+from autopeft.searching.samplers._base import SamplerPlugin
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

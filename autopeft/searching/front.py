@@ -11,8 +11,8 @@ import numpy as np
 
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.errors import AutopeftError
-from autopeft.search.dominance import hypervolume, non_dominated
-from autopeft.search.objective import Objective
+from autopeft.searching.dominance import hypervolume, non_dominated
+from autopeft.searching.objective import Objective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,13 +65,13 @@ class ParetoFront:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a point: key, metrics and costs, training hyper-parameters, the hybrid in words."""
-        from autopeft.search.tables import frame
+        from autopeft.searching.tables import frame
 
         return frame(self)
 
     def to_markdown(self) -> str:
         """A table of the points for people: objectives, test scores, training, the hybrid in words."""
-        from autopeft.search.tables import markdown
+        from autopeft.searching.tables import markdown
 
         return markdown(self)
 
@@ -150,13 +150,13 @@ class ParetoFront:
 
     def plot(self) -> Figure:
         """The front and the dominated evaluations, as an interactive figure."""
-        from autopeft.search.plots import front_figure
+        from autopeft.searching.plots import front_figure
 
         return front_figure(self)
 
     def still(self, path: Path) -> None:
         """The same as a PNG file; no browser is needed."""
-        from autopeft.search.plots import save_front
+        from autopeft.searching.plots import save_front
 
         save_front(self, path)
 

@@ -17,9 +17,9 @@ from autopeft.budget import Budget
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import canonical_json
-from autopeft.search.budgeted import BudgetedSampler
-from autopeft.search.objective import Objective
-from autopeft.search.samplers import sampler_from
+from autopeft.searching.budgeted import BudgetedSampler
+from autopeft.searching.objective import Objective
+from autopeft.searching.samplers import sampler_from
 from autopeft.space import SearchSpace
 
 #: The file in the folder of a run, and the study's name in it.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from autopeft.search.samplers._base import SamplerPlugin
+from autopeft.searching.samplers._base import SamplerPlugin
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

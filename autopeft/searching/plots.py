@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.candidate import Evaluation
-from autopeft.search.front import ParetoFront
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+    from autopeft.searching.front import ParetoFront
 
 _FRONT, _OTHER = "#1f4e9c", "#b0b7c3"
 

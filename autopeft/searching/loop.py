@@ -10,7 +10,7 @@ from typing import Protocol
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
-from autopeft.search.study import Proposal, Study
+from autopeft.searching.study import Proposal, Study
 
 #: When this many candidates fail before any succeeds, something else than the candidates is wrong.
 _HOPELESS = 5

@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.budget import Budget
-from autopeft.search.samplers import sampler_from
+from autopeft.searching.samplers import sampler_from
 from autopeft.space import Point, SearchSpace
 
 #: How often a proposal that the study already has is moved before it is let through.

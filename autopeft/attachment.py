@@ -40,7 +40,7 @@ class Banks(nn.Module):
 
     def at(self, layer: int) -> dict[str, list[Bank]]:
         """The banks of a layer by site, in the order in which they act."""
-        sites: Any = self.layers[str(layer)] if str(layer) in self.layers else {}
+        sites: Any = dict(self.layers.items()).get(str(layer), {})
         return {site: list(banks.values()) for site, banks in sites.items()}
 
     def weights(self, candidate: int = 0) -> dict[str, torch.Tensor]:
@@ -169,6 +169,7 @@ class BlockInput:
         self.value: torch.Tensor | None = None
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        """A forward pre-hook."""
         self.value = args[0]
 
     def take(self) -> torch.Tensor | None:
@@ -185,6 +186,7 @@ class SiteHook:
         self.banks: list[tuple[int, Bank]] = []
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """A forward hook."""
         block_input = self.block.take() if self.block else None
         slices = list(output.chunk(self.parts, dim=-1))
         for index, bank in self.banks:
