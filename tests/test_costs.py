@@ -72,6 +72,8 @@ def without_lora(hybrid: Hybrid) -> Hybrid:
 @given(hybrid=hybrids())
 @example(hybrid=everywhere())
 @example(hybrid=everywhere(*(make(name) for name in METHOD_NAMES)))
+@example(hybrid=Hybrid.from_layers(LAYERS, {1: [LoRA(2, sites=("down",)), Sequential(3), Parallel(2)]}))
+@example(hybrid=Hybrid.from_layers(LAYERS, {1: [LoRA(2, sites=("o",)), Sequential(3, sites=("o",))]}))
 @example(hybrid=Hybrid.from_layers(LAYERS, {0: [Parallel(2), Sequential(3, sites=("o", "down"))], 2: [Prefix(2)]}))
 def test_training_flops_are_those_that_torch_counts(family: str, hybrid: Hybrid) -> None:
     assert cost("training_flops", hybrid, SHAPES[family]) == counted(MODELS[family], hybrid, train=True)
