@@ -64,6 +64,9 @@ class ModelSource:
         from transformers import AutoTokenizer
 
         tokenizer = self._load(AutoTokenizer.from_pretrained)
+        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
+            # Where the files are missing transformers makes a tokenizer that knows no word.
+            raise AutopeftError(self._explain(OSError("no vocabulary of a tokenizer in it")))
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -80,12 +83,14 @@ class ModelSource:
         return model.eval().requires_grad_(False)
 
     def _load(self, loader: Callable[..., Any], **options: Any) -> Any:
+        from safetensors import SafetensorError
+
         quiet_transformers()
         options["trust_remote_code"] = self.trust_remote_code
         try:
             local = Path(self.location).is_dir()
             return loader(self.location, local_files_only=local or not _hub_answers(), **options)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise AutopeftError(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:
@@ -108,7 +113,7 @@ def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
         if spec is None or spec.origin is None:
             raise AutopeftError(f"model '{name}': its package is not installed; {built_in.install}")
         return ModelSource(name, str(Path(spec.origin).parent / built_in.folder))
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return ModelSource(name, str(Path(name).resolve()), trust_remote_code)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name:
         raise AutopeftError(f"model '{name}': no such folder")

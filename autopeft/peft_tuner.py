@@ -159,6 +159,10 @@ class HybridTuner(BaseTuner):
     def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("hybrids replace no modules")
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # Only heads are put back; PEFT's own version expects them to be linear maps with a weight.
+        setattr(parent, child_name, new_module)
+
     def unload(self) -> nn.Module:
         """The bare model, head as trained, hybrid removed."""
         layer: Any = getattr(self.model, NAME)

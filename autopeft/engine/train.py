@@ -78,7 +78,10 @@ def train(
         train_loss = float(total) / len(task.train)
         if not math.isfinite(train_loss):
             raise Diverged(f"the loss is {train_loss} in epoch {epoch}")
-        yield {"epoch": epoch, "train_loss": train_loss} | measure(backbone.model, task, task.validation, settings)
+        measured = measure(backbone.model, task, task.validation, settings)
+        if not math.isfinite(measured["loss"]):
+            raise Diverged(f"the validation loss is {measured['loss']} after epoch {epoch}")
+        yield {"epoch": epoch, "train_loss": train_loss} | measured
 
 
 def loss_of(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Generator, Mapping
@@ -110,8 +111,9 @@ def save_weights(folder: Path, key: str, weights: dict[str, torch.Tensor]) -> No
         folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, partial)
         partial.replace(folder / f"{key}.safetensors")
-    except OSError:
-        partial.unlink(missing_ok=True)
+    except (OSError, SafetensorError):
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def load_weights(folder: Path, key: str) -> dict[str, torch.Tensor] | None:
