@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from autopeft.hybrid import Hybrid, short_hash
@@ -16,7 +17,7 @@ class Candidate:
     hybrid: Hybrid
     training: Mapping[str, float] = field(default_factory=dict, hash=False)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Short hash of the canonical JSON: the candidate's name in files and tables."""
         return short_hash(self.to_json())

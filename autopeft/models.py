@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 from autopeft.anatomy import FAMILIES, ModelShape, family_of, shape_from_config
 from autopeft.errors import AutopeftError, suggest
+from autopeft.hub import hub_answers
 
 if TYPE_CHECKING:
     import torch
@@ -89,14 +87,14 @@ class ModelSource:
         options["trust_remote_code"] = self.trust_remote_code
         try:
             local = Path(self.location).is_dir()
-            return loader(self.location, local_files_only=local or not _hub_answers(), **options)
+            return loader(self.location, local_files_only=local or not hub_answers(), **options)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise AutopeftError(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:
         if Path(self.location).is_dir():
             return f"model '{self.name}': cannot be loaded from this folder ({_first_line(error)})"
-        if not _hub_answers():
+        if not hub_answers():
             reason = "the hub does not answer and the model is not in the local cache"
         else:
             reason = _first_line(error)
@@ -133,22 +131,6 @@ def quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def _hub_answers() -> bool:
-    """False when the hub cannot be reached: its client retries for half a minute before it says so."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    address = urlparse(constants.ENDPOINT)
-    try:
-        socket.create_connection((address.hostname or "", address.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
 
 
 def _first_line(error: Exception) -> str:

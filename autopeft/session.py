@@ -45,10 +45,10 @@ class Session:
 
         return TokenizedTask.of(self.data, self.source.tokenizer(), self.experiment.training.max_length)
 
-    def costs(self, hybrid: Hybrid) -> dict[str, float]:
+    def costs(self, hybrid: Hybrid) -> dict[str, int]:
         """All costs of a hybrid, and the head's parameters beside them."""
         costs = costs_of(hybrid, self.shape, self.experiment.training.max_length)
-        return {**costs, "head_params": float(self.head_params)}
+        return {**costs, "head_params": self.head_params}
 
     def _objectives(self) -> tuple[Objective, ...]:
         known = [*self.data.metrics, "loss", *COSTS.names()]

@@ -7,6 +7,12 @@ import sys
 
 def main() -> None:
     """Run the command; errors that a user can mend are one line and status 2, an interrupt is status 130."""
+    import warnings
+
+    # What libraries will change in their next version is no news for who uses this command.
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+
     from autopeft.cli.app import app
     from autopeft.errors import AutopeftError
 

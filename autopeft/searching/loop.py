@@ -39,7 +39,7 @@ class SearchLoop:
     def __init__(
         self,
         study: Study,
-        costs: Callable[[Hybrid], Mapping[str, float]],
+        costs: Callable[[Hybrid], Mapping[str, int]],
         listeners: Sequence[Listener] = (),
         trials: int | None = None,
         time_limit: float | None = None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import field_validator
 
 from autopeft.errors import AutopeftError, suggest
+from autopeft.hub import hub_answers
 from autopeft.tasks._base import Task
 from autopeft.tasks._rows import Raw, Rows, collect, one_or_two
 
@@ -86,6 +88,9 @@ def _load(path: str, config: str | None, revision: str | None) -> Mapping[str, A
     import datasets
 
     which = f"data set '{path}'" + (f", configuration '{config}'" if config else "")
+    if not Path(path).exists() and not hub_answers():
+        # Asked for the cached copy only, it answers at once; else it would go on asking for half a minute.
+        datasets.config.HF_HUB_OFFLINE = True
     try:
         parts = datasets.load_dataset(path, config, revision=revision)
     except ConnectionError as error:
