@@ -14,7 +14,6 @@ from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.session import Session
-from autopeft.tables import front_table, markdown
 from autopeft.tracking import SearchInfo, Status, Tracker
 
 if TYPE_CHECKING:
@@ -71,6 +70,7 @@ def launch(experiment: Experiment, out: Path, progress: Listener) -> SearchResul
                     status = "KILLED"
                 _score_front(session, study, spec, views)
         finally:
+            progress.close()
             views.finish(status)
     return SearchResult(folder)
 
@@ -115,7 +115,7 @@ class Views(Listener):
             "training_seconds": sum(e.seconds for e in evaluations),
         }
         keys = [e.key for e in front.points]
-        self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, markdown(*front_table(front)))
+        self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, front.to_markdown())
 
     def _update(self) -> ParetoFront:
         evaluations = self._study.evaluations()

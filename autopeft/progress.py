@@ -26,6 +26,10 @@ def progress_for(experiment: Experiment, quiet: bool, console: Console | None = 
     return Lines(console, experiment.trials, live=console.is_terminal)
 
 
+#: Seconds of silence after which a log file gets a line about what is running.
+_HEARTBEAT = 30.0
+
+
 class Silent(Listener):
     """Shows nothing."""
 
@@ -48,6 +52,7 @@ class Lines(Listener):
         self._done, self._best = 0, ""
         self._best_score: float | None = None
         self._running: dict[int, str] = {}
+        self._said = self._begin - _HEARTBEAT
         self._status = console.status("starting workers") if live else None
         if self._status:
             self._status.start()
@@ -69,10 +74,9 @@ class Lines(Listener):
         self._done += 1
         self._keep_best(evaluation)
         total = f"/{self._trials}" if self._trials else ""
-        self._console.print(
+        self._say(
             f"[bold]#{evaluation.number + 1}{total}[/] {self._describe(evaluation)}  [dim]{evaluation.seconds:.0f} s[/]"
-            f"  best {self._best}{self._left(evaluation)}",
-            soft_wrap=True,
+            f"  best {self._best}{self._left(evaluation)}"
         )
         self._show()
 
@@ -101,9 +105,16 @@ class Lines(Listener):
         return f"  [dim]about {duration(seconds)} left[/]" if left > 0 else ""
 
     def _show(self) -> None:
+        running = "; ".join(f"#{n + 1} {what}" for n, what in sorted(self._running.items()))
+        text = f"training {running}" if running else "finishing"
         if self._status:
-            running = "; ".join(f"#{n + 1} {what}" for n, what in sorted(self._running.items()))
-            self._status.update(f"training {running}" if running else "finishing")
+            self._status.update(text)
+        elif time.monotonic() - self._said > _HEARTBEAT:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        self._console.print(text, soft_wrap=True)
 
 
 def _main_score(evaluation: Evaluation) -> tuple[str, float]:

@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"budget"},
     {"engine"},
     {"searching"},
-    {"runners", "tracking", "exporting", "tables"},
+    {"runners", "tracking", "exporting"},
     {"experiment"},
     {"session", "run_folder", "progress"},
     {"result"},

@@ -145,8 +145,8 @@ def test_frame_and_markdown() -> None:
     assert frame["trainable_params"].tolist() == [10, 20, 60, 100]
     assert frame["hybrid"][0] == "lora 1 q,v in 0"
     table = front.to_markdown().splitlines()
-    assert table[0] == "| key | accuracy | trainable_params | learning_rate | hybrid |"
-    assert table[2] == f"| {front.points[0].key} | 0.5 | 10 | 0.001 | lora 1 q,v in 0 |"
+    assert table[0] == "| key | accuracy | trainable_params | learning_rate | hybrid (sizes, in how many layers) |"
+    assert table[2] == f"| {front.points[0].key} | 0.5000 | 10 | 1.00e-03 | lora 1 in 1 |"
     assert list(front_of([]).to_frame().columns) == ["key", "hybrid"]
     assert "No finished candidate" in front_of([]).to_markdown()
 

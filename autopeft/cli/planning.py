@@ -16,7 +16,7 @@ from autopeft.engine.worker import WorkerSpec
 from autopeft.experiment import Experiment
 from autopeft.progress import duration
 from autopeft.session import Session
-from autopeft.tables import number
+from autopeft.searching.tables import number
 
 _SEED = 0
 #: Candidates whose median cost stands for the search in the estimate of time.

@@ -13,9 +13,9 @@ from rich.table import Table
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.launch import RUNS, launch
-from autopeft.progress import Lines, progress_for
+from autopeft.progress import progress_for
 from autopeft.result import SearchResult, evaluate, export
-from autopeft.tables import front_table, number
+from autopeft.searching.tables import cells, number
 
 _out = Console(highlight=False)
 if not _out.is_terminal:
@@ -35,12 +35,7 @@ def run_search(
     """`autopeft search`."""
     experiment = with_overrides(Experiment.load(name), trials, time_limit, workers)
     out = out or RUNS / experiment.name
-    progress = progress_for(experiment, quiet or as_json)
-    try:
-        result = launch(experiment, out, progress)
-    finally:
-        if isinstance(progress, Lines):
-            progress.close()
+    result = launch(experiment, out, progress_for(experiment, quiet or as_json))
     if as_json:
         print(json.dumps(result.front.to_json(), indent=2))
     elif not quiet:
@@ -105,7 +100,7 @@ def run_ui(run: Path | None, port: int) -> None:
 
 def _show(result: SearchResult) -> None:
     front, evaluations = result.front, result.evaluations
-    headers, rows = front_table(front)
+    headers, rows = cells(front)
     table = Table(title=f"Pareto front of {result.experiment.name}", title_justify="left", header_style="bold")
     for header in headers:
         table.add_column(

@@ -28,6 +28,9 @@ class Listener(Protocol):
     def finished(self, evaluation: Evaluation) -> None:
         """It is evaluated and recorded."""
 
+    def close(self) -> None:
+        """The search has ended."""
+
 
 class SearchLoop:
     """Proposals out, evaluations in.

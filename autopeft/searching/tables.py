@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,22 +23,37 @@ def frame(front: ParetoFront) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["key", *metrics, *training, "hybrid"])
 
 
+def cells(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows for people: key, objectives, test score, training hyper-parameters, the hybrid in short."""
+    names = [o.metric for o in front.objectives]
+    test = f"test_{front.score.metric}"
+    if any(test in e.metrics for e in front.points):
+        names.insert(names.index(front.score.metric) + 1, test)
+    rates = list(dict.fromkeys(name for e in front.points for name in e.candidate.training))
+    rows = [
+        [
+            e.key,
+            *(number(e.metrics.get(name)) for name in names),
+            *(number(e.candidate.training.get(name)) for name in rates),
+            e.candidate.hybrid.summary(),
+        ]
+        for e in front.points
+    ]
+    return ["key", *names, *rates, "hybrid (sizes, in how many layers)"], rows
+
+
 def markdown(front: ParetoFront) -> str:
-    """A Markdown table of the points: objectives, test scores, training hyper-parameters, the hybrid in words."""
+    """The same as a Markdown table."""
     if not front.points:
         return "No finished candidate is within the budget.\n"
-    table = frame(front)
-    objectives = [o.metric for o in front.objectives]
-    training = list(dict.fromkeys(name for e in front.points for name in e.candidate.training))
-    tests = [name for name in table.columns if name.startswith("test_")]
-    columns = ["key", *objectives, *tests, *training, "hybrid"]
-    lines = [columns, ["---"] * len(columns), *([_cell(row[c]) for c in columns] for _, row in table.iterrows())]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    headers, rows = cells(front)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (headers, ["---"] * len(headers), *rows))
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if value != value:  # NaN: a point that was not measured
+def number(value: float | None) -> str:
+    """Whole numbers with separators, others with four digits; nothing for what was not measured."""
+    if value is None or value != value:
         return ""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4g}"
+    if float(value).is_integer() and abs(value) >= 1:
+        return f"{int(value):,}"
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
