@@ -17,6 +17,10 @@ class Candidate:
     hybrid: Hybrid
     training: Mapping[str, float] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        """Make the rates floats: equal candidates have equal keys."""
+        object.__setattr__(self, "training", {name: float(value) for name, value in self.training.items()})
+
     @cached_property
     def key(self) -> str:
         """Short hash of the canonical JSON: the candidate's name in files and tables."""

@@ -46,6 +46,19 @@ for _first in "-+.0123456789":
     _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ("tag:yaml.org,2002:float", _FLOAT))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that `_Loader` reads back: texts that look like its numbers are quoted."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML, keys in their order."""
+    text: str = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; `AutopeftError` names the file (and line) when there is none."""
     try:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from autopeft.config import Strict, parse, read_yaml
+from autopeft.config import Strict, dump_yaml, parse, read_yaml
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError, suggest
 from autopeft.resources import shipped
@@ -100,7 +99,7 @@ class Experiment(Strict):
 
     def write(self, path: Path) -> None:
         """Write the resolved YAML."""
-        path.write_text(yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        path.write_text(dump_yaml(self.resolved()), encoding="utf-8")
 
     def difference(self, other: Self) -> str | None:
         """The first field, of those that decide what is searched, in which the two differ; None when none does."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, field_validator
 
-from autopeft.config import Strict, parse, read_plugin, read_yaml
+from autopeft.config import Strict, dump_yaml, parse, read_plugin, read_yaml
 from autopeft.errors import AutopeftError, suggest
 from autopeft.tasks import TASKS
 
@@ -124,6 +124,12 @@ def test_a_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
 def test_a_key_that_is_no_text_is_a_clear_error(text: str, file: Path) -> None:
     file.write_text(text)
     assert str(file) in complaint(read_yaml, file)
+
+
+def test_texts_that_look_like_numbers_stay_texts(file: Path) -> None:
+    data = {"a": "1e5", "b": "1_000", "c": "0.5%", "d": "yes", "e": 1e-5, "f": ["1e-4", 3]}
+    file.write_text(dump_yaml(data))
+    assert read_yaml(file) == data
 
 
 TEXT = st.text(st.sampled_from("ab01.eE+-_:#'\"\\ \n{}[],&*!|>%@`~é漢"), max_size=6)

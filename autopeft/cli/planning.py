@@ -15,8 +15,8 @@ from autopeft.engine.probe import seconds_per_candidate
 from autopeft.engine.worker import WorkerSpec
 from autopeft.experiment import Experiment
 from autopeft.progress import duration
-from autopeft.session import Session
 from autopeft.searching.tables import number
+from autopeft.session import Session
 
 _SEED = 0
 #: Candidates whose median cost stands for the search in the estimate of time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -40,8 +41,8 @@ class LoRA(Method):
         super().__post_init__()
         if alpha is not None:
             object.__setattr__(self, "scale", alpha / max(self.rank, 1))
-        if not self.scale > 0:
-            raise AutopeftError(f"method 'lora': scale must be above 0, not {self.scale!r}")
+        if not 0 < self.scale < math.inf:
+            raise AutopeftError(f"method 'lora': scale must be a number above 0, not {self.scale!r}")
         object.__setattr__(self, "scale", float(self.scale))
 
     @classmethod

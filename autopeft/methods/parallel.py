@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -33,8 +34,8 @@ class Parallel(Bottleneck):
     def __post_init__(self) -> None:
         """Check the scale too."""
         super().__post_init__()
-        if not self.scale > 0:
-            raise AutopeftError(f"method 'parallel': scale must be above 0, not {self.scale!r}")
+        if not 0 < self.scale < math.inf:
+            raise AutopeftError(f"method 'parallel': scale must be a number above 0, not {self.scale!r}")
         object.__setattr__(self, "scale", float(self.scale))
 
     def apply(

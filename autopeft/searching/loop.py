@@ -30,6 +30,7 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """The search has ended."""
+        return
 
 
 class SearchLoop:
