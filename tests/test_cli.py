@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from tiny_project import experiment, write_experiment
 
 from autopeft.cli import main
 from autopeft.resources import shipped
-from tests.tiny_project import experiment, write_experiment
 
 
 def autopeft(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

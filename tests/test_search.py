@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tiny_project import experiment, write_experiment
 
 import autopeft
 from autopeft.candidate import Evaluation
@@ -21,7 +22,6 @@ from autopeft.experiment import Experiment
 from autopeft.launch import launch
 from autopeft.progress import Silent
 from autopeft.result import SearchResult
-from tests.tiny_project import experiment, write_experiment
 
 
 def run(folder: Path, out: str = "run", **changes: Any) -> SearchResult:
@@ -112,7 +112,7 @@ def test_another_experiment_in_the_folder_is_refused(tmp_path: Path) -> None:
 def test_changed_data_are_refused(tmp_path: Path) -> None:
     run(tmp_path, trials=1)
     with (tmp_path / "train.jsonl").open("a") as file:
-        file.write('{"text": "w1 w2 red", "label": "red"}\n')
+        file.write('{"text": "w1 w8 w9", "label": "w1"}\n')
     with pytest.raises(AutopeftError, match="fingerprint"):
         run(tmp_path, trials=1)
 

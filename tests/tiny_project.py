@@ -8,28 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
-from tests.tiny_models import VOCAB, classifier
+from tiny_task import WORDS, save_model
 
 #: A sentence is of the class whose word it holds; the other words are noise.
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-_NOISE = [f"w{i}" for i in range(VOCAB - len(_SPECIAL) - 3)]
-_CLASSES = ["red", "green", "blue"]
-
-
-def make_model(folder: Path) -> Path:
-    """A BERT with a word-level tokenizer, saved as `from_pretrained` reads it."""
-    words = {word: i for i, word in enumerate([*_SPECIAL, *_CLASSES, *_NOISE])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=64
-    )
-    fast.save_pretrained(folder)
-    classifier("bert", seed=3).base_model.save_pretrained(folder)
-    return folder
+_CLASSES, _NOISE = WORDS[:3], WORDS[3:]
 
 
 def make_data(folder: Path, train: int = 96, other: int = 24, seed: int = 0) -> dict[str, str]:
@@ -53,7 +35,7 @@ def _row(rng: random.Random, i: int) -> dict[str, str]:
 def experiment(folder: Path, **changes: Any) -> dict[str, Any]:
     """Fields of an experiment on the tiny model and data in `folder` (made when they are not there)."""
     if not (folder / "model").is_dir():
-        make_model(folder / "model")
+        save_model(folder / "model")
         make_data(folder)
     return {
         "name": "tiny",
