@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,31 +49,39 @@ def search(
 
 
 def launch(experiment: Experiment, out: Path, progress: Listener) -> SearchResult:
-    """Run an experiment to its end in a run folder."""
-    session, folder = Session(experiment), RunFolder(out.absolute())
-    folder.claim(experiment)
-    with folder.locked(), ThreadPoolExecutor(1) as background:
-        # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
-        opening = background.submit(experiment.tracking.open, _info(session, folder))
-        study, spec = _study(session, folder), _worker_spec(session, folder)
-        tokens = session.tokens
-        views = Views(session, folder, study, opening.result())
-        loop = SearchLoop(
-            study, session.costs, [progress, views], trials=experiment.trials, time_limit=experiment.time_limit
-        )
-        status: Status = "FAILED"
-        try:
-            with experiment.runner.session():
-                try:
-                    experiment.runner.run(spec, tokens, loop)
-                    status = "FINISHED"
-                except KeyboardInterrupt:
-                    status = "KILLED"
-                _score_front(session, study, spec, views)
-        finally:
-            progress.close()
-            views.finish(status)
+    """Run an experiment to its end in a run folder; an interrupt leaves a folder that can be resumed, and is raised."""
+    with closing(progress):
+        session, folder = Session(experiment), RunFolder(out.absolute())
+        folder.claim(experiment)
+        with folder.locked(), ThreadPoolExecutor(1) as background:
+            # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
+            opening = background.submit(experiment.tracking.open, _info(session, folder))
+            study, spec = _study(session, folder), _worker_spec(session, folder)
+            _ = session.tokens
+            views = Views(session, folder, study, opening.result())
+            _run(session, study, spec, views, progress)
     return SearchResult(folder)
+
+
+def _run(session: Session, study: Study, spec: WorkerSpec, views: Views, progress: Listener) -> None:
+    """Search, and measure the front on test; the views are brought to their end whatever happens."""
+    experiment = session.experiment
+    listeners: list[Listener] = [progress, views]
+    loop = SearchLoop(study, session.costs, listeners, experiment.trials, experiment.time_limit)
+    status: Status = "FAILED"
+    try:
+        with experiment.runner.session():
+            experiment.runner.run(spec, session.tokens, loop)
+            if not loop.is_over:
+                # Ray Tune ends quietly at an interrupt.
+                raise KeyboardInterrupt
+            _score_front(session, study, spec, views)
+            status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        views.finish(status)
 
 
 class Views(Listener):

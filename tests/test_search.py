@@ -117,16 +117,23 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
         run(tmp_path, trials=1)
 
 
-def test_a_killed_search_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    path, out = write_experiment(tmp_path, trials=8), tmp_path / "run"
+def start_and_signal(path: Path, out: Path, number: int) -> tuple[list[str], int]:
+    """Start a search as a command, signal its process group after some candidates: the command and its status."""
     command = [sys.executable, "-m", "autopeft", "search", str(path), "--out", str(out), "--quiet"]
     process = subprocess.Popen(command, start_new_session=True)
     table = out / "trials.csv"
     deadline = time.monotonic() + 120
     while not (table.exists() and len(table.read_text().splitlines()) > 3) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    os.killpg(process.pid, number)
+    return command, process.wait()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_search_that_is_ended_loses_and_repeats_nothing(number: int, status: int, tmp_path: Path) -> None:
+    path, out = write_experiment(tmp_path, trials=8), tmp_path / "run"
+    command, ended = start_and_signal(path, out, number)
+    assert ended == status
     before = SearchResult.open(out).evaluations
     assert 3 <= len(before) < 8
     subprocess.run(command, check=True, timeout=240)

@@ -53,12 +53,18 @@ class SearchLoop:
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
         self._left_over = list(study.pending())
         self._running: dict[int, Proposal] = {}
+        self._ended = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has come to its end, with nothing running; false after an interrupt."""
+        return self._ended and not self._running
 
     def next(self) -> Proposal | None:
         """The next candidate to train; None when no more shall be started."""
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return None
-        if self._trials is not None and self._study.finished + len(self._running) >= self._trials:
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        if late or (self._trials is not None and self._study.finished + len(self._running) >= self._trials):
+            self._ended = True
             return None
         proposal = self._left_over.pop(0) if self._left_over else self._study.ask()
         self._running[proposal.number] = proposal
