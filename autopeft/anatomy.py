@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 #: The linear maps of a layer that methods act on, in the order in which a layer computes them.
 SITES = ("q", "k", "v", "o", "up", "down")
-ATTENTION_SITES = SITES[:4]
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ def _walk(root: nn.Module, name: str, model: PreTrainedModel) -> nn.Module:
 
 def _in_out(layer: nn.Module, site: Site) -> tuple[int, int]:
     module: Any = layer.get_submodule(site.module)
-    rows, columns = module.weight.shape
-    # transformers' Conv1D (GPT-2) keeps its weight as [in, out], nn.Linear as [out, in].
-    wide_in, wide_out = (rows, columns) if type(module).__name__ == "Conv1D" else (columns, rows)
+    # Not from the weight of a linear map: quantised ones are packed. transformers' Conv1D (GPT-2) has [in, out].
+    conv = hasattr(module, "nf")
+    wide_in, wide_out = (module.weight.shape[0], module.nf) if conv else (module.in_features, module.out_features)
     return int(wide_in), int(wide_out) // site.parts

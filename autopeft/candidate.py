@@ -36,6 +36,12 @@ class Candidate:
         return cls(Hybrid.from_json(data["hybrid"]), dict(data["training"]))
 
 
+def failed(candidate: Candidate, error: Exception | str) -> Evaluation:
+    """The evaluation of a candidate that an error ended: its reason in one line."""
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return Evaluation(candidate, "failed", {}, error=text)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One candidate, trained and measured.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from autopeft.config import Strict, dump_yaml, parse, read_yaml
+from autopeft.config import Strict, parse, read_yaml
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError, suggest
 from autopeft.resources import shipped
@@ -59,6 +59,13 @@ class Experiment(Strict):
             raise ValueError("expected seconds, or a time like '90s', '30m', '2h'")
         return float(match[1]) * _SECONDS[match[2]] if match else value
 
+    @field_validator("space", mode="before")
+    @classmethod
+    def _space_in_a_file(cls, value: Any) -> Any:
+        """A space's file is read here, so that a run folder does not depend on it."""
+        is_file = isinstance(value, (str, Path)) and Path(value).suffix in (".yaml", ".yml")
+        return read_yaml(Path(value)) if is_file else value
+
     @model_validator(mode="after")
     def _ends(self) -> Self:
         if self.trials is None and self.time_limit is None:
@@ -77,8 +84,6 @@ class Experiment(Strict):
             hint = suggest(str(name), known)
             raise AutopeftError(f"experiment '{name}': no such file, and no experiment of that name; {hint}")
         data = _relocate(read_yaml(path), path.parent)
-        if isinstance(data.get("space"), str) and Path(data["space"]).suffix in (".yaml", ".yml"):
-            data["space"] = read_yaml(Path(data["space"]))
         return cls.of({**data, **(overrides or {})}, str(path))
 
     @classmethod
@@ -96,10 +101,6 @@ class Experiment(Strict):
         data["task"] = {k: _absolute(v) for k, v in data["task"].items()}
         data["model"] = _absolute(data["model"])
         return data
-
-    def write(self, path: Path) -> None:
-        """Write the resolved YAML."""
-        path.write_text(dump_yaml(self.resolved()), encoding="utf-8")
 
     def difference(self, other: Self) -> str | None:
         """The first field, of those that decide what is searched, in which the two differ; None when none does."""
@@ -121,13 +122,15 @@ def _relocate(value: Any, folder: Path) -> Any:
     """Strings that name nothing from here, but a file or folder beside the YAML, made to name that."""
     if isinstance(value, dict):
         return {k: _relocate(v, folder) for k, v in value.items()}
-    if (isinstance(value, str) and "/" in value) or (isinstance(value, str) and Path(value).suffix):
-        beside = folder / value
-        return str(beside) if not Path(value).exists() and beside.exists() else value
-    return value
+    if not _like_a_path(value):
+        return value
+    beside = folder / value
+    return str(beside) if not Path(value).exists() and beside.exists() else value
 
 
 def _absolute(value: Any) -> Any:
-    if isinstance(value, str) and ("/" in value or Path(value).suffix) and Path(value).exists():
-        return str(Path(value).resolve())
-    return value
+    return str(Path(value).resolve()) if _like_a_path(value) and Path(value).exists() else value
+
+
+def _like_a_path(value: Any) -> bool:
+    return isinstance(value, str) and ("/" in value or bool(Path(value).suffix))

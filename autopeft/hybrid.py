@@ -47,11 +47,6 @@ class Hybrid:
         """True when only the task's head is trained."""
         return not any(self.layers)
 
-    @property
-    def first_layer(self) -> int | None:
-        """The lowest layer with a method; None when empty."""
-        return next((i for i, methods in enumerate(self.layers) if methods), None)
-
     def placed(self) -> Iterator[tuple[int, str, Method]]:
         """(layer, site, method) one by one, in the order in which a forward pass meets them at each site."""
         for i, methods in enumerate(self.layers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -52,11 +53,11 @@ def launch(experiment: Experiment, out: Path, progress: Listener) -> SearchResul
     """Run an experiment to its end in a run folder; an interrupt leaves a folder that can be resumed, and is raised."""
     with closing(progress):
         session, folder = Session(experiment), RunFolder(out.absolute())
-        folder.claim(experiment)
         with folder.locked(), ThreadPoolExecutor(1) as background:
+            folder.claim(experiment)
+            study, spec = _study(session, folder), session.worker_spec(folder.weights)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, _info(session, folder))
-            study, spec = _study(session, folder), _worker_spec(session, folder)
             _ = session.tokens
             views = Views(session, folder, study, opening.result())
             _run(session, study, spec, views, progress)
@@ -131,7 +132,7 @@ class Views(Listener):
         front = self.front(evaluations)
         keys = [e.key for e in front.points]
         self._folder.write_views(front, evaluations)
-        self._folder.drop_weights_except(keys)
+        self._folder.drop_weights([e.key for e in evaluations if e.key not in keys])
         self._tracker.sync(evaluations, self._sizes_of, keys)
         return front
 
@@ -149,6 +150,10 @@ def _score_front(session: Session, study: Study, spec: WorkerSpec, views: Views)
     scores = session.experiment.runner.score_on_test(spec, session.tokens, [e.candidate for e in wanted])
     for evaluation, metrics in zip(wanted, scores, strict=True):
         study.annotate(evaluation.number, metrics)
+    if any(not metrics for metrics in scores):
+        warnings.warn(
+            "some members of the front could not be measured on test; the same command tries again", stacklevel=2
+        )
 
 
 def _study(session: Session, folder: RunFolder) -> Study:
@@ -163,12 +168,6 @@ def _study(session: Session, folder: RunFolder) -> Study:
         {"name": sampler.name, **sampler.model_dump()},
         fingerprint=session.data.fingerprint,
     )
-
-
-def _worker_spec(session: Session, folder: RunFolder) -> WorkerSpec:
-    from autopeft.engine.worker import WorkerSpec
-
-    return WorkerSpec(session.source, session.experiment.training, keep=folder.weights)
 
 
 def _info(session: Session, folder: RunFolder) -> SearchInfo:

@@ -6,9 +6,12 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from autopeft.candidate import Evaluation
 from autopeft.experiment import Experiment
 from autopeft.searching.loop import Listener
+from autopeft.searching.objective import Objective
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +90,7 @@ class Lines(Listener):
 
     def _describe(self, evaluation: Evaluation) -> str:
         if evaluation.status == "failed":
-            return f"[red]failed: {evaluation.error}[/]"
+            return f"[red]failed: {escape(evaluation.error or '')}[/]"
         name, score = _main_score(evaluation)
         params = evaluation.metrics.get("trainable_params", 0)
         return f"{name} [bold]{score:.4f}[/] with {params:,.0f} parameters"
@@ -95,8 +98,9 @@ class Lines(Listener):
     def _keep_best(self, evaluation: Evaluation) -> None:
         if evaluation.status != "done":
             return
-        _, score = _main_score(evaluation)
-        if self._best_score is None or score > self._best_score:
+        name, score = _main_score(evaluation)
+        sign = 1 if Objective.of(name).direction == "max" else -1
+        if self._best_score is None or sign * score > sign * self._best_score:
             self._best_score, self._best = score, f"{score:.4f}"
 
     def _left(self, evaluation: Evaluation) -> str:
@@ -114,7 +118,7 @@ class Lines(Listener):
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
-        self._console.print(text, soft_wrap=True)
+        self._console.print(text, soft_wrap=True, markup=True)
 
 
 def _main_score(evaluation: Evaluation) -> tuple[str, float]:

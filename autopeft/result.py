@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
@@ -13,6 +14,11 @@ from autopeft.experiment import Experiment
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
+
+if TYPE_CHECKING:
+    import torch
+
+    from autopeft.session import Session
 
 
 class SearchResult:
@@ -67,27 +73,17 @@ def export(
     `pick` is "best" (the best score), "knee" or a candidate's key; `max_params` leaves out what is larger. Weights that
     were not kept are trained again with the search's seed. Returns the folder.
     """
-    from autopeft.engine.report import train_again
-    from autopeft.engine.worker import WorkerSpec, load_weights
     from autopeft.exporting import write_adapter, write_card, write_record
     from autopeft.session import Session
 
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
-    chosen = result.front.pick(pick, max_params)
-    folder, to = RunFolder(result.run_dir), Path(to)
+    chosen, to = result.front.pick(pick, max_params), Path(to)
     session = Session(result.experiment)
-    spec = WorkerSpec(session.source, result.experiment.training, keep=folder.weights)
-    weights = load_weights(folder.weights, chosen.key)
-    if weights is None:
-        train_again(spec, session.tokens, [chosen.candidate])
-        weights = load_weights(folder.weights, chosen.key)
-    if weights is None:
-        raise AutopeftError(
-            f"candidate {chosen.key}: its weights cannot be kept in {folder.weights}; is the disk full?"
-        )
+    _check_data(result, session)
+    weights, metrics = _trained(session, RunFolder(result.run_dir).weights, chosen)
     try:
         peft_type = write_adapter(session.source, chosen.candidate, weights, session.data.num_labels, to)
-        record = _record(result, session, chosen, peft_type)
+        record = _record(result, session, chosen, metrics, peft_type)
         write_record(to, record)
         write_card(to, record)
     except OSError as error:
@@ -95,7 +91,35 @@ def export(
     return to
 
 
-def _record(result: SearchResult, session: Any, chosen: Evaluation, peft_type: str) -> dict[str, Any]:
+def _check_data(result: SearchResult, session: Session) -> None:
+    from autopeft.searching.study import Study
+
+    if Study.read_header(result.run_dir)["fingerprint"] != session.data.fingerprint:
+        raise AutopeftError(
+            f"{result.run_dir}: the task's data are not those of the search any more (files were edited, or the "
+            "libraries behind docstrings were upgraded); bring them back to export from it"
+        )
+
+
+def _trained(session: Session, folder: Path, chosen: Evaluation) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The weights, kept or trained again, and the metrics of these very weights."""
+    from autopeft.engine.report import score_on_test, train_again
+    from autopeft.engine.worker import load_weights
+
+    metrics = dict(chosen.metrics)
+    spec = session.worker_spec(folder)
+    if load_weights(folder, chosen.key) is None:
+        print(f"the weights of {chosen.key} were not kept: training it again", file=sys.stderr)
+        metrics |= train_again(spec, session.tokens, chosen.candidate).metrics
+        metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
+    elif f"test_{session.data.metrics[0]}" not in metrics:
+        metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
+    return load_weights(folder, chosen.key) or {}, metrics
+
+
+def _record(
+    result: SearchResult, session: Session, chosen: Evaluation, metrics: dict[str, float], peft_type: str
+) -> dict[str, Any]:
     resolved = result.experiment.resolved()
     return {
         "key": chosen.key,
@@ -103,13 +127,14 @@ def _record(result: SearchResult, session: Any, chosen: Evaluation, peft_type: s
         "hybrid": chosen.candidate.hybrid.to_json(),
         "training": dict(chosen.candidate.training),
         "seed": result.experiment.training.seed,
-        "metrics": dict(chosen.metrics),
+        "metrics": metrics,
         "model": {"name": session.source.name, "location": session.source.location},
         "trust_remote_code": result.experiment.trust_remote_code,
         "num_labels": session.data.num_labels,
         "labels": list(session.data.label_names),
         "task": resolved["task"],
         "splits": session.data.note,
+        "data": session.data.fingerprint,
         "settings": resolved["training"],
     }
 

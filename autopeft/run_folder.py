@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.candidate import Evaluation
+from autopeft.config import dump_yaml
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.searching.front import ParetoFront
@@ -42,28 +43,34 @@ class RunFolder:
 
     def claim(self, experiment: Experiment) -> None:
         """Make the folder this experiment's; another experiment's folder is refused with the field that differs."""
-        if self.experiment_file.is_file():
+        if self.trials_file.is_file():
+            # Before its first result a folder is nobody's: a mistake in the file can still be mended.
             different = experiment.difference(self.experiment())
             if different:
                 raise AutopeftError(
-                    f"{self.path}: holds another search: {different}; give another folder (--out), or delete this one"
+                    f"{self.path}: holds another search: {different}; give another run folder (out), or delete this one"
                 )
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            experiment.write(self.experiment_file)
+            for partial in (*self.path.glob(".*.partial"), *self.weights.glob(".*.partial")):
+                # A killed search's.
+                partial.unlink(missing_ok=True)
         except OSError as error:
             raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
+        write_whole(self.experiment_file, dump_yaml(experiment.resolved()))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Refuse a second search in the same folder while one runs."""
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.path / ".lock")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
             raise AutopeftError(f"{self.path}: a search is running in this folder already") from None
+        except OSError as error:
+            raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
         try:
             yield
         finally:
@@ -88,12 +95,10 @@ class RunFolder:
         front.still(self.plot_image)
         return [self.plot_page, self.plot_image]
 
-    def drop_weights_except(self, keys: Sequence[str]) -> None:
-        """Keep the weights of these candidates only."""
-        if self.weights.is_dir():
-            for file in self.weights.glob("*.safetensors"):
-                if file.stem not in keys:
-                    file.unlink(missing_ok=True)
+    def drop_weights(self, keys: Sequence[str]) -> None:
+        """Delete the weights of these candidates. Others stay: a worker may have just written them."""
+        for key in keys:
+            (self.weights / f"{key}.safetensors").unlink(missing_ok=True)
 
 
 def trials_table(evaluations: Sequence[Evaluation]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.anatomy import head_params_from_config
@@ -18,6 +19,7 @@ from autopeft.space import SearchSpace
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
+    from autopeft.engine.worker import WorkerSpec
 
 
 class Session:
@@ -44,6 +46,12 @@ class Session:
         from autopeft.engine.data import TokenizedTask
 
         return TokenizedTask.of(self.data, self.source.tokenizer(), self.experiment.training.max_length)
+
+    def worker_spec(self, weights: Path) -> WorkerSpec:
+        """How the experiment's workers are built; they keep trained weights in the folder `weights`."""
+        from autopeft.engine.worker import WorkerSpec
+
+        return WorkerSpec(self.source, self.experiment.training, weights, self.experiment.runner.threads)
 
     def costs(self, hybrid: Hybrid) -> dict[str, int]:
         """All costs of a hybrid, and the head's parameters beside them."""

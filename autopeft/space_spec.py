@@ -65,6 +65,9 @@ class Training(Strict):
     """The hyper-parameters of training that may be searched; one that is left out is the trainer's own."""
 
     learning_rate: Values | None = None
+    weight_decay: Values | None = None
+    warmup: Values | None = None
+    max_grad_norm: Values | None = None
 
 
 class SpaceSpec(Strict):

@@ -64,7 +64,6 @@ def test_size_zero_is_the_absent_method() -> None:
     assert one(*(make(name, 0) for name in METHOD_NAMES)) == one()
     assert one(LoRA(0), Prefix(2)) == one(Prefix(2))
     assert one().is_empty
-    assert one().first_layer is None
     assert not one(Prefix(1)).is_empty
 
 
@@ -91,7 +90,6 @@ def test_two_of_a_kind_at_one_site_are_refused(name: str) -> None:
 def test_layers_are_chosen_by_number() -> None:
     hybrid = Hybrid.from_layers(4, {3: [LoRA(2)], 1: [Prefix(1)]})
     assert hybrid.layers == ((), (Prefix(1),), (), (LoRA(2),))
-    assert hybrid.first_layer == 1
     assert Hybrid.uniform(2, LoRA(2)) == Hybrid.from_layers(2, {0: [LoRA(2)], 1: [LoRA(2)]})
     for wrong in (4, -1):
         assert f"layer {wrong} does not exist; layers are 0 to 3" in complaint(Hybrid.from_layers, 4, {wrong: []})

@@ -22,6 +22,7 @@ from autopeft.experiment import Experiment
 from autopeft.launch import launch
 from autopeft.progress import Silent
 from autopeft.result import SearchResult
+from autopeft.run_folder import RunFolder
 
 
 def run(folder: Path, out: str = "run", **changes: Any) -> SearchResult:
@@ -113,7 +114,7 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
     run(tmp_path, trials=1)
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write('{"text": "w1 w8 w9", "label": "w1"}\n')
-    with pytest.raises(AutopeftError, match="fingerprint"):
+    with pytest.raises(AutopeftError, match="data are not those"):
         run(tmp_path, trials=1)
 
 
@@ -129,9 +130,22 @@ def start_and_signal(path: Path, out: Path, number: int) -> tuple[list[str], int
     return command, process.wait()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_search_that_is_ended_loses_and_repeats_nothing(number: int, status: int, tmp_path: Path) -> None:
-    path, out = write_experiment(tmp_path, trials=8), tmp_path / "run"
+HERE, RAY = {"name": "in_process", "cpus": 1}, {"name": "ray", "workers": 2}
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "runner"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, HERE),
+        (signal.SIGINT, 130, HERE),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, RAY, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, RAY, marks=pytest.mark.slow),
+    ],
+)
+def test_a_search_that_is_ended_loses_and_repeats_nothing(
+    number: int, status: int, runner: dict[str, Any], tmp_path: Path
+) -> None:
+    path, out = write_experiment(tmp_path, trials=8, runner=runner), tmp_path / "run"
     command, ended = start_and_signal(path, out, number)
     assert ended == status
     before = SearchResult.open(out).evaluations
@@ -177,3 +191,54 @@ def test_search_from_python(tmp_path: Path) -> None:
     frame = result.front.to_frame()
     assert {"key", "accuracy", "trainable_params", "learning_rate"} <= set(frame.columns)
     assert result.front.plot().data
+
+
+ONE_LAYER = {
+    "description": "few candidates",
+    "sizes": "shared",
+    "blocks": {"lora": {"rank": [0, 1]}},
+    "training": {"learning_rate": 0.01},
+}
+
+
+def test_an_exhausted_space_ends_the_search(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no new candidate"):
+        result = run(tmp_path, trials=40, space=ONE_LAYER, budget={"trainable_params": 200})
+    assert 1 < len(result.evaluations) < 10
+    assert len({e.key for e in result.evaluations}) == len(result.evaluations)
+
+
+def test_a_space_in_a_file_is_kept_in_the_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(json.dumps(ONE_LAYER))
+    for _ in range(2):
+        result = run(tmp_path, trials=1, space=str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").unlink()
+    assert result.experiment.space == ONE_LAYER
+    assert len(result.evaluations) == 1
+
+
+def test_when_everything_fails_the_search_says_so(tmp_path: Path) -> None:
+    space = ONE_LAYER | {"training": {"learning_rate": 1e30}}
+    with pytest.raises(AutopeftError, match=r"all of the first 2 candidates failed.*loss"):
+        run(tmp_path, trials=2, space=space)
+
+
+def test_weights_that_are_not_reported_yet_stay(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.weights.mkdir()
+    for key in ("finished", "just_written"):
+        (folder.weights / f"{key}.safetensors").touch()
+    folder.drop_weights(["finished", "never_kept"])
+    assert [p.stem for p in folder.weights.iterdir()] == ["just_written"]
+
+
+def test_a_folder_without_results_takes_a_mended_experiment(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        folder.claim(Experiment.of(experiment(tmp_path), "test"))
+    assert len(run(tmp_path, trials=1, budget={"trainable_params": "5%"}).evaluations) == 1
+
+
+def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").locked(), pytest.raises(AutopeftError, match="is running in this folder already"):
+        run(tmp_path, trials=1)

@@ -131,16 +131,16 @@ def test_killed_in_the_middle_of_asking(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"budget": Budget({"trainable_params": 1400})}, "budget"),
-        ({"objectives": (Objective.of("accuracy"),)}, "objectives"),
-        ({"sampler": "random"}, "sampler"),
-        ({"fingerprint": "other data"}, "fingerprint"),
-        ({"space": SearchSpace.load({"blocks": {"lora": {"rank": [0, 2]}}}, TINY)}, "space"),
+        ({"budget": Budget({"trainable_params": 1400})}, r"other settings \(budget\)"),
+        ({"objectives": (Objective.of("accuracy"),)}, r"other settings \(objectives\)"),
+        ({"sampler": "random"}, r"other settings \(sampler\)"),
+        ({"fingerprint": "other data"}, "the task's data are not those"),
+        ({"space": SearchSpace.load({"blocks": {"lora": {"rank": [0, 2]}}}, TINY)}, r"other settings \(space\)"),
     ],
 )
 def test_a_folder_with_other_settings_is_refused(tmp_path: Path, changes: dict, named: str) -> None:
     opened(tmp_path).ask()
-    with pytest.raises(AutopeftError, match=rf"holds a search of other settings \({named}\)"):
+    with pytest.raises(AutopeftError, match=named):
         opened(tmp_path, **changes)
 
 

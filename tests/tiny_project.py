@@ -50,7 +50,7 @@ def experiment(folder: Path, **changes: Any) -> dict[str, Any]:
         "sampler": {"name": "tpe", "seed": 0, "startup": 3},
         "training": {"epochs": 1, "batch_size": 16, "max_length": 16, "precision": "fp32"},
         "trials": 4,
-        "runner": {"name": "in_process", "threads": 1},
+        "runner": {"name": "in_process", "cpus": 1},
         "tracking": {"name": "none"},
         **changes,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from rich.table import Table
 from autopeft.budget import share_within
 from autopeft.candidate import Candidate
 from autopeft.engine.probe import seconds_per_candidate
-from autopeft.engine.worker import WorkerSpec
 from autopeft.experiment import Experiment
 from autopeft.progress import duration
 from autopeft.searching.tables import number
@@ -39,7 +39,7 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
     share = share_within(session.space, session.budget, samples, rng)
     smallest = session.budget.smallest(session.space)
     experiment = session.experiment
-    spec = WorkerSpec(session.source, experiment.training, threads=1 if experiment.runner.parallel > 1 else 0)
+    spec = session.worker_spec(Path())
     each = seconds_per_candidate(spec, session.tokens, _typical(session, rng))
     total = each * experiment.trials / experiment.runner.parallel if experiment.trials else None
     return {

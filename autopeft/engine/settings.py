@@ -21,7 +21,3 @@ class TrainingSettings(Strict):
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising rate; then linear decay")
     max_grad_norm: float = Field(1.0, gt=0)
-
-
-#: Settings that a search space may vary.
-TUNABLE = ("learning_rate", "weight_decay", "warmup", "max_grad_norm")

@@ -30,6 +30,11 @@ class Runner(Strict):
         """How many candidates are trained at once."""
         return 1
 
+    @property
+    def threads(self) -> int:
+        """CPU threads of a worker; 0 leaves it to torch."""
+        return 0
+
     @contextmanager
     def session(self) -> Iterator[None]:
         """Keeps what the runner needs up for `run` and `score_on_test` inside."""

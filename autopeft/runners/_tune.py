@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from autopeft.candidate import Candidate, Evaluation
+from autopeft.candidate import Candidate, Evaluation, failed
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.worker import Run, Worker, WorkerSpec
 from autopeft.searching.loop import SearchLoop
@@ -19,39 +19,43 @@ T = TypeVar("T")
 
 
 class CandidateTrainable(tune.Trainable):
-    """One step is one epoch; a last step brings the evaluation, or the error that ended it.
+    """One step is one epoch; a last step brings the evaluation, as JSON text, since Tune flattens mappings.
 
-    Results are JSON texts, since Tune flattens mappings. Errors go back as text: Tune would keep them in a file on the
-    worker's machine.
+    An error is a failed evaluation: Tune would keep it in a file on the worker's machine.
     """
 
     def setup(self, config: dict[str, Any], spec: WorkerSpec, task: TokenizedTask) -> None:
         """Load the backbone, once an actor."""
         self._worker: Worker | None = None
         self._run: Run | None = None
+        self._spoilt = False
         try:
             self._worker = Worker(spec, task)
         except Exception as error:
-            self._broken = f"the worker could not start: {_in_a_line(error)}"
+            self._broken = f"the worker could not start: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next candidate on the same backbone."""
+        """Take the next candidate on the same backbone; decline when an error may have spoilt it."""
         self.cleanup()
+        if self._spoilt or self._worker is None:
+            return False
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Train one epoch."""
         if self._run is None:
-            return {"error": self._broken, "done": True}
+            return {"evaluation": json.dumps(failed(self._candidate, self._broken).to_json()), "done": True}
         try:
             return {"epoch_metrics": json.dumps(next(self._run)), "done": False}
         except StopIteration as stop:
             evaluation: Evaluation = stop.value
             return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
         except Exception as error:
-            return {"error": _in_a_line(error), "done": True}
+            # Who knows what state the device is in: the next candidate gets a new worker.
+            self._spoilt = True
+            return {"evaluation": json.dumps(failed(self._candidate, error).to_json()), "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the study is the state, and a lost candidate is trained again."""
@@ -65,8 +69,9 @@ class CandidateTrainable(tune.Trainable):
             self._run.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
+        self._candidate = Candidate.from_json(config["candidate"])
         if self._worker is not None:
-            self._run = self._worker.run(Candidate.from_json(config["candidate"]))
+            self._run = self._worker.run(self._candidate)
 
 
 class AskTell(Searcher):
@@ -108,8 +113,6 @@ class AskTell(Searcher):
     def _tell(self, number: int, result: dict[str, Any], error: bool) -> None:
         if error or not result:
             self._loop.failed(number, "its worker was killed, twice (out of memory?)")
-        elif "error" in result:
-            self._loop.failed(number, result["error"])
         elif "evaluation" in result:
             self._loop.done(number, Evaluation.from_json(json.loads(result["evaluation"])))
         # Else Tune was interrupted: the candidate stays open in the study, and is trained first when resumed.
@@ -130,8 +133,3 @@ class AskTell(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the study is the state."""
-
-
-def _in_a_line(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from autopeft.candidate import Candidate, Evaluation
+from autopeft.candidate import Candidate, Evaluation, failed
 from autopeft.runners._base import Runner
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ class InProcess(Runner):
 
     name: ClassVar[str] = "in_process"
     description: ClassVar[str] = "one worker in this process, for debugging"
-    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
+    cpus: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
+
+    @property
+    def threads(self) -> int:
+        """As given."""
+        return self.cpus
 
     def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop) -> None:
         """One candidate after another."""
@@ -29,7 +34,7 @@ class InProcess(Runner):
 
         worker: Worker | None = None
         while (proposal := loop.next()) is not None:
-            worker = worker or Worker(self._threaded(spec), task)
+            worker = worker or Worker(spec, task)
             run = worker.run(proposal.candidate)
             evaluation: Evaluation | None = None
             while evaluation is None:
@@ -37,6 +42,8 @@ class InProcess(Runner):
                     loop.epoch(proposal.number, next(run))
                 except StopIteration as stop:
                     evaluation = stop.value
+                except Exception as error:
+                    evaluation = failed(proposal.candidate, error)
             loop.done(proposal.number, evaluation)
 
     def score_on_test(
@@ -45,9 +52,4 @@ class InProcess(Runner):
         """The same, for what is reported."""
         from autopeft.engine.report import score_on_test
 
-        return score_on_test(self._threaded(spec), task, candidates)
-
-    def _threaded(self, spec: WorkerSpec) -> WorkerSpec:
-        from dataclasses import replace
-
-        return replace(spec, threads=self.threads)
+        return score_on_test(spec, task, candidates)

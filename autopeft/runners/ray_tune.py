@@ -8,7 +8,6 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -48,7 +47,7 @@ class RayTune(Runner):
             from autopeft.runners._tune import AskTell, CandidateTrainable
 
             searcher = AskTell(loop)
-            trainable = tune.with_parameters(CandidateTrainable, spec=self._threaded(spec), task=task)
+            trainable = tune.with_parameters(CandidateTrainable, spec=spec, task=task)
             with tempfile.TemporaryDirectory(prefix="autopeft-tune-") as scratch:
                 tuner = tune.Tuner(
                     tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
@@ -81,16 +80,19 @@ class RayTune(Runner):
             remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(score_on_test)
             shared = ray.put(task)
             shares = [list(candidates[i :: self.workers]) for i in range(self.workers)]
-            answers = ray.get([remote.remote(self._threaded(spec), shared, share) for share in shares if share])
-        given = [share for share in shares if share]
+            given = [share for share in shares if share]
+            running = [remote.remote(spec, shared, share) for share in given]
+            answers = [_answer(ray, reference, share) for reference, share in zip(running, given, strict=True)]
         scored = [
             pair for share, scores in zip(given, answers, strict=True) for pair in zip(share, scores, strict=True)
         ]
         by_key = {candidate.key: scores for candidate, scores in scored}
         return [by_key[c.key] for c in candidates]
 
-    def _threaded(self, spec: WorkerSpec) -> WorkerSpec:
-        return replace(spec, threads=max(1, int(self.cpus_per_worker)))
+    @property
+    def threads(self) -> int:
+        """As many as a worker has CPUs."""
+        return max(1, int(self.cpus_per_worker))
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
@@ -102,6 +104,7 @@ class RayTune(Runner):
         import ray
 
         if ray.is_initialized():
+            self._check_resources()
             yield
             return
         self._check_address()
@@ -111,13 +114,29 @@ class RayTune(Runner):
             where = f"the cluster at '{self.address}' cannot be reached" if self.address else "Ray cannot be started"
             raise AutopeftError(f"runner: {where} ({str(error).splitlines()[0][:200]}); see runner.address") from error
         try:
+            self._check_resources()
             yield
         finally:
             ray.shutdown()
 
+    def _check_resources(self) -> None:
+        """Ray itself waits for ever, and without a word, for a worker that fits on no machine."""
+        import ray
+
+        asked = {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(all(node.get(kind, 0) >= n for kind, n in asked.items()) for node in nodes):
+            most = ", ".join(f"{max((n.get(kind, 0) for n in nodes), default=0):g} {kind}s" for kind in asked)
+            raise AutopeftError(
+                f"runner: no machine has {self.cpus_per_worker:g} CPUs and {self.gpus_per_worker:g} GPUs for a worker "
+                f"(at most: {most}); mend runner.cpus_per_worker and runner.gpus_per_worker"
+            )
+
     def _check_address(self) -> None:
         """Ray itself tries for minutes before it says that nobody answers."""
-        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
+        if (self.address or "").startswith("ray://"):
+            raise AutopeftError("runner.address: run this command on a machine of the cluster, with address: auto")
+        host, _, port = (self.address or "").rpartition(":")
         if not host or not port.isdigit():
             return
         try:
@@ -139,3 +158,12 @@ class RayTune(Runner):
             "object_store_memory": _OBJECT_STORE,
             **quiet,
         }
+
+
+def _answer(ray: Any, reference: Any, share: Sequence[Candidate]) -> list[dict[str, float]]:
+    """A worker's test scores; none when it was killed."""
+    try:
+        scores: list[dict[str, float]] = ray.get(reference)
+        return scores
+    except ray.exceptions.RayError:
+        return [{} for _ in share]

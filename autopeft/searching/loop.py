@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from autopeft.candidate import Evaluation
+from autopeft.candidate import Evaluation, failed
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.searching.study import Proposal, Study
@@ -68,6 +69,11 @@ class SearchLoop:
             return None
         proposal = self._left_over.pop(0) if self._left_over else self._study.ask()
         self._running[proposal.number] = proposal
+        if any(e.key == proposal.candidate.key for e in self._study.evaluations()):
+            warnings.warn("the sampler finds no new candidate in this space and budget: the search ends", stacklevel=2)
+            self._study.withdraw(self._running.pop(proposal.number))
+            self._ended = True
+            return None
         for listener in self._listeners:
             listener.started(proposal)
         return proposal
@@ -90,10 +96,13 @@ class SearchLoop:
 
     def failed(self, number: int, reason: str) -> None:
         """Record a candidate whose worker died."""
-        lost = Evaluation(self._running[number].candidate, "failed", {}, error=reason)
-        self.done(number, lost)
+        self.done(number, failed(self._running[number].candidate, reason))
 
     def _give_up_when_hopeless(self) -> None:
         known = self._study.evaluations()
-        if len(known) == _HOPELESS and all(e.status == "failed" for e in known):
-            raise AutopeftError(f"the first {_HOPELESS} candidates all failed; the last one said: {known[-1].error}")
+        enough = len(known) >= min(_HOPELESS, self._trials or _HOPELESS)
+        if enough and all(e.status == "failed" for e in known):
+            raise AutopeftError(
+                f"all of the first {len(known)} candidates failed, so something else than they must be wrong; mend it "
+                f"and use a new folder. The last one said: {known[-1].error}"
+            )

@@ -6,8 +6,7 @@ from typing import Literal, Self
 
 from autopeft.config import Strict
 from autopeft.costs import COSTS
-
-_ERRORS = ("loss", "mse", "rmse", "mae", "perplexity")
+from autopeft.tasks._metrics import METRICS
 
 
 class Objective(Strict):
@@ -19,8 +18,9 @@ class Objective(Strict):
     @classmethod
     def of(cls, metric: str) -> Self:
         """With the usual direction: costs and errors small, scores large."""
-        small = metric in COSTS.names() or metric in _ERRORS
-        return cls(metric=metric, direction="min" if small else "max")
+        if metric in COSTS.names() or metric == "loss":
+            return cls(metric=metric, direction="min")
+        return cls(metric=metric, direction=METRICS[metric].direction if metric in METRICS else "max")
 
     @property
     def is_cost(self) -> bool:

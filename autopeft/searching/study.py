@@ -11,6 +11,7 @@ from typing import Any, Self
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from autopeft.budget import Budget
@@ -24,7 +25,8 @@ from autopeft.space import SearchSpace
 
 #: The file in the folder of a run, and the study's name in it.
 FILE, NAME = "study.db", "autopeft"
-_PARTS = ("candidate", "metrics", "curve", "seed", "seconds", "status", "error")
+#: The attribute of a trial that holds its evaluation, whole or not at all.
+_EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Study:
         # Killed in the middle of `ask`: proposals of which nobody knows; `ask` ends them before it opens another.
         running = self._trials(TrialState.RUNNING)
         self._half_asked = [t for t in running if set(t.params) != {d.name for d in space.dimensions}]
+        for trial in running:
+            # Killed in the middle of `tell`: the evaluation is there, and only the trial's end is missing.
+            if _EVALUATION in trial.user_attrs:
+                self._end(Evaluation.from_json(trial.user_attrs[_EVALUATION]))
 
     @classmethod
     def open(
@@ -113,17 +119,15 @@ class Study:
         never asked for, or is finished.
         """
         evaluation = self._checked(evaluation)
-        trial = self._running(evaluation.number)
-        data = evaluation.to_json()
-        for part in _PARTS:
-            if data[part] is not None:
-                trial.set_user_attr(part, data[part])
-        if evaluation.status == "done":
-            self._study.tell(trial, [float(evaluation.metrics[o.metric]) for o in self.objectives])
-        else:
-            self._study.tell(trial, state=TrialState.FAIL)
+        self._running(evaluation.number).set_user_attr(_EVALUATION, evaluation.to_json())
+        self._end(evaluation)
         self._asked.discard(evaluation.number)
         return evaluation
+
+    def withdraw(self, proposal: Proposal) -> None:
+        """End a proposal's trial without an evaluation: it will not be trained, and counts for nothing."""
+        self._study.tell(self._running(proposal.number), state=TrialState.FAIL)
+        self._asked.discard(proposal.number)
 
     def evaluations(self) -> list[Evaluation]:
         """The finished ones, in the order of their numbers."""
@@ -132,7 +136,7 @@ class Study:
     @property
     def finished(self) -> int:
         """How many evaluations there are, done and failed."""
-        return sum("status" in t.user_attrs for t in self._trials(TrialState.COMPLETE, TrialState.FAIL))
+        return sum(_EVALUATION in t.user_attrs for t in self._trials(TrialState.COMPLETE, TrialState.FAIL))
 
     def annotate(self, number: int, metrics: Mapping[str, float]) -> None:
         """Add metrics (test scores) to a finished evaluation."""
@@ -152,6 +156,13 @@ class Study:
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
+
+    def _end(self, evaluation: Evaluation) -> None:
+        trial = self._running(evaluation.number)
+        if evaluation.status == "done":
+            self._study.tell(trial, [float(evaluation.metrics[o.metric]) for o in self.objectives])
+        else:
+            self._study.tell(trial, state=TrialState.FAIL)
 
     def _running(self, number: int) -> Trial:
         for trial in self._trials(TrialState.RUNNING):
@@ -174,13 +185,19 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
     # Optuna tells of every study and trial on the console; that is the command line's to do.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # A reader may hold the file for a moment.
-    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+    return optuna.storages.RDBStorage(
+        str(URL.create("sqlite", database=str(path))), engine_kwargs={"connect_args": {"timeout": 60}}
+    )
 
 
 def _load_or_create(path: Path, sampler: BudgetedSampler, objectives: Sequence[Objective]) -> optuna.Study:
     storage = _storage(path)
     if any(s.study_name == NAME for s in optuna.get_all_study_summaries(storage, include_best_trial=False)):
-        return optuna.load_study(study_name=NAME, storage=storage, sampler=sampler)
+        study = optuna.load_study(study_name=NAME, storage=storage, sampler=sampler)
+        if study.get_trials(deepcopy=False):
+            return study
+        # Nothing was asked of it yet: settings may still be mended.
+        optuna.delete_study(study_name=NAME, storage=storage)
     directions = [StudyDirection.MAXIMIZE if o.direction == "max" else StudyDirection.MINIMIZE for o in objectives]
     return optuna.create_study(study_name=NAME, storage=storage, sampler=sampler, directions=directions)
 
@@ -203,6 +220,11 @@ def _agree(study: optuna.Study, header: Mapping[str, Any], run: Path) -> None:
         study.set_user_attr("header", header)
         return
     differ = [key for key, value in header.items() if canonical_json(known.get(key)) != canonical_json(value)]
+    if differ == ["fingerprint"]:
+        raise AutopeftError(
+            f"{run}: the task's data are not those that this search began with (files were edited, or the libraries "
+            "behind docstrings were upgraded); bring them back, or use a new folder"
+        )
     if differ:
         raise AutopeftError(
             f"{run}: holds a search of other settings ({', '.join(differ)}); go on with those, or use a new folder"
@@ -213,19 +235,13 @@ def _evaluations(study: optuna.Study, read: dict[int, Evaluation]) -> list[Evalu
     """The finished evaluations; `read` keeps them, without what was added later, from call to call."""
     notes = study.user_attrs
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-        # A trial without a status is not of our making (added by hand, or ended by a dashboard).
-        if trial.number not in read and "status" in trial.user_attrs:
-            read[trial.number] = _evaluation(trial)
+        # A trial without one is not of our making (added by hand, or ended by a dashboard).
+        if trial.number not in read and _EVALUATION in trial.user_attrs:
+            read[trial.number] = Evaluation.from_json(trial.user_attrs[_EVALUATION])
     return [
         replace(e, metrics={**e.metrics, **notes[_note(n)]}) if _note(n) in notes else e
         for n, e in sorted(read.items())
     ]
-
-
-def _evaluation(trial: FrozenTrial) -> Evaluation:
-    parts = {part: trial.user_attrs.get(part) for part in _PARTS}
-    repaired = bool(trial.user_attrs.get("repaired", False))
-    return Evaluation.from_json({**parts, "number": trial.number, "repaired": repaired})
 
 
 def _note(number: int) -> str:

@@ -20,13 +20,12 @@ class Task(Strict):
     """Base of the tasks: a frozen configuration that `load` turns into data.
 
     A plug-in gives `name`, `description` and `_read`; `load` applies the split policy, the checks and the limits.
-    `variant_field`: the field that `name/variant` sets. `path_fields`: those that hold paths of files.
+    `variant_field`: the field that `name/variant` sets.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     variant_field: ClassVar[str] = ""
-    path_fields: ClassVar[tuple[str, ...]] = ()
 
     metric: str | list[str] | None = None
     train_limit: int | None = Field(default=None, ge=1)

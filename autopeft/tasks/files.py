@@ -26,7 +26,6 @@ class Files(Task):
 
     name: ClassVar[str] = "files"
     description: ClassVar[str] = "your own labelled texts: jsonl, csv, tsv or parquet files"
-    path_fields: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
 
     train: str
     validation: str | None = None

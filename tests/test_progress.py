@@ -1,0 +1,52 @@
+"""What a search says while it runs."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from autopeft.candidate import Candidate, Evaluation
+from autopeft.hybrid import Hybrid
+from autopeft.methods.lora import LoRA
+from autopeft.progress import Lines, duration
+from autopeft.searching.study import Proposal
+
+CANDIDATE = Candidate(Hybrid.uniform(2, LoRA(1)))
+
+
+def said(*evaluations: Evaluation, trials: int | None = 3) -> list[str]:
+    console = Console(file=StringIO(), width=200)
+    lines = Lines(console, trials, live=False)
+    for evaluation in evaluations:
+        lines.started(Proposal(evaluation.number, CANDIDATE, False))
+        lines.epoch(Proposal(evaluation.number, CANDIDATE, False), {"epoch": 1, "accuracy": 0.5})
+        lines.finished(evaluation)
+    lines.close()
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def done(number: int, **metrics: float) -> Evaluation:
+    return Evaluation(CANDIDATE, "done", metrics, number=number, seconds=2.0)
+
+
+def test_every_candidate_has_a_line_with_the_best_and_what_is_left() -> None:
+    lines = said(done(0, accuracy=0.5, trainable_params=1234), done(1, accuracy=0.25, trainable_params=10))
+    assert lines[0] == "training #1 epoch 1"
+    assert lines[1].startswith("#1/3 accuracy 0.5000 with 1,234 parameters  2 s  best 0.5000  about ")
+    assert lines[-1].startswith("#2/3 accuracy 0.2500 with 10 parameters  2 s  best 0.5000  about ")
+
+
+def test_less_is_better_for_errors() -> None:
+    assert "best 0.1000" in said(done(0, mse=0.1), done(1, mse=0.9))[-1]
+
+
+def test_a_failure_with_brackets_is_shown_as_it_is() -> None:
+    failed = Evaluation(CANDIDATE, "failed", {}, number=0, error="OSError: [/tmp/x] is [bold]full[/]")
+    assert "failed: OSError: [/tmp/x] is [bold]full[/]" in said(failed)[-1]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (120, "2.0 min"), (7200, "2.0 h")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
