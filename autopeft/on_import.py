@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -19,7 +18,10 @@ def after_import(package: str, action: Callable[[], object]) -> None:
 
 
 class _Watch(MetaPathFinder):
-    """Finds the package as everyone else does, with a loader that calls the action after loading it."""
+    """Finds the package as everyone else does, with a loader that calls the action after loading it.
+
+    It stays until the package is loaded: looking whether a package is there (`find_spec("peft")`) is no import.
+    """
 
     def __init__(self, package: str, action: Callable[[], object]) -> None:
         self._package, self._action = package, action
@@ -28,25 +30,34 @@ class _Watch(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The package's own spec, watched; None for every other module."""
-        if fullname != self._package:
+        if fullname != self._package or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Then(spec.loader, self._action)
-        return spec
+        # Only those behind this one are asked: no recursion, and nothing that threads could share.
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(fullname, path, target) if hasattr(finder, "find_spec") else None
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Then(spec.loader, self)
+                return spec
+        return None
+
+    def loaded(self) -> None:
+        """The package is there: act, once."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+            self._action()
 
 
 class _Then(Loader):
-    def __init__(self, loader: Loader, action: Callable[[], object]) -> None:
-        self._loader, self._action = loader, action
+    def __init__(self, loader: Loader, watch: _Watch) -> None:
+        self._loader, self._watch = loader, watch
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self._action()
+        self._watch.loaded()
 
     def __getattr__(self, name: str) -> object:
         # Resource readers and the like are the real loader's.
