@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from autopeft.anatomy import family_of, head_names
 from autopeft.candidate import Candidate
-from autopeft.engine.backbone import AS_LOADED, Backbone
+from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.hybrid import Hybrid
-from autopeft.models import ModelSource
+from autopeft.models import ModelSource, find_model
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -29,7 +29,7 @@ def write_adapter(
     A hybrid of LoRA only becomes stock PEFT LoRA, which loads without autopeft.
     """
     to.mkdir(parents=True, exist_ok=True)
-    backbone = Backbone(source, num_labels, False, AS_LOADED, torch.device("cpu"))
+    backbone = Backbone(source, num_labels, False, REPORTED, torch.device("cpu"))
     if is_lora_only(candidate.hybrid):
         config, state = stock_lora(candidate.hybrid, weights, backbone.model)
         config.base_model_name_or_path = source.location
@@ -102,6 +102,7 @@ def write_card(to: Path, record: Mapping[str, Any]) -> None:
         imports="" if stock else "import autopeft  # registers the PEFT type AUTOPEFT\n",
         model=record["model"]["location"],
         labels=record["num_labels"],
+        padding=_padding_line(find_model(record["model"]["name"], record["trust_remote_code"])),
     )
     text = _CARD.format(
         base=record["model"]["name"], task=record["task"]["name"], describe=hybrid.describe(), note=record["splits"],
@@ -115,8 +116,8 @@ _LOAD = """```python
 {imports}from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-base = AutoModelForSequenceClassification.from_pretrained("{model}", num_labels={labels})
-model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
+base = AutoModelForSequenceClassification.from_pretrained("{model}", num_labels={labels}, dtype="float32")
+{padding}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```"""
 
 _CARD = """---
@@ -146,6 +147,12 @@ Splits: {note}. One training seed.
 
 `autopeft evaluate path/to/this/folder` measures it again on the test split.
 """
+
+
+def _padding_line(source: ModelSource) -> str:
+    """The snippet's line that tells a model its tokenizer's padding token, where its configuration has another."""
+    pad_id = source.tokenizer().pad_token_id
+    return "" if source.config().pad_token_id == pad_id else f"base.config.pad_token_id = {pad_id}\n"
 
 
 def _write_hybrid(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopeft.anatomy import FAMILIES, ModelShape, family_of, shape_from_config
+from autopeft.anatomy import FAMILIES, ModelShape, family_of, head_names, shape_from_config
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
 
@@ -69,16 +69,36 @@ class ModelSource:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
-    def model(self, num_labels: int, regression: bool, dtype: torch.dtype | str) -> PreTrainedModel:
-        """The model with a fresh head, frozen, in evaluation mode (so without dropout)."""
+    def model(
+        self, num_labels: int, regression: bool, dtype: torch.dtype | str, pad_id: int | None = None
+    ) -> PreTrainedModel:
+        """The model with a fresh head, frozen, in evaluation mode (so without dropout).
+
+        `pad_id` is what batches are padded with (the tokenizer's padding token): causal models look for it to find
+        the last token of a text. None leaves the configuration's.
+        """
         from transformers import AutoModelForSequenceClassification
 
         kind = "regression" if regression else "single_label_classification"
         config = self.config(num_labels=num_labels, problem_type=kind)
-        if config.pad_token_id is None:
-            config.pad_token_id = config.eos_token_id
-        model = self._load(AutoModelForSequenceClassification.from_pretrained, config=config, dtype=dtype)
+        load = AutoModelForSequenceClassification.from_pretrained
+        model, info = self._load(load, config=config, dtype=dtype, output_loading_info=True)
+        self._check_complete(model, info["missing_keys"])
+        if pad_id is not None:
+            # After loading: RoBERTa's positions depend on the token that it was built with.
+            model.config.pad_token_id = pad_id
         return model.eval().requires_grad_(False)
+
+    def _check_complete(self, model: PreTrainedModel, missing: Iterable[str]) -> None:
+        """Weights outside the head that a checkpoint lacks are drawn anew at every load: no adapter would fit twice."""
+        heads = tuple(f"{name}." for name in head_names(model))
+        names = sorted({name.rpartition(".")[0] for name in missing if not name.startswith(heads)})
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise AutopeftError(
+                f"model '{self.name}': the checkpoint lacks weights of {', '.join(names[:3])}{more}; "
+                f"use a checkpoint that has them"
+            )
 
     def _load(self, loader: Callable[..., Any], **options: Any) -> Any:
         from safetensors import SafetensorError

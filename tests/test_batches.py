@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -146,6 +148,21 @@ def test_the_tokenizers_own_limit_holds_too() -> None:
     words = tokenizer()
     words.model_max_length = 5
     assert TokenizedTask.of(task(), words, 64).train.lengths.max() == 5
+
+
+@pytest.mark.parametrize(("ends", "stands"), [("[SEP]", 3), (None, 0)])
+def test_an_empty_text_is_one_token_where_the_tokenizer_adds_none(ends: str | None, stands: int) -> None:
+    bare = tokenizer()
+    bare.backend_tokenizer.post_processor = None
+    bare.eos_token = ends
+    made = task(sizes=(6, 3, 3))
+    texts = ("", "w1 w2", " ", *made.train.first[3:])
+    tokens = TokenizedTask.of(replace(made, train=replace(made.train, first=texts)), bare, 32).train
+    assert tokens.lengths[:3].tolist() == [1, 2, 1]
+    batch = collate(tokens, np.array([0, 1, 2]), 0)
+    assert batch.inputs["input_ids"].tolist() == [[stands, 0], [5, 6], [stands, 0]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 0], [1, 1], [1, 0]]
+    assert batch.inputs["token_type_ids"].shape == (3, 2)
 
 
 def test_labels_of_regression_are_floats() -> None:

@@ -18,7 +18,7 @@ from autopeft.anatomy import shape_of
 from autopeft.attachment import NAME
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine import worker as worker_module
-from autopeft.engine.backbone import AS_LOADED, Backbone, choose_precision
+from autopeft.engine.backbone import REPORTED, Backbone, choose_precision
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.report import score_on_test
 from autopeft.engine.settings import TrainingSettings
@@ -203,6 +203,7 @@ def test_weights_that_break_in_the_last_step_are_a_failed_evaluation(spec: Worke
         torch.OutOfMemoryError("CUDA out of memory. Tried"),
         MemoryError("no room"),
         RuntimeError("can't allocate memory: you"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_running_out_of_memory_is_a_failed_evaluation(
@@ -244,7 +245,7 @@ def test_other_errors_are_errors_and_detach_too(
 
 
 def test_kept_weights_measure_like_the_model_right_after_training(spec: WorkerSpec, data: TokenizedTask) -> None:
-    backbone = Backbone(spec.source, 3, False, AS_LOADED, torch.device("cpu"))
+    backbone = Backbone(spec.source, 3, False, REPORTED, torch.device("cpu"))
     with backbone.attach(OTHER.hybrid, SETTINGS.seed) as attached:
         curve = list(train(backbone, data, SETTINGS, Rates.of(SETTINGS, OTHER.training)))
         expected = measure(backbone.model, data, data.test, SETTINGS)

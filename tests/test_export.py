@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 
 from autopeft.anatomy import SITES
 from autopeft.candidate import Candidate
-from autopeft.engine.backbone import AS_LOADED, Backbone
+from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.exporting import is_lora_only, write_adapter
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
@@ -72,7 +72,7 @@ print(json.dumps(found))
 def export(folder: Path, hybrid: Hybrid, to: Path) -> tuple[str, dict[str, torch.Tensor], torch.Tensor]:
     """The PEFT type written to `to`, inputs, and the logits that the hybrid gives for them, weights noisy."""
     source = find_model(str(folder))
-    backbone = Backbone(source, LABELS, False, AS_LOADED, torch.device("cpu"))
+    backbone = Backbone(source, LABELS, False, REPORTED, torch.device("cpu"))
     with backbone.attach(hybrid, seed=1) as attached, torch.no_grad():
         perturb(attached.banks)
         for head in backbone.heads.values():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from tiny_models import FAMILIES, LABELS, LAYERS, classifier
+from tiny_models import CONFIGS, FAMILIES, LABELS, LAYERS, classifier
 from tiny_task import save_model
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertForMaskedLM
 
 from autopeft import models
 from autopeft.anatomy import head_names, shape_of
@@ -153,15 +153,44 @@ def test_labels_kind_and_data_type_are_as_asked(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_model_without_a_padding_token_gets_one(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", [3, 7, [3, 7]])
+def test_a_model_without_a_padding_token_gets_the_tokenizers(family: str, ends: object, tmp_path: Path) -> None:
     folder = save_model(tmp_path, family)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None, "eos_token_id": 3}))
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None, "eos_token_id": ends}))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.eos_token, tokenizer.pad_token = "[SEP]", None
     tokenizer.save_pretrained(folder)
     source = find_model(str(folder))
-    assert source.model(LABELS, False, "auto").config.pad_token_id == source.tokenizer().pad_token_id == 3
+    pad_id = source.tokenizer().pad_token_id
+    model = source.model(LABELS, False, "auto", pad_id)
+    assert model.config.pad_token_id == pad_id == 3
+    ids = torch.tensor([[9, 8, 11]])
+    with torch.no_grad():
+        alone, padded = model(input_ids=ids).logits, model(**padded_to(ids, 6, pad_id)).logits
+    torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-6)
+
+
+def padded_to(ids: torch.Tensor, length: int, pad_id: int) -> dict[str, torch.Tensor]:
+    more = (0, length - ids.shape[1])
+    mask = torch.nn.functional.pad(torch.ones_like(ids), more)
+    return {"input_ids": torch.nn.functional.pad(ids, more, value=pad_id), "attention_mask": mask}
+
+
+def test_the_padding_token_does_not_move_the_positions_of_roberta(tmp_path: Path) -> None:
+    source, ids = find_model(str(save_model(tmp_path, "roberta"))), torch.tensor([[9, 8, 11]])
+    with torch.no_grad():
+        one, other = (source.model(2, False, "auto", pad).base_model(input_ids=ids)[0] for pad in (None, 0))
+    assert torch.equal(one, other)
+
+
+def test_a_checkpoint_that_lacks_weights_outside_the_head_is_refused(tmp_path: Path) -> None:
+    """BERT's pooler is not in a checkpoint of a masked language model: it would be drawn anew at every load."""
+    BertForMaskedLM(CONFIGS["bert"]()).save_pretrained(tmp_path)
+    said = complaint(find_model(str(tmp_path)).model, 2, False, "auto")
+    assert said == (
+        f"model '{tmp_path}': the checkpoint lacks weights of bert.pooler.dense; use a checkpoint that has them"
+    )
 
 
 def test_families_are_listed() -> None:

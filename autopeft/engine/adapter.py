@@ -26,7 +26,7 @@ def test_metrics(record: Mapping[str, Any], folder: Path) -> dict[str, float]:
     data = task_from(record["task"]).load()
     source = find_model(record["model"]["name"], record["trust_remote_code"])
     task = TokenizedTask.of(data, source.tokenizer(), settings.max_length)
-    base = source.model(data.num_labels, data.is_regression, "auto")
+    base = source.model(data.num_labels, data.is_regression, torch.float32, task.pad_id)
     try:
         model = PeftModel.from_pretrained(base, str(folder)).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -27,8 +27,9 @@ class Precision:
     attention: str | None
 
 
-#: As the model would be loaded by its user: the checkpoint's data type, the default attention.
-AS_LOADED = Precision("auto", None)
+#: Of all that is reported and exported, whatever the checkpoint's data type: what is trained is fp32, and stock PEFT
+#: computes in that of its own weights, so that a narrower backbone would give other numbers there than here.
+REPORTED = Precision(torch.float32, None)
 
 
 def choose_precision(asked: str, device: torch.device) -> Precision:
@@ -51,9 +52,15 @@ class Backbone:
     """A frozen model with a head that is trained anew for every candidate."""
 
     def __init__(
-        self, source: ModelSource, num_labels: int, regression: bool, precision: Precision, device: torch.device
+        self,
+        source: ModelSource,
+        num_labels: int,
+        regression: bool,
+        precision: Precision,
+        device: torch.device,
+        pad_id: int | None = None,
     ) -> None:
-        self.model: PreTrainedModel = source.model(num_labels, regression, precision.dtype)
+        self.model: PreTrainedModel = source.model(num_labels, regression, precision.dtype, pad_id)
         self.model.to(device)
         self.device, self.precision = device, precision
         self.shape = shape_of(self.model)

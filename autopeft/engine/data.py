@@ -129,11 +129,18 @@ def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
 def _tokenise(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int, regression: bool) -> Tokens:
     second = list(split.second) if split.second is not None else None
     encoded = tokenizer(list(split.first), second, truncation=True, max_length=limit)
-    ids: list[list[int]] = encoded["input_ids"]
+    # An empty text is no token where a tokenizer adds none of its own, and a model needs at least one.
+    ids: list[list[int]] = [x or [_filler(tokenizer)] for x in encoded["input_ids"]]
     types: list[list[int]] | None = encoded.get("token_type_ids")
+    types = [x or [0] for x in types] if types is not None else None
     offsets = np.concatenate([[0], np.cumsum([len(x) for x in ids])])
     labels = np.asarray(split.labels, dtype=np.float32 if regression else np.int64)
     return Tokens(_flat(ids), _flat(types) if types is not None else None, offsets, labels)
+
+
+def _filler(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands for an empty text."""
+    return int(tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
 
 
 def _flat(lists: list[list[int]]) -> np.ndarray:

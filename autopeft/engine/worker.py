@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from autopeft.attachment import Attachment
 from autopeft.candidate import Candidate, Evaluation
-from autopeft.engine.backbone import AS_LOADED, Backbone, choose_precision
+from autopeft.engine.backbone import REPORTED, Backbone, choose_precision
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.train import Diverged, Rates, measure, train
@@ -44,9 +44,9 @@ class Worker:
             torch.set_num_threads(spec.threads)
         self.spec, self.task, self.settings = spec, task, spec.settings
         self.device = _device()
-        # What is reported is measured as the user will load the model, whatever the precision of training.
-        precision = choose_precision(self.settings.precision, self.device) if purpose == "train" else AS_LOADED
-        self.backbone = Backbone(spec.source, task.num_labels, task.regression, precision, self.device)
+        # What is reported is measured as the model card loads the model, whatever the precision of training.
+        precision = choose_precision(self.settings.precision, self.device) if purpose == "train" else REPORTED
+        self.backbone = Backbone(spec.source, task.num_labels, task.regression, precision, self.device, task.pad_id)
 
     def run(self, candidate: Candidate) -> Run:
         """Train and measure one candidate on the validation split; yields after each epoch.
@@ -69,8 +69,9 @@ class Worker:
             if not _is_out_of_memory(reason):
                 raise
             error = f"out of memory: {str(reason).splitlines()[0][:200]}"
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        if error and self.device.type == "cuda":
+            # Not while the exception is handled: its traceback holds the activations.
+            torch.cuda.empty_cache()
         last = {} if error or not curve else {k: v for k, v in curve[-1].items() if k != "epoch"}
         return Evaluation(
             candidate=candidate,
@@ -129,6 +130,9 @@ def _device() -> torch.device:
     if torch.cuda.is_available():
         # cuBLAS is deterministic with a fixed workspace only.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Deterministic mode also fills every new tensor, for bugs that are not ours; it costs a write each.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return torch.device("cuda")
     return torch.device("cpu")
 
@@ -136,4 +140,5 @@ def _device() -> torch.device:
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     known: tuple[Any, ...] = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, known) or "can't allocate memory" in text or "out of memory" in text
+    said = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
+    return isinstance(error, known) or any(words in text for words in said)

@@ -1,0 +1,97 @@
+"""A checkpoint of 16 bits: what is reported is what `evaluate` and the model card's snippet give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny_models import LAYERS, everywhere, perturb, right_padded
+from tiny_task import save_model, task, tokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from autopeft.candidate import Candidate
+from autopeft.engine import adapter
+from autopeft.engine.data import TokenizedTask
+from autopeft.engine.settings import TrainingSettings
+from autopeft.engine.worker import Worker, WorkerSpec
+from autopeft.exporting import write_adapter, write_card
+from autopeft.hybrid import Hybrid
+from autopeft.methods.lora import LoRA
+from autopeft.methods.prefix import Prefix
+from autopeft.methods.sequential import Sequential
+from autopeft.models import find_model
+
+SETTINGS = TrainingSettings(batch_size=8)
+HYBRIDS = {
+    "LORA": everywhere(LoRA(4, scale=2)),
+    "AUTOPEFT": Hybrid.from_layers(LAYERS, {0: [LoRA(2), Prefix(2)], 2: [Sequential(3)]}),
+}
+
+
+def narrow(folder: Path, dtype: torch.dtype, family: str = "bert") -> Path:
+    save_model(folder, family)
+    AutoModel.from_pretrained(folder).to(dtype).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_what_is_reported_is_what_is_exported(
+    kind: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, made = find_model(str(narrow(tmp_path / "model", dtype))), task()
+    data, candidate = TokenizedTask.of(made, tokenizer(), 32), Candidate(HYBRIDS[kind])
+    worker = Worker(WorkerSpec(source, SETTINGS), data, purpose="report")
+    with worker.backbone.attach(candidate.hybrid, 1) as attached, torch.no_grad():
+        for module in (attached.banks, *worker.backbone.heads.values()):
+            perturb(module)
+        weights = worker.backbone.weights(attached)
+        inputs = right_padded(worker.backbone.model, (7, 4, 1))
+        logits = worker.backbone.model(**inputs).logits
+    reported = worker.test_metrics(candidate, weights)
+    assert write_adapter(source, candidate, weights, 3, tmp_path / "out") == kind
+
+    base = AutoModelForSequenceClassification.from_pretrained(source.location, num_labels=3, dtype="float32")
+    with torch.no_grad():
+        loaded = PeftModel.from_pretrained(base, tmp_path / "out").eval()(**inputs).logits
+    torch.testing.assert_close(loaded, logits, rtol=1e-5, atol=1e-5)
+
+    monkeypatch.setattr(adapter, "task_from", lambda _: SimpleNamespace(load=lambda: made))
+    record = {"settings": SETTINGS.model_dump(), "task": {}, "trust_remote_code": False}
+    measured = adapter.test_metrics(record | {"model": {"name": source.name}}, tmp_path / "out")
+    assert measured == pytest.approx(reported, rel=1e-5)
+
+
+@pytest.mark.parametrize("pad_id", [None, 0, 5])
+def test_the_snippet_of_the_card_runs_on_batches(pad_id: int | None, tmp_path: Path) -> None:
+    """`pad_id` is the configuration's; the tokenizer's is 0."""
+    folder = narrow(tmp_path / "model", torch.bfloat16, "gpt2")
+    config = AutoModel.from_pretrained(folder).config
+    config.pad_token_id = pad_id
+    config.save_pretrained(folder)
+    source, out = find_model(str(folder)), tmp_path / "out"
+    data, candidate = TokenizedTask.of(task(), tokenizer(), 32), Candidate(HYBRIDS["LORA"])
+    worker = Worker(WorkerSpec(source, SETTINGS), data, purpose="report")
+    inputs = {"input_ids": torch.tensor([[9, 8, 7], [9, 0, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
+    with worker.backbone.attach(candidate.hybrid, 1) as attached, torch.no_grad():
+        weights, logits = worker.backbone.weights(attached), worker.backbone.model(**inputs).logits
+    write_adapter(source, candidate, weights, 3, out)
+    write_card(out, record_of(candidate, source))
+    snippet = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert ("pad_token_id" in snippet) == (pad_id != 0)
+    names: dict[str, Any] = {}
+    exec(snippet.replace("path/to/this/folder", str(out)), names)
+    with torch.no_grad():
+        torch.testing.assert_close(names["model"](**inputs).logits, logits, rtol=1e-5, atol=1e-5)
+
+
+def record_of(candidate: Candidate, source: Any) -> dict[str, Any]:
+    return {
+        "key": candidate.key, "peft_type": "LORA", "hybrid": candidate.hybrid.to_json(), "training": {}, "seed": 1,
+        "metrics": {"accuracy": 0.5}, "model": {"name": source.name, "location": source.location},
+        "trust_remote_code": False, "num_labels": 3, "task": {"name": "tiny"}, "splits": "made up",
+    }  # fmt: skip
