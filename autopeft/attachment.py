@@ -51,6 +51,15 @@ class Banks(nn.Module):
                 found |= {f"{name}.{part}": tensor for part, tensor in module.weights(candidate).items()}
         return found
 
+    def place(self, model: PreTrainedModel) -> Self:
+        """Put each layer's banks where that layer is: a model may be spread over devices."""
+        first, layers = next(model.parameters()).device, layers_of(model)
+        for i, banks in self.layers.items():
+            own = next(layers[int(i)].parameters()).device
+            # A layer that is loaded from the disk or the CPU when it is used has no device now.
+            banks.to(first if own.type == "meta" else own)
+        return self
+
     @torch.no_grad()
     def load(self, weights: Mapping[str, torch.Tensor], candidate: int = 0) -> None:
         """Set one candidate's weights to what `weights()` gave."""
@@ -80,8 +89,7 @@ class Attachment:
         if hasattr(model, NAME):
             raise ValueError("the model has hybrids attached already; detach them first")
         self.model = model
-        device = next(model.parameters()).device
-        self.banks = Banks(hybrids, shape_of(model), seeds).to(device)
+        self.banks = Banks(hybrids, shape_of(model), seeds).place(model)
         self._trainable = {name: p.requires_grad for name, p in model.named_parameters()}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(tuple(f"{head}." for head in head_names(model))))

@@ -49,9 +49,13 @@ def matmul_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """The same by two products and a softmax, without dropout: SDPA's backward in bf16 is slow on CPUs."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same by two products and a softmax: SDPA's backward in bf16 is slow on CPUs.
+
+    Stands in for transformers' eager attention too, so it gives the weights [N, H, L, l + S] as well.
+    """
     key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
     if attention_mask is None and _is_causal(module, kwargs) and query.shape[2] > 1:
         attention_mask = _causal_mask(query.shape[2], key.shape[2], query.device)
@@ -59,9 +63,11 @@ def matmul_attention(
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scores = torch.matmul(query, key.transpose(2, 3)) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    output = torch.matmul(scores.softmax(-1), value)
-    return output.transpose(1, 2).contiguous(), None
+        scores = _masked(scores, attention_mask)
+    weights = scores.softmax(-1).to(value.dtype)
+    if dropout and module.training:
+        weights = nn.functional.dropout(weights, dropout)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
 def with_prefix(
@@ -71,18 +77,22 @@ def with_prefix(
     value: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Keys and values [N, G, l + S, h] and the boolean mask [N or 1, 1, L, l + S] (or None), prefix in front."""
+    """Keys and values [N, G, l + S, h] and the mask [N or 1, 1 or H, L, l + S] (or None), prefix in front.
+
+    A mask is boolean (True is seen), or of floats that are added to the scores.
+    """
     bank: Bank | None = module.__dict__.get(_PREFIX)
     if bank is None:
         return key, value, mask
-    sequences, columns = query.shape[0], max(bank.columns)
+    sequences = query.shape[0]
     if mask is None and query.shape[2] > 1 and bool(getattr(module, "is_causal", False)):
         # With no mask SDPA would crop the keys to the length of the query, and drop the newest tokens.
         mask = _causal_mask(query.shape[2], key.shape[2], query.device)
-    if mask is None and min(bank.columns) < columns:
+    if mask is None and bank.own_columns is not None:
         mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
     if mask is not None:
-        mask = torch.cat([_column_mask(bank, sequences, query), mask.expand(sequences, -1, -1, -1)], dim=-1)
+        mask = mask.expand(sequences, -1, -1, -1)
+        mask = torch.cat([_column_mask(bank, mask), mask], dim=-1)
     learned = dict(bank.named_parameters())
     key = torch.cat([_expand(learned["key"], sequences, key), key], dim=2)
     value = torch.cat([_expand(learned["value"], sequences, value), value], dim=2)
@@ -96,12 +106,22 @@ def _expand(prefix: torch.Tensor, sequences: int, like: torch.Tensor) -> torch.T
     return tiled.reshape(sequences, *tiled.shape[2:])
 
 
-def _column_mask(bank: Bank, sequences: int, query: torch.Tensor) -> torch.Tensor:
-    """[N, 1, L, l]: each candidate sees its own columns only."""
-    lengths = torch.tensor(bank.columns, device=query.device)
-    own = torch.arange(max(bank.columns), device=query.device)[None] < lengths[:, None]
-    per_candidate = own.repeat_interleave(sequences // len(bank.columns), dim=0)
-    return per_candidate[:, None, None].expand(-1, 1, query.shape[2], -1)
+def _column_mask(bank: Bank, mask: torch.Tensor) -> torch.Tensor:
+    """What goes in front of `mask` [N, 1 or H, L, S]: [N, 1 or H, L, l], each candidate sees its own columns only."""
+    size = (*mask.shape[:3], max(bank.columns))
+    if bank.own_columns is None:
+        return mask.new_ones(size) if mask.dtype == torch.bool else mask.new_zeros(size)
+    seen = bank.own_columns.repeat_interleave(mask.shape[0] // len(bank.columns), dim=0)[:, None, None].expand(size)
+    if mask.dtype == torch.bool:
+        return seen
+    return mask.new_zeros(size).masked_fill(~seen, torch.finfo(mask.dtype).min)
+
+
+def _masked(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The scores with what is not seen as small as it gets."""
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores + mask
 
 
 def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:

@@ -96,9 +96,13 @@ class HybridLayer(nn.Module, BaseTunerLayer):
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Called by PEFT after loading: banks stay fp32 and go where the backbone is."""
-        target = device or next(self.__dict__["owner"].parameters()).device
-        if not any(parameter.is_meta for parameter in self.autopeft_banks[adapter_name].parameters()):
-            self.autopeft_banks[adapter_name].to(target)
+        banks = cast(Banks, self.autopeft_banks[adapter_name])
+        if any(parameter.is_meta for parameter in banks.parameters()):
+            return
+        if device is None:
+            banks.place(self.__dict__["owner"])
+        else:
+            banks.to(device)
 
     def unwire(self) -> None:
         """Take the hooks off the model."""
@@ -137,7 +141,7 @@ class HybridTuner(BaseTuner):
             model.add_module(NAME, layer)
         banks = Banks([config.value()], shape_of(model), [config.seed])
         if not any(parameter.is_meta for parameter in banks.parameters()):
-            banks = banks.to(next(model.parameters()).device)
+            banks.place(cast(Any, model))
         layer.add(adapter_name, banks)
         self._mark_only_adapters_as_trainable(model)
         layer.set_adapter(self.active_adapters, inference_mode=config.inference_mode)

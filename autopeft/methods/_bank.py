@@ -19,10 +19,12 @@ class Bank(nn.Module):
     """The weights of K methods of one kind at one site, zero-padded to the largest.
 
     `scale` [K] is 0 for a candidate that lacks the method, so its output and its gradients are exactly 0. Padded rows
-    and columns get zero gradients and stay zero: there is no mask to keep.
+    and columns get zero gradients and stay zero: there is no mask to keep. `own_columns` [K, l] says which attention
+    columns are each candidate's own; None when all have as many.
     """
 
     scale: torch.Tensor
+    own_columns: torch.Tensor | None
 
     def __init__(
         self,
@@ -38,6 +40,8 @@ class Bank(nn.Module):
         self.method = next(m for m in methods if m is not None)
         scales = [m.output_scale() if m else 0.0 for m in methods]
         self.register_buffer("scale", torch.tensor(scales), persistent=False)
+        self._scaled = any(scale != 1 for scale in scales)
+        self.register_buffer("own_columns", _own_columns(self.columns), persistent=False)
         self.sizes = [{name: tuple(t.shape) for name, t in d.items()} if d else {} for d in drawn]
         for name in next(d for d in drawn if d is not None):
             self.register_parameter(name, nn.Parameter(_stack([d[name] if d else None for d in drawn])))
@@ -63,12 +67,20 @@ class Bank(nn.Module):
 
     def add(self, output: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
         """`output` plus `delta` [K, N, d] times each candidate's scale."""
-        return output + (delta * self.scale.to(delta.dtype)[:, None, None]).view(output.shape)
+        if self._scaled:
+            delta = delta * self.scale.to(delta.dtype)[:, None, None]
+        return output + delta.view(output.shape)
 
     def weights(self, candidate: int) -> dict[str, torch.Tensor]:
         """One candidate's weights at their own sizes, views without padding; empty when it lacks the method."""
         sizes = self.sizes[candidate]
         return {name: _corner(getattr(self, name)[candidate], size) for name, size in sizes.items()}
+
+
+def _own_columns(columns: Sequence[int]) -> torch.Tensor | None:
+    if min(columns) == max(columns):
+        return None
+    return torch.arange(max(columns))[None] < torch.tensor(columns)[:, None]
 
 
 def _stack(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
