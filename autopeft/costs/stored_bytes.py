@@ -10,7 +10,10 @@ from autopeft.hybrid import Hybrid
 
 
 class StoredBytes(Cost):
-    """Bytes of the tensors that an export holds for the hybrid: fp32, the task's head and file headers left out."""
+    """Bytes of the hybrid's weights in its own format: fp32, the task's head and file headers left out.
+
+    An export as stock PEFT LoRA is larger where q, k and v are one fused map (GPT-2): each of them is as high as all.
+    """
 
     name: ClassVar[str] = "stored_bytes"
     description: ClassVar[str] = "bytes of the exported weights (fp32), without the head; a share is of the backbone's"
