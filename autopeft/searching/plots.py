@@ -36,6 +36,8 @@ def front_figure(front: ParetoFront) -> Figure:
     figure.update_layout(
         title=_title(front), xaxis_title=_x_name(front), yaxis_title=_words(front.score.metric), template="simple_white"
     )
+    if _spans_decades(front):
+        figure.update_xaxes(type="log")
     return figure
 
 
@@ -60,6 +62,8 @@ def save_front(front: ParetoFront, path: Path) -> None:
         label="front",
     )
     axes.set(title=_title(front), xlabel=_x_name(front), ylabel=_words(front.score.metric))
+    if _spans_decades(front):
+        axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -77,6 +81,12 @@ def _scores(front: ParetoFront, evaluations: Sequence[Evaluation]) -> list[float
 
 def _x(front: ParetoFront, evaluation: Evaluation) -> float:
     return evaluation.metrics[front.cost.metric] if front.cost else evaluation.number
+
+
+def _spans_decades(front: ParetoFront) -> bool:
+    """Whether a linear axis would crowd the cheap end; a cost of 0 has no place on the other one."""
+    costs = [_x(front, e) for e in front.done] if front.cost else []
+    return bool(costs) and min(costs) > 0 and max(costs) > 10 * min(costs)
 
 
 def _x_name(front: ParetoFront) -> str:
