@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ def test_metrics(record: Mapping[str, Any], folder: Path) -> dict[str, float]:
 
     settings = TrainingSettings.model_validate(record["settings"])
     data = task_from(record["task"]).load()
+    if data.fingerprint != record["data"]:
+        warnings.warn("the task's data are not those that the adapter was trained and measured on", stacklevel=2)
     source = find_model(record["model"]["name"], record["trust_remote_code"])
     task = TokenizedTask.of(data, source.tokenizer(), settings.max_length)
     base = source.model(data.num_labels, data.is_regression, torch.float32, task.pad_id)

@@ -42,7 +42,7 @@ class LoRA(Method):
         if alpha is not None:
             object.__setattr__(self, "scale", alpha / max(self.rank, 1))
         if not 0 < self.scale < math.inf:
-            raise AutopeftError(f"method 'lora': scale must be a number above 0, not {self.scale!r}")
+            raise AutopeftError(f"method 'lora': scale must be above 0 and finite, not {self.scale!r}")
         object.__setattr__(self, "scale", float(self.scale))
 
     @classmethod

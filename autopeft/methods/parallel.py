@@ -35,7 +35,7 @@ class Parallel(Bottleneck):
         """Check the scale too."""
         super().__post_init__()
         if not 0 < self.scale < math.inf:
-            raise AutopeftError(f"method 'parallel': scale must be a number above 0, not {self.scale!r}")
+            raise AutopeftError(f"method 'parallel': scale must be above 0 and finite, not {self.scale!r}")
         object.__setattr__(self, "scale", float(self.scale))
 
     def apply(
