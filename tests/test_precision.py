@@ -61,7 +61,7 @@ def test_what_is_reported_is_what_is_exported(
     torch.testing.assert_close(loaded, logits, rtol=1e-5, atol=1e-5)
 
     monkeypatch.setattr(adapter, "task_from", lambda _: SimpleNamespace(load=lambda: made))
-    record = {"settings": SETTINGS.model_dump(), "task": {}, "trust_remote_code": False}
+    record = {"settings": SETTINGS.model_dump(), "task": {}, "trust_remote_code": False, "data": made.fingerprint}
     measured = adapter.test_metrics(record | {"model": {"name": source.name}}, tmp_path / "out")
     assert measured == pytest.approx(reported, rel=1e-5)
 
