@@ -26,7 +26,7 @@ def progress_for(experiment: Experiment, quiet: bool, console: Console | None = 
     console = console or Console(stderr=True, highlight=False)
     if quiet:
         return Silent()
-    return Lines(console, experiment.trials, live=console.is_terminal)
+    return Lines(console, experiment.trials, experiment.training.epochs, live=console.is_terminal)
 
 
 #: Seconds of silence after which a log file gets a line about what is running.
@@ -49,8 +49,8 @@ class Silent(Listener):
 class Lines(Listener):
     """A line for every finished candidate, and (in a terminal) a last line that says what is running."""
 
-    def __init__(self, console: Console, trials: int | None, live: bool) -> None:
-        self._console, self._trials = console, trials
+    def __init__(self, console: Console, trials: int | None, epochs: int, live: bool) -> None:
+        self._console, self._trials, self._epochs = console, trials, epochs
         self._begin = time.monotonic()
         self._done, self._best = 0, ""
         self._best_score: float | None = None
@@ -68,7 +68,8 @@ class Lines(Listener):
     def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
         """It has got through an epoch."""
         score = next((f"{k} {v:.3f}" for k, v in metrics.items() if k not in ("epoch", "train_loss")), "")
-        self._running[proposal.number] = f"epoch {int(metrics.get('epoch', 0)) + 1}, {score}"
+        done = int(metrics.get("epoch", 0))
+        self._running[proposal.number] = f"epoch {done + 1}, {score}" if done < self._epochs else f"ending, {score}"
         self._show()
 
     def finished(self, evaluation: Evaluation) -> None:

@@ -18,7 +18,7 @@ CANDIDATE = Candidate(Hybrid.uniform(2, LoRA(1)))
 
 def said(*evaluations: Evaluation, trials: int | None = 3) -> list[str]:
     console = Console(file=StringIO(), width=200)
-    lines = Lines(console, trials, live=False)
+    lines = Lines(console, trials, epochs=1, live=False)
     for evaluation in evaluations:
         lines.started(Proposal(evaluation.number, CANDIDATE, False))
         lines.epoch(Proposal(evaluation.number, CANDIDATE, False), {"epoch": 1, "accuracy": 0.5})
