@@ -14,7 +14,7 @@ from autopeft.anatomy import family_of, head_names
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.hybrid import Hybrid
-from autopeft.models import ModelSource, find_model
+from autopeft.models import BUILT_IN, ModelSource, find_model
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -98,9 +98,10 @@ def write_card(to: Path, record: Mapping[str, Any]) -> None:
     stock = record["peft_type"] == "LORA"
     metrics = record["metrics"]
     rows = "\n".join(f"| {name} | {value:,.6g} |" for name, value in metrics.items())
+    imports, base = _base(record["model"])
     load = _LOAD.format(
-        imports="" if stock else "import autopeft  # registers the PEFT type AUTOPEFT\n",
-        model=record["model"]["location"],
+        imports=imports if stock else f"import autopeft  # registers the PEFT type AUTOPEFT\n{imports}",
+        model=base,
         labels=record["num_labels"],
         padding=_padding_line(find_model(record["model"]["name"], record["trust_remote_code"])),
     )
@@ -112,11 +113,20 @@ def write_card(to: Path, record: Mapping[str, Any]) -> None:
     (to / "README.md").write_text(text, encoding="utf-8")
 
 
+def _base(model: Mapping[str, str]) -> tuple[str, str]:
+    """Imports and the expression for the base model; a path inside somebody's Python would be of no use to others."""
+    built_in = BUILT_IN.get(model["name"])
+    if built_in is None:
+        return "", json.dumps(model["location"])
+    place = f'Path({built_in.package}.__file__).parent / "{built_in.folder}"'
+    return f"from pathlib import Path\n\nimport {built_in.package}\n", place
+
+
 _LOAD = """```python
 {imports}from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-base = AutoModelForSequenceClassification.from_pretrained("{model}", num_labels={labels}, dtype="float32")
+base = AutoModelForSequenceClassification.from_pretrained({model}, num_labels={labels}, dtype="float32")
 {padding}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```"""
 
