@@ -8,7 +8,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopeft.anatomy import FAMILIES, ModelShape, family_of, head_names, shape_from_config
+from autopeft.anatomy import ModelShape, family_of, head_names, shape_from_config
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
 
@@ -138,11 +138,6 @@ def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
     if "/" not in name and suggest(name, BUILT_IN).startswith("did you mean"):
         raise AutopeftError(f"unknown model '{name}'; {suggest(name, BUILT_IN)}, a folder, or a hub id")
     return ModelSource(name, name, trust_remote_code)
-
-
-def families() -> list[str]:
-    """The supported families."""
-    return sorted(FAMILIES)
 
 
 def quiet_transformers() -> None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BertForMaskedLM
 from autopeft import models
 from autopeft.anatomy import head_names, shape_of
 from autopeft.errors import AutopeftError
-from autopeft.models import BUILT_IN, BuiltIn, families, find_model
+from autopeft.models import BUILT_IN, BuiltIn, find_model
 
 
 @pytest.fixture
@@ -191,10 +191,6 @@ def test_a_checkpoint_that_lacks_weights_outside_the_head_is_refused(tmp_path: P
     assert said == (
         f"model '{tmp_path}': the checkpoint lacks weights of bert.pooler.dense; use a checkpoint that has them"
     )
-
-
-def test_families_are_listed() -> None:
-    assert families() == sorted(FAMILIES)
 
 
 def test_the_real_minilm_opens_without_network() -> None:
