@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
@@ -24,7 +25,14 @@ RAW = {
 }
 SPACE = SearchSpace.load(RAW, TINY)
 BUDGET = Budget({"trainable_params": 1500})
-SMALL: dict[str, dict[str, Any]] = {"tpe": {"startup": 3}, "gp": {"startup": 3}, "nsga2": {"population": 3}}
+#: Most of them are over the budget, so the seed shows in how they are repaired.
+POINTS = [SPACE.random_point(np.random.default_rng(i)) for i in range(9)]
+SMALL: dict[str, dict[str, Any]] = {
+    "tpe": {"startup": 3},
+    "gp": {"startup": 3},
+    "nsga2": {"population": 3},
+    "given": {"points": POINTS},
+}
 ALL = pytest.mark.parametrize("name", SAMPLERS.names())
 
 
