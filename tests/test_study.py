@@ -4,7 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from autopeft.anatomy import ModelShape
 from autopeft.budget import Budget
@@ -37,6 +39,11 @@ def evaluated(proposal: Proposal, **changes: Any) -> Evaluation:
         "seed": 7,
     }
     return Evaluation(proposal.candidate, number=proposal.number, repaired=proposal.repaired, **(fields | changes))
+
+
+def in_optuna(run: Path) -> optuna.Study:
+    """The same study, by Optuna's own means."""
+    return optuna.load_study(study_name="autopeft", storage=f"sqlite:///{run / 'study.db'}")
 
 
 def test_what_is_told_is_read_back(tmp_path: Path) -> None:
@@ -121,11 +128,58 @@ def test_killed_in_the_middle_of_asking(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(study, "_space", type("Killed", (), {"suggest": staticmethod(killed)}))
     with pytest.raises(KeyboardInterrupt):
         study.ask()
+    assert len(in_optuna(tmp_path / "killed").trials) == 3
     resumed = opened(tmp_path / "killed")
     assert resumed.pending() == []
     assert resumed.finished == 3
     resumed.tell(evaluated(resumed.ask()))
     assert Study.read(tmp_path / "killed") == whole
+
+
+def test_an_ask_that_failed_is_made_up_for_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = opened(tmp_path / "other").ask()
+    study = opened(tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "_space", None)
+        with pytest.raises(AttributeError):
+            study.ask()
+    assert study.ask() == expected
+
+
+def test_the_file_is_what_optuna_would_have_written(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    done, failed, running = study.ask(), study.ask(), study.ask()
+    study.tell(evaluated(done))
+    study.tell(evaluated(failed, status="failed", error="x"))
+    first, second, third = in_optuna(tmp_path).trials
+    assert [t.state for t in (first, second, third)] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
+    assert first.values == [first.user_attrs["evaluation"]["metrics"][o.metric] for o in OBJECTIVES]
+    assert SPACE.decode(third.params) == running.candidate
+    assert third.distributions == SPACE.distributions()
+    assert third.user_attrs == {"repaired": running.repaired, "key": running.candidate.key}
+    assert first.datetime_start < first.datetime_complete
+    assert third.datetime_complete is None
+
+
+def test_what_was_enqueued_with_optuna_goes_first(tmp_path: Path) -> None:
+    opened(tmp_path).ask()
+    chosen = {d.name: 0 for d in SPACE.dimensions} | {SPACE.dimensions[0].name: 1}
+    in_optuna(tmp_path).enqueue_trial(chosen)
+    study = opened(tmp_path)
+    proposal = study.ask()
+    assert proposal == Proposal(1, SPACE.decode(chosen), False)
+    assert opened(tmp_path).pending()[1] == proposal
+    study.tell(evaluated(proposal))
+    assert in_optuna(tmp_path).trials[1].params == chosen
+    assert [e.number for e in Study.read(tmp_path)] == [1]
+
+
+def test_a_second_program_that_writes_is_noticed(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    study.ask()
+    in_optuna(tmp_path).ask()
+    with pytest.raises(AutopeftError, match="another program has added trials"):
+        study.ask()
 
 
 @pytest.mark.parametrize(

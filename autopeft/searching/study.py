@@ -10,8 +10,7 @@ from typing import Any, Self
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import URL
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from autopeft.budget import Budget
@@ -21,12 +20,14 @@ from autopeft.hybrid import canonical_json
 from autopeft.searching.budgeted import BudgetedSampler
 from autopeft.searching.objective import Objective
 from autopeft.searching.samplers import sampler_from
+from autopeft.searching.study_file import StudyFile, open_file
 from autopeft.space import SearchSpace
 
 #: The file in the folder of a run, and the study's name in it.
 FILE, NAME = "study.db", "autopeft"
 #: The attribute of a trial that holds its evaluation, whole or not at all.
 _EVALUATION = "evaluation"
+_FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,13 @@ class Study:
     study proposes what an undisturbed one would have. One process asks; any number may read.
     """
 
-    def __init__(self, study: optuna.Study, space: SearchSpace, objectives: Sequence[Objective]) -> None:
-        self._study, self._space, self.objectives = study, space, tuple(objectives)
+    def __init__(
+        self, study: optuna.Study, file: StudyFile, space: SearchSpace, objectives: Sequence[Objective]
+    ) -> None:
+        self._study, self._file, self._space, self.objectives = study, file, space, tuple(objectives)
         self._asked: set[int] = set()
         self._read: dict[int, Evaluation] = {}
-        # Killed in the middle of `ask`: proposals of which nobody knows; `ask` ends them before it opens another.
-        running = self._trials(TrialState.RUNNING)
-        self._half_asked = [t for t in running if set(t.params) != {d.name for d in space.dimensions}]
-        for trial in running:
+        for trial in self._trials(TrialState.RUNNING):
             # Killed in the middle of `tell`: the evaluation is there, and only the trial's end is missing.
             if _EVALUATION in trial.user_attrs:
                 self._end(Evaluation.from_json(trial.user_attrs[_EVALUATION]))
@@ -86,31 +86,27 @@ class Study:
         }
         wrapped = BudgetedSampler(space, budget, plugin.make, plugin.seed, plugin.spread)
         run.mkdir(parents=True, exist_ok=True)
-        study = _load_or_create(run / FILE, wrapped, objectives)
+        file = StudyFile(run / FILE)
+        study = _load_or_create(file, wrapped, objectives)
         _agree(study, header, run)
-        return cls(study, space, objectives)
+        return cls(study, file, space, objectives)
 
     def ask(self) -> Proposal:
         """The next candidate to evaluate."""
-        if self._half_asked:
-            half = self._half_asked.pop(0)
-            trial = Trial(self._study, half._trial_id)
-        else:
-            trial = self._study.ask()
+        trial = self._study.ask()
         candidate = self._space.suggest(trial)
+        self._file.keep()
         self._asked.add(trial.number)
         # `trial` does not know what the sampler has written to the storage.
-        written = next(t for t in self._trials(TrialState.RUNNING) if t.number == trial.number)
-        return Proposal(trial.number, candidate, bool(written.user_attrs.get("repaired", False)))
+        return self._proposal(self._file.get_trial(trial._trial_id), candidate)
 
     def pending(self) -> list[Proposal]:
         """Proposals of a killed run that have no evaluation yet, to be evaluated under their numbers."""
-        half = {t.number for t in self._half_asked}
-        return [
-            Proposal(t.number, self._space.decode(t.params), bool(t.user_attrs.get("repaired", False)))
-            for t in self._trials(TrialState.RUNNING)
-            if t.number not in half and t.number not in self._asked
-        ]
+        left = [t for t in self._trials(TrialState.RUNNING) if t.number not in self._asked]
+        return [self._proposal(t, self._space.decode(t.params)) for t in left]
+
+    def _proposal(self, trial: FrozenTrial, candidate: Candidate) -> Proposal:
+        return Proposal(trial.number, candidate, bool(trial.user_attrs.get("repaired", False)))
 
     def tell(self, evaluation: Evaluation) -> Evaluation:
         """Store an evaluation and finish its trial; what was stored.
@@ -119,35 +115,37 @@ class Study:
         never asked for, or is finished.
         """
         evaluation = self._checked(evaluation)
-        self._running(evaluation.number).set_user_attr(_EVALUATION, evaluation.to_json())
+        self._file.set_trial_user_attr(self._running(evaluation.number), _EVALUATION, evaluation.to_json())
         self._end(evaluation)
         self._asked.discard(evaluation.number)
         return evaluation
 
     def withdraw(self, proposal: Proposal) -> None:
         """End a proposal's trial without an evaluation: it will not be trained, and counts for nothing."""
-        self._study.tell(self._running(proposal.number), state=TrialState.FAIL)
+        self._running(proposal.number)
+        self._study.tell(proposal.number, state=TrialState.FAIL)
         self._asked.discard(proposal.number)
 
     def evaluations(self) -> list[Evaluation]:
         """The finished ones, in the order of their numbers."""
-        return _evaluations(self._study, self._read)
+        return _evaluations(self._trials(*_FINISHED), self._notes, self._read)
 
     @property
     def finished(self) -> int:
         """How many evaluations there are, done and failed."""
-        return sum(_EVALUATION in t.user_attrs for t in self._trials(TrialState.COMPLETE, TrialState.FAIL))
+        return sum(_EVALUATION in t.user_attrs for t in self._trials(*_FINISHED))
 
     def annotate(self, number: int, metrics: Mapping[str, float]) -> None:
         """Add metrics (test scores) to a finished evaluation."""
         # Optuna does not change finished trials, so these stand beside them.
-        known = self._study.user_attrs.get(_note(number), {})
+        known = self._notes.get(_note(number), {})
         self._study.set_user_attr(_note(number), {**known, **metrics})
 
     @staticmethod
     def read(run: Path) -> list[Evaluation]:
         """The evaluations of a run's folder; nothing but the file is needed."""
-        return _evaluations(_load(run), {})
+        study = _load(run)
+        return _evaluations(study.get_trials(deepcopy=False, states=_FINISHED), study.user_attrs, {})
 
     @staticmethod
     def read_header(run: Path) -> dict[str, Any]:
@@ -157,17 +155,22 @@ class Study:
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
 
-    def _end(self, evaluation: Evaluation) -> None:
-        trial = self._running(evaluation.number)
-        if evaluation.status == "done":
-            self._study.tell(trial, [float(evaluation.metrics[o.metric]) for o in self.objectives])
-        else:
-            self._study.tell(trial, state=TrialState.FAIL)
+    @property
+    def _notes(self) -> Mapping[str, Any]:
+        # `optuna.Study.user_attrs` is a deep copy.
+        return self._file.get_study_user_attrs(self._study._study_id)
 
-    def _running(self, number: int) -> Trial:
+    def _end(self, evaluation: Evaluation) -> None:
+        if evaluation.status == "done":
+            self._study.tell(evaluation.number, [float(evaluation.metrics[o.metric]) for o in self.objectives])
+        else:
+            self._study.tell(evaluation.number, state=TrialState.FAIL)
+
+    def _running(self, number: int) -> int:
+        """The id of a running trial in the storage."""
         for trial in self._trials(TrialState.RUNNING):
             if trial.number == number:
-                return Trial(self._study, trial._trial_id)
+                return trial._trial_id
         raise AutopeftError(f"study: trial {number} was not asked for, or has been told already")
 
     def _checked(self, evaluation: Evaluation) -> Evaluation:
@@ -181,25 +184,15 @@ class Study:
         return evaluation
 
 
-def _storage(path: Path) -> optuna.storages.RDBStorage:
-    # Optuna tells of every study and trial on the console; that is the command line's to do.
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # A reader may hold the file for a moment.
-    return optuna.storages.RDBStorage(
-        str(URL.create("sqlite", database=str(path))), engine_kwargs={"connect_args": {"timeout": 60}}
-    )
-
-
-def _load_or_create(path: Path, sampler: BudgetedSampler, objectives: Sequence[Objective]) -> optuna.Study:
-    storage = _storage(path)
-    if any(s.study_name == NAME for s in optuna.get_all_study_summaries(storage, include_best_trial=False)):
-        study = optuna.load_study(study_name=NAME, storage=storage, sampler=sampler)
+def _load_or_create(file: StudyFile, sampler: BudgetedSampler, objectives: Sequence[Objective]) -> optuna.Study:
+    if any(s.study_name == NAME for s in file.get_all_studies()):
+        study = optuna.load_study(study_name=NAME, storage=file, sampler=sampler)
         if study.get_trials(deepcopy=False):
             return study
         # Nothing was asked of it yet: settings may still be mended.
-        optuna.delete_study(study_name=NAME, storage=storage)
+        optuna.delete_study(study_name=NAME, storage=file)
     directions = [StudyDirection.MAXIMIZE if o.direction == "max" else StudyDirection.MINIMIZE for o in objectives]
-    return optuna.create_study(study_name=NAME, storage=storage, sampler=sampler, directions=directions)
+    return optuna.create_study(study_name=NAME, storage=file, sampler=sampler, directions=directions)
 
 
 def _load(run: Path) -> optuna.Study:
@@ -208,7 +201,9 @@ def _load(run: Path) -> optuna.Study:
         raise AutopeftError(f"{run}: no study here (there is no {FILE})")
     try:
         # Any sampler that is cheap to make: it is not asked.
-        return optuna.load_study(study_name=NAME, storage=_storage(run / FILE), sampler=optuna.samplers.RandomSampler())
+        return optuna.load_study(
+            study_name=NAME, storage=open_file(run / FILE), sampler=optuna.samplers.RandomSampler()
+        )
     except (KeyError, SQLAlchemyError) as error:
         raise AutopeftError(f"{run / FILE}: not a study of autopeft ({type(error).__name__})") from error
 
@@ -231,10 +226,11 @@ def _agree(study: optuna.Study, header: Mapping[str, Any], run: Path) -> None:
         )
 
 
-def _evaluations(study: optuna.Study, read: dict[int, Evaluation]) -> list[Evaluation]:
-    """The finished evaluations; `read` keeps them, without what was added later, from call to call."""
-    notes = study.user_attrs
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+def _evaluations(
+    finished: Sequence[FrozenTrial], notes: Mapping[str, Any], read: dict[int, Evaluation]
+) -> list[Evaluation]:
+    """The evaluations of finished trials; `read` keeps them, without what was added later, from call to call."""
+    for trial in finished:
         # A trial without one is not of our making (added by hand, or ended by a dashboard).
         if trial.number not in read and _EVALUATION in trial.user_attrs:
             read[trial.number] = Evaluation.from_json(trial.user_attrs[_EVALUATION])
