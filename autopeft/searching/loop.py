@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -63,20 +64,36 @@ class SearchLoop:
 
     def next(self) -> Proposal | None:
         """The next candidate to train; None when no more shall be started."""
+        if self._ended:
+            return None
         late = self._deadline is not None and time.monotonic() >= self._deadline
         if late or (self._trials is not None and self._study.finished + len(self._running) >= self._trials):
             self._ended = True
             return None
         proposal = self._left_over.pop(0) if self._left_over else self._study.ask()
-        self._running[proposal.number] = proposal
-        if any(e.key == proposal.candidate.key for e in self._study.evaluations()):
+        if proposal.candidate.key in self._known():
             warnings.warn("the sampler finds no new candidate in this space and budget: the search ends", stacklevel=2)
-            self._study.withdraw(self._running.pop(proposal.number))
+            self._study.withdraw(proposal)
             self._ended = True
             return None
+        self._running[proposal.number] = proposal
         for listener in self._listeners:
             listener.started(proposal)
         return proposal
+
+    def next_pack(self, size: int, workers: int = 1) -> list[Proposal]:
+        """Up to `size` candidates to train at once; none when no more shall be started.
+
+        Near the end of a known number of trials a pack is a worker's share of what is left, so that all `workers`
+        finish together.
+        """
+        if self._trials is not None:
+            left = self._trials - self._study.finished - len(self._running)
+            size = min(size, max(1, math.ceil(left / workers)))
+        pack: list[Proposal] = []
+        while len(pack) < size and (proposal := self.next()) is not None:
+            pack.append(proposal)
+        return pack
 
     def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
         """News from a running candidate."""
@@ -97,6 +114,10 @@ class SearchLoop:
     def failed(self, number: int, reason: str) -> None:
         """Record a candidate whose worker died."""
         self.done(number, failed(self._running[number].candidate, reason))
+
+    def _known(self) -> set[str]:
+        """Keys of the candidates that are evaluated or being trained."""
+        return {e.key for e in self._study.evaluations()} | {p.candidate.key for p in self._running.values()}
 
     def _give_up_when_hopeless(self) -> None:
         known = self._study.evaluations()

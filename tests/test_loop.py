@@ -1,0 +1,114 @@
+"""Which candidates the loop gives out, and when it ends; nothing is trained."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+from test_study import BUDGET, OBJECTIVES, SPACE, TINY, evaluated, opened
+
+from autopeft.budget import Budget
+from autopeft.hybrid import Hybrid
+from autopeft.searching.loop import Listener, SearchLoop
+from autopeft.searching.study import Proposal
+from autopeft.space import SearchSpace
+
+FEW = SearchSpace.load({"blocks": {"lora": {"rank": [0, 2]}}}, TINY)
+
+
+def costs(hybrid: Hybrid) -> dict[str, int]:
+    return {"trainable_params": hybrid.num_params(TINY)}
+
+
+class Heard(Listener):
+    """Keeps the numbers of what has started."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def started(self, proposal: Proposal) -> None:
+        self.numbers.append(proposal.number)
+
+    def epoch(self, proposal, metrics) -> None:
+        pass
+
+    def finished(self, evaluation) -> None:
+        pass
+
+
+def finish(loop: SearchLoop, *packs: list[Proposal]) -> None:
+    for pack in packs:
+        for proposal in pack:
+            loop.done(proposal.number, evaluated(proposal))
+
+
+def numbers(pack: list[Proposal]) -> list[int]:
+    return [proposal.number for proposal in pack]
+
+
+def test_packs_are_distinct_and_everyone_hears_of_them(tmp_path: Path) -> None:
+    heard = Heard()
+    loop = SearchLoop(opened(tmp_path), costs, [heard], trials=None)
+    first, second = loop.next_pack(5, workers=2), loop.next_pack(5, workers=2)
+    assert (numbers(first), numbers(second)) == ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9])
+    assert len({p.candidate.key for p in first + second}) == 10
+    assert heard.numbers == list(range(10))
+    assert all(BUDGET.fits(p.candidate.hybrid, TINY) for p in first + second)
+
+
+@pytest.mark.parametrize(
+    ("trials", "size", "workers", "sizes"),
+    [
+        (10, 4, 1, [4, 4, 2]),
+        (10, 4, 2, [4, 3, 2, 1]),
+        (3, 8, 1, [3]),
+        (3, 8, 4, [1, 1, 1]),
+        (5, 1, 2, [1, 1, 1, 1, 1]),
+    ],
+)
+def test_the_last_packs_are_shared_by_the_workers(
+    tmp_path: Path, trials: int, size: int, workers: int, sizes: list[int]
+) -> None:
+    study = opened(tmp_path)
+    loop, packs = SearchLoop(study, costs, trials=trials), []
+    while pack := loop.next_pack(size, workers):
+        packs.append(pack)
+    assert [len(pack) for pack in packs] == sizes
+    assert not loop.is_over
+    finish(loop, *packs)
+    assert loop.is_over
+    assert loop.next_pack(size, workers) == []
+    assert study.finished == trials
+
+
+def test_a_pack_begins_with_what_a_killed_search_left_over(tmp_path: Path) -> None:
+    killed = SearchLoop(opened(tmp_path), costs, trials=6)
+    finish(killed, killed.next_pack(1))
+    left = killed.next_pack(3)
+    resumed = SearchLoop(opened(tmp_path), costs, trials=6)
+    pack = resumed.next_pack(4)
+    assert pack[:3] == left
+    assert numbers(pack) == [1, 2, 3, 4]
+    assert numbers(resumed.next_pack(4)) == [5]
+
+
+def test_a_pack_ends_where_the_space_does(tmp_path: Path) -> None:
+    study = opened(tmp_path, space=FEW, budget=Budget(), objectives=OBJECTIVES, sampler="random")
+    loop = SearchLoop(study, costs, trials=100)
+    with pytest.warns(UserWarning, match="no new candidate"):
+        pack = loop.next_pack(50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert loop.next_pack(50) == []
+    assert len({p.candidate.key for p in pack}) == len(pack) == FEW.size
+    finish(loop, pack)
+    assert loop.is_over
+    assert study.pending() == []
+
+
+def test_no_pack_is_begun_after_the_time(tmp_path: Path) -> None:
+    loop = SearchLoop(opened(tmp_path), costs, time_limit=0.0)
+    assert loop.next_pack(3) == []
+    assert loop.is_over
+    assert SPACE.size > 3
