@@ -21,9 +21,11 @@ from autopeft.candidate import Candidate, Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
-from autopeft.tracking import TRACKING, SearchInfo, tracking_from
+from autopeft.tracking import TRACKING, SearchInfo, Tracker, tracking_from
 from autopeft.tracking import _mlflow_values as values
+from autopeft.tracking._background import Background
 from autopeft.tracking._mlflow_calls import our_calls
+from autopeft.tracking._mlflow_tracker import MlflowTracker
 from autopeft.tracking._mlflow_uri import check_place, resolve, shown
 from autopeft.tracking.mlflow_store import MlflowTracking, ui_command
 
@@ -68,6 +70,11 @@ def info(tmp_path, template) -> SearchInfo:
     params = {"model": "minilm", "trials": 20, "budget": 1e5}
     objectives = (("accuracy", "maximize"), ("trainable_params", "minimize"))
     return SearchInfo("trec", runs / "run-1", "id-1", experiment, params, {"team": "nlp"}, objectives)
+
+
+def opened(info: SearchInfo, uri: str | None = None) -> MlflowTracker:
+    """What logs, without the thread that it has in a search: its calls come back when they are done."""
+    return MlflowTracking(uri=uri).open(info).tracker
 
 
 def stored(tracker, kind: str = "candidate"):
@@ -132,7 +139,7 @@ def test_place(tmp_path, monkeypatch):
 
 
 def test_a_search_as_mlflow_shows_it(info, tmp_path):
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     tracker.sync([evaluation(0)], sizes)
     front = tmp_path / "front.json"
     front.write_text("[]")
@@ -177,17 +184,17 @@ def _check_child(client, child, given: Evaluation, parent_id: str) -> None:
 def test_files_stand_beside_the_database_and_nowhere_else(info, tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     tracker.sync([evaluation(0)], sizes)
     assert list(Path.cwd().iterdir()) == []
     assert sorted(p.name for p in info.run_dir.parent.iterdir()) == ["mlartifacts", "mlflow.db"]
 
 
 def test_what_is_logged_is_not_logged_again(info):
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     tracker.sync([evaluation(0)], sizes)
     tracker.sync([evaluation(0), evaluation(1)], sizes)
-    resumed = MlflowTracking().open(info)
+    resumed = opened(info)
     assert resumed.parent_id == tracker.parent_id
     resumed.sync([evaluation(0), evaluation(1), evaluation(2)], sizes)
     for _ in range(2):
@@ -195,43 +202,43 @@ def test_what_is_logged_is_not_logged_again(info):
     client, children = stored(resumed)
     assert [c.data.tags["autopeft.number"] for c in children.values()] == ["2", "1", "0"]
     assert len(client.get_metric_history(resumed.parent_id, "hypervolume")) == 2
-    other = MlflowTracking().open(replace(info, search_id="id-2"))
+    other = opened(replace(info, search_id="id-2"))
     assert other.parent_id != tracker.parent_id
 
 
 def test_resume_runs_again_and_tells_what_changed(info):
-    MlflowTracking().open(info).finish([], [], [], [], {}, "KILLED")
-    tracker = MlflowTracking().open(replace(info, params={**info.params, "trials": 40, "new": 1}))
+    opened(info).finish([], [], [], [], {}, "KILLED")
+    tracker = opened(replace(info, params={**info.params, "trials": 40, "new": 1}))
     _, parents = stored(tracker, "search")
     assert parents["trec"].info.status == "RUNNING"
     assert parents["trec"].data.params["trials"] == "20"
     assert parents["trec"].data.params["new"] == "1"
     assert parents["trec"].data.tags["autopeft.changed.trials"] == "40"
-    again = MlflowTracking().open(info)
+    again = opened(info)
     assert stored(again, "search")[1]["trec"].data.tags["autopeft.changed.trials"] == "20"
 
 
 def test_a_child_left_by_a_kill_is_replaced(info):
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     tracker.sync([evaluation(0)], sizes)
     client, _ = stored(tracker)
     tags = values.child_tags(evaluation(1), tracker.parent_id, False)
     client.create_run(tracker.experiment_id, tags=tags, run_name="half")
-    MlflowTracking().open(info).sync([evaluation(0), evaluation(1)], sizes)
+    opened(info).sync([evaluation(0), evaluation(1)], sizes)
     _, children = stored(tracker)
     assert set(children) == {f"#00{i} {evaluation(i).key}" for i in (0, 1)}
     assert {c.info.status for c in children.values()} == {"FINISHED"}
 
 
 def test_front_and_test_scores_follow(info):
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     first, second = evaluation(0), evaluation(1)
     tracker.sync([first], sizes, {first.key})
     tracker.sync([first, second], sizes, {second.key})
     flags = {name[:4]: run.data.tags["autopeft.on_front"] for name, run in stored(tracker)[1].items()}
     assert flags == {"#000": "false", "#001": "true"}
     scored = replace(second, metrics={**second.metrics, "test_accuracy": 0.7})
-    resumed = MlflowTracking().open(info)
+    resumed = opened(info)
     resumed.finish([first, scored], {first.key, second.key}, [], [], {}, "FINISHED")
     children = stored(tracker)[1]
     assert {run.data.tags["autopeft.on_front"] for run in children.values()} == {"true"}
@@ -239,7 +246,7 @@ def test_front_and_test_scores_follow(info):
 
 
 def test_failed_candidate(info):
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     failed = evaluation(0, status="failed", metrics={"trainable_params": 10.0}, curve=(), error="loss is NaN")
     tracker.sync([failed], sizes, {failed.key})
     (child,) = stored(tracker)[1].values()
@@ -252,7 +259,7 @@ def test_failed_candidate(info):
 
 
 def test_nan_and_infinity(info):
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     nan, inf = float("nan"), float("inf")
     curve = ({"epoch": 1, "accuracy": nan, "train_loss": inf},)
     given = evaluation(0, curve=curve, metrics={"accuracy": nan, "f1": -inf, "none": None}, seconds=nan)
@@ -269,7 +276,7 @@ def test_long_and_odd_values(info):
     odd = {"..": 1, "/a//b": 2, "x" * 300: 3}
     curve = tuple({"epoch": i + 1, "loss": 1.0 / (i + 1), "accuracy": 0.5} for i in range(600))
     error = "e" * 20_000
-    tracker = MlflowTracking().open(replace(info, params={"text": "t" * 7000, **many}, tags={"long": error}))
+    tracker = opened(replace(info, params={"text": "t" * 7000, **many}, tags={"long": error}))
     tracker.sync([evaluation(0, curve=curve, error=error)], lambda e: {**many, **odd})
     client, children = stored(tracker)
     (child,) = children.values()
@@ -298,9 +305,9 @@ def _sync_often(tracker, *states) -> None:
         tracker.sync(state, sizes)
 
 
-@pytest.mark.parametrize("method", ["create_run", "log_batch", "log_dict", "set_terminated"])
+@pytest.mark.parametrize("method", ["create_run", "log_batch", "set_terminated"])
 def test_a_failure_is_told_once_and_made_up_for(info, method):
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     tracker.sync([evaluation(0)], sizes)
     tracker._client = breaking = _Breaking(tracker._client, method, OSError("connection\nlost"))
     some, more = [evaluation(0), evaluation(1)], [evaluation(i) for i in range(3)]
@@ -321,7 +328,7 @@ def test_a_failure_is_told_once_and_made_up_for(info, method):
 def test_refused_values_do_not_hold_up_the_rest(info):
     from mlflow.exceptions import MlflowException
 
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     error = MlflowException.invalid_parameter_value("too long for this server")
     tracker._client = _Breaking(tracker._client, "log_batch", error)
     with pytest.warns(UserWarning, match="did not take some values"):
@@ -334,7 +341,96 @@ def test_a_mistake_of_ours_is_not_taken_for_a_failure(info):
         raise AutopeftError("space: no such dimension")
 
     with pytest.raises(AutopeftError, match="no such dimension"):
-        MlflowTracking().open(info).sync([evaluation(0)], wrong)
+        opened(info).sync([evaluation(0)], wrong)
+
+
+def test_files_that_cannot_be_stored(info):
+    tracker = opened(info)
+    artifacts = info.run_dir.parent / "mlartifacts"
+    shutil.rmtree(artifacts)
+    artifacts.write_text("in the way")
+    with pytest.warns(UserWarning, match="the search goes on"):
+        tracker.sync([evaluation(0)], sizes)
+    artifacts.unlink()
+    tracker.sync([evaluation(0)], sizes)
+    (child,) = stored(tracker)[1].values()
+    assert json.loads(texts(child)["candidate.json"]) == evaluation(0).candidate.to_json()
+
+
+class _Held(Tracker):
+    """Keeps what it is given, one call at a time, when `go` is set."""
+
+    uri, url_hint = "somewhere", "look there"
+
+    def __init__(self) -> None:
+        self.go, self.begun = threading.Event(), threading.Event()
+        self.calls: list[str] = []
+
+    def sync(self, evaluations, sizes, on_front=None) -> None:
+        self.begun.set()
+        assert self.go.wait(60)
+        self.calls.append(f"sync {len(evaluations)}")
+        sizes(evaluations[0])
+
+    def finish(self, evaluations, on_front, files, hypervolume, summary, status, note="") -> None:
+        self.calls.append(f"finish {len(evaluations)} {status}")
+
+
+def test_the_search_does_not_wait_and_nothing_is_left_out():
+    held = _Held()
+    tracker = Background(held)
+    assert (tracker.uri, tracker.url_hint) == ("somewhere", "look there")
+    growing = [evaluation(0)]
+    tracker.sync(growing, sizes)
+    assert held.begun.wait(60)
+    for i in range(1, 4):
+        growing.append(evaluation(i))
+        tracker.sync(growing, sizes)
+    assert held.calls == []
+    held.go.set()
+    tracker.finish(growing, [], [], [], {}, "FINISHED")
+    assert held.calls == ["sync 1", "sync 4", "finish 4 FINISHED"]
+
+
+def test_an_error_in_the_thread_is_raised_once():
+    def wrong(e):
+        raise AutopeftError("space: no such dimension")
+
+    held = _Held()
+    held.go.set()
+    tracker = Background(held)
+    tracker.sync([evaluation(0)], wrong)
+    with pytest.raises(AutopeftError, match="no such dimension"):
+        tracker.wait()
+    tracker.finish([], [], [], [], {}, "FAILED")
+    assert held.calls == ["sync 1", "finish 0 FAILED"]
+
+
+def test_a_search_in_the_background(info):
+    tracker = MlflowTracking().open(info)
+    for i in range(5):
+        tracker.sync([evaluation(n) for n in range(i + 1)], sizes, {evaluation(i).key})
+    tracker.finish([evaluation(n) for n in range(5)], {evaluation(4).key}, [], [0.1], {}, "FINISHED")
+    children = stored(tracker.tracker)[1]
+    assert sorted(name[:4] for name in children) == [f"#00{i}" for i in range(5)]
+    flags = [children[name].data.tags["autopeft.on_front"] for name in sorted(children)]
+    assert flags == ["false"] * 4 + ["true"]
+
+
+def test_a_failure_in_the_background_is_told_once(info):
+    tracker = MlflowTracking().open(info)
+    tracker.tracker._client = _Breaking(tracker.tracker._client, "create_run", OSError("connection lost"))
+    with pytest.warns(UserWarning, match="the search goes on") as caught:
+        _sync_and_wait(tracker, [evaluation(0)], [evaluation(0), evaluation(1)])
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="not complete there; resume it"):
+        tracker.finish([evaluation(0)], [], [], [], {}, "FINISHED")
+
+
+def _sync_and_wait(tracker, *states) -> None:
+    for state in states:
+        tracker.sync(state, sizes)
+        tracker.wait()
 
 
 def test_opened_in_a_thread(info, capfd):
@@ -343,7 +439,8 @@ def test_opened_in_a_thread(info, capfd):
     thread.start()
     thread.join()
     box.tracker.sync([evaluation(0)], sizes)
-    assert len(stored(box.tracker)[1]) == 1
+    box.tracker.wait()
+    assert len(stored(box.tracker.tracker)[1]) == 1
     assert capfd.readouterr() == ("", "")
 
 
@@ -405,7 +502,7 @@ def test_places_that_do_not_work(info, tmp_path, monkeypatch):
 
 
 def test_deleted_experiment(info):
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     stored(tracker)[0].delete_experiment(tracker.experiment_id)
     assert "'autopeft' is deleted in MLflow" in _refusal(None, info)
 
@@ -460,7 +557,7 @@ def server(tmp_path, template):
 
 @pytest.mark.slow
 def test_server_that_dies_in_the_middle(info, server, capfd):
-    tracker = MlflowTracking(uri=server.uri).open(info)
+    tracker = opened(info, server.uri)
     nan = evaluation(0, metrics={"accuracy": float("nan"), "f1": float("inf")})
     tracker.sync([nan], sizes, [])
     server.kill()
@@ -473,7 +570,7 @@ def test_server_that_dies_in_the_middle(info, server, capfd):
     with pytest.warns(UserWarning, match="resume it when MLflow is back"):
         tracker.finish(some, [], [info.experiment_yaml], [0.1], {}, "FINISHED")
     server.start()
-    resumed = MlflowTracking(uri=server.uri).open(info)
+    resumed = opened(info, server.uri)
     resumed.finish(some, [some[1].key], [info.experiment_yaml], [0.1, 0.2], {"best": 0.7}, "FINISHED")
     client, parents = stored(resumed, "search")
     assert len(parents) == 1
@@ -487,7 +584,7 @@ def test_server_that_dies_in_the_middle(info, server, capfd):
 
 @pytest.mark.slow
 def test_ui_shows_what_was_logged_without_a_server(info):
-    tracker = MlflowTracking().open(info)
+    tracker = opened(info)
     tracker.finish([evaluation(0)], [], [], [], {}, "FINISHED")
     server = _Server(info.run_dir.parent / "mlflow.db")
     try:
@@ -501,7 +598,7 @@ def test_ui_shows_what_was_logged_without_a_server(info):
 
 @pytest.mark.slow
 def test_first_database_is_made_quietly(tmp_path, capfd):
-    tracker = MlflowTracking().open(SearchInfo("s", tmp_path / "runs" / "run", "id"))
+    tracker = opened(SearchInfo("s", tmp_path / "runs" / "run", "id"))
     assert (tmp_path / "runs" / "mlflow.db").is_file()
     assert "mlflow ui --backend-store-uri sqlite:///" in tracker.url_hint
     assert capfd.readouterr() == ("", "")

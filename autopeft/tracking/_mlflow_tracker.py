@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -140,7 +142,7 @@ class MlflowTracker(Tracker):
         run_id = run.info.run_id
         params = values.params(values.child_params(evaluation, self._sizes(evaluation)))
         self._log(run_id, values.child_metrics(evaluation, now), params)
-        self._client.log_dict(run_id, evaluation.candidate.to_json(), "candidate.json")
+        self._upload(run.info.artifact_uri, "candidate.json", json.dumps(evaluation.candidate.to_json(), indent=2))
         # Last, as a run that has ended is taken for complete from then on.
         self._client.set_terminated(run_id, "FINISHED" if evaluation.status == "done" else "FAILED", now)
         return _Child(run_id, set(values.final_metrics(evaluation)), on_front)
@@ -162,6 +164,15 @@ class MlflowTracker(Tracker):
         points = [v for i, h in enumerate(hypervolume) for v in values.metrics({"hypervolume": h}, now, i)]
         new = [m for m in points if m.step not in known or known[m.step] != m.value]
         self._log(self.parent_id, new + values.metrics(summary, now, 0), [])
+
+    def _upload(self, artifacts: str, name: str, text: str) -> None:
+        """A file of a run. The client would ask for the run again, to learn where its files go."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_text(text, encoding="utf-8")
+            get_artifact_repository(artifacts, tracking_uri=self.uri).log_artifact(str(path))
 
     def _log(self, run_id: str, metrics: list[Any], params: list[Any]) -> None:
         """In batches; one that the store does not take is left out with a warning, as it would be refused again."""

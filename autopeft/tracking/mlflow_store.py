@@ -12,7 +12,8 @@ from pydantic import Field
 
 from autopeft.errors import AutopeftError
 from autopeft.tracking import _mlflow_values as values
-from autopeft.tracking._base import SearchInfo, Tracker, Tracking
+from autopeft.tracking._background import Background
+from autopeft.tracking._base import SearchInfo, Tracking
 from autopeft.tracking._mlflow_calls import failures, one_line, our_calls
 from autopeft.tracking._mlflow_tracker import MlflowTracker
 from autopeft.tracking._mlflow_uri import check_place, is_server, resolve, shown, sqlite_path
@@ -30,13 +31,13 @@ class MlflowTracking(Tracking):
     uri: str | None = Field(None, min_length=1)
     experiment: str = Field("autopeft", min_length=1, max_length=500)
 
-    def open(self, search: SearchInfo) -> Tracker:
+    def open(self, search: SearchInfo) -> Background[MlflowTracker]:
         """The search's parent run, made now or found again by `search_id`, ready for children."""
         uri, source = resolve(self.uri, search.run_dir)
         check_place(uri, source)
         try:
             with our_calls():
-                return self._connect(uri, search)
+                return Background(self._connect(uri, search))
         except failures() as error:
             raise AutopeftError(f"tracking: MLflow at {shown(uri)} can't be used ({one_line(error)})") from error
 
