@@ -25,7 +25,9 @@ class Family:
 
     `layers` is relative to the base model (`model.base_model`), the rest to a layer. A site that is one of n equal
     parts of a fused linear map is written `name:i/n`. `gate` is the second input map of a gated feed-forward network.
-    `heads` are the modules on top of the base model that a task trains from scratch.
+    `heads` are the modules on top of the base model that a task trains from scratch. `residual`, for families whose
+    heads read the first token only: the module that is given attention's output and what is added to it, after which a
+    layer works token by token.
     """
 
     layers: str
@@ -39,6 +41,7 @@ class Family:
     gate: str | None = None
     heads: tuple[str, ...] = ("score",)
     causal: bool = False
+    residual: str | None = None
 
     def site(self, name: str) -> Site:
         """Where site `name` of a layer is."""
@@ -68,6 +71,7 @@ _BERT = Family(
     up="intermediate.dense",
     down="output.dense",
     heads=("classifier",),
+    residual="attention.output",
 )
 _LLAMA = Family(
     layers="layers",

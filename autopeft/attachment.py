@@ -23,18 +23,29 @@ NAME = "autopeft"
 
 
 class Banks(nn.Module):
-    """All weights of K hybrids: `layers.<i>.<site>.<method>` is a bank."""
+    """All weights of K hybrids: `layers.<i>.<site>.<method>` is a bank.
 
-    def __init__(self, hybrids: Sequence[Hybrid], shape: ModelShape, seeds: Sequence[int]) -> None:
+    Banks of layer i hold the first k_i candidates, those with `starts[k] <= i` (all of them by default).
+    """
+
+    def __init__(
+        self, hybrids: Sequence[Hybrid], shape: ModelShape, seeds: Sequence[int], starts: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
-        for hybrid in hybrids:
+        starts = starts or [0] * len(hybrids)
+        if list(starts) != sorted(starts):
+            raise ValueError(f"candidates must be in the order of their starts, not {starts}")
+        for hybrid, start in zip(hybrids, starts, strict=True):
             hybrid.check(shape)
+            if start > hybrid.first_adapted:
+                raise ValueError(f"a hybrid that adapts layer {hybrid.first_adapted} cannot start at layer {start}")
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.layers = nn.ModuleDict()
         for i in range(shape.layers):
             sites: dict[str, dict[str, Bank]] = {}
-            for site, name, members in _groups([h.layers[i] for h in hybrids]):
-                sites.setdefault(site, {})[name] = Bank(members, shape, site, generators)
+            there = sum(start <= i for start in starts)
+            for site, name, members in _groups([h.layers[i] for h in hybrids[:there]]):
+                sites.setdefault(site, {})[name] = Bank(members, shape, site, generators[:there])
             if sites:
                 self.layers[str(i)] = nn.ModuleDict({site: nn.ModuleDict(banks) for site, banks in sites.items()})
 
@@ -43,13 +54,19 @@ class Banks(nn.Module):
         sites: Any = dict(self.layers.items()).get(str(layer), {})
         return {site: list(banks.values()) for site, banks in sites.items()}
 
-    def weights(self, candidate: int = 0) -> dict[str, torch.Tensor]:
-        """One candidate's weights at their own sizes, by `layers.<i>.<site>.<method>.<weight>`."""
-        found: dict[str, torch.Tensor] = {}
-        for name, module in self.named_modules():
-            if isinstance(module, Bank):
-                found |= {f"{name}.{part}": tensor for part, tensor in module.weights(candidate).items()}
+    def parts(self, candidate: int = 0) -> dict[str, tuple[nn.Parameter, tuple[int | slice, ...]]]:
+        """By `layers.<i>.<site>.<method>.<weight>`: the parameter, and where in it one candidate's own part lies."""
+        found: dict[str, tuple[nn.Parameter, tuple[int | slice, ...]]] = {}
+        for name, bank in self.named_modules():
+            if isinstance(bank, Bank):
+                # Not the bank's own name: which number it got depends on the other candidates.
+                name = f"{name.rpartition('.')[0]}.{bank.method.name}"
+                found |= {f"{name}.{w}": (bank.get_parameter(w), at) for w, at in bank.corners(candidate).items()}
         return found
+
+    def weights(self, candidate: int = 0) -> dict[str, torch.Tensor]:
+        """One candidate's weights at their own sizes, views by name."""
+        return {name: parameter[corner] for name, (parameter, corner) in self.parts(candidate).items()}
 
     def place(self, model: PreTrainedModel) -> Self:
         """Put each layer's banks where that layer is: a model may be spread over devices."""
@@ -74,7 +91,8 @@ class Attachment:
     """Hybrids on a model. Use as a context manager, or call `detach()`.
 
     While attached: the backbone is frozen, the head (if there is one) and `model.autopeft` are trainable. K hybrids
-    take inputs of K*B sequences, candidate-major. After detaching the model is as before, to the bit.
+    take inputs of K*B sequences, candidate-major; with `starts`, layer i takes those of the candidates that have
+    started there or below (see `Banks`). After detaching the model is as before, to the bit.
     """
 
     def __init__(
@@ -83,13 +101,14 @@ class Attachment:
         hybrids: Hybrid | Sequence[Hybrid],
         seeds: int | Sequence[int] = 0,
         attention: str | None = None,
+        starts: Sequence[int] | None = None,
     ) -> None:
         hybrids = [hybrids] if isinstance(hybrids, Hybrid) else list(hybrids)
         seeds = [seeds] * len(hybrids) if isinstance(seeds, int) else list(seeds)
         if hasattr(model, NAME):
             raise ValueError("the model has hybrids attached already; detach them first")
         self.model = model
-        self.banks = Banks(hybrids, shape_of(model), seeds).place(model)
+        self.banks = Banks(hybrids, shape_of(model), seeds, starts).place(model)
         self._trainable = {name: p.requires_grad for name, p in model.named_parameters()}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(tuple(f"{head}." for head in head_names(model))))

@@ -18,6 +18,7 @@ from autopeft.methods._bank import Bank
 #: Names under which the functions below are registered with transformers.
 FUSED, MATMUL = "autopeft_sdpa", "autopeft_matmul"
 _PREFIX = "_autopeft_prefix"
+_FIRST_ONLY = "_autopeft_first_only"
 
 
 def set_prefix(module: nn.Module, bank: Bank | None) -> None:
@@ -26,6 +27,11 @@ def set_prefix(module: nn.Module, bank: Bank | None) -> None:
         module.__dict__.pop(_PREFIX, None)
     else:
         module.__dict__[_PREFIX] = bank
+
+
+def set_first_only(module: nn.Module, on: bool) -> None:
+    """Have an attention module compute the first token's output only, and repeat it for the others."""
+    module.__dict__[_FIRST_ONLY] = on
 
 
 def fused_attention(
@@ -38,8 +44,10 @@ def fused_attention(
 ) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention over the module's prefix and the tokens: [N, L, H, h]."""
     key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
-    output: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return output
+    tokens = query.shape[2]
+    query, attention_mask = _asked(module, query, attention_mask)
+    output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
+    return output.expand(-1, tokens, -1, -1), None
 
 
 def matmul_attention(
@@ -59,6 +67,8 @@ def matmul_attention(
     key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
     if attention_mask is None and _is_causal(module, kwargs) and query.shape[2] > 1:
         attention_mask = _causal_mask(query.shape[2], key.shape[2], query.device)
+    tokens = query.shape[2]
+    query, attention_mask = _asked(module, query, attention_mask)
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scores = torch.matmul(query, key.transpose(2, 3)) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
@@ -67,7 +77,17 @@ def matmul_attention(
     weights = scores.softmax(-1).to(value.dtype)
     if dropout and module.training:
         weights = nn.functional.dropout(weights, dropout)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    output = torch.matmul(weights, value).transpose(1, 2).contiguous()
+    return output.expand(-1, tokens, -1, -1), weights
+
+
+def _asked(
+    module: nn.Module, query: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The queries that are wanted, with their rows of the mask."""
+    if not module.__dict__.get(_FIRST_ONLY, False):
+        return query, mask
+    return query[:, :, :1], mask if mask is None else mask[..., :1, :]
 
 
 def with_prefix(

@@ -47,6 +47,11 @@ class Hybrid:
         """True when only the task's head is trained."""
         return not any(self.layers)
 
+    @property
+    def first_adapted(self) -> int:
+        """The lowest layer with a method, L when there is none: what lies below is the same for every such hybrid."""
+        return next((i for i, methods in enumerate(self.layers) if methods), len(self.layers))
+
     def placed(self) -> Iterator[tuple[int, str, Method]]:
         """(layer, site, method) one by one, in the order in which a forward pass meets them at each site."""
         for i, methods in enumerate(self.layers):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.markup import escape
 
@@ -16,10 +16,18 @@ from autopeft.searching.objective import Objective
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from autopeft.engine.setup import Setup
     from autopeft.searching.study import Proposal
 
 
-def progress_for(experiment: Experiment, quiet: bool, console: Console | None = None) -> Listener:
+class Progress(Listener, Protocol):
+    """A listener that also hears how the search trains."""
+
+    def measured(self, setup: Setup) -> None:
+        """The engine has been measured; training begins."""
+
+
+def progress_for(experiment: Experiment, quiet: bool, console: Console | None = None) -> Progress:
     """Nothing when quiet, a live line in a terminal, plain lines elsewhere."""
     from rich.console import Console
 
@@ -33,8 +41,11 @@ def progress_for(experiment: Experiment, quiet: bool, console: Console | None = 
 _HEARTBEAT = 30.0
 
 
-class Silent(Listener):
+class Silent(Progress):
     """Shows nothing."""
+
+    def measured(self, setup: Setup) -> None:
+        """Nothing."""
 
     def started(self, proposal: Proposal) -> None:
         """Nothing."""
@@ -46,7 +57,7 @@ class Silent(Listener):
         """Nothing."""
 
 
-class Lines(Listener):
+class Lines(Progress):
     """A line for every finished candidate, and (in a terminal) a last line that says what is running."""
 
     def __init__(self, console: Console, trials: int | None, epochs: int, live: bool) -> None:
@@ -59,6 +70,11 @@ class Lines(Listener):
         self._status = console.status("starting workers") if live else None
         if self._status:
             self._status.start()
+
+    def measured(self, setup: Setup) -> None:
+        """A line on how it trains."""
+        how = f"{setup.precision}, {setup.attention} attention, packs of {setup.pack}"
+        self._say(f"[dim]training on {setup.device}: {how}[/]")
 
     def started(self, proposal: Proposal) -> None:
         """A candidate is sent to a worker."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from autopeft.candidate import Evaluation
 from autopeft.config import dump_yaml
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
-from autopeft.searching.front import ParetoFront
+from autopeft.searching.front import ParetoFront, point_to_json
+
+T = TypeVar("T")
 
 
 class RunFolder:
@@ -26,8 +30,11 @@ class RunFolder:
         self.weights = path / "weights"
         self.trials_file = path / "trials.csv"
         self.front_file = path / "front.json"
+        self.setup_file = path / "engine.json"
         self.plot_page = path / "pareto.html"
         self.plot_image = path / "pareto.png"
+        # Views are written again and again, and an evaluation's part of them stays what it was.
+        self._row, self._point = _Remembered(_row), _Remembered(lambda e: json.dumps(point_to_json(e)))
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -58,6 +65,18 @@ class RunFolder:
             raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
         write_whole(self.experiment_file, dump_yaml(experiment.resolved()))
 
+    def setup(self) -> dict[str, Any] | None:
+        """What was measured of the engine when the search began; None before that."""
+        try:
+            known: dict[str, Any] = json.loads(self.setup_file.read_text(encoding="utf-8"))
+            return known
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def write_setup(self, setup: Mapping[str, Any]) -> None:
+        """Keep it for when the search is resumed."""
+        write_whole(self.setup_file, json.dumps(setup, indent=2) + "\n")
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Refuse a second search in the same folder while one runs."""
@@ -85,8 +104,10 @@ class RunFolder:
 
     def write_views(self, front: ParetoFront, evaluations: Sequence[Evaluation]) -> None:
         """`front.json` and `trials.csv`, whole or not at all."""
-        write_whole(self.front_file, json.dumps(front.to_json(), indent=2) + "\n")
-        write_whole(self.trials_file, trials_table(evaluations).to_csv(index=False))
+        terms = json.dumps(front.terms_to_json(), indent=2).removesuffix("\n}")
+        points = ",".join(f"\n    {self._point(e)}" for e in front.points)
+        write_whole(self.front_file, f'{terms},\n  "points": [{points}\n  ]\n}}\n')
+        write_whole(self.trials_file, _csv([self._row(e) for e in evaluations]))
 
     def write_plots(self, front: ParetoFront) -> list[Path]:
         """The interactive and the still Pareto plot."""
@@ -95,33 +116,51 @@ class RunFolder:
         front.still(self.plot_image)
         return [self.plot_page, self.plot_image]
 
-    def drop_weights(self, keys: Sequence[str]) -> None:
+    def drop_weights(self, keys: Iterable[str]) -> None:
         """Delete the weights of these candidates. Others stay: a worker may have just written them."""
         for key in keys:
             (self.weights / f"{key}.safetensors").unlink(missing_ok=True)
 
 
-def trials_table(evaluations: Sequence[Evaluation]) -> Any:
-    """One row a candidate: number, key, status, metrics, training hyper-parameters, the hybrid in words and JSON."""
-    import pandas as pd
+class _Remembered(Generic[T]):
+    """A function of an evaluation, worked out anew only when the evaluation has changed."""
 
-    rows = [
-        {
-            "number": e.number,
-            "key": e.key,
-            "status": e.status,
-            "error": e.error or "",
-            "repaired": e.repaired,
-            "seed": e.seed,
-            "seconds": round(e.seconds, 3),
-            **e.metrics,
-            **{f"training.{name}": value for name, value in e.candidate.training.items()},
-            "hybrid": e.candidate.hybrid.describe(),
-            "hybrid_json": json.dumps(e.candidate.hybrid.to_json()),
-        }
-        for e in evaluations
-    ]
-    return pd.DataFrame(rows)
+    def __init__(self, make: Callable[[Evaluation], T]) -> None:
+        self._make = make
+        self._made: dict[int, tuple[Evaluation, T]] = {}
+
+    def __call__(self, evaluation: Evaluation) -> T:
+        known = self._made.get(evaluation.number)
+        if known is None or known[0] is not evaluation:
+            known = self._made[evaluation.number] = (evaluation, self._make(evaluation))
+        return known[1]
+
+
+def _row(e: Evaluation) -> dict[str, Any]:
+    """A candidate's row: number, key, status, metrics, training hyper-parameters, the hybrid in words and JSON."""
+    return {
+        "number": e.number,
+        "key": e.key,
+        "status": e.status,
+        "error": e.error or "",
+        "repaired": e.repaired,
+        "seed": e.seed,
+        "seconds": round(e.seconds, 3),
+        **e.metrics,
+        **{f"training.{name}": value for name, value in e.candidate.training.items()},
+        "hybrid": e.candidate.hybrid.describe(),
+        "hybrid_json": json.dumps(e.candidate.hybrid.to_json()),
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a table; what a row does not have is left empty."""
+    text = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def write_whole(path: Path, text: str) -> None:

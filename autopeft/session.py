@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from autopeft.anatomy import head_params_from_config
 from autopeft.budget import Budget, costs_of
+from autopeft.candidate import Candidate
 from autopeft.costs import COSTS
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
 from autopeft.hybrid import Hybrid
 from autopeft.models import find_model
+from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
+    from autopeft.engine.schedule import CostModel
     from autopeft.engine.worker import WorkerSpec
+
+#: Candidates that stand for a search where its time is estimated.
+_TYPICAL = 15
 
 
 class Session:
@@ -51,7 +60,23 @@ class Session:
         """How the experiment's workers are built; they keep trained weights in the folder `weights`."""
         from autopeft.engine.worker import WorkerSpec
 
-        return WorkerSpec(self.source, self.experiment.training, weights, self.experiment.runner.threads)
+        return self.experiment.runner.spec(WorkerSpec(self.source, self.experiment.training, weights))
+
+    def cost_model(self) -> CostModel:
+        """What candidates cost the engine."""
+        from autopeft.engine.schedule import CostModel, Workload
+
+        training = self.experiment.training
+        workload = Workload.of(self.tokens, training)
+        return CostModel(self.shape, workload, training.epochs, self.experiment.runner.cache > 0)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a candidate's training."""
+        from autopeft.engine.data import steps_per_epoch
+
+        training = self.experiment.training
+        return training.epochs * steps_per_epoch(len(self.tokens.train), training.batch_size)
 
     def costs(self, hybrid: Hybrid) -> dict[str, int]:
         """All costs of a hybrid, and the head's parameters beside them."""
@@ -69,3 +94,17 @@ class Session:
         if all(name in COSTS.names() for name in names):
             raise AutopeftError(f"objectives: only costs; add a metric of the task ({', '.join(self.data.metrics)})")
         return tuple(Objective.of(name) for name in names)
+
+
+def typical_candidates(session: Session) -> list[Candidate]:
+    """A few candidates such as a search proposes: uniform points, repaired into log-uniform shares of the budget."""
+    rng = np.random.default_rng(0)
+    space, budget = session.space, session.budget
+    least = math.log(max(LEAST_SHARE, budget.least_share(space)))
+    parts = [budget.tightened(space, math.exp(rng.uniform(least, 0.0))) for _ in range(_TYPICAL)]
+    return [space.decode(part.repair(space, space.random_point(rng), rng)[0]) for part in parts]
+
+
+def middle(session: Session, candidates: Sequence[Candidate]) -> Candidate:
+    """The one of median training FLOPs."""
+    return sorted(candidates, key=lambda c: session.costs(c.hybrid)["training_flops"])[len(candidates) // 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,14 @@ from rich.table import Table
 
 from autopeft.budget import share_within
 from autopeft.candidate import Candidate
-from autopeft.engine.probe import seconds_per_candidate
+from autopeft.engine.probe import measure
+from autopeft.engine.setup import Setup
 from autopeft.experiment import Experiment
 from autopeft.progress import duration
 from autopeft.searching.tables import number
-from autopeft.session import Session
+from autopeft.session import Session, middle, typical_candidates
 
 _SEED = 0
-#: Candidates whose median cost stands for the search in the estimate of time.
-_TYPICAL = 15
 
 
 def run_plan(name: str, samples: int, as_json: bool) -> None:
@@ -39,8 +39,11 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
     share = share_within(session.space, session.budget, samples, rng)
     smallest = session.budget.smallest(session.space)
     experiment = session.experiment
-    spec = session.worker_spec(Path())
-    each = seconds_per_candidate(spec, session.tokens, _typical(session, rng))
+    candidates = typical_candidates(session)
+    setup = measure(
+        session.worker_spec(Path()), session.tokens, middle(session, candidates), experiment.runner.parallel
+    )
+    each = _seconds(session, setup, candidates)
     total = each * experiment.trials / experiment.runner.parallel if experiment.trials else None
     return {
         "name": experiment.name,
@@ -57,16 +60,16 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
         "splits": session.data.note,
         "trials": experiment.trials,
         "time_limit": experiment.time_limit,
+        "engine": setup.model_dump(),
         "seconds_per_candidate": each,
         "seconds": total if total is None or not experiment.time_limit else min(total, experiment.time_limit),
     }
 
 
-def _typical(session: Session, rng: np.random.Generator) -> Candidate:
-    """The candidate of median training FLOPs among a few that a search would propose."""
-    points = [session.budget.repair(session.space, session.space.random_point(rng), rng)[0] for _ in range(_TYPICAL)]
-    candidates = [session.space.decode(point) for point in points]
-    return sorted(candidates, key=lambda c: session.costs(c.hybrid)["training_flops"])[_TYPICAL // 2]
+def _seconds(session: Session, setup: Setup, candidates: Sequence[Candidate]) -> float:
+    """Mean seconds of a worker for a candidate's training and validation."""
+    costs, steps = session.cost_model(), session.steps
+    return float(np.mean([setup.seconds(costs.candidate(c.hybrid), steps) for c in candidates]))
 
 
 def _show(session: Session, facts: dict[str, Any]) -> None:
@@ -86,6 +89,9 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     table.add_row(
         "uniform points within it", f"{facts['share_within_budget']:.1%} of {facts['samples']:,}; others are repaired"
     )
+    engine = facts["engine"]
+    how = f"{engine['precision']}, {engine['attention']} attention, packs of {engine['pack']} on {engine['device']}"
+    table.add_row("engine", how)
     table.add_row("time for a candidate", f"about {duration(facts['seconds_per_candidate'])} on one worker")
     if facts["seconds"] is not None:
         parallel = session.experiment.runner.parallel

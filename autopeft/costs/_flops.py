@@ -12,31 +12,48 @@ from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 
 
-def forward_flops(methods: tuple[Method, ...], shape: ModelShape, length: int, merged: bool) -> int:
-    """One layer, one sequence of `length` tokens; `merged` leaves out methods that fold into the weights."""
+def forward_flops(
+    methods: tuple[Method, ...], shape: ModelShape, length: int, merged: bool, queries: int | None = None
+) -> int:
+    """One layer, one sequence of `length` tokens; `merged` leaves out methods that fold into the weights.
+
+    `queries`: of how many tokens the layer's output is computed (all by default).
+    """
     kept = [m for m in methods if not (merged and m.mergeable)]
-    maps = sum(_linear(shape, site, length) for site in shape.sites)
-    gate = _linear(shape, "up", length) if shape.gated else 0
+    tokens = _Tokens(length, queries)
+    maps = sum(_linear(shape, site, tokens.at(site)) for site in shape.sites)
+    gate = _linear(shape, "up", tokens.at("up")) if shape.gated else 0
     columns = length + sum(m.attention_columns() for m in kept)
-    attention = 2 * _attention(shape, length, columns)
-    return maps + gate + attention + sum(m.flops(shape, s, length).forward for m in kept for s in m.sites)
+    attention = 2 * _attention(shape, tokens.queries, columns)
+    return maps + gate + attention + sum(m.flops(shape, s, tokens.at(s)).forward for m in kept for s in m.sites)
 
 
-def training_flops(hybrid: Hybrid, shape: ModelShape, length: int) -> int:
-    """Forward and backward of all layers for one sequence."""
+def training_flops(hybrid: Hybrid, shape: ModelShape, length: int, start: int = 0, queries: int | None = None) -> int:
+    """Forward and backward of the layers from `start` up for one sequence; `queries` is of the last layer."""
     total, dirty = 0, False
-    for methods in hybrid.layers:
-        total += forward_flops(methods, shape, length, merged=False)
-        backward, dirty = _Backward(methods, shape, length).layer(dirty)
+    for i, methods in enumerate(hybrid.layers[start:], start):
+        asked = queries if i == shape.layers - 1 else None
+        total += forward_flops(methods, shape, length, False, asked)
+        backward, dirty = _Backward(methods, shape, _Tokens(length, asked)).layer(dirty)
         total += backward
     return total
+
+
+class _Tokens:
+    """How many tokens the maps of a layer see: keys and values those of the sequence, the others those asked for."""
+
+    def __init__(self, length: int, queries: int | None) -> None:
+        self.length, self.queries = length, length if queries is None else queries
+
+    def at(self, site: str) -> int:
+        return self.length if site in ("k", "v") else self.queries
 
 
 class _Backward:
     """The backward pass of one layer; "dirty" means that a tensor depends on a trained weight."""
 
-    def __init__(self, methods: tuple[Method, ...], shape: ModelShape, length: int) -> None:
-        self.methods, self.shape, self.length = methods, shape, length
+    def __init__(self, methods: tuple[Method, ...], shape: ModelShape, tokens: _Tokens) -> None:
+        self.methods, self.shape, self.tokens = methods, shape, tokens
         self.cost = 0
 
     def layer(self, dirty: bool) -> tuple[int, bool]:
@@ -45,7 +62,7 @@ class _Backward:
         o = self.site("o", self.attention(q, k, v), dirty)
         middle = dirty or o
         if self.shape.gated and middle:
-            self.cost += _linear(self.shape, "up", self.length)
+            self.cost += _linear(self.shape, "up", self.tokens.at("up"))
         up = self.site("up", middle, middle)
         down = self.site("down", up or (self.shape.gated and middle), middle)
         return self.cost, middle or down
@@ -53,10 +70,10 @@ class _Backward:
     def site(self, site: str, site_input: bool, block_input: bool) -> bool:
         """One linear map and the methods on it, in their order; whether its output is dirty."""
         if site_input:
-            self.cost += _linear(self.shape, site, self.length)
+            self.cost += _linear(self.shape, site, self.tokens.at(site))
         output = site_input
         for method in (m for m in self.methods if site in m.sites):
-            flops = method.flops(self.shape, site, self.length)
+            flops = method.flops(self.shape, site, self.tokens.at(site))
             needs = {"site": site_input, "block": block_input, "output": output}[method.reads]
             self.cost += flops.backward + (flops.backward_input if needs else 0)
             output = True
@@ -71,7 +88,7 @@ class _Backward:
     def attention(self, q: bool, k: bool, v: bool) -> bool:
         """Scores Q K^T and their product with V, over prefix columns too."""
         prefix = sum(m.attention_columns() for m in self.methods)
-        unit = _attention(self.shape, self.length, self.length + prefix)
+        unit = _attention(self.shape, self.tokens.queries, self.tokens.length + prefix)
         k, v = k or prefix > 0, v or prefix > 0
         scores = q or k
         self.cost += unit * (q + k) + unit * (scores + v)
@@ -83,5 +100,5 @@ def _linear(shape: ModelShape, site: str, length: int) -> int:
     return 2 * length * wide_in * wide_out
 
 
-def _attention(shape: ModelShape, length: int, columns: int) -> int:
-    return 2 * shape.heads * length * columns * shape.head_dim
+def _attention(shape: ModelShape, queries: int, columns: int) -> int:
+    return 2 * shape.heads * queries * columns * shape.head_dim

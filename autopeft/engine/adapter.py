@@ -35,5 +35,5 @@ def test_metrics(record: Mapping[str, Any], folder: Path) -> dict[str, float]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise AutopeftError(f"{folder}: the adapter cannot be loaded ({str(error).splitlines()[0][:200]})") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = measure(model.to(device), task, task.test, settings)
+    measured = measure(model.to(device), task, task.test)
     return {f"test_{name}": value for name, value in measured.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,7 @@ import torch
 from torch import nn
 
 from autopeft.anatomy import head_names, shape_of
-from autopeft.attachment import Attachment
-from autopeft.attention import MATMUL
-from autopeft.hybrid import Hybrid
+from autopeft.attention import FUSED, MATMUL
 from autopeft.models import ModelSource
 
 if TYPE_CHECKING:
@@ -35,13 +34,14 @@ REPORTED = Precision(torch.float32, None)
 def choose_precision(asked: str, device: torch.device) -> Precision:
     """`auto` is bf16 where the device multiplies it fast: GPUs that support it, CPUs with bf16 instructions."""
     if asked == "auto":
-        asked = "bf16" if _fast_bf16(device) else "fp32"
+        asked = "bf16" if fast_bf16(device) else "fp32"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[asked]
     # SDPA's backward in bf16 on a CPU takes over half of a step; two products and a softmax are twice as fast.
-    return Precision(dtype, MATMUL if device.type == "cpu" and asked == "bf16" else None)
+    return Precision(dtype, MATMUL if device.type == "cpu" and asked == "bf16" else FUSED)
 
 
-def _fast_bf16(device: torch.device) -> bool:
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 faster than fp32: GPUs that support it, CPUs with instructions for it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
@@ -64,16 +64,23 @@ class Backbone:
         self.model.to(device)
         self.device, self.precision = device, precision
         self.shape = shape_of(self.model)
+        self.dtype = next(self.model.base_model.parameters()).dtype
         self.heads: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in head_names(self.model)}
         for head in self.heads.values():
             head.float()
             head.register_forward_pre_hook(_to_float)
         self._initializer = float(getattr(self.model.config, "initializer_range", 0.02))
 
-    def attach(self, hybrid: Hybrid, seed: int) -> Attachment:
-        """Put a hybrid on, with a fresh head; both are drawn from `seed`."""
-        self.reset_head(seed)
-        return Attachment(self.model, hybrid, seed, self.precision.attention)
+    @contextmanager
+    def attending(self) -> Iterator[None]:
+        """The bare model, with the attention function that hybrids are trained with."""
+        own = self.model.config._attn_implementation
+        if self.precision.attention:
+            self.model.set_attn_implementation(self.precision.attention)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(own)
 
     @torch.no_grad()
     def reset_head(self, seed: int) -> None:
@@ -91,21 +98,6 @@ class Backbone:
     def head_params(self) -> int:
         """Parameters of the head, trained beside every hybrid."""
         return sum(p.numel() for head in self.heads.values() for p in head.parameters())
-
-    def weights(self, attachment: Attachment) -> dict[str, torch.Tensor]:
-        """Copies of all that was trained: `hybrid.<bank weight>` and `head.<name>`."""
-        found = {f"hybrid.{name}": w for name, w in attachment.banks.weights().items()}
-        for name, head in self.heads.items():
-            found |= {f"head.{name}.{part}": w for part, w in head.state_dict().items()}
-        return {name: w.detach().float().cpu().contiguous().clone() for name, w in found.items()}
-
-    def load(self, attachment: Attachment, weights: Mapping[str, torch.Tensor]) -> None:
-        """Set what `weights()` gave."""
-        hybrid = {n.removeprefix("hybrid."): w for n, w in weights.items() if n.startswith("hybrid.")}
-        attachment.banks.load(hybrid)
-        for name, head in self.heads.items():
-            prefix = f"head.{name}."
-            head.load_state_dict({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)})
 
 
 def _to_float(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

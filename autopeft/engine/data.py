@@ -71,20 +71,40 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs [B, L] and labels [B]."""
+    """Model inputs [B, L] and labels [B] of the examples `index` [B].
+
+    Of each real token, one after another: `places` is where it stands in the flattened inputs, `rows` where it stands
+    in the split's `ids`.
+    """
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
     index: np.ndarray
+    places: torch.Tensor
+    rows: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
-        return Batch(inputs, self.labels.to(device, non_blocking=True), self.index)
+        if device.type == "cpu":
+            return self
+        inputs = {name: _sent(x, device) for name, x in self.inputs.items()}
+        sent = [_sent(x, device) for x in (self.labels, self.places, self.rows)]
+        return Batch(inputs, sent[0], self.index, sent[1], sent[2])
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # Out of pinned memory the copy does not make the host wait.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def training_batches(tokens: Tokens, size: int, pad_id: int, seed: int, epoch: int) -> Iterator[Batch]:
     """Every example once, in batches of about equal lengths, in an order that depends on seed and epoch only."""
+    for group in training_groups(tokens, size, seed, epoch):
+        yield collate(tokens, group, pad_id)
+
+
+def training_groups(tokens: Tokens, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The examples of each of those batches."""
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(tokens))
     groups = []
@@ -92,8 +112,7 @@ def training_batches(tokens: Tokens, size: int, pad_id: int, seed: int, epoch: i
         chunk = order[start : start + size * _CHUNK]
         chunk = chunk[np.argsort(tokens.lengths[chunk], kind="stable")]
         groups += [chunk[i : i + size] for i in range(0, len(chunk), size)]
-    for i in rng.permutation(len(groups)):
-        yield collate(tokens, groups[i], pad_id)
+    return [groups[i] for i in rng.permutation(len(groups))]
 
 
 def steps_per_epoch(examples: int, size: int) -> int:
@@ -102,22 +121,29 @@ def steps_per_epoch(examples: int, size: int) -> int:
     return full * _CHUNK + -(-rest // size)
 
 
-def evaluation_batches(tokens: Tokens, size: int, pad_id: int) -> Iterator[Batch]:
-    """Every example once, shortest first."""
+def evaluation_batches(tokens: Tokens, budget: int, pad_id: int) -> Iterator[Batch]:
+    """Every example once, shortest first, in batches of at most `budget` tokens with padding (or of one example)."""
     order = np.argsort(tokens.lengths, kind="stable")
-    for start in range(0, len(order), size):
-        yield collate(tokens, order[start : start + size], pad_id)
+    lengths = tokens.lengths[order]
+    start = 0
+    while start < len(order):
+        # Lengths rise, so a batch is as long as its last example.
+        sizes = np.arange(1, len(order) - start + 1) * lengths[start:]
+        end = start + max(1, int(np.searchsorted(sizes, budget, side="right")))
+        yield collate(tokens, order[start:end], pad_id)
+        start = end
 
 
 def collate(tokens: Tokens, index: np.ndarray, pad_id: int) -> Batch:
     """The examples at `index`, padded to the longest of them."""
     lengths = tokens.lengths[index]
     filled = np.arange(lengths.max())[None] < lengths[:, None]
-    flat = np.concatenate([np.arange(tokens.offsets[i], tokens.offsets[i + 1]) for i in index])
-    inputs = {"input_ids": _fill(tokens.ids[flat], filled, pad_id), "attention_mask": torch.from_numpy(filled).long()}
+    rows = np.concatenate([np.arange(tokens.offsets[i], tokens.offsets[i + 1]) for i in index])
+    inputs = {"input_ids": _fill(tokens.ids[rows], filled, pad_id), "attention_mask": torch.from_numpy(filled).long()}
     if tokens.types is not None:
-        inputs["token_type_ids"] = _fill(tokens.types[flat], filled, 0)
-    return Batch(inputs, torch.from_numpy(tokens.labels[index]), index)
+        inputs["token_type_ids"] = _fill(tokens.types[rows], filled, 0)
+    places = torch.from_numpy(np.flatnonzero(filled))
+    return Batch(inputs, torch.from_numpy(tokens.labels[index]), index, places, torch.from_numpy(rows))
 
 
 def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:

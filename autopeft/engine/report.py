@@ -23,7 +23,7 @@ def score_on_test(spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Ca
 
 def train_again(spec: WorkerSpec, task: TokenizedTask, candidate: Candidate) -> Evaluation:
     """Train a candidate with the search's own seed, so that its weights are kept in `spec.keep`."""
-    evaluation = drain(Worker(spec, task).run(candidate))
+    evaluation = drain(Worker(spec, task).run([candidate]))[0]
     if evaluation.error:
         raise AutopeftError(f"candidate {candidate.key}: training it again failed: {evaluation.error}")
     if spec.keep is None or load_weights(spec.keep, candidate.key) is None:

@@ -1,110 +1,97 @@
-"""Train one candidate on an attached backbone, and measure it."""
+"""Train a pack of candidates, and measure what they say.
+
+Shapes: K candidates, N examples of a split, C outputs.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
-from autopeft.engine.backbone import Backbone
-from autopeft.engine.data import TokenizedTask, Tokens, evaluation_batches, steps_per_epoch, training_batches
+from autopeft.engine.data import Batch, TokenizedTask, Tokens, evaluation_batches, steps_per_epoch, training_batches
+from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.losses import loss_of
+from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
 from autopeft.tasks._metrics import score
 
-#: Evaluation keeps no gradients, so its batches can be larger.
-_EVALUATION_FACTOR = 4
+#: Tokens with padding in a batch that is only measured, over all candidates of a pack.
+_EVALUATION_TOKENS = {"cpu": 8_192, "cuda": 131_072}
+
+#: Outputs [K, B, C] of a batch.
+Forward = Callable[[Batch], torch.Tensor]
 
 
-class Diverged(Exception):
-    """The loss is not a number any more."""
+def train_steps(settings: TrainingSettings, task: TokenizedTask) -> int:
+    """Steps of a whole training."""
+    return settings.epochs * steps_per_epoch(len(task.train), settings.batch_size)
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What the candidate itself sets, over the experiment's settings."""
-
-    learning_rate: float
-    weight_decay: float
-    warmup: float
-    max_grad_norm: float
-
-    @classmethod
-    def of(cls, settings: TrainingSettings, chosen: Mapping[str, float]) -> Rates:
-        """The settings with the candidate's own values in their place."""
-        names = ("learning_rate", "weight_decay", "warmup", "max_grad_norm")
-        return cls(**{name: float(chosen.get(name, getattr(settings, name))) for name in names})
-
-    def factor(self, step: int, steps: int) -> float:
-        """Share of the learning rate at `step` of `steps`: linear warm-up, then linear decay to zero."""
-        rising = self.warmup * steps
-        if step < rising:
-            return (step + 1) / (rising + 1)
-        return (steps - step) / max(1.0, steps - rising)
+def train_epoch(pack: Pack, task: TokenizedTask, frozen: FrozenLayers, epoch: int) -> list[float]:
+    """One pass over the training split; each candidate's mean loss."""
+    settings, device = pack.settings, pack.backbone.device
+    total = torch.zeros(len(pack.candidates), device=device)
+    for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
+        batch = batch.to(device)
+        losses = pack.step(batch, frozen.states(task.train, batch, pack.starts), task.regression)
+        total += losses * len(batch.index)
+    # One look an epoch: one a step would make the host wait for the device each time.
+    return [float(t) / len(task.train) for t in total.cpu()]
 
 
-def train(
-    backbone: Backbone,
-    task: TokenizedTask,
-    settings: TrainingSettings,
-    rates: Rates,
-) -> Iterator[dict[str, float]]:
-    """Train what is trainable on `backbone.model`; yields loss and validation metrics after each epoch.
+def measure_pack(pack: Pack, task: TokenizedTask, tokens: Tokens, frozen: FrozenLayers) -> list[dict[str, float]]:
+    """The task's metrics and the loss of each candidate on one split."""
 
-    Raises `Diverged` after an epoch with a loss that is not finite.
-    """
-    parameters = [p for p in backbone.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rates.learning_rate, weight_decay=rates.weight_decay, fused=True)
-    steps = settings.epochs * steps_per_epoch(len(task.train), settings.batch_size)
-    step = 0
-    for epoch in range(1, settings.epochs + 1):
-        total = torch.zeros((), device=backbone.device)
-        for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
-            batch = batch.to(backbone.device)
-            for group in optimizer.param_groups:
-                group["lr"] = rates.learning_rate * rates.factor(step, steps)
-            loss = loss_of(backbone.model(**batch.inputs).logits, batch.labels, task.regression)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, rates.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            total += loss.detach() * len(batch.index)
-            step += 1
-        # One look an epoch: one a step would make the host wait for the device each time.
-        train_loss = float(total) / len(task.train)
-        if not math.isfinite(train_loss):
-            raise Diverged(f"the loss is {train_loss} in epoch {epoch}")
-        measured = measure(backbone.model, task, task.validation, settings)
-        if not math.isfinite(measured["loss"]):
-            raise Diverged(f"the validation loss is {measured['loss']} after epoch {epoch}")
-        yield {"epoch": epoch, "train_loss": train_loss} | measured
+    def forward(batch: Batch) -> torch.Tensor:
+        return pack.forward(batch, frozen.states(tokens, batch, pack.starts))
+
+    return _measured(forward, len(pack.candidates), pack.backbone.device, task, tokens)
 
 
-def loss_of(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:
-    """Cross entropy of logits [B, C], or mean squared error of predictions [B, 1], in fp32."""
-    if regression:
-        return functional.mse_loss(logits.float().squeeze(-1), labels)
-    return functional.cross_entropy(logits.float(), labels)
+def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, float]:
+    """The same of a model that is no pack's."""
+
+    def forward(batch: Batch) -> torch.Tensor:
+        logits: torch.Tensor = model(**batch.inputs).logits
+        return logits.float()[None]
+
+    return _measured(forward, 1, next(model.parameters()).device, task, tokens)[0]
 
 
-def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens, settings: TrainingSettings) -> dict[str, float]:
-    """The task's metrics and the loss on one split."""
-    outputs = predict(model, task, tokens, settings)
-    labels = torch.from_numpy(tokens.labels.copy())
-    loss = float(loss_of(torch.from_numpy(outputs), labels, task.regression))
-    return {**score(task.metrics, tokens.labels, outputs), "loss": loss}
+def _measured(
+    forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens
+) -> list[dict[str, float]]:
+    outputs = predict(forward, candidates, device, task, tokens)
+    losses = loss_of(torch.from_numpy(outputs), torch.from_numpy(tokens.labels.copy()), task.regression)
+    return [
+        {**score(task.metrics, tokens.labels, own), "loss": float(loss)}
+        for own, loss in zip(outputs, losses, strict=True)
+    ]
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, task: TokenizedTask, tokens: Tokens, settings: TrainingSettings) -> np.ndarray:
-    """Outputs [N, C] (fp32) in the order of the split."""
-    device = next(model.parameters()).device
-    outputs = np.zeros((len(tokens), task.num_labels), dtype=np.float32)
-    for batch in evaluation_batches(tokens, _EVALUATION_FACTOR * settings.batch_size, task.pad_id):
-        logits = model(**batch.to(device).inputs).logits
-        outputs[batch.index] = logits.float().cpu().numpy()
-    return outputs
+def predict(forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens) -> np.ndarray:
+    """Outputs [K, N, C] (fp32) in the order of the split."""
+    outputs = torch.zeros(candidates, len(tokens), task.num_labels, device=device)
+    for batch in evaluation_batches(tokens, evaluation_tokens(device) // candidates, task.pad_id):
+        outputs.index_copy_(1, torch.from_numpy(batch.index).to(device), forward(batch.to(device)))
+    return outputs.cpu().numpy()
+
+
+def evaluation_tokens(device: torch.device) -> int:
+    """Tokens in a batch that keeps no gradients, over all candidates."""
+    return _EVALUATION_TOKENS.get(device.type, _EVALUATION_TOKENS["cpu"])
+
+
+def epochs(pack: Pack, task: TokenizedTask, frozen: FrozenLayers) -> Iterator[list[dict[str, float]]]:
+    """Train a pack; yields the epoch's number, losses and validation metrics of each candidate after each epoch.
+
+    Between two epochs the caller may slice candidates out (`Pack.keep`).
+    """
+    for epoch in range(1, pack.settings.epochs + 1):
+        losses = train_epoch(pack, task, frozen, epoch)
+        measured = measure_pack(pack, task, task.validation, frozen)
+        yield [{"epoch": epoch, "train_loss": loss} | metrics for loss, metrics in zip(losses, measured, strict=True)]

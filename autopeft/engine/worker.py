@@ -1,11 +1,12 @@
-"""A worker: one backbone, one tokenised task, and candidates one after another."""
+"""A worker: one backbone, one tokenised task, and packs of candidates one after another."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,95 +15,150 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from autopeft.attachment import Attachment
 from autopeft.candidate import Candidate, Evaluation
-from autopeft.engine.backbone import REPORTED, Backbone, choose_precision
+from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_precision
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.pack import Pack
+from autopeft.engine.schedule import CostModel, Workload
 from autopeft.engine.settings import TrainingSettings
-from autopeft.engine.train import Diverged, Rates, measure, train
+from autopeft.engine.setup import Setup
+from autopeft.engine.train import epochs, evaluation_tokens, measure_pack, train_steps
 from autopeft.models import ModelSource
 
-#: What `Worker.run` yields after each epoch and returns at the end.
-Run = Generator[Mapping[str, float], None, Evaluation]
+#: What `Worker.run` yields after each epoch (metrics by the candidate's position) and returns at the end.
+Run = Generator[Mapping[int, Mapping[str, float]], None, list[Evaluation]]
+_Epochs = Generator[Mapping[int, Mapping[str, float]], None, None]
+
+#: Bytes of frozen layers' outputs that a worker keeps in memory; what is more lies on disk.
+CACHE = 2**30
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """All that a worker is built from. `keep` is the folder for trained weights, `threads` the CPU threads (0: all)."""
+    """All that a worker is built from.
+
+    `keep` is the folder for trained weights, `threads` the CPU threads (0: all), `cache` the bytes of frozen layers'
+    outputs kept in memory (0: none are kept, nor on disk), `setup` what was measured (without it, precision and
+    attention are chosen by what the device is).
+    """
 
     source: ModelSource
     settings: TrainingSettings
     keep: Path | None = None
     threads: int = 0
+    cache: int = CACHE
+    setup: Setup | None = None
 
 
 class Worker:
-    """Evaluates candidates on one backbone, which is loaded once and never changed."""
+    """Evaluates candidates on one backbone, which is loaded once and never changed.
+
+    `spoilt` says that something unforeseen has happened: better to go on with a new worker, in a new process.
+    """
 
     def __init__(self, spec: WorkerSpec, task: TokenizedTask, purpose: Literal["train", "report"] = "train") -> None:
         if spec.threads:
             torch.set_num_threads(spec.threads)
         self.spec, self.task, self.settings = spec, task, spec.settings
-        self.device = _device()
+        self.device, self.spoilt = device(), False
         # What is reported is measured as the model card loads the model, whatever the precision of training.
-        precision = choose_precision(self.settings.precision, self.device) if purpose == "train" else REPORTED
+        precision = self._precision() if purpose == "train" else REPORTED
         self.backbone = Backbone(spec.source, task.num_labels, task.regression, precision, self.device, task.pad_id)
+        cache = spec.cache if purpose == "train" else 0
+        self.frozen = FrozenLayers(self.backbone, task.pad_id, cache, evaluation_tokens(self.device))
+        workload, first_token = Workload.of(task, self.settings), precision.attention is not None
+        self.costs = CostModel(self.backbone.shape, workload, self.settings.epochs, bool(cache), first_token)
 
-    def run(self, candidate: Candidate) -> Run:
-        """Train and measure one candidate on the validation split; yields after each epoch.
+    def run(self, candidates: Sequence[Candidate]) -> Run:
+        """Train and measure candidates on the validation split, as one pack; yields after each epoch.
 
-        A loss that is not a number, or memory that runs out, is a failed evaluation with its reason, not an error.
+        An error is a failed evaluation with its reason: a loss that is not a number costs nobody else anything; after
+        any other error the rest of the pack is trained again in halves, so that memory suffices, or the one that
+        cannot be trained stands alone.
         """
-        start, curve = time.perf_counter(), list[Mapping[str, float]]()
-        error: str | None = None
-        try:
-            with self.backbone.attach(candidate.hybrid, self.settings.seed) as attachment:
-                for epoch in train(
-                    self.backbone, self.task, self.settings, Rates.of(self.settings, candidate.training)
-                ):
-                    curve.append(epoch)
-                    yield epoch
-                self._keep(candidate, attachment)
-        except Diverged as reason:
-            error = str(reason)
-        except (MemoryError, RuntimeError) as reason:
-            if not _is_out_of_memory(reason):
-                raise
-            error = f"out of memory: {str(reason).splitlines()[0][:200]}"
-        if error and self.device.type == "cuda":
-            # Not while the exception is handled: its traceback holds the activations.
-            torch.cuda.empty_cache()
-        last = {} if error or not curve else {k: v for k, v in curve[-1].items() if k != "epoch"}
-        return Evaluation(
-            candidate=candidate,
-            status="failed" if error else "done",
-            metrics=last,
-            curve=tuple(curve),
-            seed=self.settings.seed,
-            seconds=time.perf_counter() - start,
-            error=error,
-        )
+        evaluations: dict[int, Evaluation] = {}
+        yield from self._attempt(dict(enumerate(candidates)), evaluations)
+        return [evaluations[i] for i in range(len(candidates))]
 
     def test_metrics(self, candidate: Candidate, weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Metrics on the test split, as `test_<metric>`, of a candidate with trained weights."""
-        with self.backbone.attach(candidate.hybrid, self.settings.seed) as attachment:
-            self.backbone.load(attachment, weights)
-            measured = measure(self.backbone.model, self.task, self.task.test, self.settings)
+        with Pack(self.backbone, [candidate], self.settings) as pack:
+            pack.load(0, weights)
+            measured = measure_pack(pack, self.task, self.task.test, self.frozen)[0]
         return {f"test_{name}": value for name, value in measured.items()}
 
-    def _keep(self, candidate: Candidate, attachment: Attachment) -> None:
-        if self.spec.keep is not None:
-            save_weights(self.spec.keep, candidate.key, self.backbone.weights(attachment))
+    def _precision(self) -> Precision:
+        setup = self.spec.setup
+        return setup.chosen if setup else choose_precision(self.settings.precision, self.device)
+
+    def _attempt(self, members: Mapping[int, Candidate], evaluations: dict[int, Evaluation]) -> _Epochs:
+        try:
+            yield from self._train(members, evaluations)
+            return
+        except Exception as error:
+            reason = _in_words(error)
+            self.spoilt |= not _is_out_of_memory(error)
+        if self.device.type == "cuda":
+            # Not while the exception is handled: its traceback holds the activations.
+            torch.cuda.empty_cache()
+        left = [i for i in members if i not in evaluations]
+        if len(left) == 1:
+            evaluations[left[0]] = self._evaluation(members[left[0]], [], 0.0, reason)
+            return
+        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+            yield from self._attempt({i: members[i] for i in half}, evaluations)
+
+    def _train(self, members: Mapping[int, Candidate], evaluations: dict[int, Evaluation]) -> _Epochs:
+        clock, starts = time.perf_counter(), {i: c.hybrid.first_adapted for i, c in members.items()}
+        if not self.frozen.prepare((self.task.train, self.task.validation), list(starts.values())):
+            starts = dict.fromkeys(starts, 0)
+        order = sorted(members, key=lambda i: starts[i])
+        curves: dict[int, list[Mapping[str, float]]] = {i: [] for i in order}
+        seconds = dict.fromkeys(order, 0.0)
+        steps = train_steps(self.settings, self.task)
+        with Pack(self.backbone, [members[i] for i in order], self.settings, [starts[i] for i in order], steps) as pack:
+            for epoch in epochs(pack, self.task, self.frozen):
+                passed, clock = time.perf_counter() - clock, time.perf_counter()
+                work = {i: 1 + self.costs.candidate(members[i].hybrid) for i in order}
+                for i, flops in work.items():
+                    seconds[i] += passed * flops / sum(work.values())
+                wrong = {i: why for i, metrics in zip(order, epoch, strict=True) if (why := _divergence(metrics))}
+                for i, why in wrong.items():
+                    evaluations[i] = self._evaluation(members[i], curves[i], seconds[i], why)
+                going = {i: metrics for i, metrics in zip(order, epoch, strict=True) if i not in wrong}
+                for i, metrics in going.items():
+                    curves[i].append(metrics)
+                if wrong and going:
+                    pack.keep([k for k, i in enumerate(order) if i in going])
+                order = list(going)
+                if not going:
+                    return
+                yield going
+                clock = time.perf_counter()
+            for k, i in enumerate(order):
+                if self.spec.keep is not None:
+                    save_weights(self.spec.keep, members[i].key, pack.weights(k))
+                evaluations[i] = self._evaluation(members[i], curves[i], seconds[i])
+
+    def _evaluation(
+        self, candidate: Candidate, curve: Sequence[Mapping[str, float]], seconds: float, error: str | None = None
+    ) -> Evaluation:
+        last = {} if error or not curve else {k: v for k, v in curve[-1].items() if k != "epoch"}
+        status: Literal["done", "failed"] = "failed" if error else "done"
+        return Evaluation(
+            candidate, status, last, curve=tuple(curve), seed=self.settings.seed, seconds=seconds, error=error
+        )
 
 
-def drain(run: Run) -> Evaluation:
-    """The evaluation at the end of a run."""
+def drain(run: Run) -> list[Evaluation]:
+    """The evaluations at the end of a run."""
     while True:
         try:
             next(run)
         except StopIteration as stop:
-            evaluation: Evaluation = stop.value
-            return evaluation
+            evaluations: list[Evaluation] = stop.value
+            return evaluations
 
 
 def save_weights(folder: Path, key: str, weights: dict[str, torch.Tensor]) -> None:
@@ -126,7 +182,8 @@ def load_weights(folder: Path, key: str) -> dict[str, torch.Tensor] | None:
         return None
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
+    """The GPU that this process sees, or the CPU."""
     if torch.cuda.is_available():
         # cuBLAS is deterministic with a fixed workspace only.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -135,6 +192,20 @@ def _device() -> torch.device:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return torch.device("cuda")
     return torch.device("cpu")
+
+
+def _divergence(metrics: Mapping[str, float]) -> str | None:
+    """What is not a number after an epoch, if anything is."""
+    if not math.isfinite(metrics["train_loss"]):
+        return f"the loss is {metrics['train_loss']} in epoch {metrics['epoch']}"
+    if not math.isfinite(metrics["loss"]):
+        return f"the validation loss is {metrics['loss']} after epoch {metrics['epoch']}"
+    return None
+
+
+def _in_words(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return f"out of memory: {text}" if _is_out_of_memory(error) else f"{type(error).__name__}: {text}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -58,9 +58,9 @@ class Bottleneck(Method):
         """One bank has one non-linearity."""
         return (("activation", self.activation),)
 
-    def bottleneck_of(self, bank: Bank, x: torch.Tensor) -> torch.Tensor:
-        """W_up g(W_down x + b) + b of x [K*B, L, d], as [K, B*L, d]."""
+    def add_bottleneck(self, bank: Bank, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """`output` [K*B, L, d] + scale (W_up g(W_down x + b) + b) of x [K*B, L, d]."""
         from torch.nn import functional
 
-        middle = getattr(functional, self.activation)(bank.bmm(bank.split(x), "down", "down_bias"))
-        return bank.bmm(middle, "up", "up_bias")
+        middle = getattr(functional, self.activation)(bank.compress(x, "down", "down_bias"))
+        return bank.add_expanded(output, middle, "up", "up_bias")

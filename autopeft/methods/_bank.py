@@ -54,27 +54,31 @@ class Bank(nn.Module):
         """[K*B, ..., d] viewed as [K, B*..., d]."""
         return x.reshape(len(self.sizes), -1, x.shape[-1])
 
-    def low_rank(self, x: torch.Tensor, down: str, up: str) -> torch.Tensor:
-        """X [K, N, d_in] through `down` [K, r, d_in] and `up` [K, d_out, r]: [K, N, d_out] in the dtype of x."""
-        return self.bmm(self.bmm(x, down), up)
-
-    def bmm(self, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
-        """X [K, N, d_in] times `weight` [K, d_out, d_in] (plus `bias` [K, d_out]): [K, N, d_out] in the dtype of x."""
+    def compress(self, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
+        """X [K*B, L, d_in] times `weight` [K, r, d_in] (plus `bias` [K, r]): [K, B*L, r] in the dtype of x."""
         matrix = getattr(self, weight).to(x.dtype).transpose(1, 2)
         if bias is None:
-            return torch.bmm(x, matrix)
-        return torch.baddbmm(getattr(self, bias).to(x.dtype)[:, None], x, matrix)
+            return torch.bmm(self.split(x), matrix)
+        return torch.baddbmm(getattr(self, bias).to(x.dtype)[:, None], self.split(x), matrix)
 
-    def add(self, output: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-        """`output` plus `delta` [K, N, d] times each candidate's scale."""
+    def add_expanded(self, output: torch.Tensor, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
+        """`output` [K*B, L, d] plus each candidate's scale times (X [K, B*L, r] `weight` [K, d, r] + `bias` [K, d]).
+
+        One product that adds into a copy of the output: passes over [K*B, L, d] are what a bank costs, so the scale and
+        the bias go into the small factors.
+        """
+        matrix = getattr(self, weight).transpose(1, 2)
+        if bias is not None:
+            matrix = torch.cat([matrix, getattr(self, bias)[:, None]], dim=1)
+            x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2)
         if self._scaled:
-            delta = delta * self.scale.to(delta.dtype)[:, None, None]
-        return output + delta.view(output.shape)
+            matrix = matrix * self.scale[:, None, None]
+        return torch.baddbmm(self.split(output), x, matrix.to(x.dtype)).view(output.shape)
 
-    def weights(self, candidate: int) -> dict[str, torch.Tensor]:
-        """One candidate's weights at their own sizes, views without padding; empty when it lacks the method."""
-        sizes = self.sizes[candidate]
-        return {name: _corner(getattr(self, name)[candidate], size) for name, size in sizes.items()}
+    def corners(self, candidate: int) -> dict[str, tuple[int | slice, ...]]:
+        """By weight, where one candidate's own part of it lies; empty when it lacks the method."""
+        own = self.sizes[candidate] if candidate < len(self.sizes) else {}
+        return {name: (candidate, *(slice(0, n) for n in size)) for name, size in own.items()}
 
 
 def _own_columns(columns: Sequence[int]) -> torch.Tensor | None:
@@ -89,15 +93,8 @@ def _stack(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
     stacked = torch.zeros(len(tensors), *widest)
     for k, tensor in enumerate(tensors):
         if tensor is not None:
-            _corner(stacked[k], tensor.shape).copy_(tensor)
+            stacked[k][tuple(slice(0, n) for n in tensor.shape)] = tensor
     return stacked
-
-
-def _corner(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """The view of the first `sizes` rows, columns, ... of a tensor."""
-    for dim, size in enumerate(sizes):
-        tensor = tensor.narrow(dim, 0, size)
-    return tensor
 
 
 def kaiming(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:

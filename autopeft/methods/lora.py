@@ -73,7 +73,7 @@ class LoRA(Method):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """Output + scale B A x."""
-        return bank.add(output, bank.low_rank(bank.split(site_input), "A", "B"))
+        return bank.add_expanded(output, bank.compress(site_input, "A"), "B")
 
     def output_scale(self) -> float:
         """Alpha / r."""

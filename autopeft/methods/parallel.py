@@ -43,7 +43,7 @@ class Parallel(Bottleneck):
     ) -> torch.Tensor:
         """F(x) + s times the bottleneck of the block's input x."""
         assert block_input is not None, "the attachment keeps it for methods that read it"
-        return bank.add(output, self.bottleneck_of(bank, block_input))
+        return self.add_bottleneck(bank, output, block_input)
 
     def output_scale(self) -> float:
         """S."""

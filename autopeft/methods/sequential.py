@@ -35,4 +35,4 @@ class Sequential(Bottleneck):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """H + the bottleneck of h."""
-        return bank.add(output, self.bottleneck_of(bank, output))
+        return self.add_bottleneck(bank, output, output)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from autopeft.candidate import Candidate
 from autopeft.config import Strict
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
+    from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
     from autopeft.searching.loop import SearchLoop
 
@@ -25,10 +29,21 @@ class Runner(Strict):
     name: ClassVar[str]
     description: ClassVar[str]
 
+    pack: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="candidates trained at once")
+    cache: float = Field(1.0, ge=0, description="GiB of frozen layers' outputs a worker keeps in memory, more on disk")
+
     @property
     def parallel(self) -> int:
-        """How many candidates are trained at once."""
+        """How many workers train at once."""
         return 1
+
+    def spec(self, spec: WorkerSpec) -> WorkerSpec:
+        """The same with what the runner says of its workers."""
+        return replace(spec, threads=self.threads, cache=int(self.cache * 2**30))
+
+    @abstractmethod
+    def measure(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate) -> Setup:
+        """How fast a worker is, where the workers are; call it inside `session`."""
 
     @property
     def threads(self) -> int:
@@ -41,8 +56,8 @@ class Runner(Strict):
         yield
 
     @abstractmethod
-    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop) -> None:
-        """Run the loop to its end."""
+    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop, pack: int) -> None:
+        """Run the loop to its end, in packs of at most `pack` candidates."""
 
     @abstractmethod
     def score_on_test(

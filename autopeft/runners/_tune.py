@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ray import tune
@@ -18,17 +18,17 @@ from autopeft.searching.study import Proposal
 T = TypeVar("T")
 
 
-class CandidateTrainable(tune.Trainable):
-    """One step is one epoch; a last step brings the evaluation, as JSON text, since Tune flattens mappings.
+class PackTrainable(tune.Trainable):
+    """A trial is a pack, a step an epoch of it; a last step brings the evaluations.
 
-    An error is a failed evaluation: Tune would keep it in a file on the worker's machine.
+    Results are JSON text, since Tune flattens mappings. An error is a failed evaluation: Tune would keep it in a file
+    on the worker's machine.
     """
 
     def setup(self, config: dict[str, Any], spec: WorkerSpec, task: TokenizedTask) -> None:
         """Load the backbone, once an actor."""
         self._worker: Worker | None = None
         self._run: Run | None = None
-        self._spoilt = False
         try:
             self._worker = Worker(spec, task)
         except Exception as error:
@@ -36,9 +36,9 @@ class CandidateTrainable(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next candidate on the same backbone; decline when an error may have spoilt it."""
+        """Take the next pack on the same backbone; decline when an error may have spoilt it."""
         self.cleanup()
-        if self._spoilt or self._worker is None:
+        if self._worker is None or self._worker.spoilt:
             return False
         self._begin(new_config)
         return True
@@ -46,16 +46,13 @@ class CandidateTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train one epoch."""
         if self._run is None:
-            return {"evaluation": json.dumps(failed(self._candidate, self._broken).to_json()), "done": True}
-        try:
-            return {"epoch_metrics": json.dumps(next(self._run)), "done": False}
-        except StopIteration as stop:
-            evaluation: Evaluation = stop.value
-            return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
-        except Exception as error:
-            # Who knows what state the device is in: the next candidate gets a new worker.
-            self._spoilt = True
-            return {"evaluation": json.dumps(failed(self._candidate, error).to_json()), "done": True}
+            evaluations = [failed(candidate, self._broken) for candidate in self._candidates]
+        else:
+            try:
+                return {"epoch_metrics": json.dumps(next(self._run)), "done": False}
+            except StopIteration as stop:
+                evaluations = stop.value
+        return {"evaluations": json.dumps([e.to_json() for e in evaluations]), "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the study is the state, and a lost candidate is trained again."""
@@ -64,58 +61,70 @@ class CandidateTrainable(tune.Trainable):
         """Nothing: see `save_checkpoint`."""
 
     def cleanup(self) -> None:
-        """Take the hybrid off."""
+        """Take the hybrids off."""
         if self._run is not None:
             self._run.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._candidate = Candidate.from_json(config["candidate"])
+        self._candidates = [Candidate.from_json(data) for data in config["candidates"]]
         if self._worker is not None:
-            self._run = self._worker.run(self._candidate)
+            self._run = self._worker.run(self._candidates)
 
 
 class AskTell(Searcher):
     """Three methods over the loop. Tune's own record of the search is not used.
 
     Tune logs and forgets what a searcher raises, so the first error ends the search here and is kept in `error`.
+    Candidates of a pack whose worker was killed twice are tried once more, each alone.
     """
 
-    def __init__(self, loop: SearchLoop) -> None:
+    def __init__(self, loop: SearchLoop, pack: int, workers: int) -> None:
         super().__init__(metric=None, mode=None)
-        self._loop = loop
-        self._running: dict[str, Proposal] = {}
+        self._loop, self._pack, self._workers = loop, pack, workers
+        self._running: dict[str, list[Proposal]] = {}
+        self._alone: list[Proposal] = []
         self.error: Exception | None = None
 
-    def limited(self, workers: int) -> ConcurrencyLimiter:
-        """At most as many candidates at once as there are workers."""
-        return ConcurrencyLimiter(self, max_concurrent=workers)
+    def limited(self) -> ConcurrencyLimiter:
+        """At most as many packs at once as there are workers."""
+        return ConcurrencyLimiter(self, max_concurrent=self._workers)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next candidate, or the end."""
-        proposal = None if self.error else self._guarded(self._loop.next)
-        if proposal is None:
+        """The next pack, or the end."""
+        if self.error:
             return str(Searcher.FINISHED)
-        self._running[trial_id] = proposal
-        return {"candidate": proposal.candidate.to_json()}
+        alone = [self._alone.pop(0)] if self._alone else None
+        proposals = alone or self._guarded(lambda: self._loop.next_pack(self._pack, self._workers))
+        if not proposals:
+            return str(Searcher.FINISHED)
+        self._running[trial_id] = proposals
+        return {"candidates": [p.candidate.to_json() for p in proposals]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch has ended."""
         if "epoch_metrics" in result:
-            number = self._running[trial_id].number
-            self._guarded(lambda: self._loop.epoch(number, json.loads(result["epoch_metrics"])))
+            self._guarded(lambda: self._epoch(self._running[trial_id], json.loads(result["epoch_metrics"])))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A candidate is evaluated, or its worker died for good."""
-        proposal = self._running.pop(trial_id, None)
-        if proposal is not None and not self.error:
-            self._guarded(lambda: self._tell(proposal.number, result or {}, error))
+        """A pack is evaluated, or its worker died for good."""
+        proposals = self._running.pop(trial_id, [])
+        if proposals and not self.error:
+            self._guarded(lambda: self._tell(proposals, result or {}, error))
 
-    def _tell(self, number: int, result: dict[str, Any], error: bool) -> None:
+    def _epoch(self, proposals: Sequence[Proposal], metrics: Mapping[str, Mapping[str, float]]) -> None:
+        for position, own in metrics.items():
+            self._loop.epoch(proposals[int(position)].number, own)
+
+    def _tell(self, proposals: Sequence[Proposal], result: dict[str, Any], error: bool) -> None:
         if error or not result:
-            self._loop.failed(number, "its worker was killed, twice (out of memory?)")
-        elif "evaluation" in result:
-            self._loop.done(number, Evaluation.from_json(json.loads(result["evaluation"])))
-        # Else Tune was interrupted: the candidate stays open in the study, and is trained first when resumed.
+            if len(proposals) > 1:
+                self._alone += proposals
+                return
+            self._loop.failed(proposals[0].number, "its worker was killed, twice (out of memory?)")
+        elif "evaluations" in result:
+            for proposal, data in zip(proposals, json.loads(result["evaluations"]), strict=True):
+                self._loop.done(proposal.number, Evaluation.from_json(data))
+        # Else Tune was interrupted: the candidates stay open in the study, and are trained first when resumed.
 
     def _guarded(self, action: Callable[[], T]) -> T | None:
         try:

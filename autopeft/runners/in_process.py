@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from autopeft.candidate import Candidate, Evaluation, failed
+from autopeft.candidate import Candidate
 from autopeft.runners._base import Runner
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
+    from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
     from autopeft.searching.loop import SearchLoop
 
@@ -28,23 +29,27 @@ class InProcess(Runner):
         """As given."""
         return self.cpus
 
-    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop) -> None:
-        """One candidate after another."""
+    def measure(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate) -> Setup:
+        """Here."""
+        from autopeft.engine.probe import measure
+
+        return measure(spec, task, typical, share=1)
+
+    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop, pack: int) -> None:
+        """One pack after another."""
         from autopeft.engine.worker import Worker
 
         worker: Worker | None = None
-        while (proposal := loop.next()) is not None:
+        while proposals := loop.next_pack(pack):
             worker = worker or Worker(spec, task)
-            run = worker.run(proposal.candidate)
-            evaluation: Evaluation | None = None
-            while evaluation is None:
-                try:
-                    loop.epoch(proposal.number, next(run))
-                except StopIteration as stop:
-                    evaluation = stop.value
-                except Exception as error:
-                    evaluation = failed(proposal.candidate, error)
-            loop.done(proposal.number, evaluation)
+            run = worker.run([p.candidate for p in proposals])
+            try:
+                while True:
+                    for position, metrics in next(run).items():
+                        loop.epoch(proposals[position].number, metrics)
+            except StopIteration as stop:
+                for proposal, evaluation in zip(proposals, stop.value, strict=True):
+                    loop.done(proposal.number, evaluation)
 
     def score_on_test(
         self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]

@@ -1,4 +1,4 @@
-"""Ray Tune: a trial is a candidate, an actor keeps its backbone and takes the next candidate by `reset_config`."""
+"""Ray Tune: a trial is a pack, an actor keeps its backbone and takes the next pack by `reset_config`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from autopeft.runners._base import Runner
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
+    from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
     from autopeft.searching.loop import SearchLoop
 
@@ -39,25 +40,42 @@ class RayTune(Runner):
         """The number of workers."""
         return self.workers
 
-    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop) -> None:
+    def measure(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate) -> Setup:
+        """On one worker."""
+        import ray
+
+        from autopeft.engine.probe import measure
+
+        remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(measure)
+        # Workers beside it share the machine's memory, or a GPU's.
+        share = 1 / self.gpus_per_worker if 0 < self.gpus_per_worker < 1 else self.workers
+        try:
+            setup: Setup = ray.get(remote.remote(spec, task, typical, share=share))
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        except ray.exceptions.RayError as error:
+            raise AutopeftError(f"runner: a worker was killed while it was measured ({type(error).__name__})") from None
+        return setup
+
+    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop, pack: int) -> None:
         """`Tuner.fit` over the loop."""
         with self.session():
             from ray import tune
 
-            from autopeft.runners._tune import AskTell, CandidateTrainable
+            from autopeft.runners._tune import AskTell, PackTrainable
 
-            searcher = AskTell(loop)
-            trainable = tune.with_parameters(CandidateTrainable, spec=spec, task=task)
+            searcher = AskTell(loop, pack, self.workers)
+            trainable = tune.with_parameters(PackTrainable, spec=spec, task=task)
             with tempfile.TemporaryDirectory(prefix="autopeft-tune-") as scratch:
                 tuner = tune.Tuner(
                     tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
                     tune_config=tune.TuneConfig(
-                        search_alg=searcher.limited(self.workers),
+                        search_alg=searcher.limited(),
                         num_samples=-1,
                         reuse_actors=True,
                         trial_dirname_creator=lambda trial: str(trial.trial_id),
                     ),
-                    # A worker that is killed gets its candidate once more, on a new worker.
+                    # A worker that is killed gets its pack once more, on a new worker.
                     run_config=tune.RunConfig(
                         storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=1)
                     ),

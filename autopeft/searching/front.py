@@ -56,12 +56,11 @@ class ParetoFront:
 
     def to_json(self) -> dict[str, Any]:
         """`{"objectives": [...], "budget": {...}, "points": [{"key", "metrics", "hybrid", "training"}, ...]}`."""
-        points = [{"key": e.key, "metrics": dict(e.metrics), **e.candidate.to_json()} for e in self.points]
-        return {
-            "objectives": [o.model_dump() for o in self.objectives],
-            "budget": self.limits,
-            "points": points,
-        }
+        return {**self.terms_to_json(), "points": [point_to_json(e) for e in self.points]}
+
+    def terms_to_json(self) -> dict[str, Any]:
+        """`to_json` without the points."""
+        return {"objectives": [o.model_dump() for o in self.objectives], "budget": self.limits}
 
     def to_frame(self) -> pd.DataFrame:
         """One row a point: key, metrics and costs, training hyper-parameters, the hybrid in words."""
@@ -186,6 +185,11 @@ class ParetoFront:
     def _scale(self, corner: Sequence[float], relative: bool) -> float:
         sides = [c for o, c in zip(self.objectives, corner, strict=True) if o.is_cost and c > 0]
         return math.prod(sides) if relative else 1.0
+
+
+def point_to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """A point as `ParetoFront.to_json` has it."""
+    return {"key": evaluation.key, "metrics": dict(evaluation.metrics), **evaluation.candidate.to_json()}
 
 
 def _within(pool: Sequence[Evaluation], limits: Mapping[str, float]) -> list[Evaluation]:

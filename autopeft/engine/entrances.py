@@ -1,0 +1,158 @@
+"""Candidates enter the backbone at the layer where each begins to differ; what lies below is computed once for all.
+
+Shapes: K candidates in the order of their starts, k_i of them with a start of at most i, B examples, L tokens, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from autopeft.anatomy import layers_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Frozen inputs [B, L, d] of layers by number; number `layers` is the output of the last one.
+States = Mapping[int, torch.Tensor]
+_Called = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Entrances:
+    """Hooks that cut a batch of K*B sequences to the candidates that have started, layer by layer.
+
+    `states` holds the frozen input of every layer above 0 at which a candidate starts, and is set before each forward
+    pass. Layers below all starts are passed over.
+    """
+
+    def __init__(self, model: PreTrainedModel, starts: Sequence[int]) -> None:
+        self.states: States = {}
+        self._starts, self._total = list(starts), 0
+        layers = layers_of(model)
+        first, last = starts[0], min(starts[-1], len(layers) - 1)
+        self._passed = PassedOver(layers[:first])
+        self._handles: list[Any] = [
+            layers[i].register_forward_pre_hook(self._entrance(i), with_kwargs=True) for i in range(first, last + 1)
+        ]
+        if starts[-1] == len(layers):
+            self._handles.append(layers[-1].register_forward_hook(self._above))
+
+    def remove(self) -> None:
+        """Undo everything."""
+        for handle in self._handles:
+            handle.remove()
+        self._passed.undo()
+
+    def _entrance(self, i: int) -> Callable[..., _Called]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Called:
+            hidden = args[0]
+            if i == self._starts[0]:
+                # The embeddings of all candidates: only those that start at layer 0 go on from them.
+                self._total = hidden.shape[0]
+                hidden = hidden[: self._starts.count(0) * (self._total // len(self._starts))]
+            if i > 0:
+                hidden = self._joined(hidden, i)
+            rows = hidden.shape[0]
+            return (hidden, *self._cut(args[1:], rows)), self._cut(kwargs, rows)
+
+        return enter
+
+    def _above(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        top = len(self._passed.layers) == self._starts[-1]
+        return self._joined(output[:0] if top else output, self._starts[-1])
+
+    def _joined(self, hidden: torch.Tensor, i: int) -> torch.Tensor:
+        """The candidates that are there, and those that start at layer i."""
+        count = self._starts.count(i)
+        if not count:
+            return hidden
+        # The last layer may have been computed for the first token only.
+        state = self.states[i][:, : hidden.shape[1]]
+        return torch.cat([hidden, state.repeat(count, 1, 1)]) if hidden.shape[0] else state.repeat(count, 1, 1)
+
+    def _cut(self, value: Any, rows: int) -> Any:
+        """Masks and positions that have a row a sequence, cut to the sequences that are there."""
+        if isinstance(value, torch.Tensor):
+            return value[:rows] if value.dim() > 1 and value.shape[0] == self._total else value
+        if isinstance(value, tuple):
+            return tuple(self._cut(v, rows) for v in value)
+        if isinstance(value, dict):
+            return {name: self._cut(v, rows) for name, v in value.items()}
+        return value
+
+
+class Capture:
+    """Inputs of layers `wanted` of a bare backbone, from its own input or from the frozen input of layer `start`.
+
+    ```python
+    with Capture(model, {2, 4}, start=1) as capture:
+        states = capture(inputs, state)
+    ```
+    """
+
+    def __init__(self, model: PreTrainedModel, wanted: set[int], start: int = 0) -> None:
+        self._model, self._wanted, self._start = model, wanted, start
+        self._states: dict[int, torch.Tensor] = {}
+        self._state: torch.Tensor | None = None
+
+    def __enter__(self) -> Capture:
+        """Put the hooks in place."""
+        layers, deepest = layers_of(self._model), max(self._wanted)
+        self._passed = PassedOver([*layers[: self._start], *layers[deepest:]])
+        self._handles = [
+            layers[i].register_forward_pre_hook(self._hook(i))
+            for i in sorted({self._start, *self._wanted} - {len(layers)})
+        ]
+        if deepest == len(layers):
+            self._handles.append(layers[-1].register_forward_hook(self._top(deepest)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take them away."""
+        for handle in self._handles:
+            handle.remove()
+        self._passed.undo()
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, torch.Tensor], state: torch.Tensor | None = None) -> States:
+        """The states [B, L, d] of one batch."""
+        self._states, self._state = {}, state
+        self._model(**inputs)
+        return self._states
+
+    def _hook(self, i: int) -> Callable[..., tuple[Any, ...]]:
+        def capture(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            if i == self._start and self._state is not None:
+                args = (self._state, *args[1:])
+            if i in self._wanted:
+                self._states[i] = args[0].detach()
+            return args
+
+        return capture
+
+    def _top(self, number: int) -> Callable[..., None]:
+        def capture(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+            self._states[number] = output.detach()
+
+        return capture
+
+
+class PassedOver:
+    """Layers that give back what they are given, until `undo`."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers = layers
+        for layer in layers:
+            layer.forward = _pass_on
+
+    def undo(self) -> None:
+        """The layers are themselves again."""
+        for layer in self.layers:
+            del layer.forward
+
+
+def _pass_on(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return hidden

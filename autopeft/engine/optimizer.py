@@ -1,0 +1,106 @@
+"""AdamW over K candidates at once, each with its own learning rate, schedule and clipping.
+
+Shapes: K candidates, P weights of the largest of them with its padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autopeft.engine.settings import TrainingSettings
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the candidate itself sets, over the experiment's settings."""
+
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    max_grad_norm: float
+
+    @classmethod
+    def of(cls, settings: TrainingSettings, chosen: Mapping[str, float]) -> Rates:
+        """The settings with the candidate's own values in their place."""
+        names = ("learning_rate", "weight_decay", "warmup", "max_grad_norm")
+        return cls(**{name: float(chosen.get(name, getattr(settings, name))) for name in names})
+
+    def factor(self, step: int, steps: int) -> float:
+        """Share of the learning rate at `step` of `steps`: linear warm-up, then linear decay to zero."""
+        rising = self.warmup * steps
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return (steps - step) / max(1.0, steps - rising)
+
+
+class PackedAdamW:
+    """Loshchilov and Hutter 2019, algorithm 2, row by row of one matrix [K, P].
+
+    The parameters [k_i, ...] (k_i <= K, candidates in the same order) become views of that matrix, and their gradients
+    are gathered into another: a step is a dozen operations however many parameters there are, and a candidate's
+    clipping norm is its row's. Zero padding has zero gradients, so it stays zero.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], rates: Sequence[Rates], steps: int) -> None:
+        self._rates, self._steps, self._done = list(rates), steps, 0
+        device = parameters[0].device
+        width = sum(math.prod(p.shape[1:]) for p in parameters)
+        self._values, self._gradients, self._first, self._second = (
+            torch.zeros(len(rates), width, device=device) for _ in range(4)
+        )
+        self._spans: dict[nn.Parameter, tuple[int, int]] = {}
+        start = 0
+        for parameter in parameters:
+            self._spans[parameter] = span = (start, start + math.prod(parameter.shape[1:]))
+            start = span[1]
+            view = self._view(self._values, parameter)
+            view.copy_(parameter.detach())
+            parameter.data = view
+        self._decays = self._column([r.weight_decay for r in rates])
+        self._limits = self._column([r.max_grad_norm for r in rates])
+        # All steps' rates at once: a number sent to a GPU at each step would make the host wait for it.
+        table = [[r.learning_rate * r.factor(step, steps) for r in rates] for step in range(steps)]
+        self._table = torch.tensor(table, device=device)[..., None]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Clip each candidate's gradient, update its weights, and forget the gradients."""
+        self._gather()
+        gradients, rates = self._gradients, self._table[self._done]
+        self._done += 1
+        norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+        gradients.mul_((self._limits / (norms + 1e-6)).clamp_(max=1))
+        self._first.lerp_(gradients, 1 - _BETA1)
+        self._second.mul_(_BETA2).addcmul_(gradients, gradients, value=1 - _BETA2)
+        self._values.mul_(1 - rates * self._decays)
+        scale = math.sqrt(1 - _BETA2**self._done)
+        denominator = self._second.sqrt().div_(scale).add_(_EPSILON)
+        self._values.addcdiv_(self._first * (rates / (1 - _BETA1**self._done)), denominator, value=-1)
+
+    def _gather(self) -> None:
+        found = [(p, p.grad) for p in self._spans if p.grad is not None]
+        torch._foreach_copy_([self._view(self._gradients, p) for p, _ in found], [g for _, g in found])
+        for parameter, _ in found:
+            parameter.grad = None
+
+    def moments(self, parameter: nn.Parameter) -> tuple[torch.Tensor, torch.Tensor]:
+        """First and second moments of a parameter, views of its shape."""
+        return self._view(self._first, parameter), self._view(self._second, parameter)
+
+    def take_over(self, other: PackedAdamW) -> None:
+        """Go on at the step where `other` is."""
+        self._done = other._done
+
+    def _view(self, matrix: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+        start, end = self._spans[parameter]
+        return matrix[: parameter.shape[0], start:end].view(parameter.shape)
+
+    def _column(self, values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, device=self._values.device)[:, None]

@@ -1,0 +1,106 @@
+"""What a candidate's training costs the engine, in FLOPs: exact, and the base of every estimate of time.
+
+Matrix products of the backbone's layers and the methods in them, as in `autopeft.costs`; the head is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autopeft.anatomy import FAMILIES, ModelShape
+from autopeft.costs._flops import forward_flops, training_flops
+from autopeft.engine.data import TokenizedTask, Tokens, training_groups
+from autopeft.engine.settings import TrainingSettings
+from autopeft.hybrid import Hybrid
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Sums over sequences of 1, of their tokens, and of their squared tokens: all that FLOPs depend on."""
+
+    sequences: int
+    tokens: int
+    squares: int
+
+    @classmethod
+    def of(cls, lengths: np.ndarray) -> Lengths:
+        """Of sequences [N] of these numbers of tokens."""
+        lengths = lengths.astype(np.int64)
+        return cls(len(lengths), int(lengths.sum()), int((lengths**2).sum()))
+
+    def times(self, count: int) -> Lengths:
+        """The same sequences so many times."""
+        return Lengths(count * self.sequences, count * self.tokens, count * self.squares)
+
+    def sum(self, flops: Callable[[int], int]) -> int:
+        """The sum of `flops(tokens)` over the sequences: products are polynomials of second degree in the length."""
+        at0, at1, at2 = (flops(n) for n in range(3))
+        square = (at2 - 2 * at1 + at0) // 2
+        return at0 * self.sequences + (at1 - at0 - square) * self.tokens + square * self.squares
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A task as a candidate's training goes through it, once with padding and once without."""
+
+    trained: Lengths
+    measured: Lengths
+    real_trained: Lengths
+    real_measured: Lengths
+
+    @classmethod
+    def of(cls, task: TokenizedTask, settings: TrainingSettings) -> Workload:
+        """All epochs: training batches as they are drawn, and the validation split after each."""
+        epochs = range(1, settings.epochs + 1)
+        padded = [_padded(task.train, settings, epoch) for epoch in epochs]
+        train, validation = Lengths.of(task.train.lengths), Lengths.of(task.validation.lengths)
+        # Validation is sorted by length, in large batches: hardly any padding.
+        measured = validation.times(settings.epochs)
+        return cls(Lengths.of(np.concatenate(padded)), measured, train.times(settings.epochs), measured)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """FLOPs of candidates on one backbone and task. `first_token`: the last layer is computed for that token alone."""
+
+    shape: ModelShape
+    workload: Workload
+    epochs: int
+    caching: bool = True
+    first_token: bool = True
+
+    def candidate(self, hybrid: Hybrid) -> int:
+        """What training and validating one candidate computes, frozen layers that are kept left out."""
+        start = hybrid.first_adapted if self.caching else 0
+        return self._candidate(hybrid, start, self.workload.trained, self.workload.measured)
+
+    def optimum(self, hybrids: Sequence[Hybrid]) -> int:
+        """The least that any schedule computes for these: no padding, and each frozen layer once an example."""
+        real = self.workload
+        own = sum(self._candidate(h, h.first_adapted, real.real_trained, real.real_measured) for h in hybrids)
+        return own + self.filling(max((h.first_adapted for h in hybrids), default=0))
+
+    def filling(self, layers: int) -> int:
+        """The lowest `layers` once an example of both splits."""
+        once = [self.workload.real_trained, self.workload.real_measured]
+        total = sum(part.sum(lambda n: forward_flops((), self.shape, n, merged=True)) for part in once)
+        return layers * total // self.epochs
+
+    def _candidate(self, hybrid: Hybrid, start: int, trained: Lengths, measured: Lengths) -> int:
+        queries = 1 if self.first_token and FAMILIES[self.shape.family].residual else None
+        last = self.shape.layers - 1
+
+        def forward(n: int) -> int:
+            layers = enumerate(hybrid.layers[start:], start)
+            return sum(forward_flops(m, self.shape, n, False, queries if i == last else None) for i, m in layers)
+
+        return trained.sum(lambda n: training_flops(hybrid, self.shape, n, start, queries)) + measured.sum(forward)
+
+
+def _padded(tokens: Tokens, settings: TrainingSettings, epoch: int) -> np.ndarray:
+    """How many tokens each example of an epoch has in its batch."""
+    groups = training_groups(tokens, settings.batch_size, settings.seed, epoch)
+    return np.concatenate([np.full(len(g), tokens.lengths[g].max()) for g in groups])

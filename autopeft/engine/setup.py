@@ -1,0 +1,50 @@
+"""How a search trains on its machine: measured once, when it starts, and kept with it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from autopeft.attention import FUSED, MATMUL
+from autopeft.config import Strict
+from autopeft.engine.backbone import Precision
+
+Name = Literal["fp32", "bf16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_ATTENTIONS = {"fused": FUSED, "matmul": MATMUL}
+
+
+class Setup(Strict):
+    """Precision and attention of the backbone, candidates in a pack, and how fast a worker then is.
+
+    A step of a pack takes about `seconds_per_step` a candidate, and 1 second for each `flops_per_second` of
+    `autopeft.engine.schedule`'s products. `milliseconds` are of one candidate's step, by what was tried.
+    """
+
+    device: str
+    precision: Name
+    attention: str
+    pack: int
+    flops_per_second: float
+    seconds_per_step: float
+    milliseconds: dict[str, float] = {}
+
+    @property
+    def chosen(self) -> Precision:
+        """For the backbone."""
+        return precision_of(self.precision, self.attention)
+
+    def seconds(self, flops: int, steps: int) -> float:
+        """Estimated seconds of a worker for a candidate's training."""
+        return flops / self.flops_per_second + steps * self.seconds_per_step
+
+
+def precision_of(precision: Name, attention: str) -> Precision:
+    """`fp32` or `bf16`, `fused` or `matmul`."""
+    return Precision(_DTYPES[precision], _ATTENTIONS[attention])
+
+
+def attention_name(precision: Precision) -> str:
+    """`fused` or `matmul`."""
+    return next(name for name, function in _ATTENTIONS.items() if function == precision.attention)
