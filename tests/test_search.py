@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +120,22 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
         run(tmp_path, trials=1)
 
 
+def finished_in(out: Path) -> int:
+    """How many candidates the study has; the views are a moment behind it."""
+    try:
+        with closing(sqlite3.connect(f"file:{out / 'study.db'}?mode=ro", uri=True)) as connection:
+            (count,) = connection.execute("SELECT COUNT(*) FROM trials WHERE state IN ('COMPLETE', 'FAIL')").fetchone()
+            return int(count)
+    except sqlite3.OperationalError:
+        return 0
+
+
 def start_and_signal(path: Path, out: Path, number: int) -> tuple[list[str], int]:
     """Start a search as a command, signal its process group after some candidates: the command and its status."""
     command = [sys.executable, "-m", "autopeft", "search", str(path), "--out", str(out), "--quiet"]
     process = subprocess.Popen(command, start_new_session=True)
-    table = out / "trials.csv"
     deadline = time.monotonic() + 120
-    while not (table.exists() and len(table.read_text().splitlines()) > 3) and time.monotonic() < deadline:
+    while finished_in(out) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, number)
     return command, process.wait()
