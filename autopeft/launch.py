@@ -7,19 +7,22 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.candidate import Evaluation
 from autopeft.experiment import Experiment
+from autopeft.progress import Progress
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
-from autopeft.session import Session
+from autopeft.session import Session, middle, typical_candidates
 from autopeft.tracking import SearchInfo, Status, Tracker
 
 if TYPE_CHECKING:
+    from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
     from autopeft.searching.study import Proposal, Study
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 #: Seconds between two writings of the views. Candidates may end faster than that, and a view is of all of them.
 _PAUSE = 1.0
+#: Packs that a worker gets in a search, where the pack's size is ours to choose.
+_PACKS = 4
 
 
 def search(
@@ -52,35 +57,58 @@ def search(
     return launch(loaded, Path(out) if out else RUNS / loaded.name, progress_for(loaded, quiet))
 
 
-def launch(experiment: Experiment, out: Path, progress: Listener) -> SearchResult:
+def launch(experiment: Experiment, out: Path, progress: Progress) -> SearchResult:
     """Run an experiment to its end in a run folder; an interrupt leaves a folder that can be resumed, and is raised."""
     with closing(progress):
         session, folder = Session(experiment), RunFolder(out.absolute())
         with folder.locked(), ThreadPoolExecutor(1) as background:
             folder.claim(experiment)
-            study, spec = _study(session, folder), session.worker_spec(folder.weights)
+            study = _study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, _info(session, folder))
             _ = session.tokens
-            views = Views(session, folder, study, opening.result())
-            _run(session, study, spec, views, progress)
+            with experiment.runner.session():
+                if opening.done():
+                    opening.result()
+                setup = _setup(session, folder)
+                progress.measured(setup)
+                views = Views(session, folder, study, opening.result())
+                _run(session, study, setup, views, progress)
     return SearchResult(folder)
 
 
-def _run(session: Session, study: Study, spec: WorkerSpec, views: Views, progress: Listener) -> None:
-    """Search, and measure the front on test; the views are brought to their end whatever happens."""
+def _setup(session: Session, folder: RunFolder) -> Setup:
+    """How this search trains: measured when it begins, and the same when it is resumed, since scores depend on it."""
+    from autopeft.engine.setup import Setup
+
     experiment = session.experiment
+    runner, known = experiment.runner, folder.setup()
+    if known is not None and experiment.training.precision in ("auto", known["precision"]):
+        setup = Setup.model_validate(known)
+    else:
+        typical = middle(session, typical_candidates(session))
+        setup = runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
+        folder.write_setup(setup.model_dump())
+    if runner.pack != "auto":
+        return setup.model_copy(update={"pack": runner.pack})
+    # A sampler learns nothing within a pack, so that each worker gets a few of them.
+    most = -(-experiment.trials // (_PACKS * runner.parallel)) if experiment.trials else setup.pack
+    return setup.model_copy(update={"pack": min(setup.pack, most)})
+
+
+def _run(session: Session, study: Study, setup: Setup, views: Views, progress: Progress) -> None:
+    """Search, and measure the front on test; the views are brought to their end whatever happens."""
+    experiment, spec = session.experiment, replace(session.worker_spec(views.folder.weights), setup=setup)
     listeners: list[Listener] = [progress, views]
     loop = SearchLoop(study, session.costs, listeners, experiment.trials, experiment.time_limit)
     status: Status = "FAILED"
     try:
-        with experiment.runner.session():
-            experiment.runner.run(spec, session.tokens, loop)
-            if not loop.is_over:
-                # Ray Tune ends quietly at an interrupt.
-                raise KeyboardInterrupt
-            _score_front(session, study, spec, views)
-            status = "FINISHED"
+        experiment.runner.run(spec, session.tokens, loop, setup.pack)
+        if not loop.is_over:
+            # Ray Tune ends quietly at an interrupt.
+            raise KeyboardInterrupt
+        _score_front(session, study, spec, views)
+        status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -92,7 +120,7 @@ class Views(Listener):
     """Keeps run folder and tracker in step with the study: a moment behind it, and level with it at the end."""
 
     def __init__(self, session: Session, folder: RunFolder, study: Study, tracker: Tracker) -> None:
-        self._session, self._folder, self._study, self._tracker = session, folder, study, tracker
+        self._session, self.folder, self._study, self._tracker = session, folder, study, tracker
         self._sizes: dict[str, Mapping[str, int | float]] = {}
         self._dropped: set[str] = set()
         self._behind, self._next = False, 0.0
@@ -123,7 +151,7 @@ class Views(Listener):
             self._tracker.finish([], [], [], [], {}, status)
             return
         front = self._update()
-        files = [self._folder.front_file, self._folder.trials_file, *self._folder.write_plots(front)]
+        files = [self.folder.front_file, self.folder.trials_file, *self.folder.write_plots(front)]
         hypervolume = front.hypervolume_curve(relative=True)
         summary = {
             "candidates": len(evaluations),
@@ -143,10 +171,10 @@ class Views(Listener):
         evaluations = self._study.evaluations()
         front = self.front(evaluations)
         keys = {e.key for e in front.points}
-        self._folder.write_views(front, evaluations)
+        self.folder.write_views(front, evaluations)
         # What left the front does not come back to it.
         off_front = {e.key for e in evaluations} - keys
-        self._folder.drop_weights(off_front - self._dropped)
+        self.folder.drop_weights(off_front - self._dropped)
         self._dropped |= off_front
         self._tracker.sync(evaluations, self._sizes_of, keys)
         self._behind, self._next = False, time.monotonic() + _PAUSE

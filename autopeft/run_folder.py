@@ -30,6 +30,7 @@ class RunFolder:
         self.weights = path / "weights"
         self.trials_file = path / "trials.csv"
         self.front_file = path / "front.json"
+        self.setup_file = path / "engine.json"
         self.plot_page = path / "pareto.html"
         self.plot_image = path / "pareto.png"
         # Views are written again and again, and an evaluation's part of them stays what it was.
@@ -63,6 +64,18 @@ class RunFolder:
         except OSError as error:
             raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
         write_whole(self.experiment_file, dump_yaml(experiment.resolved()))
+
+    def setup(self) -> dict[str, Any] | None:
+        """What was measured of the engine when the search began; None before that."""
+        try:
+            known: dict[str, Any] = json.loads(self.setup_file.read_text(encoding="utf-8"))
+            return known
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def write_setup(self, setup: Mapping[str, Any]) -> None:
+        """Keep it for when the search is resumed."""
+        write_whole(self.setup_file, json.dumps(setup, indent=2) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
