@@ -142,7 +142,8 @@ class MlflowTracker(Tracker):
         run_id = run.info.run_id
         params = values.params(values.child_params(evaluation, self._sizes(evaluation)))
         self._log(run_id, values.child_metrics(evaluation, now), params)
-        self._upload(run.info.artifact_uri, "candidate.json", json.dumps(evaluation.candidate.to_json(), indent=2))
+        text = json.dumps(evaluation.candidate.to_json(), indent=2)
+        _upload(self.uri, run.info.artifact_uri, "candidate.json", text)
         # Last, as a run that has ended is taken for complete from then on.
         self._client.set_terminated(run_id, "FINISHED" if evaluation.status == "done" else "FAILED", now)
         return _Child(run_id, set(values.final_metrics(evaluation)), on_front)
@@ -165,15 +166,6 @@ class MlflowTracker(Tracker):
         new = [m for m in points if m.step not in known or known[m.step] != m.value]
         self._log(self.parent_id, new + values.metrics(summary, now, 0), [])
 
-    def _upload(self, artifacts: str, name: str, text: str) -> None:
-        """A file of a run. The client would ask for the run again, to learn where its files go."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            path.write_text(text, encoding="utf-8")
-            get_artifact_repository(artifacts, tracking_uri=self.uri).log_artifact(str(path))
-
     def _log(self, run_id: str, metrics: list[Any], params: list[Any]) -> None:
         """In batches; one that the store does not take is left out with a warning, as it would be refused again."""
         for some_metrics, some_params in values.batches(metrics, params):
@@ -183,6 +175,16 @@ class MlflowTracker(Tracker):
                 if not refused(error):
                     raise
                 warnings.warn(f"tracking: MLflow did not take some values ({one_line(error)})", stacklevel=2)
+
+
+def _upload(uri: str, artifacts: str, name: str, text: str) -> None:
+    """Write a file of a run. The client would ask for the run again, to learn where its files go."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_text(text, encoding="utf-8")
+        get_artifact_repository(artifacts, tracking_uri=uri).log_artifact(str(path))
 
 
 def _no_sizes(evaluation: Evaluation) -> Mapping[str, int | float]:
