@@ -36,9 +36,10 @@ class Bottleneck(Method):
         return 2 * d * r + r + d if r else 0
 
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
-        """Two thin products forward, three (four) backward."""
-        unit = 2 * length * self.bottleneck * shape.hidden
-        return MethodFlops(2 * unit, 3 * unit, unit)
+        """Two thin products forward, three (four) backward; the bias of the second is one more row of it."""
+        unit, r = 2 * length * shape.hidden, self.bottleneck
+        down, up = unit * r, unit * (r + 1)
+        return MethodFlops(down + up, down + 2 * up, down)
 
     def init(self, shape: ModelShape, site: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """W_down [r, d] Kaiming; W_up [d, r] and both biases zero, so that training starts from the backbone."""
