@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -43,6 +44,9 @@ def check(tokens: Tokens, batch: Batch, pad_id: int) -> None:
         if tokens.types is not None:
             types = batch.inputs["token_type_ids"].numpy()[row]
             assert types.tolist() == [(i + 1) % 2] * length + [0] * (ids.shape[1] - length)
+    assert batch.places.tolist() == mask.ravel().nonzero()[0].tolist()
+    assert batch.rows.tolist() == [r for i in batch.index for r in range(tokens.offsets[i], tokens.offsets[i + 1])]
+    assert ids.ravel()[batch.places].tolist() == tokens.ids[batch.rows].tolist()
 
 
 def order(tokens: Tokens, size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -95,15 +99,20 @@ def test_batches_are_padded_little() -> None:
     assert sum(lengths) <= cells < 1.05 * sum(lengths)
 
 
-@given(LENGTHS, SIZES)
-def test_evaluation_sees_every_example_once_shortest_first(lengths: list[int], size: int) -> None:
+@given(LENGTHS, st.integers(1, 60))
+@example([5, 5, 5, 2], 10)
+@example([12, 1], 3)
+def test_evaluation_sees_every_example_once_shortest_first_within_its_budget(lengths: list[int], budget: int) -> None:
     tokens = made(lengths)
-    batches = list(evaluation_batches(tokens, size, 99))
+    batches = list(evaluation_batches(tokens, budget, 99))
     assert sorted(i for b in batches for i in b.index) == list(range(len(lengths)))
     widths = [n for b in batches for n in tokens.lengths[b.index]]
     assert widths == sorted(widths)
     for batch in batches:
         check(tokens, batch, 99)
+        assert len(batch.index) == 1 or batch.inputs["input_ids"].numel() <= budget
+    for batch, after in itertools.pairwise(batches):
+        assert (len(batch.index) + 1) * tokens.lengths[after.index[0]] > budget, "one more would have fit"
 
 
 def test_collate_keeps_the_order_that_it_is_given() -> None:

@@ -28,16 +28,16 @@ def test_the_cache_is_emptied_when_nothing_holds_the_activations(
     spec = WorkerSpec(find_model(str(save_model(tmp_path))), TrainingSettings(batch_size=8, precision="fp32"))
     worker, alive = Worker(spec, TokenizedTask.of(task(), tokenizer(), 32)), []
 
-    def fail(*args: Any) -> Iterator[dict[str, float]]:
+    def fail(*args: Any) -> Iterator[list[dict[str, float]]]:
         activations = torch.ones(3)
         alive.append(weakref.ref(activations))
         raise MemoryError("no room")
         yield
 
-    monkeypatch.setattr(worker_module, "train", fail)
+    monkeypatch.setattr(worker_module, "epochs", fail)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(alive[0]() is None))
     worker.device = SimpleNamespace(type="cuda")
-    assert drain(worker.run(Candidate(everywhere(LoRA(2))))).status == "failed"
+    assert drain(worker.run([Candidate(everywhere(LoRA(2)))]))[0].status == "failed"
     assert alive[1:] == [True]
 
 
@@ -45,7 +45,7 @@ def test_gpus_are_asked_to_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
-        assert worker_module._device().type == "cuda"
+        assert worker_module.device().type == "cuda"
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:

@@ -84,11 +84,13 @@ def test_masks_are_kept_and_scales_of_one_cost_nothing() -> None:
     assert differ.own_columns.tolist() == [[True, True], [True, False]]
     assert "own_columns" not in differ.state_dict()
     assert Bank([Prefix(2), Prefix(2)], shape, "attention", drawn).own_columns is None
-    x = torch.ones(2, 1, 3)
+    x = torch.ones(2, 1, 1)
     for scales, expected in (((1.0, 1.0), [2, 2]), ((1.0, None), [2, 1]), ((2.0, 0.5), [3, 1.5])):
         members = [LoRA(2, sites=("q",), scale=s) if s else None for s in scales]
         bank = Bank(members, shape, "q", drawn)
-        assert bank.add(x, x)[:, 0, 0].tolist() == expected
+        with torch.no_grad():
+            bank.B.copy_(torch.ones(bank.B.shape))
+        assert bank.add_expanded(x.expand(2, 1, 32), x.expand(2, 1, 2) / 2, "B")[:, 0, 0].tolist() == expected
 
 
 def test_maps_with_packed_weights_have_their_shape() -> None:

@@ -39,7 +39,7 @@ def spec(tmp_path: Path) -> WorkerSpec:
 
 
 def run(worker: Worker, candidate: Candidate) -> Evaluation:
-    return replace(drain(worker.run(candidate)), seconds=0.0)
+    return replace(drain(worker.run([candidate]))[0], seconds=0.0)
 
 
 def test_the_same_seed_gives_the_same_evaluation_and_weights(spec: WorkerSpec, data: TokenizedTask) -> None:
@@ -97,7 +97,7 @@ def test_memory_that_runs_out_fails_one_candidate(spec: WorkerSpec, data: Tokeni
     hog = Candidate(everywhere(LoRA(4), make("sequential", 200_000)))
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 32 * 2**20) / total)
     try:
-        failed = drain(worker.run(hog))
+        failed = drain(worker.run([hog]))[0]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert free > 0

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from autopeft.candidate import Candidate
 from autopeft.engine import adapter
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.worker import Worker, WorkerSpec
 from autopeft.exporting import write_adapter, write_card
@@ -46,10 +47,9 @@ def test_what_is_reported_is_what_is_exported(
     source, made = find_model(str(narrow(tmp_path / "model", dtype))), task()
     data, candidate = TokenizedTask.of(made, tokenizer(), 32), Candidate(HYBRIDS[kind])
     worker = Worker(WorkerSpec(source, SETTINGS), data, purpose="report")
-    with worker.backbone.attach(candidate.hybrid, 1) as attached, torch.no_grad():
-        for module in (attached.banks, *worker.backbone.heads.values()):
-            perturb(module)
-        weights = worker.backbone.weights(attached)
+    with Pack(worker.backbone, [candidate], SETTINGS) as pack, torch.no_grad():
+        perturb(pack)
+        weights = pack.weights(0)
         inputs = right_padded(worker.backbone.model, (7, 4, 1))
         logits = worker.backbone.model(**inputs).logits
     reported = worker.test_metrics(candidate, weights)
@@ -77,8 +77,8 @@ def test_the_snippet_of_the_card_runs_on_batches(pad_id: int | None, tmp_path: P
     data, candidate = TokenizedTask.of(task(), tokenizer(), 32), Candidate(HYBRIDS["LORA"])
     worker = Worker(WorkerSpec(source, SETTINGS), data, purpose="report")
     inputs = {"input_ids": torch.tensor([[9, 8, 7], [9, 0, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
-    with worker.backbone.attach(candidate.hybrid, 1) as attached, torch.no_grad():
-        weights, logits = worker.backbone.weights(attached), worker.backbone.model(**inputs).logits
+    with Pack(worker.backbone, [candidate], SETTINGS) as pack, torch.no_grad():
+        weights, logits = pack.weights(0), worker.backbone.model(**inputs).logits
     write_adapter(source, candidate, weights, 3, out)
     write_card(out, record_of(candidate, source))
     snippet = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]

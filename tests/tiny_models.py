@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from autopeft.attachment import Banks
+from autopeft.engine.pack import Pack
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, Method
 from autopeft.methods._bank import Bank
@@ -103,7 +104,7 @@ def randomise(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def perturb(module: nn.Module, seed: int = 1, scale: float = 0.3) -> None:
+def perturb(module: nn.Module | Pack, seed: int = 1, scale: float = 0.3) -> None:
     """Add noise to all parameters, each from a generator of its own."""
     for i, parameter in enumerate(module.parameters()):
         noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1000 * seed + i))
