@@ -323,10 +323,10 @@ def test_wall_time_of_all_counts_start_and_end_once() -> None:
     from same_candidates import wall_of_all
 
     one, two = ([trial(c, 0.5) for c in some(n)] for n in (1, 2))
-    halves = [Run({"span": 10.0}, 14.0, trials=two), Run({"span": 20.0}, 26.0, trials=two)]
-    assert wall_of_all(halves, 48) == pytest.approx(5 + 30 * 48 / 4)
+    halves = [Run({"span": 10.0, "busy": 9.0}, 14.0, trials=two), Run({"span": 20.0, "busy": 18.0}, 26.0, trials=two)]
+    assert wall_of_all(halves, 48) == pytest.approx(5 + 27 * 48 / 4)
     assert wall_of_all([Run({}, 7.0, trials=one), Run({}, 9.0, trials=one)], 48) == pytest.approx(16 * 24)
-    assert wall_of_all([Run({}, 99.0, trials=two)], 2) == 99.0
+    assert wall_of_all([Run({"span": 90.0, "busy": 80.0}, 99.0, trials=two)], 2) == 99.0
 
 
 def test_agreement_of_scores() -> None:
@@ -359,16 +359,19 @@ def test_same_candidates_says_what_was_run(
         if name == "autopeft_script":
             return Run({}, 12.0, trials=[trial(c, 0.5 + i / 10) for i, c in enumerate(ranks)])
         chosen = [LoraRanks.of(c) for c in json.loads(Path(str(given["--candidates"])).read_text())]
-        return Run({"span": 8.0}, 10.0, trials=[trial(c, 0.5 + ranks.index(c) / 10) for c in chosen])
+        return Run({"span": 8.0, "busy": 7.0}, 10.0, trials=[trial(c, 0.5 + ranks.index(c) / 10) for c in chosen])
 
     monkeypatch.setattr(same_candidates, "run_script", pretended)
     same_candidates.main(quick=True, out=tmp_path / "results")
     assert called == ["fair_script", "naive_script", "autopeft_script", "fair_script"]
     shown = capsys.readouterr().out
-    assert "fair script: 4 of 6 run a round; wall time of 6 = that of 4 x 6/4, start and end counted once" in shown
+    assert (
+        "fair script: 4 of 6 run a round; wall time of 6 = that of 4 x 6/4, start and end counted once, idle ends"
+        in shown
+    )
     assert "autopeft: 6 of 6 run a round; all measured" in shown
     results = json.loads((tmp_path / "results/same_candidates.json").read_text())["results"]
-    assert results["ratios"] == {"naive script": [30.0], "fair script": [26 / 12], "autopeft": [1.0]}
+    assert results["ratios"] == {"naive script": [30.0], "fair script": [23 / 12], "autopeft": [1.0]}
     assert results["agreement"]["fair script"]["kendall_tau"] == pytest.approx(1.0)
 
 

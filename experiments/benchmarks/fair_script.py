@@ -2,8 +2,10 @@
 
 Ray Tune and Optuna's TPE over accuracy and parameters; an actor loads the model and tokenises the data once, and takes
 one LoRA off and the next one on; batches of about equal lengths, padded to their longest; bf16 autocast, no dropout in
-the frozen backbone, larger batches for evaluation. Prints a line of JSON: the trials, and the seconds from the first
-one's beginning to the last one's end.
+the frozen backbone, larger batches for evaluation.
+
+Prints a line of JSON: the trials, `span`, the seconds from the first one's beginning to the last one's end, and `busy`,
+the same of each worker for itself, on average over the workers.
 """
 
 from __future__ import annotations
@@ -141,7 +143,7 @@ class LoraTrial(tune.Trainable):
 
     def result(self, score: float, done: bool) -> dict[str, Any]:
         known = {"score": score, "params": self.candidate.params, "seconds": self.seconds}
-        return {**known, "began": self.began, "ended": time.time(), "done": done}
+        return {**known, "began": self.began, "ended": time.time(), "worker": os.getpid(), "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept."""
@@ -197,12 +199,16 @@ def run(given: Sequence[LoraRanks], trials: int, settings: Settings, workers: in
         results = tuner.fit()
     if results.errors:
         raise SystemExit(f"{len(results.errors)} trials failed; the first: {results.errors[0]}")
-    measured = ("score", "params", "seconds", "began", "ended")
+    measured = ("score", "params", "seconds", "began", "ended", "worker")
     return [
         {"ranks": candidate_of(r.config).ranks, "learning_rate": r.config["learning_rate"]}
         | {name: r.metrics[name] for name in measured}
         for r in results
     ]
+
+
+def span(trials: Sequence[dict[str, Any]]) -> float:
+    return float(max(t["ended"] for t in trials) - min(t["began"] for t in trials))
 
 
 def main(
@@ -222,8 +228,9 @@ def main(
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     trials = run(given, len(given) + search, Settings(epochs, seed, dropout, precision), workers, reuse_actors)
     ray.shutdown()
-    span = max(trial["ended"] for trial in trials) - min(trial["began"] for trial in trials)
-    print(json.dumps({"trials": trials, "span": span}))
+    by_worker = [[t for t in trials if t["worker"] == worker] for worker in {t["worker"] for t in trials}]
+    busy = sum(map(span, by_worker)) / workers
+    print(json.dumps({"trials": trials, "span": span(trials), "busy": busy}))
 
 
 if __name__ == "__main__":

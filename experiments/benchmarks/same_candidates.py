@@ -64,14 +64,16 @@ def fair(ranks: Sequence[LoraRanks], plan: Plan, folder: Path) -> list[Run]:
 
 
 def wall_of_all(runs: Sequence[Run], count: int) -> float:
-    """Wall time of `count` candidates: that of those that ran in proportion, starting and ending counted once.
+    """Wall time of `count` candidates: measured when one run has trained them all, else worked out in proportion.
 
-    A script that says in which `span` it trained has started before and ended after that; of one that does not, all is
-    in proportion.
+    A script that says in which `span` it trained has started before and ended after that, which is counted once; and
+    that a worker was idle at the end of its share is left out (`busy`): with more candidates it would not have been.
     """
-    spans = [float(run.said.get("span", run.wall)) for run in runs]
-    once = statistics.median(run.wall - span for run, span in zip(runs, spans, strict=True))
-    return once + sum(spans) * count / sum(len(run.trials) for run in runs)
+    trained = sum(len(run.trials) for run in runs)
+    if trained == count and len(runs) == 1:
+        return runs[0].wall
+    once = statistics.median(run.wall - float(run.said.get("span", run.wall)) for run in runs)
+    return once + sum(float(run.said.get("busy", run.wall)) for run in runs) * count / trained
 
 
 def scores_of(rounds: Sequence[Mapping[str, Sequence[Run]]], name: str) -> Scores:
@@ -108,7 +110,7 @@ def report(rounds: Sequence[Mapping[str, Sequence[Run]]], plan: Plan, count: int
     walls = Measured({name: [wall_of_all(runs[name], count) for runs in rounds] for name in rounds[0]})
     ran = {name: plan.counts[name] for name in rounds[0]}
     for name, n in ran.items():
-        once = ", start and end counted once" if name == FAIR else ""
+        once = ", start and end counted once, idle ends left out" if name == FAIR else ""
         scaled = "all measured" if n == count else f"wall time of {count} = that of {n} x {count}/{n}{once}"
         print(f"{name}: {n} of {count} run a round; {scaled}")
     ratio_table(f"Wall time of {count} candidates", walls, "seconds", OURS if OURS in ran else next(iter(ran)))
