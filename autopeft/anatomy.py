@@ -23,7 +23,8 @@ SITES = ("q", "k", "v", "o", "up", "down")
 class Family:
     """Dotted names of one model family.
 
-    `layers` is relative to the base model (`model.base_model`), the rest to a layer. A site that is one of n equal
+    `layers` and `embeddings` (the module that looks tokens up) are relative to the base model (`model.base_model`), the
+    rest to a layer. A site that is one of n equal
     parts of a fused linear map is written `name:i/n`. `gate` is the second input map of a gated feed-forward network.
     `heads` are the modules on top of the base model that a task trains from scratch. `residual`, for families whose
     heads read the first token only: the module that is given attention's output and what is added to it, after which a
@@ -40,6 +41,7 @@ class Family:
     down: str
     gate: str | None = None
     heads: tuple[str, ...] = ("score",)
+    embeddings: str = "embeddings"
     causal: bool = False
     residual: str | None = None
 
@@ -83,6 +85,7 @@ _LLAMA = Family(
     up="mlp.up_proj",
     gate="mlp.gate_proj",
     down="mlp.down_proj",
+    embeddings="embed_tokens",
     causal=True,
 )
 
@@ -111,6 +114,7 @@ FAMILIES: Mapping[str, Family] = {
         o="attn.c_proj",
         up="mlp.c_fc",
         down="mlp.c_proj",
+        embeddings="wte",
         causal=True,
     ),
     "llama": _LLAMA,
@@ -159,6 +163,11 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     ):
         _walk(layers[0], name, model)
     return layers
+
+
+def embeddings_of(model: PreTrainedModel) -> nn.Module:
+    """The module that turns token ids into vectors."""
+    return _walk(_base(model), family_of(model.config).embeddings, model)
 
 
 def head_names(model: PreTrainedModel) -> list[str]:

@@ -91,6 +91,14 @@ class Batch:
         sent = [_sent(x, device) for x in (self.labels, self.places, self.rows)]
         return Batch(inputs, sent[0], self.index, sent[1], sent[2])
 
+    def part(self, start: int, end: int) -> Batch:
+        """Inputs and labels of its examples from `start` to `end`, as long as before; places and rows are left out."""
+        if (start, end) == (0, len(self.labels)):
+            return self
+        none = self.places[:0]
+        inputs = {name: x[start:end] for name, x in self.inputs.items()}
+        return Batch(inputs, self.labels[start:end], self.index[start:end], none, none)
+
 
 def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     # Out of pinned memory the copy does not make the host wait.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autopeft.anatomy import layers_of
+from autopeft.anatomy import embeddings_of, layers_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +33,7 @@ class Entrances:
         self._starts, self._total = list(starts), 0
         layers = layers_of(model)
         first, last = starts[0], min(starts[-1], len(layers) - 1)
-        self._passed = PassedOver(layers[:first])
+        self._passed = PassedOver(layers[:first], embeddings_of(model) if first else None)
         self._handles: list[Any] = [
             layers[i].register_forward_pre_hook(self._entrance(i), with_kwargs=True) for i in range(first, last + 1)
         ]
@@ -141,17 +141,26 @@ class Capture:
 
 
 class PassedOver:
-    """Layers that give back what they are given, until `undo`."""
+    """Layers that give back what they are given, and embeddings that give zeros, until `undo`."""
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        self.layers = layers
+    def __init__(self, layers: Sequence[nn.Module], embeddings: nn.Module | None = None) -> None:
+        self.layers, self._embeddings = layers, embeddings
         for layer in layers:
             layer.forward = _pass_on
+        if embeddings is not None:
+            table = next(p for p in embeddings.parameters() if p.dim() == 2)
+            nothing = table.new_zeros(1, 1, table.shape[1])
+            embeddings.forward = lambda *args, **kwargs: nothing.expand(*_ids(args, kwargs).shape, -1)
 
     def undo(self) -> None:
-        """The layers are themselves again."""
-        for layer in self.layers:
-            del layer.forward
+        """They are themselves again."""
+        for module in (*self.layers, *([self._embeddings] if self._embeddings else [])):
+            del module.forward
+
+
+def _ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    ids: torch.Tensor = args[0] if args else kwargs["input_ids"]
+    return ids
 
 
 def _pass_on(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -5,6 +5,7 @@ Shapes: K candidates, B examples in a batch (the same for all of them), L tokens
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,6 +24,10 @@ from autopeft.engine.heads import PackedHead
 from autopeft.engine.losses import loss_of
 from autopeft.engine.optimizer import PackedAdamW, Rates
 from autopeft.engine.settings import TrainingSettings
+
+#: Tokens with padding, over all candidates of a pack, in one forward and backward pass. On a CPU more do not fit in its
+#: caches; on a GPU it bounds the memory.
+TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 262_144}
 
 #: Of one candidate, by name: the parameter, and where in it the candidate's own part lies.
 Parts = dict[str, tuple[nn.Parameter, tuple[int | slice, ...]]]
@@ -53,6 +58,7 @@ class Pack:
         steps: int = 1,
     ) -> None:
         self.backbone, self.settings, self._steps = backbone, settings, steps
+        self.token_budget = TOKEN_BUDGETS[backbone.device.type]
         self._put(tuple(candidates), tuple(starts or [0] * len(candidates)))
 
     def _put(self, candidates: tuple[Candidate, ...], starts: tuple[int, ...]) -> None:
@@ -85,11 +91,21 @@ class Pack:
         return logits.float().unflatten(0, (count, -1))
 
     def step(self, batch: Batch, states: States, regression: bool) -> torch.Tensor:
-        """Train on one batch; each candidate's mean loss before the step, [K]."""
-        losses = loss_of(self.forward(batch, states), batch.labels, regression)
-        losses.sum().backward()
+        """Train on one batch; each candidate's mean loss before the step, [K].
+
+        A batch of more than the device's budget of tokens (over all candidates) goes through in parts, whose gradients
+        add up to the same: what a candidate costs in memory is then its weights, and not its activations.
+        """
+        total = torch.zeros(len(self.candidates), device=self.backbone.device)
+        for start, end in _parts_of(batch, self.token_budget // len(self.candidates)):
+            part = batch.part(start, end)
+            own = {i: state[start:end] for i, state in states.items()}
+            losses = loss_of(self.forward(part, own), part.labels, regression)
+            losses = losses * (len(part.labels) / len(batch.labels))
+            losses.sum().backward()
+            total += losses.detach()
         self.optimizer.step()
-        return losses.detach()
+        return total
 
     def weights(self, k: int) -> dict[str, torch.Tensor]:
         """Copies of all that was trained of a candidate: `hybrid.<bank weight>` and `head.<name>`."""
@@ -151,3 +167,11 @@ class Pack:
         for name, (parameter, at) in self._parts(k).items():
             for target, source in zip((parameter, *self.optimizer.moments(parameter)), saved.parts[name], strict=True):
                 target[at] = source
+
+
+def _parts_of(batch: Batch, tokens: int) -> list[tuple[int, int]]:
+    """Spans of the batch's examples with at most so many tokens each, about equal; of one example at least."""
+    examples, length = batch.inputs["input_ids"].shape
+    count = -(-examples // max(1, tokens // length))
+    edges = [examples * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(edges))

@@ -18,8 +18,8 @@ from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
 from autopeft.tasks._metrics import score
 
-#: Tokens with padding in a batch that is only measured, over all candidates of a pack.
-_EVALUATION_TOKENS = {"cpu": 8_192, "cuda": 131_072}
+#: Tokens with padding in a batch that is only measured, over all candidates of a pack: on a CPU, what its caches hold.
+_EVALUATION_TOKENS = {"cpu": 2_048, "cuda": 131_072}
 
 #: Outputs [K, B, C] of a batch.
 Forward = Callable[[Batch], torch.Tensor]

@@ -125,7 +125,7 @@ class RayTune(Runner):
             self._check_resources()
             yield
             return
-        self._check_address()
+        _check_address(self.address)
         try:
             ray.init(**self._init_options())
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -150,21 +150,6 @@ class RayTune(Runner):
                 f"(at most: {most}); mend runner.cpus_per_worker and runner.gpus_per_worker"
             )
 
-    def _check_address(self) -> None:
-        """Ray itself tries for minutes before it says that nobody answers."""
-        if (self.address or "").startswith("ray://"):
-            raise AutopeftError("runner.address: run this command on a machine of the cluster, with address: auto")
-        host, _, port = (self.address or "").rpartition(":")
-        if not host or not port.isdigit():
-            return
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-        except OSError as error:
-            reason = error.strerror or error
-            raise AutopeftError(
-                f"runner: the Ray cluster at {self.address} does not answer ({reason}); see runner.address"
-            ) from error
-
     def _init_options(self) -> dict[str, Any]:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         if self.address:
@@ -176,6 +161,22 @@ class RayTune(Runner):
             "object_store_memory": _OBJECT_STORE,
             **quiet,
         }
+
+
+def _check_address(address: str | None) -> None:
+    """Ray itself tries for minutes before it says that nobody answers."""
+    if (address or "").startswith("ray://"):
+        raise AutopeftError("runner.address: run this command on a machine of the cluster, with address: auto")
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise AutopeftError(
+            f"runner: the Ray cluster at {address} does not answer ({reason}); see runner.address"
+        ) from error
 
 
 def _answer(ray: Any, reference: Any, share: Sequence[Candidate]) -> list[dict[str, float]]:
