@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +78,14 @@ def launch(experiment: Experiment, out: Path, progress: Progress) -> SearchResul
 
 def _setup(session: Session, folder: RunFolder) -> Setup:
     """How this search trains: measured when it begins, and the same when it is resumed, since scores depend on it."""
-    from autopeft.engine.setup import Setup
-
     experiment = session.experiment
     runner, known = experiment.runner, folder.setup()
-    if known is not None and experiment.training.precision in ("auto", known["precision"]):
-        setup = Setup.model_validate(known)
+    if known is not None and experiment.training.precision in ("auto", known.precision):
+        setup = known
     else:
         typical = middle(session, typical_candidates(session))
         setup = runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
-        folder.write_setup(setup.model_dump())
+        folder.write_setup(setup)
     if runner.pack != "auto":
         return setup.model_copy(update={"pack": runner.pack})
     # A sampler learns nothing within a pack, so that each worker gets a few of them.
@@ -98,7 +95,7 @@ def _setup(session: Session, folder: RunFolder) -> Setup:
 
 def _run(session: Session, study: Study, setup: Setup, views: Views, progress: Progress) -> None:
     """Search, and measure the front on test; the views are brought to their end whatever happens."""
-    experiment, spec = session.experiment, replace(session.worker_spec(views.folder.weights), setup=setup)
+    experiment, spec = session.experiment, session.worker_spec(views.folder.weights, setup)
     listeners: list[Listener] = [progress, views]
     loop = SearchLoop(study, session.costs, listeners, experiment.trials, experiment.time_limit)
     status: Status = "FAILED"

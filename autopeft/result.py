@@ -80,7 +80,7 @@ def export(
     chosen, to = result.front.pick(pick, max_params), Path(to)
     session = Session(result.experiment)
     _check_data(result, session)
-    weights, metrics = _trained(session, RunFolder(result.run_dir).weights, chosen)
+    weights, metrics = _trained(session, RunFolder(result.run_dir), chosen)
     try:
         peft_type = write_adapter(session.source, chosen.candidate, weights, session.data.num_labels, to)
         record = _record(result, session, chosen, metrics, peft_type)
@@ -101,13 +101,14 @@ def _check_data(result: SearchResult, session: Session) -> None:
         )
 
 
-def _trained(session: Session, folder: Path, chosen: Evaluation) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def _trained(session: Session, run: RunFolder, chosen: Evaluation) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The weights, kept or trained again, and the metrics of these very weights."""
     from autopeft.engine.report import score_on_test, train_again
     from autopeft.engine.worker import load_weights
 
     metrics = dict(chosen.metrics)
-    spec = session.worker_spec(folder)
+    folder = run.weights
+    spec = session.worker_spec(folder, run.setup())
     if load_weights(folder, chosen.key) is None:
         print(f"the weights of {chosen.key} were not kept: training it again", file=sys.stderr)
         metrics |= train_again(spec, session.tokens, chosen.candidate).metrics

@@ -10,13 +10,16 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from autopeft.candidate import Evaluation
 from autopeft.config import dump_yaml
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.searching.front import ParetoFront, point_to_json
+
+if TYPE_CHECKING:
+    from autopeft.engine.setup import Setup
 
 T = TypeVar("T")
 
@@ -65,17 +68,18 @@ class RunFolder:
             raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
         write_whole(self.experiment_file, dump_yaml(experiment.resolved()))
 
-    def setup(self) -> dict[str, Any] | None:
+    def setup(self) -> Setup | None:
         """What was measured of the engine when the search began; None before that."""
+        from autopeft.engine.setup import Setup
+
         try:
-            known: dict[str, Any] = json.loads(self.setup_file.read_text(encoding="utf-8"))
-            return known
-        except (FileNotFoundError, json.JSONDecodeError):
+            return Setup.model_validate_json(self.setup_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
             return None
 
-    def write_setup(self, setup: Mapping[str, Any]) -> None:
+    def write_setup(self, setup: Setup) -> None:
         """Keep it for when the search is resumed."""
-        write_whole(self.setup_file, json.dumps(setup, indent=2) + "\n")
+        write_whole(self.setup_file, setup.model_dump_json(indent=2) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

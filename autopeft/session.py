@@ -25,6 +25,7 @@ from autopeft.space import SearchSpace
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
     from autopeft.engine.schedule import CostModel
+    from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
 
 #: Candidates that stand for a search where its time is estimated.
@@ -56,12 +57,14 @@ class Session:
 
         return TokenizedTask.of(self.data, self.source.tokenizer(), self.experiment.training.max_length)
 
-    def worker_spec(self, weights: Path) -> WorkerSpec:
+    def worker_spec(self, weights: Path, setup: Setup | None = None) -> WorkerSpec:
         """How the experiment's workers are built; they keep trained weights in the folder `weights`."""
         from autopeft.engine.worker import WorkerSpec
 
-        return self.experiment.runner.spec(WorkerSpec(self.source, self.experiment.training, weights))
+        spec = WorkerSpec(self.source, self.experiment.training, weights, setup=setup)
+        return self.experiment.runner.spec(spec)
 
+    @cached_property
     def cost_model(self) -> CostModel:
         """What candidates cost the engine."""
         from autopeft.engine.schedule import CostModel, Workload

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,10 @@ from autopeft.candidate import Candidate
 from autopeft.engine.probe import measure
 from autopeft.engine.setup import Setup
 from autopeft.experiment import Experiment
+from autopeft.launch import RUNS
 from autopeft.progress import duration
+from autopeft.run_folder import RunFolder
+from autopeft.searching.study import FILE, Study
 from autopeft.searching.tables import number
 from autopeft.session import Session, middle, typical_candidates
 
@@ -40,10 +42,9 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
     smallest = session.budget.smallest(session.space)
     experiment = session.experiment
     candidates = typical_candidates(session)
-    setup = measure(
-        session.worker_spec(Path()), session.tokens, middle(session, candidates), experiment.runner.parallel
-    )
-    each = _seconds(session, setup, candidates)
+    known = RunFolder(RUNS / experiment.name)
+    setup = _setup(session, known, middle(session, candidates))
+    each = float(np.mean([_seconds(session, setup, c) for c in candidates])) * _correction(session, setup, known)
     total = each * experiment.trials / experiment.runner.parallel if experiment.trials else None
     return {
         "name": experiment.name,
@@ -66,10 +67,25 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
     }
 
 
-def _seconds(session: Session, setup: Setup, candidates: Sequence[Candidate]) -> float:
-    """Mean seconds of a worker for a candidate's training and validation."""
-    costs, steps = session.cost_model(), session.steps
-    return float(np.mean([setup.seconds(costs.candidate(c.hybrid), steps) for c in candidates]))
+def _setup(session: Session, known: RunFolder, typical: Candidate) -> Setup:
+    """What the search's own folder says of the engine, if it has begun; measured here if not."""
+    if (measured := known.setup()) is not None:
+        return measured
+    return measure(session.worker_spec(Path()), session.tokens, typical, session.experiment.runner.parallel)
+
+
+def _seconds(session: Session, setup: Setup, candidate: Candidate) -> float:
+    """Seconds of a worker for a candidate's training and validation."""
+    return setup.seconds(session.cost_model.candidate(candidate.hybrid), session.steps)
+
+
+def _correction(session: Session, setup: Setup, known: RunFolder) -> float:
+    """What candidates took in the search's own folder over what was estimated for them; 1 before the first."""
+    if not (known.path / FILE).is_file():
+        return 1.0
+    done = [e for e in Study.read(known.path) if e.status == "done"]
+    estimated = sum(_seconds(session, setup, e.candidate) for e in done)
+    return sum(e.seconds for e in done) / estimated if done else 1.0
 
 
 def _show(session: Session, facts: dict[str, Any]) -> None:

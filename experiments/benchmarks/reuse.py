@@ -10,6 +10,7 @@ the others, so the exact ratio of FLOPs stands beside it; the share is of that.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated, Any
 
 import _engine
@@ -71,6 +72,19 @@ def simple_ratio(first: int, layers: int, runs: int) -> float:
     return (first + 2 * (layers - first)) / (2 * (layers - first) + first / runs)
 
 
+def compared(trainer: Trainer, first: int, rounds: int) -> dict[str, Any]:
+    """Both ways in turns, and the ratio beside what FLOPs allow."""
+    contenders = {"kept": partial(trainer.seconds, first, True), "again": partial(trainer.seconds, first, False)}
+    measured = interleave(contenders, rounds, warm_up=1 if rounds > 1 else 0)
+    exact = trainer.flops_ratio(first)
+    simple = simple_ratio(first, trainer.backbone.shape.layers, trainer.settings.epochs * trainer.candidates)
+    ratio = summarise(measured.ratios("again", "kept"))
+    share = summarise([r / exact for r in measured.ratios("again", "kept")])
+    row = (*(str(measured.summary(name)) for name in contenders), str(ratio), exact, simple, str(share))
+    found = {"ratio": ratio.__dict__, "flops_ratio": exact, "simple_ratio": simple, "share": share.__dict__}
+    return {**measured.to_json(), **found, "row": row}
+
+
 def main(
     rounds: Rounds = 3,
     examples: Annotated[int, typer.Option(help="Training examples.")] = 640,
@@ -84,40 +98,10 @@ def main(
 
     torch.set_num_threads(threads)
     trainer = Trainer(64 if quick else examples, 1 if quick else epochs, candidates)
-    layers = trainer.backbone.shape.layers
-    rows, results = [], {}
-    for first in range(layers):
-        contenders = {
-            "kept": lambda f=first: trainer.seconds(f, True),
-            "again": lambda f=first: trainer.seconds(f, False),
-        }
-        measured = interleave(contenders, 1 if quick else rounds, warm_up=0 if quick or first else 1)
-        ratio, exact = summarise(measured.ratios("again", "kept")), trainer.flops_ratio(first)
-        simple = simple_ratio(first, layers, trainer.settings.epochs * candidates)
-        shares = summarise([r / exact for r in measured.ratios("again", "kept")])
-        rows.append(
-            (
-                first,
-                str(measured.summary("kept")),
-                str(measured.summary("again")),
-                str(ratio),
-                exact,
-                simple,
-                str(shares),
-            )
-        )
-        results[first] = {**measured.to_json(), "ratio": ratio.__dict__, "flops_ratio": exact, "simple_ratio": simple,
-                          "share": shares.__dict__}  # fmt: skip
-    columns = (
-        "first adapted layer",
-        "kept, s",
-        "computed again, s",
-        "ratio",
-        "ratio of FLOPs",
-        "simple ratio",
-        "share",
-    )
-    show(f"frozen layers, {candidates} candidates, {trainer.settings.epochs} epochs", columns, rows)
+    results = {f: compared(trainer, f, 1 if quick else rounds) for f in range(trainer.backbone.shape.layers)}
+    columns = ("first adapted layer", "kept, s", "again, s", "ratio", "ratio of FLOPs", "simple ratio", "share")
+    title = f"frozen layers, {candidates} candidates, {trainer.settings.epochs} epochs"
+    show(title, columns, [(f, *found["row"]) for f, found in results.items()])
     settings = {"rounds": rounds, "examples": examples, "epochs": epochs, "candidates": candidates, "threads": threads}
     write("reuse", settings | {"quick": quick}, results, out)
 
