@@ -1,0 +1,146 @@
+"""Packs that are trained step by step, and candidates of all kinds to fill them.
+
+Shapes: S steps, N examples of the validation split, C outputs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from tiny_models import METHOD_NAMES, make
+from tiny_task import save_model, task, tokenizer
+
+from autopeft.candidate import Candidate
+from autopeft.engine.backbone import Backbone, Precision
+from autopeft.engine.data import Batch, TokenizedTask, Tokens, training_batches
+from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.pack import Pack
+from autopeft.engine.settings import TrainingSettings
+from autopeft.engine.train import predict, train_steps
+from autopeft.hybrid import Hybrid
+from autopeft.methods import METHODS, Method
+from autopeft.models import ModelSource, find_model
+
+#: 60 steps on the tiny task. At much higher rates Adam makes a lot of what rounding leaves of a tiny gradient.
+SETTINGS = TrainingSettings(epochs=4, batch_size=8, precision="fp32", learning_rate=1e-3, seed=1)
+_OPTIONS = [{"activation": "gelu"}, {"activation": "relu"}, {"activation": "tanh"}]
+
+
+@dataclass
+class Trained:
+    """Of one candidate: the losses [S] of its steps, logits [N, C] and its weights at the end (if it got there)."""
+
+    losses: list[float] = field(default_factory=list)
+    logits: torch.Tensor | None = None
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A backbone, a task and settings, on which any pack can be trained."""
+
+    source: ModelSource
+    backbone: Backbone
+    data: TokenizedTask
+    settings: TrainingSettings = SETTINGS
+
+    @classmethod
+    def of(
+        cls, source: ModelSource, data: TokenizedTask, attention: str, settings: TrainingSettings = SETTINGS
+    ) -> Bench:
+        """In fp32 on the CPU."""
+        precision = Precision(torch.float32, attention)
+        backbone = Backbone(source, data.num_labels, data.regression, precision, torch.device("cpu"), data.pad_id)
+        return cls(source, backbone, data, settings)
+
+    def frozen(self, limit: int = 2**30, folder: Path | None = None) -> FrozenLayers:
+        """Room for frozen layers: `limit` bytes in memory, the rest in `folder`."""
+        return FrozenLayers(self.backbone, self.data.pad_id, limit, 200, folder)
+
+    def train(
+        self,
+        members: Sequence[Candidate],
+        frozen: FrozenLayers | None = None,
+        leaving: Mapping[int, Sequence[int]] | None = None,
+    ) -> list[Trained]:
+        """Train members as one pack, from `frozen` states if given; `leaving`: who is sliced out after which step."""
+        frozen, found = frozen or self.frozen(0), [Trained() for _ in members]
+        kept = frozen.prepare((self.data.train, self.data.validation), [c.hybrid.first_adapted for c in members])
+        starts = [c.hybrid.first_adapted if kept else 0 for c in members]
+        order = sorted(range(len(members)), key=lambda i: starts[i])
+        steps, own = train_steps(self.settings, self.data), [starts[i] for i in order]
+        with Pack(self.backbone, [members[i] for i in order], self.settings, own, steps) as pack:
+            for step, batch in enumerate(self._batches()):
+                losses = pack.step(batch, frozen.states(self.data.train, batch, pack.starts), self.data.regression)
+                for i, loss in zip(order, losses.tolist(), strict=True):
+                    found[i].losses.append(loss)
+                if out := (leaving or {}).get(step):
+                    pack.keep([k for k, i in enumerate(order) if i not in out])
+                    order = [i for i in order if i not in out]
+            for k, (i, logits) in enumerate(zip(order, self.logits(pack, frozen), strict=True)):
+                found[i] = replace(found[i], logits=logits, weights=pack.weights(k))
+        return found
+
+    def logits(self, pack: Pack, frozen: FrozenLayers) -> torch.Tensor:
+        """[K, N, C] on the validation split."""
+        tokens = self.data.validation
+
+        def forward(batch: Batch) -> torch.Tensor:
+            return pack.forward(batch, frozen.states(tokens, batch, pack.starts))
+
+        found = predict(forward, len(pack.candidates), self.backbone.device, self.data, tokens)
+        return torch.from_numpy(found)
+
+    def _batches(self) -> Iterator[Batch]:
+        for epoch in range(1, self.settings.epochs + 1):
+            yield from training_batches(
+                self.data.train, self.settings.batch_size, self.data.pad_id, self.settings.seed, epoch
+            )
+
+
+def bench(folder: Path, family: str, attention: str, regression: bool = False) -> Bench:
+    """A tiny model of a family, and the tiny task."""
+    data = TokenizedTask.of(task(regression=regression, pairs=True), tokenizer(), 32)
+    if family != "bert":
+        data = replace(data, **{name: _without_types(getattr(data, name)) for name in ("train", "validation", "test")})
+    return Bench.of(find_model(str(save_model(folder, family))), data, attention)
+
+
+def mixed(layers: int, seed: int) -> list[Candidate]:
+    """Candidates of other methods, sizes, layers and rates: all layers, from the middle, from the top, head only."""
+    rng = random.Random(seed)
+    everything = [tuple(make(name, rng.randrange(1, 5)) for name in METHOD_NAMES)] * layers
+    found = [Hybrid(tuple(everything)), _random(layers, 0, rng), _random(layers, layers // 2, rng)]
+    found += [_random(layers, layers - 1, rng), Hybrid.uniform(layers), _random(layers, layers // 2, rng)]
+    return [Candidate(hybrid, _rates(rng)) for hybrid in found]
+
+
+def _random(layers: int, first: int, rng: random.Random) -> Hybrid:
+    chosen = {first: [_method(name, rng) for name in rng.sample(METHOD_NAMES, 2)]}
+    for i in range(first + 1, layers):
+        chosen[i] = [_method(name, rng) for name in METHOD_NAMES if rng.random() < 0.5]
+    return Hybrid.from_layers(layers, chosen)
+
+
+def _method(name: str, rng: random.Random) -> Method:
+    sites = METHODS.get(name).allowed_sites
+    options = {"sites": tuple(rng.sample(sites, rng.randrange(1, len(sites) + 1)))}
+    if "activation" in METHODS.get(name).option_names():
+        options |= rng.choice(_OPTIONS)
+    if "scale" in METHODS.get(name).option_names():
+        options["scale"] = rng.choice([0.5, 1.0, 4.0])
+    return make(name, rng.randrange(1, 7), **options)
+
+
+def _rates(rng: random.Random) -> dict[str, float]:
+    choices = {"learning_rate": (3e-4, 1e-3, 5e-3), "warmup": (0.0, 0.1, 0.4), "weight_decay": (0.0, 0.1),
+               "max_grad_norm": (0.1, 1.0, 100.0)}  # fmt: skip
+    return {name: rng.choice(values) for name, values in choices.items()}
+
+
+def _without_types(tokens: Tokens) -> Tokens:
+    return replace(tokens, types=None)
