@@ -148,7 +148,8 @@ class Views(Listener):
             self._tracker.finish([], [], [], [], {}, status)
             return
         front = self._update()
-        files = [self.folder.front_file, self.folder.trials_file, *self.folder.write_plots(front)]
+        views = [self.folder.front_file, self.folder.trials_file, self.folder.setup_file]
+        files = [*views, *self.folder.write_plots(front)]
         hypervolume = front.hypervolume_curve(relative=True)
         summary = {
             "candidates": len(evaluations),
@@ -156,6 +157,9 @@ class Views(Listener):
             "repaired": sum(e.repaired for e in evaluations),
             "on_front": len(front.points),
             "training_seconds": sum(e.seconds for e in evaluations),
+            "share_of_optimal_flops": self._session.cost_model.share(
+                [e.candidate.hybrid for e in evaluations], self._session.experiment.runner.parallel
+            ),
         }
         keys = [e.key for e in front.points]
         self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, front.to_markdown())

@@ -19,7 +19,17 @@ from autopeft.searching.study import Study
 from autopeft.tracking import SearchInfo, tracking_from
 
 #: The part of a session that the views look at.
-SESSION = cast("Any", SimpleNamespace(objectives=OBJECTIVES, budget=BUDGET, space=SPACE))
+#: What the views read of a session; its FLOPs have tests of their own.
+SESSION = cast(
+    "Any",
+    SimpleNamespace(
+        objectives=OBJECTIVES,
+        budget=BUDGET,
+        space=SPACE,
+        cost_model=SimpleNamespace(share=lambda hybrids, workers: 0.9),
+        experiment=SimpleNamespace(runner=SimpleNamespace(parallel=1)),
+    ),
+)
 
 
 @pytest.fixture

@@ -30,9 +30,13 @@ _ATTENTIONS = ("matmul", "fused")
 
 def measure(spec: WorkerSpec, task: TokenizedTask, typical: Candidate, share: float = 1) -> Setup:
     """Try what there is on this worker's device; `share` workers divide its memory."""
+    before = torch.get_num_threads()
     if spec.threads:
         torch.set_num_threads(spec.threads)
-    return _Probe(spec, task, typical, share).setup()
+    try:
+        return _Probe(spec, task, typical, share).setup()
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Probe:

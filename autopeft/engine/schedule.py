@@ -83,6 +83,12 @@ class CostModel:
         own = sum(self._candidate(h, h.first_adapted, real.real_trained, real.real_measured) for h in hybrids)
         return own + self.filling(max((h.first_adapted for h in hybrids), default=0))
 
+    def share(self, hybrids: Sequence[Hybrid], workers: int) -> float:
+        """The optimum over what is computed for these: padding, and frozen layers once a worker."""
+        filled = max((h.first_adapted for h in hybrids), default=0) if self.caching else 0
+        computed = sum(map(self.candidate, hybrids)) + workers * self.filling(filled)
+        return self.optimum(hybrids) / computed if computed else 1.0
+
     def filling(self, layers: int) -> int:
         """The lowest `layers` once an example of both splits."""
         once = [self.workload.real_trained, self.workload.real_measured]

@@ -8,6 +8,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -41,10 +42,12 @@ class RayTune(Runner):
         return self.workers
 
     def measure(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate) -> Setup:
-        """On one worker."""
-        import ray
-
+        """On one worker; here, where that is the same: a process of its own takes seconds to start."""
         from autopeft.engine.probe import measure
+
+        if self._is_here:
+            return measure(spec, task, typical, share=self.workers)
+        import ray
 
         remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(measure)
         # Workers beside it share the machine's memory, or a GPU's.
@@ -87,13 +90,15 @@ class RayTune(Runner):
     def score_on_test(
         self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]
     ) -> list[dict[str, float]]:
-        """One task a worker, over equal shares of the candidates."""
+        """Here, where the workers were, since their cores are free; else one task a worker, over equal shares."""
+        from autopeft.engine.report import score_on_test
+
         if not candidates:
             return []
+        if self._is_here:
+            return score_on_test(replace(spec, threads=self.workers * self.threads), task, candidates)
         with self.session():
             import ray
-
-            from autopeft.engine.report import score_on_test
 
             remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(score_on_test)
             shared = ray.put(task)
@@ -106,6 +111,11 @@ class RayTune(Runner):
         ]
         by_key = {candidate.key: scores for candidate, scores in scored}
         return [by_key[c.key] for c in candidates]
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether workers are processes on this machine's CPU."""
+        return self.address is None and not self.gpus_per_worker
 
     @property
     def threads(self) -> int:
