@@ -13,7 +13,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +32,7 @@ class Plan:
 
     counts: Mapping[str, int]
     epochs: int
+    naive_epochs: int
     workers: int
     change: str
     data: Path | None
@@ -45,14 +46,25 @@ def one_round(candidates: Sequence[Any], plan: Plan, folder: Path) -> dict[str, 
     runs: dict[str, list[Run]] = {NAIVE: [], FAIR: [], OURS: []}
     runs[FAIR] += fair(before, plan, folder)
     for chosen in ranks[: plan.counts[NAIVE]]:
-        arguments = ("--candidate", chosen.to_json(), "--epochs", plan.epochs)
-        runs[NAIVE].append(run_script("naive_script", *arguments, data=plan.data))
+        arguments = ("--candidate", chosen.to_json(), "--epochs", plan.naive_epochs)
+        runs[NAIVE].append(stretched(run_script("naive_script", *arguments, data=plan.data), plan))
     if plan.counts[OURS]:
         points = write_points(candidates[: plan.counts[OURS]], folder / "points.json")
         arguments = ("--points", points, "--epochs", plan.epochs, "--workers", plan.workers, "--change", plan.change)
         runs[OURS].append(run_script("autopeft_script", *arguments, data=plan.data))
     runs[FAIR] += fair(after, plan, folder)
     return {name: found for name, found in runs.items() if found}
+
+
+def stretched(run: Run, plan: Plan) -> Run:
+    """A naive run of fewer epochs, its training as long as all epochs take, and without its score."""
+    if plan.naive_epochs == plan.epochs:
+        return run
+    trial = run.trials[0]
+    longer = trial["seconds"] * plan.epochs / plan.naive_epochs
+    return replace(
+        run, wall=run.wall - trial["seconds"] + longer, trials=({**trial, "score": None, "seconds": longer},)
+    )
 
 
 def fair(ranks: Sequence[LoraRanks], plan: Plan, folder: Path) -> list[Run]:
@@ -112,7 +124,8 @@ def report(rounds: Sequence[Mapping[str, Sequence[Run]]], plan: Plan, count: int
     for name, n in ran.items():
         once = ", start and end counted once, idle ends left out" if name == FAIR else ""
         scaled = "all measured" if n == count else f"wall time of {count} = that of {n} x {count}/{n}{once}"
-        print(f"{name}: {n} of {count} run a round; {scaled}")
+        fewer = f"; {plan.naive_epochs} epoch(s) trained, time as of {plan.epochs}" if name == NAIVE else ""
+        print(f"{name}: {n} of {count} run a round; {scaled}{fewer}")
     ratio_table(f"Wall time of {count} candidates", walls, "seconds", OURS if OURS in ran else next(iter(ran)))
     seconds = {name: [t["seconds"] for r in rounds for run in r[name] for t in run.trials] for name in ran}
     show(
@@ -153,6 +166,7 @@ def main(
     fair: Annotated[int, typer.Option(min=0, help="How many the fair script trains.")] = 8,
     autopeft: Annotated[int, typer.Option(min=0, help="How many autopeft trains.")] = COUNT,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
+    naive_epochs: Annotated[int, typer.Option(min=1, help="Of the naive script; its time is stretched.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Of the fair script and autopeft; each has one core.")] = 2,
     change: Annotated[str, typer.Option(help="JSON: fields of autopeft's experiment to change.")] = "{}",
     rounds: Rounds = 1,
@@ -168,9 +182,17 @@ def main(
         _trec.folder()
         candidates = drawn(count, SEED)
         counts = {NAIVE: min(naive, count), FAIR: min(fair, count), OURS: min(autopeft, count)}
-        plan = Plan(counts, epochs, workers, change, data)
+        plan = Plan(counts, epochs, min(naive_epochs, epochs), workers, change, data)
         found = [one_round(candidates, plan, folder) for _ in range(rounds)]
-    settings = {"counts": counts, "of": count, "epochs": epochs, "workers": workers, "change": change, "quick": quick}
+    settings = {
+        "counts": counts,
+        "of": count,
+        "epochs": epochs,
+        "naive_epochs": plan.naive_epochs,
+        "workers": workers,
+        "change": change,
+        "quick": quick,
+    }
     write("same_candidates", settings | {"rounds": rounds}, report(found, plan, count), out)
 
 
