@@ -68,39 +68,31 @@ def test_the_candidates_differ_and_learn(scene: Scene) -> None:
     starts = [c.hybrid.first_adapted for c in scene.members]
     assert sorted(set(starts)) == [0, 1, 2, 3]
     for trained in scene.alone:
-        assert abs(trained.losses[0] - sum(trained.losses[-15:]) / 15) > 1e-3
+        assert abs(trained.losses[0] - sum(trained.losses[-13:]) / 13) > 1e-3
     for k, trained in enumerate(scene.alone):
         for other in scene.alone[:k]:
-            assert trained.losses[-15:] != pytest.approx(other.losses[-15:], rel=100 * RELATIVE)
+            assert trained.losses[-13:] != pytest.approx(other.losses[-13:], rel=100 * RELATIVE)
 
 
 def test_packed_is_alone(scene: Scene) -> None:
     assert_same(scene.bench.train(scene.members), scene.alone)
 
 
-def test_from_frozen_layers_is_from_the_embeddings(scene: Scene) -> None:
-    frozen = scene.bench.frozen()
-    assert_same(scene.bench.train(scene.members, frozen), scene.alone)
-    assert frozen.computed > 0
-    before = frozen.computed
-    for k in (1, 3, 4):
-        assert_same(scene.bench.train([scene.members[k]], frozen), [scene.alone[k]])
-    assert frozen.computed == before
+def test_from_frozen_layers_in_memory_or_on_disk_is_from_the_embeddings(scene: Scene, tmp_path: Path) -> None:
+    memory, disk = (scene.bench.frozen(limit, tmp_path) for limit in (2**30, 1))
+    found, other = (scene.bench.train(scene.members, frozen) for frozen in (memory, disk))
+    assert min(memory.computed, disk.computed) > 0
+    assert_same(found, scene.alone)
+    assert_same(scene.bench.train([scene.members[3]], memory), [scene.alone[3]])
+    for one, two in zip(found, other, strict=True):
+        assert one.losses == two.losses
+        assert torch.equal(one.logits, two.logits)
+        assert all(torch.equal(weight, two.weights[name]) for name, weight in one.weights.items())
 
 
-def test_frozen_layers_on_disk_are_those_in_memory(scene: Scene, tmp_path: Path) -> None:
-    memory, disk = (scene.bench.train(scene.members, scene.bench.frozen(n, tmp_path)) for n in (2**30, 1))
-    for one, other in zip(memory, disk, strict=True):
-        assert one.losses == other.losses
-        assert torch.equal(one.logits, other.logits)
-        assert all(torch.equal(weight, other.weights[name]) for name, weight in one.weights.items())
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_neither_order_nor_company_matters(scene: Scene, seed: int) -> None:
-    rng, frozen = random.Random(seed), scene.bench.frozen()
-    everyone = list(range(len(scene.members)))
-    rng.shuffle(everyone)
+def test_neither_order_nor_company_matters(scene: Scene) -> None:
+    frozen, everyone = scene.bench.frozen(), list(range(len(scene.members)))
+    random.Random(0).shuffle(everyone)
     # Of the second no member starts at the embeddings; of the third none at a layer.
     for chosen in (everyone[:3], [k for k in everyone if scene.members[k].hybrid.first_adapted], [4, 4]):
         found = scene.bench.train([scene.members[k] for k in chosen], frozen)
@@ -119,16 +111,15 @@ def assert_left(scene: Scene, found: Sequence[Trained], leaving: dict[int, list[
     assert_same([found[i] for i in kept], [scene.alone[i] for i in kept])
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_those_that_are_kept_never_knew_the_others(scene: Scene, cached: bool) -> None:
-    leaving = {6: [0], 19: [4, 2], 44: [1]}
-    found = scene.bench.train(scene.members, scene.bench.frozen() if cached else None, leaving)
+def test_those_that_are_kept_never_knew_the_others(scene: Scene) -> None:
+    leaving = {6: [0], 19: [4], 44: [1]}
+    found = scene.bench.train(scene.members, scene.bench.frozen(), leaving)
     assert_left(scene, found, leaving)
 
 
 def test_a_candidate_that_is_not_a_number_spoils_nobody(scene: Scene) -> None:
     wild = Candidate(scene.members[0].hybrid, {"learning_rate": 1e30, "warmup": 0})
-    found = scene.bench.train([wild, *scene.members], scene.bench.frozen(), leaving={14: [0]})
+    found = scene.bench.train([wild, *scene.members], leaving={12: [0]})
     assert not torch.tensor(found[0].losses).isfinite().all()
     assert_same(found[1:], scene.alone)
 
@@ -148,7 +139,7 @@ def assert_recorded(spec: WorkerSpec, data: TokenizedTask, members: list[Candida
 
 
 def test_a_restarted_worker_gives_one_of_a_pack_its_recorded_score(scene: Scene) -> None:
-    assert_recorded(WorkerSpec(scene.bench.source, SETTINGS), scene.bench.data, scene.members, [1, 3, 4])
+    assert_recorded(WorkerSpec(scene.bench.source, SETTINGS), scene.bench.data, scene.members, [1, 4])
 
 
 # --- a real model ----------------------------------------------------------------------------------------------------
@@ -186,7 +177,7 @@ def test_minilm_from_frozen_layers_is_from_the_embeddings(real_scene: Scene) -> 
 
 @pytest.mark.slow
 def test_minilm_sliced_out_is_never_packed(real_scene: Scene) -> None:
-    leaving = {6: [0], 19: [4, 2]}
+    leaving = {6: [0], 19: [4, 1]}
     assert_left(real_scene, real_scene.bench.train(real_scene.members, real_scene.bench.frozen(), leaving), leaving)
 
 

@@ -58,6 +58,28 @@ def test_a_loss_that_is_not_a_number_is_a_failed_evaluation(spec: WorkerSpec, da
     assert result(evaluate(worker, OTHER)) == result(expected)
 
 
+def test_one_of_a_pack_that_diverges_costs_the_others_nothing(spec: WorkerSpec, data: TokenizedTask) -> None:
+    worker = Worker(spec, data)
+    before = backbone_state(worker)
+    run, seen = worker.run([LORA, DIVERGING, OTHER]), []
+    while True:
+        try:
+            seen.append(next(run))
+        except StopIteration as stop:
+            found = stop.value
+            break
+    assert [(sorted(epoch), epoch[0]["epoch"]) for epoch in seen] == [([0, 2], 1), ([0, 2], 2), ([0, 2], 3)]
+    assert [e.candidate for e in found] == [LORA, DIVERGING, OTHER]
+    assert [e.status for e in found] == ["done", "failed", "done"]
+    assert "the loss is nan in epoch 1" in found[1].error
+    assert all(e.seconds > 0 for e in found)
+    assert not worker.spoilt
+    assert_bare(worker, before)
+    for k in (0, 2):
+        assert [epoch[k] for epoch in seen] == list(found[k].curve)
+        assert found[k].metrics == pytest.approx(evaluate(worker, found[k].candidate).metrics, rel=1e-2)
+
+
 def test_weights_that_break_in_the_last_step_are_a_failed_evaluation(spec: WorkerSpec, data: TokenizedTask) -> None:
     """The training loss of one epoch of one step is that of the initial weights: finite."""
     settings = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 1000})
