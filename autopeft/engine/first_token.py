@@ -58,4 +58,5 @@ class FirstTokenOnly:
 
 
 def _cut(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(x[:, :1] for x in args)
+    # A linear map takes strided rows for a batch of matrices, each with a copy of the weights.
+    return tuple(x[:, :1].contiguous() for x in args)

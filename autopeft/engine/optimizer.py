@@ -86,6 +86,8 @@ class PackedAdamW:
 
     def _gather(self) -> None:
         found = [(p, p.grad) for p in self._spans if p.grad is not None]
+        if len(found) < len(self._spans):
+            self._gradients.zero_()
         torch._foreach_copy_([self._view(self._gradients, p) for p, _ in found], [g for _, g in found])
         for parameter, _ in found:
             parameter.grad = None
