@@ -23,6 +23,7 @@ from autopeft.engine.pack import Pack
 from autopeft.engine.schedule import CostModel, Workload
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.setup import Setup
+from autopeft.engine.sharing import map_frozen
 from autopeft.engine.train import epochs, evaluation_tokens, measure_pack, train_steps
 from autopeft.models import ModelSource
 
@@ -40,7 +41,7 @@ class WorkerSpec:
 
     `keep` is the folder for trained weights, `threads` the CPU threads (0: all), `cache` the bytes of frozen layers'
     outputs kept in memory (0: none are kept, nor on disk), `setup` what was measured (without it, precision and
-    attention are chosen by what the device is).
+    attention are chosen by what the device is), `frozen` a file with the backbone's weights that workers share.
     """
 
     source: ModelSource
@@ -49,6 +50,7 @@ class WorkerSpec:
     threads: int = 0
     cache: int = CACHE
     setup: Setup | None = None
+    frozen: Path | None = None
 
 
 class Worker:
@@ -65,6 +67,8 @@ class Worker:
         # What is reported is measured as the model card loads the model, whatever the precision of training.
         precision = self._precision() if purpose == "train" else REPORTED
         self.backbone = Backbone(spec.source, task.num_labels, task.regression, precision, self.device, task.pad_id)
+        if spec.frozen and purpose == "train" and self.device.type == "cpu":
+            map_frozen(self.backbone.model, spec.frozen)
         cache = spec.cache if purpose == "train" else 0
         self.frozen = FrozenLayers(self.backbone, task.pad_id, cache, evaluation_tokens(self.device))
         workload, first_token = Workload.of(task, self.settings), precision.attention is not None

@@ -9,6 +9,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -68,8 +69,10 @@ class RayTune(Runner):
             from autopeft.runners._tune import AskTell, PackTrainable
 
             searcher = AskTell(loop, pack, self.workers)
-            trainable = tune.with_parameters(PackTrainable, spec=spec, task=task)
             with tempfile.TemporaryDirectory(prefix="autopeft-tune-") as scratch:
+                if self._is_here and self.workers > 1:
+                    spec = replace(spec, frozen=_frozen_file(spec, task, Path(scratch)))
+                trainable = tune.with_parameters(PackTrainable, spec=spec, task=task)
                 tuner = tune.Tuner(
                     tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
                     tune_config=tune.TuneConfig(
@@ -171,6 +174,16 @@ class RayTune(Runner):
             "object_store_memory": _OBJECT_STORE,
             **quiet,
         }
+
+
+def _frozen_file(spec: WorkerSpec, task: TokenizedTask, folder: Path) -> Path | None:
+    """The backbone's weights for workers on this machine to share; None where each has its own."""
+    from autopeft.engine.sharing import write_frozen
+
+    if spec.setup is None:
+        return None
+    model = spec.source.model(task.num_labels, task.regression, spec.setup.chosen.dtype, task.pad_id)
+    return write_frozen(model, folder / "frozen.safetensors")
 
 
 def _check_address(address: str | None) -> None:
