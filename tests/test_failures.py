@@ -173,3 +173,19 @@ def test_one_that_breaks_fails_alone(spec: WorkerSpec, data: TokenizedTask, monk
     assert [e.status for e in found] == ["done", "failed", "done"]
     assert found[1].error == "RuntimeError: a bug"
     assert [len(e.curve) for e in found] == [3, 0, 3]
+
+
+def test_an_error_while_a_pack_is_taken_off_loses_no_evaluation(
+    spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(spec, data)
+    detach = worker_module.Pack.__exit__
+
+    def fail(pack: Pack, *args: Any) -> None:
+        detach(pack, *args)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(worker_module.Pack, "__exit__", fail)
+    evaluations = drain(worker.run([LORA, OTHER]))
+    assert [e.status for e in evaluations] == ["done", "done"]
+    assert worker.spoilt

@@ -107,6 +107,9 @@ class Worker:
             # Not while the exception is handled: its traceback holds the activations.
             torch.cuda.empty_cache()
         left = [i for i in members if i not in evaluations]
+        if not left:
+            # It came while the pack was taken off.
+            return
         if len(left) == 1:
             evaluations[left[0]] = self._evaluation(members[left[0]], [], 0.0, reason)
             return
@@ -120,13 +123,13 @@ class Worker:
         order = sorted(members, key=lambda i: starts[i])
         curves: dict[int, list[Mapping[str, float]]] = {i: [] for i in order}
         seconds = dict.fromkeys(order, 0.0)
+        work = {i: 1 + self.costs.candidate(members[i].hybrid) for i in order}
         steps = train_steps(self.settings, self.task)
         with Pack(self.backbone, [members[i] for i in order], self.settings, [starts[i] for i in order], steps) as pack:
             for epoch in epochs(pack, self.task, self.frozen):
                 passed, clock = time.perf_counter() - clock, time.perf_counter()
-                work = {i: 1 + self.costs.candidate(members[i].hybrid) for i in order}
-                for i, flops in work.items():
-                    seconds[i] += passed * flops / sum(work.values())
+                for i in order:
+                    seconds[i] += passed * work[i] / sum(work[j] for j in order)
                 wrong = {i: why for i, metrics in zip(order, epoch, strict=True) if (why := _divergence(metrics))}
                 for i, why in wrong.items():
                     evaluations[i] = self._evaluation(members[i], curves[i], seconds[i], why)
