@@ -69,17 +69,18 @@ def launch(experiment: Experiment, out: Path, progress: Progress) -> SearchResul
             with experiment.runner.session():
                 if opening.done():
                     opening.result()
-                setup = _setup(session, folder)
+                setup = _setup(session, folder, study)
                 progress.measured(setup)
                 views = Views(session, folder, study, opening.result())
                 _run(session, study, setup, views, progress)
     return SearchResult(folder)
 
 
-def _setup(session: Session, folder: RunFolder) -> Setup:
+def _setup(session: Session, folder: RunFolder, study: Study) -> Setup:
     """How this search trains: measured when it begins, and the same when it is resumed, since scores depend on it."""
     experiment = session.experiment
-    runner, known = experiment.runner, folder.setup()
+    # Before its first result a folder is nobody's: what stands there may be of another model.
+    runner, known = experiment.runner, folder.setup() if study.finished else None
     if known is not None and experiment.training.precision in ("auto", known.precision):
         setup = known
     else:

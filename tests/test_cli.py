@@ -171,6 +171,21 @@ def test_plan_counts_and_estimates(tmp_path: Path, capsys: pytest.CaptureFixture
     assert facts["seconds"] > 0
 
 
+def test_plan_knows_a_search_that_has_begun_and_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    autopeft(capsys, "search", str(write_experiment(tmp_path, trials=1)), "--quiet")
+    measured = tmp_path / "runs/tiny/engine.json"
+    measured.write_text(json.dumps(json.loads(measured.read_text()) | {"pack": 77}))
+    packs = []
+    for epochs in (1, 2):
+        training = {"epochs": epochs, "batch_size": 16, "max_length": 16, "precision": "fp32"}
+        _, out, _ = autopeft(capsys, "plan", str(write_experiment(tmp_path, training=training)), "--json")
+        packs.append(json.loads(out)["engine"]["pack"] == 77)
+    assert packs == [True, False]
+
+
 @pytest.mark.parametrize(
     "kind", ["methods", "tasks", "samplers", "spaces", "experiments", "models", "costs", "runners"]
 )

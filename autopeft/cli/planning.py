@@ -42,7 +42,7 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
     smallest = session.budget.smallest(session.space)
     experiment = session.experiment
     candidates = typical_candidates(session)
-    known = RunFolder(RUNS / experiment.name)
+    known = _begun(experiment)
     setup = _setup(session, known, middle(session, candidates))
     each = float(np.mean([_seconds(session, setup, c) for c in candidates])) * _correction(session, setup, known)
     total = each * experiment.trials / experiment.runner.parallel if experiment.trials else None
@@ -67,9 +67,17 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
     }
 
 
-def _setup(session: Session, known: RunFolder, typical: Candidate) -> Setup:
+def _begun(experiment: Experiment) -> RunFolder | None:
+    """The folder of this very search, if it has begun where searches go that are given no folder."""
+    folder = RunFolder(RUNS / experiment.name)
+    if not folder.experiment_file.is_file() or not (folder.path / FILE).is_file():
+        return None
+    return folder if experiment.difference(folder.experiment()) is None else None
+
+
+def _setup(session: Session, known: RunFolder | None, typical: Candidate) -> Setup:
     """What the search's own folder says of the engine, if it has begun; measured here if not."""
-    if (measured := known.setup()) is not None:
+    if known is not None and (measured := known.setup()) is not None:
         return measured
     return measure(session.worker_spec(Path()), session.tokens, typical, session.experiment.runner.parallel)
 
@@ -79,9 +87,9 @@ def _seconds(session: Session, setup: Setup, candidate: Candidate) -> float:
     return setup.seconds(session.cost_model.candidate(candidate.hybrid), session.steps)
 
 
-def _correction(session: Session, setup: Setup, known: RunFolder) -> float:
+def _correction(session: Session, setup: Setup, known: RunFolder | None) -> float:
     """What candidates took in the search's own folder over what was estimated for them; 1 before the first."""
-    if not (known.path / FILE).is_file():
+    if known is None:
         return 1.0
     done = [e for e in Study.read(known.path) if e.status == "done"]
     estimated = sum(_seconds(session, setup, e.candidate) for e in done)
