@@ -76,10 +76,9 @@ class Session:
     @property
     def steps(self) -> int:
         """Steps of a candidate's training."""
-        from autopeft.engine.data import steps_per_epoch
+        from autopeft.engine.train import train_steps
 
-        training = self.experiment.training
-        return training.epochs * steps_per_epoch(len(self.tokens.train), training.batch_size)
+        return train_steps(self.experiment.training, self.tokens)
 
     def costs(self, hybrid: Hybrid) -> dict[str, int]:
         """All costs of a hybrid, and the head's parameters beside them."""

@@ -95,10 +95,6 @@ class Backbone:
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
 
-    def head_params(self) -> int:
-        """Parameters of the head, trained beside every hybrid."""
-        return sum(p.numel() for head in self.heads.values() for p in head.parameters())
-
 
 def _to_float(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Heads are trained in fp32 whatever the backbone's data type."""
