@@ -155,6 +155,15 @@ def test_a_subset_has_every_class(data: Path, tmp_path: Path, monkeypatch: pytes
         assert sorted(_trec.texts_and_labels(split)[1]) == sorted([*range(CLASSES)] * 2)
 
 
+def test_texts_may_hold_line_separators(data: Path, tmp_path: Path) -> None:
+    odd = [{"text_a": f"why{mark}not", "label": "A"} for mark in ("\u0085", "\u2028", "\x0c")]
+    lines = [json.dumps(row, ensure_ascii=False) for row in odd]
+    (data / "trec/dev.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert _trec.rows("validation") == odd
+    kept = (_trec.subset(tmp_path / "small", 2) / "trec/dev.jsonl").read_text(encoding="utf-8")
+    assert kept == "\n".join(lines[:2]) + "\n"
+
+
 def test_without_data_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOPEFT_DATA", str(tmp_path))
     assert not _trec.is_here()

@@ -34,8 +34,12 @@ def _root() -> Path:
 
 def rows(split: str, name: str = "trec") -> list[dict[str, Any]]:
     """The records of a split (train, validation or test) in the order of the file."""
-    lines = (folder(name) / SPLITS[split]).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line]
+    return [json.loads(line) for line in _lines(folder(name) / SPLITS[split])]
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file but for empty ones; `str.splitlines` also breaks at U+0085 and U+2028, which texts hold."""
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def texts_and_labels(split: str) -> tuple[list[str], list[int]]:
@@ -60,7 +64,7 @@ def subset(to: Path, per_class: int, name: str = "trec") -> Path:
     for split, file in SPLITS.items():
         taken: dict[Any, int] = defaultdict(int)
         kept = []
-        for row, line in zip(rows(split, name), (source / file).read_text(encoding="utf-8").splitlines(), strict=True):
+        for row, line in zip(rows(split, name), _lines(source / file), strict=True):
             taken[row["label"]] += 1
             if taken[row["label"]] <= per_class:
                 kept.append(line)
