@@ -89,6 +89,7 @@ def test_measured_curves(table: Table) -> None:
     curve = table.curve(point, int(first["seed"]))
     np.testing.assert_allclose(curve, [first[f"accuracy_{e}"] for e in range(1, table.epochs + 1)], atol=1e-6)
     assert table.nearest(point) == point
+    assert table.nearest(point) == point
     rate = point["learning_rate"]
     near = {**point, "learning_rate": rate * (0.99 if rate > 1e-3 else 1.01)}
     assert table.nearest(near) == point
@@ -103,6 +104,7 @@ def test_interpolated_curves(table: Table) -> None:
     assert mean.shape == (20, table.epochs)
     np.testing.assert_allclose(mean[3], surface.mean([points[3]])[0], atol=1e-12)
     curves = np.array([surface.curve(p, seed=1) for p in points])
+    assert all((surface.course(p, seed=1)[1] > 0).all() for p in points)
     assert curves.min() >= 0
     assert curves.max() <= 1
     np.testing.assert_array_equal(curves[0], surface.curve(dict(points[0]), seed=1))

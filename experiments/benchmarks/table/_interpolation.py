@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -22,19 +23,36 @@ NEIGHBOURS = 32
 FOLDS = 4
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A table as arrays. Of N hybrids: points [N, D], mean figures [N, 2E] (scores by epoch, then losses by epoch) and
+    how many seeds they are means of [N]. Of R trainings of hybrids with several seeds: what they are off their mean
+    [R, 2E], and which hybrid that is [R].
+    """
+
+    points: np.ndarray
+    figures: np.ndarray
+    seeds: np.ndarray
+    residuals: np.ndarray
+    hybrid: np.ndarray
+
+
 class Interpolation:
     """Learning curves for every point of the table's space.
 
     `mean` is the truth: trees through the measured curves, not a Gaussian process, as some searchers model scores by
-    one. `curve` adds what training with another seed changes: the whole residual curve of one of the measured hybrids
-    whose curves are most like this one's, so that the noise's size and its correlation over epochs are as measured.
+    one. `curve` adds what training with another seed changes: all residuals of one of the measured trainings whose
+    figures are most like this one's, so that the noise's size and its correlation over epochs are as measured.
     """
 
-    def __init__(self, table: Table, curves: Curves, residuals: np.ndarray, at: np.ndarray) -> None:
-        """`residuals` [R, E] were seen where the mean curves are `at` [R, E]."""
+    #: The name of the scores.
+    metric = "accuracy"
+
+    def __init__(self, table: Table, trees: Scaled, residuals: np.ndarray, at: np.ndarray) -> None:
+        """`residuals` [R, 2E] were seen where the mean figures are `at` [R, 2E]."""
         self.name, self.space, self.budget = table.name, table.space, table.budget
         self.epochs, self.train, self.points = table.epochs, table.train, table.points
-        self._steps, self._features, self._curves = int(table.settings["validation"]), table.features, curves
+        self._steps, self._features, self._trees = int(table.settings["validation"]), table.features, trees
         self._residuals, self._at = residuals, at
         empty = {d.name: 0 for d in self.space.dimensions[:-1]}
         rate = self.space.dimensions[-1]
@@ -42,16 +60,14 @@ class Interpolation:
         self.floor = float(self.mean([empty | {rate.name: (rate.low * rate.high) ** 0.5}])[0, -1])
 
     @classmethod
-    def fit(
-        cls, table: Table, points: np.ndarray, curves: np.ndarray, seeds: np.ndarray, residuals: np.ndarray
-    ) -> Self:
-        """Through mean curves [N, E] at points [N, D]; `residuals` as `Table.measured` has them."""
-        features = table.features(points)
-        fitted = Curves.fit(features, curves, seeds)
-        if len(residuals) >= ENOUGH:
-            return cls(table, fitted, residuals[:, 1:], fitted(features[residuals[:, 0].astype(int)]))
-        predicted = cross_validated(features, curves, seeds)
-        return cls(table, fitted, curves - predicted, predicted)
+    def fit(cls, table: Table, measured: Measured) -> Self:
+        """Through the mean figures."""
+        features = table.features(measured.points)
+        trees = Scaled.fit(features, measured.figures, measured.seeds)
+        if len(measured.residuals) >= ENOUGH:
+            return cls(table, trees, measured.residuals, trees(features[measured.hybrid]))
+        predicted = cross_validated(features, measured)
+        return cls(table, trees, measured.figures - predicted, predicted)
 
     def mean(self, points: Sequence[Point]) -> np.ndarray:
         """Scores by epoch without noise [N, E]."""
@@ -59,27 +75,48 @@ class Interpolation:
 
     def mean_of(self, table: np.ndarray) -> np.ndarray:
         """The same for rows [N, D] of coordinates."""
-        return self._curves(self._features(table))
+        return np.clip(self._trees(self._features(table))[:, : self.epochs], 0.0, 1.0)
 
     def curve(self, point: Point, seed: int = 0) -> np.ndarray:
         """Scores by epoch as one training gives them [E]: the same for the same point and seed, always."""
-        mean = self.mean([point])[0]
+        return self.course(point, seed)[0]
+
+    def course(self, point: Point, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """(Scores, losses) by epoch of one training, [E] each."""
+        mean = self._trees(self._features(self._features.table([point])))[0]
         rng = np.random.default_rng([int(self.space.decode(point).key, 16), seed])
-        near = np.argsort(((self._at - mean) ** 2).sum(1), kind="stable")[:NEIGHBOURS]
-        noisy = np.clip(mean + self._residuals[rng.choice(near)], 0.0, 1.0)
+        near = np.argsort((((self._at - mean) / self._trees.scale) ** 2).sum(1), kind="stable")[:NEIGHBOURS]
+        scores, losses = np.split(mean + self._residuals[rng.choice(near)], 2)
         # A share of so many examples, as every accuracy is.
-        return np.round(noisy * self._steps) / self._steps
+        return np.round(np.clip(scores, 0.0, 1.0) * self._steps) / self._steps, np.maximum(losses, 1e-3)
 
     def costs(self, point: Point) -> dict[str, int]:
         """The limited costs of a point, exactly."""
         return costs_of(self.space.hybrid(point), self.space.shape, self.budget.length, self.budget.limits)
 
 
-def cross_validated(features: np.ndarray, curves: np.ndarray, seeds: np.ndarray, folds: int = FOLDS) -> np.ndarray:
-    """Curves [N, E], each predicted by trees that have not seen its hybrid."""
+class Scaled:
+    """Trees for figures of two scales: scores, and losses, which would else outweigh them."""
+
+    def __init__(self, trees: Curves, scale: np.ndarray) -> None:
+        self._trees, self.scale = trees, scale
+
+    @classmethod
+    def fit(cls, features: np.ndarray, figures: np.ndarray, weights: np.ndarray) -> Self:
+        halves = np.split(figures, 2, axis=1)
+        scale = np.concatenate([np.full(h.shape[1], h.std(0).mean() or 1.0) for h in halves])
+        return cls(Curves.fit(features, figures / scale, weights), scale)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return self._trees(features) * self.scale
+
+
+def cross_validated(features: np.ndarray, measured: Measured, folds: int = FOLDS) -> np.ndarray:
+    """Figures [N, 2E], each predicted by trees that have not seen its hybrid."""
     from sklearn.model_selection import KFold
 
-    predicted = np.zeros_like(curves)
+    predicted = np.zeros_like(measured.figures)
     for known, left_out in KFold(folds, shuffle=True, random_state=0).split(features):
-        predicted[left_out] = Curves.fit(features[known], curves[known], seeds[known])(features[left_out])
+        trees = Scaled.fit(features[known], measured.figures[known], measured.seeds[known])
+        predicted[left_out] = trees(features[left_out])
     return predicted

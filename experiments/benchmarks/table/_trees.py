@@ -63,7 +63,7 @@ class Curves:
         # Trees were grown on numbers of single precision.
         rows = features.astype(np.float32)
         parts = [self._predict(rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
-        return np.clip(np.vstack(parts), 0.0, 1.0)
+        return np.vstack(parts)
 
     def _predict(self, rows: np.ndarray) -> np.ndarray:
         tree, at = np.arange(len(self._feature)), np.zeros((len(rows), len(self._feature)), dtype=np.int64)

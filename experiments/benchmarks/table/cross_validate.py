@@ -24,16 +24,17 @@ def main(
     folds: Annotated[int, typer.Option(min=2)] = 10,
 ) -> None:
     table = Table.load(name)
-    points, curves, seeds, residuals = table.measured
-    predicted = cross_validated(table.features(points), curves, seeds, folds)
-    noise = residuals[:, 1:].std(0) if len(residuals) >= ENOUGH else None
-    print(f"{len(curves)} hybrids, {int(seeds.sum())} trainings, {folds} folds\n")
-    print("| epoch | R2 | Kendall's tau | error (RMSE) | seeds (standard deviation) | R2 within reach |")
+    measured, epochs = table.measured(), table.epochs
+    predicted = cross_validated(table.features(measured.points), measured, folds)[:, :epochs]
+    curves = measured.figures[:, :epochs]
+    known = len(measured.residuals) >= ENOUGH
+    print(f"{len(curves)} hybrids, {int(measured.seeds.sum())} trainings, {folds} folds\n")
+    print("| epoch | R2 | Kendall's tau | error (RMSE) | between seeds (standard deviation) | R2 of a perfect one |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for epoch, row in enumerate(accuracy(curves, predicted), 1):
-        seen = "-" if noise is None else f"{noise[epoch - 1]:.3f}"
-        reach = "-" if noise is None else f"{1 - noise[epoch - 1] ** 2 / curves[:, epoch - 1].var():.2f}"
-        print(f"| {epoch} | {row[0]:.2f} | {row[1]:.2f} | {row[2]:.3f} | {seen} | {reach} |")
+    for e, (r2, tau, error) in enumerate(accuracy(curves, predicted)):
+        noise = measured.residuals[:, e].std() if known else 0.0
+        seen = f"{noise:.3f} | {1 - noise**2 / curves[:, e].var():.2f}" if known else "- | -"
+        print(f"| {e + 1} | {r2:.2f} | {tau:.2f} | {error:.3f} | {seen} |")
 
 
 def accuracy(curves: np.ndarray, predicted: np.ndarray) -> list[tuple[float, float, float]]:

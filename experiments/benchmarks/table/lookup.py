@@ -22,7 +22,7 @@ from autopeft.models import find_model
 from autopeft.space import SearchSpace
 
 from ._features import Features, Point, unit
-from ._interpolation import Interpolation
+from ._interpolation import Interpolation, Measured
 
 HERE = Path(__file__).resolve().parent
 
@@ -31,7 +31,7 @@ class Table:
     """Hybrids of a space on a model, each trained by the engine, with its scores after every epoch.
 
     `rows` has a line a training (of `row` and `seed`); `points` are the different hybrids, in the order of `row`, as
-    points of `space`, all within `budget`. Scores are accuracies on validation.
+    points of `space`, all within `budget`. Scores are accuracies on validation, and losses are those there.
     """
 
     def __init__(self, name: str, frame: pd.DataFrame, settings: dict[str, Any]) -> None:
@@ -41,7 +41,8 @@ class Table:
         self.epochs, self.train = int(settings["epochs"]), int(settings["train"])
         self.features = Features(self.space)
         self.rows = frame[frame["status"] == "done"].reset_index(drop=True)
-        self._curves = self.rows[[f"accuracy_{e + 1}" for e in range(self.epochs)]].to_numpy(dtype=float).round(6)
+        figures = [f"{name}_{e + 1}" for name in ("accuracy", "loss") for e in range(self.epochs)]
+        self._figures = self.rows[figures].to_numpy(dtype=float).round(6)
 
     @classmethod
     def load(cls, name: str = "trec", folder: Path = HERE) -> Self:
@@ -71,8 +72,15 @@ class Table:
 
         `KeyError` for a point that was not trained (see `nearest`), or not with this seed.
         """
+        return self._figures_of(point, seed)[: self.epochs]
+
+    def losses(self, point: Point, seed: int | None = None) -> np.ndarray:
+        """The measured losses by epoch [E], as `curve`."""
+        return self._figures_of(point, seed)[self.epochs :]
+
+    def _figures_of(self, point: Point, seed: int | None) -> np.ndarray:
         lines = self._of_point[tuple(self.features.table([point])[0])]
-        return self._curves[list(lines.values())].mean(0) if seed is None else self._curves[lines[seed]].copy()
+        return self._figures[list(lines.values()) if seed is None else [lines[seed]]].mean(0)
 
     def nearest(self, point: Point) -> Point:
         """The point of the table that is nearest, every dimension scaled to 0..1."""
@@ -87,22 +95,23 @@ class Table:
         """All costs of a point of the space, exactly."""
         return costs_of(self.space.hybrid(point), self.space.shape, self.budget.length)
 
-    @cached_property
-    def measured(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(Points [N, D], mean curves [N, E], seeds a point [N], single curves less their means [R, E] with the
-        number of their point as the first column, for points of several seeds).
-        """
+    def measured(self) -> Measured:
+        """All of it as arrays."""
         groups = list(self._of_point.values())
-        means = np.array([self._curves[list(lines.values())].mean(0) for lines in groups])
+        means = np.array([self._figures[list(lines.values())].mean(0) for lines in groups])
+        several = [(i, line) for i, lines in enumerate(groups) if len(lines) > 1 for line in lines.values()]
         residuals = [
-            # n / (n - 1): a mean of few seeds lies too near to them.
-            np.append(i, (self._curves[line] - means[i]) * np.sqrt(len(lines) / (len(lines) - 1)))
-            for i, lines in enumerate(groups)
-            if len(lines) > 1
-            for line in lines.values()
+            # n / (n - 1): the mean of a few lies too near to each of them.
+            (self._figures[line] - means[i]) * np.sqrt(len(groups[i]) / (len(groups[i]) - 1))
+            for i, line in several
         ]
-        seeds = np.array([len(lines) for lines in groups], dtype=float)
-        return np.array(list(self._of_point)), means, seeds, np.array(residuals).reshape(-1, self.epochs + 1)
+        return Measured(
+            np.array(list(self._of_point)),
+            means,
+            np.array([len(lines) for lines in groups], dtype=float),
+            np.array(residuals).reshape(-1, means.shape[1]),
+            np.array([i for i, _ in several], dtype=int),
+        )
 
     def interpolated(self) -> Interpolation:
         """The surface through the table: a curve for any point of the space."""
@@ -110,8 +119,7 @@ class Table:
 
     @cached_property
     def _interpolation(self) -> Interpolation:
-        points, curves, seeds, residuals = self.measured
-        return Interpolation.fit(self, points, curves, seeds, residuals)
+        return Interpolation.fit(self, self.measured())
 
 
 @lru_cache(maxsize=4)
