@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ordinal:
-    """A choice from ascending `values`; a point holds the index. `kind` bit: a layer is off (0) or on (1)."""
+    """A choice from ascending `values`; a point holds the index. `kind` bit: a layer is off (0) or on (1).
+
+    `layer` and `block` say what a size or a bit is of; a size without a layer is that of all layers.
+    """
 
     name: str
     values: tuple[int | float, ...]
     kind: Literal["size", "bit", "training"] = "size"
+    layer: int | None = None
+    block: str | None = None
 
     def value(self, raw: float) -> int | float:
         """What a coordinate of a point stands for."""
@@ -74,10 +79,19 @@ class Continuous:
 
     def random(self, rng: Generator) -> float:
         """A coordinate uniform on the dimension's scale."""
+        return self.at(rng.uniform())
+
+    def at(self, part: float) -> float:
+        """The coordinate at that part (0 to 1) of the way from low to high, on the dimension's scale."""
         if not self.log:
-            return float(rng.uniform(self.low, self.high))
-        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+            return self.low + part * (self.high - self.low)
+        drawn = math.exp(math.log(self.low) + part * (math.log(self.high) - math.log(self.low)))
         return min(max(drawn, self.low), self.high)
+
+    def part(self, raw: float) -> float:
+        """How far (0 to 1) a coordinate is from low to high: the inverse of `at`."""
+        low, high, raw = (math.log(v) if self.log else v for v in (self.low, self.high, raw))
+        return (raw - low) / (high - low)
 
     def suggest(self, trial: Trial) -> float:
         """The coordinate of an Optuna trial."""

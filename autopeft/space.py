@@ -78,6 +78,11 @@ class SearchSpace:
         return tuple(d for d in self.dimensions if isinstance(d, Ordinal))
 
     @property
+    def methods(self) -> dict[str, str]:
+        """The name of the method of each block."""
+        return {block.name: block.method.name for block in self._blocks}
+
+    @property
     def structure(self) -> tuple[Ordinal, ...]:
         """The dimensions that make the hybrid: sizes and bits."""
         return tuple(d for d in self.ordinal if d.kind != "training")
@@ -153,14 +158,17 @@ class SearchSpace:
     def _structure(self) -> list[Ordinal]:
         """The dimensions of the sizes, then the bits of the layers."""
         numbers = range(self.shape.layers)
-        prefixes = [""] if self.shared else [f"L{i:02}." for i in numbers]
-        named = [(f"{prefix}{b.name}.{b.method.size}", b.name) for prefix in prefixes for b in self._blocks]
-        sizes = [Ordinal(name, self._sizes[b]) for name, b in named if len(self._sizes[b]) > 1]
-        return sizes + [Ordinal(f"L{i:02}.on", (0, 1), "bit") for i in numbers if self.shared]
+        layers: list[int | None] = [None] if self.shared else list(numbers)
+        sizes = [
+            Ordinal(_size_name(layer, b), self._sizes[b.name], "size", layer, b.name)
+            for layer in layers
+            for b in self._blocks
+            if len(self._sizes[b.name]) > 1
+        ]
+        return sizes + [Ordinal(f"L{i:02}.on", (0, 1), "bit", i) for i in numbers if self.shared]
 
     def _slots(self, layer: int) -> tuple[_Slot, ...]:
-        prefix = "" if self.shared else f"L{layer:02}."
-        named = [(f"{prefix}{b.name}.{b.method.size}", b) for b in self._blocks]
+        named = [(_size_name(None if self.shared else layer, b), b) for b in self._blocks]
         return tuple(
             _Slot(name if name in self._by_name else None, b, tuple(b.make(size) for size in self._sizes[b.name]))
             for name, b in named
@@ -195,6 +203,10 @@ def _canonical_hybrid(layers: tuple[tuple[Method, ...], ...]) -> Hybrid:
     hybrid = object.__new__(Hybrid)
     object.__setattr__(hybrid, "layers", layers)
     return hybrid
+
+
+def _size_name(layer: int | None, block: Block) -> str:
+    return f"{'' if layer is None else f'L{layer:02}.'}{block.name}.{block.method.size}"
 
 
 def _training(name: str, values: Values) -> Dimension:

@@ -14,6 +14,8 @@ from autopeft.budget import Budget
 from autopeft.candidate import Candidate
 from autopeft.errors import AutopeftError
 from autopeft.searching.budgeted import BudgetedSampler
+from autopeft.searching.objective import Objective
+from autopeft.searching.problem import Problem
 from autopeft.searching.samplers import SAMPLERS, SamplerPlugin, sampler_from
 from autopeft.space import SearchSpace
 
@@ -25,9 +27,11 @@ RAW = {
 }
 SPACE = SearchSpace.load(RAW, TINY)
 BUDGET = Budget({"trainable_params": 1500})
+PROBLEM = Problem(SPACE, BUDGET, (Objective.of("accuracy"), Objective.of("trainable_params")))
 #: Most of them are over the budget, so the seed shows in how they are repaired.
 POINTS = [SPACE.random_point(np.random.default_rng(i)) for i in range(9)]
 SMALL: dict[str, dict[str, Any]] = {
+    "known_cost": {"startup": 3},
     "tpe": {"startup": 3},
     "gp": {"startup": 3},
     "nsga2": {"population": 3},
@@ -52,8 +56,7 @@ def plugin(name: str, **options: Any) -> SamplerPlugin:
 
 
 def study_of(name: str, seed: int = 0, single: bool = False, storage: Any = None) -> optuna.Study:
-    made = plugin(name)
-    sampler = BudgetedSampler(SPACE, BUDGET, made.make, seed)
+    sampler = BudgetedSampler(PROBLEM, plugin(name, seed=seed))
     directions = ["maximize"] if single else ["maximize", "minimize"]
     return optuna.create_study(sampler=sampler, directions=directions, storage=storage, load_if_exists=True)
 
@@ -81,7 +84,8 @@ def test_proposals_are_in_the_space_within_the_budget_and_new(name: str) -> None
     assert all(BUDGET.fits(c.hybrid, TINY) for c in candidates)
     assert len({c.key for c in candidates}) == 9
     assert [t.user_attrs["key"] for t in study.trials] == [c.key for c in candidates]
-    assert any(t.user_attrs["repaired"] for t in study.trials)
+    # What looks for points within the budget needs no repair.
+    assert any(t.user_attrs["repaired"] for t in study.trials) == (name != "known_cost")
 
 
 @ALL
@@ -113,7 +117,7 @@ def test_a_resumed_study_goes_on_as_the_undisturbed_one(name: str) -> None:
     study = study_of(name, storage=storage)
     halves = run(study, 4)
     resumed = optuna.load_study(
-        study_name=study.study_name, storage=storage, sampler=BudgetedSampler(SPACE, BUDGET, plugin(name).make)
+        study_name=study.study_name, storage=storage, sampler=BudgetedSampler(PROBLEM, plugin(name))
     )
     assert halves + run(resumed, 3) == whole
 

@@ -20,6 +20,8 @@ class Cost(ABC):
     description: ClassVar[str]
     #: What a value counts, in the plural.
     unit: ClassVar[str]
+    #: Whether it is that of the empty hybrid and what each method adds to that alone: thousands are then sums.
+    additive: ClassVar[bool] = False
 
     @abstractmethod
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:

@@ -19,6 +19,7 @@ class InferenceFlops(Cost):
     name: ClassVar[str] = "inference_flops"
     description: ClassVar[str] = "FLOPs of a forward pass per example, after merging; a share is of the bare backbone's"
     unit: ClassVar[str] = "FLOPs per example"
+    additive: ClassVar[bool] = True
 
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """The sum over layers."""

@@ -18,6 +18,7 @@ class StoredBytes(Cost):
     name: ClassVar[str] = "stored_bytes"
     description: ClassVar[str] = "bytes of the exported weights (fp32), without the head; a share is of the backbone's"
     unit: ClassVar[str] = "bytes"
+    additive: ClassVar[bool] = True
 
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """The sum over layers of what each method stores."""

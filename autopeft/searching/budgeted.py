@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +13,9 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.budget import Budget
-from autopeft.searching.samplers import sampler_from
+from autopeft.searching.objective import Objective
+from autopeft.searching.problem import Problem
+from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.space import Point, SearchSpace
 
 #: How often a proposal that the study already has is moved before it is let through.
@@ -34,33 +36,41 @@ class BudgetedSampler(BaseSampler):
     edge, and the front would have no cheap end: on a synthetic score over the space `hybrid` with 120 trials at 0.5% of
     BERT-base, the relative hypervolume was 0.75 with it, and at most 0.3 without.
 
-    Nothing is kept between proposals: each asks a fresh inner sampler, `inner(seed of the proposal)`, so a resumed
+    Nothing is kept between proposals: each asks a fresh inner sampler with the proposal's own seed, so a resumed
     study goes on with what the killed one would have proposed.
     """
 
     def __init__(
         self,
-        space: SearchSpace,
-        budget: Budget,
-        inner: Callable[[int], BaseSampler],
-        seed: int = 0,
-        spread: bool = True,
+        problem: Problem,
+        plugin: SamplerPlugin,
     ) -> None:
+        space, budget = problem.space, problem.budget
         budget.check_feasible(space)
-        self._space, self._budget, self._make, self._seed = space, budget, inner, seed
-        self._spread, self._least_share = spread, max(LEAST_SHARE, budget.least_share(space))
+        plugin.check(problem)
+        self._problem, self._plugin = problem, plugin
+        self._space, self._budget, self._seed = space, budget, plugin.seed
+        self._spread, self._least_share = plugin.spread, max(LEAST_SHARE, budget.least_share(space))
         self._distributions = space.distributions()
 
     @classmethod
     def for_space(
-        cls, space: SearchSpace, budget: Budget, sampler: str | Mapping[str, Any] = "tpe", seed: int | None = None
+        cls,
+        space: SearchSpace,
+        budget: Budget,
+        sampler: str | Mapping[str, Any] = "known_cost",
+        seed: int | None = None,
+        objectives: Sequence[str] = ("score", "trainable_params"),
     ) -> Self:
-        """For one's own study: `optuna.create_study(sampler=BudgetedSampler.for_space(space, budget, "tpe"))`.
+        """For one's own study: `optuna.create_study(sampler=BudgetedSampler.for_space(space, budget), directions=...)`.
 
-        The objective starts with `candidate = space.suggest(trial)`. `seed` goes before the one in `sampler`.
+        The objective starts with `candidate = space.suggest(trial)`. `objectives` name the study's values: costs by
+        their names (they are known), anything else is a score. `seed` goes before the one in `sampler`.
         """
         plugin = sampler_from(sampler)
-        return cls(space, budget, plugin.make, plugin.seed if seed is None else seed, plugin.spread)
+        if seed is not None:
+            plugin = plugin.model_copy(update={"seed": seed})
+        return cls(Problem(space, budget, tuple(Objective.of(name) for name in objectives)), plugin)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole box, from the first trial on."""
@@ -110,7 +120,8 @@ class BudgetedSampler(BaseSampler):
         self._inner(trial).after_trial(study, trial, state, values)
 
     def _inner(self, trial: FrozenTrial) -> BaseSampler:
-        return self._make(int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
+        return self._plugin.make(seed, self._problem)
 
     def _rng(self, trial: FrozenTrial) -> np.random.Generator:
         # One number more than the inner sampler's seed sequence, so that the two streams differ.

@@ -19,6 +19,7 @@ from autopeft.errors import AutopeftError
 from autopeft.hybrid import canonical_json
 from autopeft.searching.budgeted import BudgetedSampler
 from autopeft.searching.objective import Objective
+from autopeft.searching.problem import Problem
 from autopeft.searching.samplers import sampler_from
 from autopeft.searching.study_file import StudyFile, open_file
 from autopeft.space import SearchSpace
@@ -65,13 +66,14 @@ class Study:
         space: SearchSpace,
         budget: Budget,
         objectives: Sequence[Objective],
-        sampler: str | Mapping[str, Any] = "tpe",
+        sampler: str | Mapping[str, Any] = "known_cost",
         fingerprint: str = "",
+        epochs: int = 1,
     ) -> Self:
         """The study of a run's folder, made when it is not there.
 
-        `fingerprint` stands for all other settings that evaluations depend on. `AutopeftError` when the folder holds a
-        study of other settings, and for a budget or a sampler that can't be.
+        `fingerprint` stands for all other settings that evaluations depend on, `epochs` is a whole training.
+        `AutopeftError` when the folder holds a study of other settings, and for a budget or a sampler that can't be.
         """
         if not objectives:
             raise AutopeftError("objectives: needs at least one")
@@ -84,7 +86,7 @@ class Study:
             "sampler": {"name": plugin.name, **plugin.model_dump()},
             "fingerprint": fingerprint,
         }
-        wrapped = BudgetedSampler(space, budget, plugin.make, plugin.seed, plugin.spread)
+        wrapped = BudgetedSampler(Problem(space, budget, tuple(objectives), epochs), plugin)
         run.mkdir(parents=True, exist_ok=True)
         file = StudyFile(run / FILE)
         study = _load_or_create(file, wrapped, objectives)
@@ -111,8 +113,9 @@ class Study:
     def tell(self, evaluation: Evaluation) -> Evaluation:
         """Store an evaluation and finish its trial; what was stored.
 
-        An evaluation whose objective is missing or not finite is stored as failed. `AutopeftError` when the trial was
-        never asked for, or is finished.
+        An evaluation whose objective is missing or not finite is stored as failed. A stopped one is a complete trial,
+        with the values of its last epoch: there is no pruned state for several objectives, and samplers shall learn
+        from it. `AutopeftError` when the trial was never asked for, or is finished.
         """
         evaluation = self._checked(evaluation)
         self._file.set_trial_user_attr(self._running(evaluation.number), _EVALUATION, evaluation.to_json())
@@ -132,7 +135,7 @@ class Study:
 
     @property
     def finished(self) -> int:
-        """How many evaluations there are, done and failed."""
+        """How many evaluations there are: done, stopped and failed."""
         return sum(_EVALUATION in t.user_attrs for t in self._trials(*_FINISHED))
 
     def annotate(self, number: int, metrics: Mapping[str, float]) -> None:
@@ -161,7 +164,7 @@ class Study:
         return self._file.get_study_user_attrs(self._study._study_id)
 
     def _end(self, evaluation: Evaluation) -> None:
-        if evaluation.status == "done":
+        if evaluation.status != "failed":
             self._study.tell(evaluation.number, [float(evaluation.metrics[o.metric]) for o in self.objectives])
         else:
             self._study.tell(evaluation.number, state=TrialState.FAIL)

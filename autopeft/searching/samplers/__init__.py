@@ -20,4 +20,4 @@ __all__ = ["SAMPLERS", "SamplerPlugin", "sampler_from"]
 
 def sampler_from(spec: str | Mapping[str, Any], where: str = "sampler") -> SamplerPlugin:
     """A name (`tpe`), or a mapping of `name` and the sampler's options (`{name: tpe, startup: 20, seed: 1}`)."""
-    return read_plugin(SAMPLERS, spec, where, default="tpe")
+    return read_plugin(SAMPLERS, spec, where, default="known_cost")

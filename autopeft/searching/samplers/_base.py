@@ -12,6 +12,8 @@ from autopeft.config import Strict
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from autopeft.searching.problem import Problem
+
 
 class SamplerPlugin(Strict):
     """Options of one Optuna sampler.
@@ -30,6 +32,10 @@ class SamplerPlugin(Strict):
 
     seed: int = Field(0, ge=0)
 
+    def check(self, problem: Problem) -> None:
+        """`AutopeftError` for a problem that this sampler cannot serve."""
+        return
+
     @abstractmethod
-    def make(self, seed: int) -> BaseSampler:
+    def make(self, seed: int, problem: Problem) -> BaseSampler:
         """A fresh Optuna sampler; `seed` is the proposal's own, drawn from the field `seed` and the trial's number."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
+    from autopeft.searching.problem import Problem
+
 Given = Mapping[str, int | float]
 
 
@@ -46,7 +48,7 @@ class GivenPlugin(SamplerPlugin):
             raise ValueError("give 'file' or 'points', not both")
         return {**data, "file": None, "points": _read(Path(str(data["file"])))}
 
-    def make(self, seed: int) -> BaseSampler:
+    def make(self, seed: int, problem: Problem) -> BaseSampler:
         """An Optuna sampler that looks the trial's number up."""
         from optuna.samplers import RandomSampler
 

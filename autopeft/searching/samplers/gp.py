@@ -11,6 +11,8 @@ from autopeft.searching.samplers._base import SamplerPlugin
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from autopeft.searching.problem import Problem
+
 
 class GPPlugin(SamplerPlugin):
     """`startup` uniform trials first; then a Gaussian process an objective. Slow above about 30 dimensions."""
@@ -24,7 +26,7 @@ class GPPlugin(SamplerPlugin):
 
     startup: int = Field(10, ge=1)
 
-    def make(self, seed: int) -> BaseSampler:
+    def make(self, seed: int, problem: Problem) -> BaseSampler:
         """Optuna's `GPSampler`."""
         from optuna.samplers import GPSampler
 

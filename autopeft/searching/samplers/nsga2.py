@@ -11,6 +11,8 @@ from autopeft.searching.samplers._base import SamplerPlugin
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from autopeft.searching.problem import Problem
+
 
 class NSGA2Plugin(SamplerPlugin):
     """Generations of `population` trials; children by uniform crossover, one mutated dimension on average."""
@@ -21,7 +23,7 @@ class NSGA2Plugin(SamplerPlugin):
     population: int = Field(20, ge=2)
     crossover: float = Field(0.9, ge=0, le=1)
 
-    def make(self, seed: int) -> BaseSampler:
+    def make(self, seed: int, problem: Problem) -> BaseSampler:
         """Optuna's `NSGAIISampler`; it keeps its generations in the study."""
         from optuna.samplers import NSGAIISampler
 

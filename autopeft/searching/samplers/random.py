@@ -9,6 +9,8 @@ from autopeft.searching.samplers._base import SamplerPlugin
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from autopeft.searching.problem import Problem
+
 
 class RandomPlugin(SamplerPlugin):
     """Every dimension uniform on its own scale."""
@@ -16,7 +18,7 @@ class RandomPlugin(SamplerPlugin):
     name: ClassVar[str] = "random"
     description: ClassVar[str] = "uniform over the space (Bergstra and Bengio 2012)"
 
-    def make(self, seed: int) -> BaseSampler:
+    def make(self, seed: int, problem: Problem) -> BaseSampler:
         """Optuna's `RandomSampler`."""
         from optuna.samplers import RandomSampler
 

@@ -11,6 +11,8 @@ from autopeft.searching.samplers._base import SamplerPlugin
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+    from autopeft.searching.problem import Problem
+
 
 class TPEPlugin(SamplerPlugin):
     """`startup` uniform trials first; then the best ratio of good to other densities among `candidates` draws."""
@@ -21,7 +23,7 @@ class TPEPlugin(SamplerPlugin):
     startup: int = Field(10, ge=1)
     candidates: int = Field(24, ge=1)
 
-    def make(self, seed: int) -> BaseSampler:
+    def make(self, seed: int, problem: Problem) -> BaseSampler:
         """Optuna's `TPESampler`; running trials count as bad ones, so that parallel proposals spread."""
         from optuna.samplers import TPESampler
 

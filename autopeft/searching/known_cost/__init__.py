@@ -1,0 +1,1 @@
+"""The sampler that models the score only, since costs are known: `searching.samplers.known_cost`."""

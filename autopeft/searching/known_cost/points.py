@@ -1,0 +1,225 @@
+"""Points of a search space as rows of numbers, with their costs: thousands at once.
+
+Shapes: N points, D dimensions, C costs, L layers, B blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from autopeft.budget import Budget, costs_of
+from autopeft.costs import COSTS
+from autopeft.dimensions import Continuous, Ordinal
+from autopeft.space import Point, SearchSpace
+
+
+class Points:
+    """Rows [N, D] of a space: level indices of ordinal dimensions, the numbers of continuous ones.
+
+    `levels` [D] is the number of levels, 0 for a continuous dimension; `structure` [D] says which make the hybrid.
+    """
+
+    def __init__(self, space: SearchSpace, budget: Budget, costs: Sequence[str] = ()) -> None:
+        self.space, self.budget, self.names = space, budget, tuple(costs)
+        self.dimensions = space.dimensions
+        self.levels = np.array([len(d.values) if isinstance(d, Ordinal) else 0 for d in self.dimensions])
+        self.structure = np.array([d.kind != "training" for d in self.dimensions])
+        self._limits = np.array([budget.limits[name] for name in budget.limits], dtype=float)
+        self._tables = {name: _Table(self, name) for name in {*costs, *budget.limits}}
+
+    def row(self, point: Point) -> np.ndarray:
+        """The row [D] of a point."""
+        return np.array([point[d.name] for d in self.dimensions], dtype=float)
+
+    def point(self, row: np.ndarray) -> dict[str, int | float]:
+        """The point of a row."""
+        return {
+            d.name: float(v) if isinstance(d, Continuous) else int(v) for d, v in zip(self.dimensions, row, strict=True)
+        }
+
+    def costs(self, rows: np.ndarray) -> np.ndarray:
+        """The named costs [N, C] of rows, exactly."""
+        return np.stack([self._tables[name].of(rows) for name in self.names], axis=1).reshape(len(rows), -1)
+
+    def fit(self, rows: np.ndarray, shares: np.ndarray | float = 1.0) -> np.ndarray:
+        """Which rows are within these shares of the budget, counted from the empty hybrid: booleans [N]."""
+        if not self.budget.limits:
+            return np.ones(len(rows), dtype=bool)
+        limited = np.stack([self._tables[name].of(rows) for name in self.budget.limits], axis=1)
+        floor = np.array([self._tables[name].of(np.zeros((1, rows.shape[1])))[0] for name in self.budget.limits])
+        limits = floor + np.ceil(np.reshape(shares, (-1, 1)) * (self._limits - floor))
+        within: np.ndarray = (limited <= limits).all(axis=1)
+        return within
+
+    @cached_property
+    def extent(self) -> np.ndarray:
+        """The least a non-empty hybrid adds to each named cost, and the most that is allowed: [C, 2]."""
+        low = np.zeros((1, len(self.dimensions)))
+        high = np.where(self.structure, self.levels - 1, 0)[None].astype(float)
+        base = self.costs(low)[0]
+        atoms = self._atoms()
+        least = np.array([min((c for c in column if c > 0), default=1.0) for column in (self.costs(atoms) - base).T])
+        most = np.array([self.budget.limits.get(name, np.inf) for name in self.names])
+        most = np.minimum(most, self.costs(high)[0]) - base
+        return np.stack([least, np.maximum(most, least)], axis=1)
+
+    @property
+    def base(self) -> np.ndarray:
+        """The costs [C] of the empty hybrid."""
+        return self.costs(np.zeros((1, len(self.dimensions))))[0]
+
+    def random_training(self, rows: np.ndarray, rng: np.random.Generator) -> None:
+        """Draw the training hyper-parameters of rows anew, in place."""
+        for i, dimension in enumerate(self.dimensions):
+            if dimension.kind == "training":
+                rows[:, i] = [dimension.random(rng) for _ in range(len(rows))]
+
+    def moved_training(self, column: int, value: float, rng: np.random.Generator) -> float:
+        """A training hyper-parameter changed a little, or (one time in four) drawn anew."""
+        dimension = self.dimensions[column]
+        if rng.random() < 0.25:
+            return float(dimension.random(rng))
+        if isinstance(dimension, Ordinal):
+            return float(np.clip(value + rng.choice([-1, 1]), 0, len(dimension.values) - 1))
+        return float(dimension.at(np.clip(dimension.part(value) + rng.normal(0, 0.1), 0, 1)))
+
+    def lowered(self, rows: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Rows [N, D] within their shares [N] of the budget: while one is over, a random level of it is halved.
+
+        `Budget.repair` is finer, and takes milliseconds a point.
+        """
+        rows, structure = rows.copy(), np.flatnonzero(self.structure)
+        over = np.flatnonzero(~self.fit(rows, shares))
+        while len(over):
+            present = rows[over][:, structure] > 0
+            going = present.any(axis=1)
+            over, present = over[going], present[going]
+            column = structure[np.where(present, rng.random(present.shape), -1.0).argmax(axis=1)]
+            rows[over, column] = rows[over, column] // 2
+            over = over[~self.fit(rows[over], shares[over])]
+        return rows
+
+    def unit(self, rows: np.ndarray) -> np.ndarray:
+        """Rows on unit scales [N, D]: sizes by log2(1 + size), rates on their own scale."""
+        columns = []
+        for d, column in zip(self.dimensions, rows.T, strict=True):
+            if isinstance(d, Ordinal):
+                scale = _ordinal_scale(d)
+                columns.append(scale[column.astype(int)])
+            else:
+                low, high = (math.log(d.low), math.log(d.high)) if d.log else (d.low, d.high)
+                columns.append(((np.log(column) if d.log else column) - low) / (high - low))
+        return np.stack(columns, axis=1)
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, L, T): blocks with sizes to choose, layers, training hyper-parameters."""
+        training = sum(d.kind == "training" for d in self.dimensions)
+        return len(self._blocks), self.space.shape.layers, training
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """What the surrogate sees [N, B * L + T]: each block's sizes layer by layer, then the training dimensions.
+
+        Where all layers share a size, it stands in the layers that are on; a block of one size only has its bits.
+        """
+        unit, layers = self.unit(rows), range(self.space.shape.layers)
+        bits = {d.layer: i for i, d in enumerate(self.dimensions) if d.kind == "bit"}
+        place = {(d.layer, d.block): i for i, d in enumerate(self.dimensions) if isinstance(d, Ordinal)}
+        columns = []
+        for block in self._blocks:
+            for layer in layers:
+                at = place.get((layer, block), place.get((None, block)))
+                size = np.ones(len(rows)) if at is None else unit[:, at]
+                columns.append(size * unit[:, bits[layer]] if bits else size)
+        columns += [unit[:, i] for i, d in enumerate(self.dimensions) if d.kind == "training"]
+        return np.stack(columns, axis=1)
+
+    @property
+    def _blocks(self) -> list[str]:
+        """Those with sizes to choose; all where layers have bits, which choose too."""
+        bits = any(d.kind == "bit" for d in self.dimensions)
+        sized = {d.block for d in self.space.structure}
+        return [block for block in self.space.methods if bits or block in sized]
+
+    def keys(self, rows: np.ndarray) -> list[bytes]:
+        """What tells rows apart."""
+        return [row.tobytes() for row in np.ascontiguousarray(rows)]
+
+    def _atoms(self) -> np.ndarray:
+        """Rows with one size (and one layer's bit, where there are bits) at its first level."""
+        bits = [i for i, d in enumerate(self.dimensions) if d.kind == "bit"]
+        rows = []
+        for i, d in enumerate(self.dimensions):
+            if d.kind == "size":
+                row = np.zeros(len(self.dimensions))
+                row[[i, *bits[:1]]] = 1
+                rows.append(row)
+        return np.array(rows or [np.zeros(len(self.dimensions))])
+
+
+def _ordinal_scale(dimension: Ordinal) -> np.ndarray:
+    """The levels of an ordinal dimension on 0..1."""
+    values = np.array(dimension.values, dtype=float)
+    if dimension.kind == "training":
+        values = np.log(values)
+        values -= values[0]
+    else:
+        values = np.log2(1 + values)
+    return values / (values[-1] or 1.0)
+
+
+class _Table:
+    """One cost of rows: sums of what each size adds where the cost is additive, else hybrid by hybrid, remembered."""
+
+    def __init__(self, points: Points, name: str) -> None:
+        self._points, self._name = points, name
+        self._additive = COSTS.get(name).additive
+        self._known: dict[bytes, float] = {}
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Costs [N]."""
+        if not self._additive:
+            return np.array([self._one(row) for row in rows], dtype=float)
+        base, parts = self._parts
+        levels = rows.astype(int)
+        total = np.full(len(rows), base)
+        for bit, alone, tables in parts:
+            added = alone + sum(table[levels[:, i]] for i, table in tables.items())
+            total += added if bit is None else np.where(levels[:, bit] > 0, added, 0.0)
+        return total
+
+    @cached_property
+    def _parts(self) -> tuple[float, list[tuple[int | None, float, dict[int, np.ndarray]]]]:
+        """(The empty hybrid's cost, and of each layer's bit - or of all, where there are none - what is added)."""
+        dimensions = self._points.dimensions
+        sizes = [i for i, d in enumerate(dimensions) if d.kind == "size"]
+        bits: list[int | None] = [i for i, d in enumerate(dimensions) if d.kind == "bit"]
+        base = self._cost({})
+        parts = []
+        for bit in bits or [None]:
+            on = {} if bit is None else {bit: 1}
+            alone = self._cost(on)
+            tables = {
+                i: np.array([self._cost({**on, i: level}) - alone for level in range(self._points.levels[i])])
+                for i in sizes
+            }
+            parts.append((bit, alone - base, tables))
+        return base, parts
+
+    def _one(self, row: np.ndarray) -> float:
+        key = row[self._points.structure].tobytes()
+        if key not in self._known:
+            chosen = {i: int(v) for i, v in enumerate(row) if self._points.structure[i]}
+            self._known[key] = self._cost(chosen)
+        return self._known[key]
+
+    def _cost(self, levels: Mapping[int, int]) -> float:
+        """The cost of the hybrid with these levels, and 0 elsewhere."""
+        points = self._points
+        point = {d.name: levels.get(i, 0) for i, d in enumerate(points.dimensions)}
+        space = points.space
+        return float(costs_of(space.hybrid(point), space.shape, points.budget.length, [self._name])[self._name])

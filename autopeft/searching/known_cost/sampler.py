@@ -1,0 +1,152 @@
+"""The Optuna sampler; see `autopeft.searching.samplers.known_cost`.
+
+Shapes: N points, D dimensions, C costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.samplers import BaseSampler, RandomSampler
+
+from autopeft.errors import AutopeftError
+from autopeft.searching.known_cost import design
+from autopeft.searching.known_cost.improvement import Staircase
+from autopeft.searching.known_cost.observations import Observations
+from autopeft.searching.known_cost.points import Points
+from autopeft.searching.known_cost.proposal import Effort, Gain, maximise
+from autopeft.searching.objective import Objective
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+    from autopeft.searching.known_cost.surrogate import Surrogate
+    from autopeft.searching.problem import Problem
+
+#: The attribute of a trial that keeps the hyper-parameters fitted for it, so that later asks (of this process or of
+#: one that resumes the study) go on from them.
+_FIT = "known_cost:fit"
+#: A fit is renewed when there are so many observations more than it has seen: this many, or this share of them.
+_RENEWED = (2, 0.1)
+
+
+class KnownCostSampler(BaseSampler):
+    """Proposes within the budget what promises the most hypervolume, given what the study knows.
+
+    A proposal depends on the study, the seeds and nothing else. With fewer than two finished trials, and in the first
+    `startup` ones, it is a point of the starting design.
+    """
+
+    def __init__(self, problem: Problem, seed: int, design_seed: int, startup: int, axis: str) -> None:
+        self._problem, self._seed, self._design_seed = problem, seed, design_seed
+        self._startup, self._axis = startup, axis
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole box, from the first trial on."""
+        return dict(self._problem.space.distributions())
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A point of the space within the budget."""
+        starting = self._design()
+        if trial.number < len(starting):
+            return starting[trial.number]
+        objectives = self._objectives(study)
+        at = next(i for i, o in enumerate(objectives) if not o.is_cost)
+        points = self._points([o.metric for o in objectives if o.is_cost])
+        seen = Observations.of(study, trial, points, objectives[at], at, self._problem.epochs)
+        rng = np.random.default_rng([self._seed, 3])
+        if seen.done.sum() < 2:
+            return design.spread(self._problem.space, self._problem.budget, 1, rng)[0]
+        surrogate = self._surrogate(study, trial, points, seen)
+        gain, front = self._gain(points, seen, surrogate)
+        row = maximise(gain, points, seen.known, front, rng, Effort())
+        if row is None:
+            return design.spread(self._problem.space, self._problem.budget, 1, rng)[0]
+        return points.point(row)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter of the objective that is not in the space: uniform."""
+        return RandomSampler(self._seed).sample_independent(study, trial, param_name, param_distribution)
+
+    def _design(self) -> list[dict[str, int | float]]:
+        problem = self._problem
+        key = ("design", self._design_seed, self._startup)
+        if key not in problem.memo:
+            problem.memo[key] = design.start(problem.space, problem.budget, self._startup, self._design_seed)
+        known: list[dict[str, int | float]] = problem.memo[key]
+        return [dict(point) for point in known]
+
+    def _objectives(self, study: Study) -> list[Objective]:
+        """The study's values: the problem's objectives, with the study's own directions."""
+        from optuna.study import StudyDirection
+
+        known, directions = self._problem.objectives, study.directions
+        if len(directions) > len(known):
+            raise AutopeftError(
+                f"sampler 'known_cost': the study has {len(directions)} directions, and {len(known)} objectives were "
+                f"named ({', '.join(o.metric for o in known)})"
+            )
+        minimised = [direction == StudyDirection.MINIMIZE for direction in directions]
+        return [
+            Objective(metric=o.metric, direction="min" if small else "max")
+            for o, small in zip(known, minimised, strict=False)
+        ]
+
+    def _points(self, costs: list[str]) -> Points:
+        memo, key = self._problem.memo, ("points", *costs)
+        if key not in memo:
+            memo[key] = Points(self._problem.space, self._problem.budget, costs)
+        points: Points = memo[key]
+        return points
+
+    def _surrogate(self, study: Study, trial: FrozenTrial, points: Points, seen: Observations) -> Surrogate:
+        """Fitted to what is known, with what is being trained as if it came out at its mean."""
+        from autopeft.searching.known_cost.surrogate import Data, Surrogate
+
+        data = Data(points.features(seen.rows), seen.scores, seen.variances, points.shape)
+        fits = [t.system_attrs[_FIT] for t in study.get_trials(deepcopy=False) if _FIT in t.system_attrs]
+        last: Mapping[str, Any] | None = fits[-1] if fits else None
+        count = len(seen.scores)
+        if last and count < last["observations"] + max(_RENEWED[0], int(_RENEWED[1] * last["observations"])):
+            surrogate = Surrogate(data, last["parameters"], steps=0)
+        else:
+            surrogate = Surrogate(data, last and last["parameters"])
+            fit: dict[str, Any] = {"observations": count, "parameters": surrogate.fitted}
+            study._storage.set_trial_system_attr(trial._trial_id, _FIT, fit)
+        return surrogate.with_pending(points.features(seen.pending))
+
+    def _gain(self, points: Points, seen: Observations, surrogate: Surrogate) -> tuple[Gain, np.ndarray]:
+        """(The expected improvement of rows, the rows of the front as the surrogate sees it).
+
+        Scores are noisy: the front is of posterior means, so that a lucky measurement does not hide what is better.
+        Candidates that are being trained count with their means, else a pack would propose the same again and again.
+        """
+        rows = np.concatenate([seen.rows[seen.done], seen.pending])
+        mean, _ = surrogate.posterior(points.features(rows))
+        costs = self._scaled(points, rows)
+        staircase = Staircase(costs, mean, float(seen.scores.min()))
+
+        def gain(candidates: np.ndarray) -> np.ndarray:
+            expected, sd = surrogate.posterior(points.features(candidates))
+            return staircase.improvement(self._scaled(points, candidates), expected, sd)
+
+        return gain, rows[mean >= staircase.best(costs)]
+
+    def _scaled(self, points: Points, rows: np.ndarray) -> np.ndarray:
+        """Costs [N, C] on an axis from 0 (the empty hybrid, or in logarithms the least one that is not) to 1."""
+        if not points.names:
+            return np.zeros((len(rows), 0))
+        added = points.costs(rows) - points.base
+        least, most = points.extent.T
+        if self._axis == "linear":
+            return np.clip(added / most, 0, 1)
+        span = np.log(np.maximum(most / least, 1 + 1e-9))
+        return np.clip(np.log(np.maximum(added, least) / least) / span, 0, 1)

@@ -1,0 +1,191 @@
+"""The Gaussian process of the score, with a kernel for sizes in layers.
+
+Shapes: N points, D features, L layers, B blocks, T training hyper-parameters.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import gpytorch
+import numpy as np
+import torch
+from botorch.exceptions import ModelFittingError
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from gpytorch.constraints import GreaterThan, Interval
+from gpytorch.kernels import Kernel, ScaleKernel
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
+from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.priors import LogNormalPrior, NormalPrior
+
+#: Hyper-parameters by name, as plain numbers: what a fit leaves for the next one.
+Fit = Mapping[str, Sequence[float]]
+
+_STEPS = 60
+
+
+class LayeredMatern(Kernel):
+    """Matern-5/2 over B blocks of L sizes, then T training hyper-parameters: features [N, B * L + T].
+
+    A block has one length scale for all layers, and differences of neighbouring layers are correlated by `rho` ** |i -
+    j|: a size that moves to the next layer is a small change, and what is learned of a method in one layer counts for
+    the next. With a length scale for each of some fifty sizes a hundred trials are too few.
+    """
+
+    has_lengthscale = False
+
+    def __init__(self, blocks: int, layers: int, training: int) -> None:
+        super().__init__()
+        self._shape = (blocks, layers)
+        self.register_parameter("log_lengths", torch.nn.Parameter(torch.full((blocks + training,), 0.5)))
+        self.register_prior("lengths_prior", NormalPrior(0.5, 1.0), lambda kernel: kernel.log_lengths)
+        self.register_parameter("raw_rho", torch.nn.Parameter(torch.tensor(0.0)))
+        self.register_constraint("raw_rho", Interval(0.05, 0.95))
+        distance = torch.arange(layers)
+        self.register_buffer("_distance", (distance[:, None] - distance[None]).abs().double())
+
+    def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **_: object) -> torch.Tensor:
+        """Covariances [N1, N2], or [N] on the diagonal."""
+        if diag:
+            return torch.ones(x1.shape[:-1], dtype=x1.dtype)
+        a, b = self._scaled(x1), self._scaled(x2)
+        squares = a.pow(2).sum(-1)[..., :, None] + b.pow(2).sum(-1)[..., None, :] - 2 * a @ b.transpose(-1, -2)
+        # Away from 0, where the root has no derivative.
+        r = squares.clamp_min(1e-12).sqrt() * math.sqrt(5)
+        return (1 + r + r.pow(2) / 3) * torch.exp(-r)
+
+    def _scaled(self, x: torch.Tensor) -> torch.Tensor:
+        blocks, layers = self._shape
+        sizes = x[..., : blocks * layers].unflatten(-1, (blocks, layers))
+        rho = self.raw_rho_constraint.transform(self.raw_rho)
+        root = torch.linalg.cholesky(rho**self._distance) / math.sqrt(layers)
+        lengths = self.log_lengths.exp()
+        sizes = (sizes @ root) / lengths[:blocks, None]
+        return torch.cat([sizes.flatten(-2), x[..., blocks * layers :] / lengths[blocks:]], dim=-1)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Features [N, B * L + T], scores [N] (larger is better), and the variance [N] that is known to be in each score
+    beside the noise that all have: 0 for a finished training.
+    """
+
+    features: np.ndarray
+    scores: np.ndarray
+    variances: np.ndarray
+    shape: tuple[int, int, int]
+
+
+class Surrogate:
+    """A fitted Gaussian process. Double precision; scores are standardised within.
+
+    `fit` continues from an earlier one; with `steps` 0 that one is taken as it is.
+    """
+
+    def __init__(self, data: Data, fit: Fit | None = None, steps: int = _STEPS) -> None:
+        self._data = data
+        self._center, self._scale = float(data.scores.mean()), float(data.scores.std()) or 1.0
+        self._model = self._made(fit)
+        if steps:
+            self._optimise(steps)
+        self._model.eval()
+
+    @property
+    def fitted(self) -> dict[str, list[float]]:
+        """The hyper-parameters, for the next fit."""
+        return {name: p.detach().reshape(-1).tolist() for name, p in self._model.named_parameters()}
+
+    def posterior(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [N] of the noiseless score at features [N, D]."""
+        with torch.no_grad():
+            cross = self._covariance(torch.from_numpy(features), self._x)
+            mean = self._mean + cross @ self._weights
+            half = torch.linalg.solve_triangular(self._root, cross.T, upper=False)
+            variance = (self._outputscale - half.pow(2).sum(0)).clamp_min(1e-10)
+        return self._center + self._scale * mean.numpy(), self._scale * variance.sqrt().numpy()
+
+    def with_pending(self, features: np.ndarray) -> Self:
+        """The same with points that are being trained, as if they came out at their mean: what is still unknown there
+        shrinks, and what is known elsewhere stays (Ginsbourger et al. 2010, the kriging believer).
+        """
+        if not len(features):
+            return self
+        mean, _ = self.posterior(features)
+        more = Data(
+            np.concatenate([self._data.features, features]),
+            np.concatenate([self._data.scores, mean]),
+            np.concatenate([self._data.variances, np.zeros(len(features))]),
+            self._data.shape,
+        )
+        believer = type(self)(more, self.fitted, steps=0)
+        # Standardised as before, so that the hyper-parameters mean the same.
+        believer._center, believer._scale = self._center, self._scale
+        return believer
+
+    @cached_property
+    def _x(self) -> torch.Tensor:
+        return torch.from_numpy(self._data.features)
+
+    @property
+    def _outputscale(self) -> torch.Tensor:
+        return self._model.covar_module.outputscale
+
+    @property
+    def _mean(self) -> torch.Tensor:
+        return self._model.mean_module.constant
+
+    def _covariance(self, x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+        # The kernel's own arithmetic: what gpytorch wraps around it costs more than the products.
+        return self._outputscale * self._model.covar_module.base_kernel(x1, x2).to_dense()
+
+    @cached_property
+    def _root(self) -> torch.Tensor:
+        """The Cholesky factor of the observations' covariance."""
+        with torch.no_grad():
+            extra = torch.from_numpy(self._data.variances) / self._scale**2
+            noise = self._model.likelihood.second_noise + extra + 1e-6
+            return torch.linalg.cholesky(self._covariance(self._x, self._x) + torch.diag(noise))
+
+    @cached_property
+    def _weights(self) -> torch.Tensor:
+        with torch.no_grad():
+            residual = torch.from_numpy((self._data.scores - self._center) / self._scale) - self._mean
+            return torch.cholesky_solve(residual[:, None], self._root)[:, 0]
+
+    def _made(self, fit: Fit | None) -> SingleTaskGP:
+        data = self._data
+        x = torch.from_numpy(data.features)
+        y = torch.from_numpy((data.scores - self._center) / self._scale)[:, None]
+        # `second_noise` is learned, and added to what is known of each observation.
+        likelihood = FixedNoiseGaussianLikelihood(
+            noise=torch.from_numpy(data.variances / self._scale**2).clamp_min(1e-6),
+            learn_additional_noise=True,
+            noise_prior=LogNormalPrior(-3.0, 1.0),
+            noise_constraint=GreaterThan(1e-4, initial_value=0.05),
+        )
+        kernel = ScaleKernel(LayeredMatern(*data.shape), outputscale_prior=LogNormalPrior(0.0, 1.0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = SingleTaskGP(x, y, likelihood=likelihood, covar_module=kernel.double(), outcome_transform=None)
+        for name, parameter in model.double().named_parameters():
+            if fit and name in fit:
+                parameter.data = torch.tensor(fit[name], dtype=torch.double).reshape(parameter.shape)
+        return model
+
+    def _optimise(self, steps: int) -> None:
+        """Maximum a posteriori by L-BFGS; where that fails, the hyper-parameters stay what they were."""
+        before = {name: p.detach().clone() for name, p in self._model.named_parameters()}
+        mll = ExactMarginalLogLikelihood(self._model.likelihood, self._model)
+        try:
+            with warnings.catch_warnings(), gpytorch.settings.fast_computations(log_prob=False):
+                warnings.simplefilter("ignore")
+                fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": steps}}, max_attempts=1)
+        except (ModelFittingError, RuntimeError):
+            for name, parameter in self._model.named_parameters():
+                parameter.data = before[name]
