@@ -9,6 +9,9 @@ from typing import Any, Literal, Self
 
 from autopeft.hybrid import Hybrid, short_hash
 
+#: How a candidate's training ended: at its end, stopped early, or by an error.
+Status = Literal["done", "stopped", "failed"]
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -48,11 +51,12 @@ class Evaluation:
 
     `metrics` holds validation scores under the metric's name, test scores (only for what is reported) under
     `test_<metric>`, and costs, all in one namespace. `curve` has one mapping an epoch. `seconds` is training and
-    validation, without the work around it. A failed candidate has its reason in `error` and keeps its costs.
+    validation, without the work around it. A stopped candidate has the metrics of its last epoch. A failed one has its
+    reason in `error` and keeps its costs.
     """
 
     candidate: Candidate
-    status: Literal["done", "failed"]
+    status: Status
     metrics: Mapping[str, float]
     number: int = -1
     curve: tuple[Mapping[str, float], ...] = ()
@@ -65,6 +69,11 @@ class Evaluation:
     def key(self) -> str:
         """The candidate's key."""
         return self.candidate.key
+
+    @property
+    def fidelity(self) -> int:
+        """How many epochs it was trained (and measured after)."""
+        return len(self.curve)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, read back by `from_json`."""

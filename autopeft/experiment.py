@@ -15,6 +15,7 @@ from autopeft.errors import AutopeftError, suggest
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
+from autopeft.searching.stopping import StoppingPlugin, stopping_from
 from autopeft.tasks import Task, task_from
 from autopeft.tracking import Tracking, tracking_from
 
@@ -45,6 +46,9 @@ class Experiment(Strict):
     budget: dict[str, int | float | str] = Field(default_factory=dict)
     objectives: list[str] | None = Field(None, description="metrics and costs; default: the task's metric, parameters")
     sampler: Annotated[SamplerPlugin, *_plugin(SamplerPlugin, sampler_from)] = Field("tpe", validate_default=True)
+    stopping: Annotated[StoppingPlugin, *_plugin(StoppingPlugin, stopping_from)] = Field(
+        "pareto", validate_default=True
+    )
     training: TrainingSettings = TrainingSettings()
     trials: int | None = Field(None, ge=1)
     time_limit: float | None = Field(None, gt=0, description="seconds, or '30m', '2h'; of one run of the command")

@@ -98,7 +98,15 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
     """Search, and measure the front on test; the views are brought to their end whatever happens."""
     experiment, spec = session.experiment, session.worker_spec(views.folder.weights, setup)
     listeners: list[Listener] = [progress, views]
-    loop = SearchLoop(study, session.costs, listeners, experiment.trials, experiment.time_limit)
+    loop = SearchLoop(
+        study,
+        session.costs,
+        listeners,
+        experiment.trials,
+        experiment.time_limit,
+        experiment.stopping,
+        experiment.training.epochs,
+    )
     status: Status = "FAILED"
     try:
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
@@ -155,11 +163,15 @@ class Views(Listener):
         summary = {
             "candidates": len(evaluations),
             "failed": sum(e.status == "failed" for e in evaluations),
+            "stopped": sum(e.status == "stopped" for e in evaluations),
             "repaired": sum(e.repaired for e in evaluations),
             "on_front": len(front.points),
             "training_seconds": sum(e.seconds for e in evaluations),
+            "training_samples": sum(e.fidelity for e in evaluations) * len(self._session.tokens.train),
             "share_of_optimal_flops": self._session.cost_model.share(
-                [e.candidate.hybrid for e in evaluations], self._session.experiment.runner.parallel
+                [e.candidate.hybrid for e in evaluations],
+                self._session.experiment.runner.parallel,
+                [e.fidelity for e in evaluations],
             ),
         }
         keys = [e.key for e in front.points]
@@ -213,6 +225,7 @@ def _study(session: Session, folder: RunFolder) -> Study:
         session.objectives,
         {"name": sampler.name, **sampler.model_dump()},
         fingerprint=session.data.fingerprint,
+        epochs=session.experiment.training.epochs,
     )
 
 
@@ -224,6 +237,7 @@ def _info(session: Session, folder: RunFolder) -> SearchInfo:
         "space": experiment.space if isinstance(experiment.space, str) else "own",
         "sampler": experiment.sampler.name,
         "sampler.seed": experiment.sampler.seed,
+        "stopping": experiment.stopping.name,
         "metrics": ", ".join(session.data.metrics),
         "splits": session.data.note,
         "backbone_params": session.shape.backbone_params,

@@ -63,7 +63,7 @@ class Lines(Progress):
     def __init__(self, console: Console, trials: int | None, epochs: int, live: bool) -> None:
         self._console, self._trials, self._epochs = console, trials, epochs
         self._begin = time.monotonic()
-        self._done, self._best = 0, ""
+        self._done, self._stopped, self._best = 0, 0, ""
         self._best_score: float | None = None
         self._running: dict[int, str] = {}
         self._said = self._begin - _HEARTBEAT
@@ -92,11 +92,13 @@ class Lines(Progress):
         """It is recorded."""
         self._running.pop(evaluation.number, None)
         self._done += 1
+        self._stopped += evaluation.status == "stopped"
         self._keep_best(evaluation)
         total = f"/{self._trials}" if self._trials else ""
+        stopped = f", {self._stopped} stopped" if self._stopped else ""
         self._say(
             f"[bold]#{evaluation.number + 1}{total}[/] {self._describe(evaluation)}  [dim]{evaluation.seconds:.0f} s[/]"
-            f"  best {self._best}{self._left(evaluation)}"
+            f"  best {self._best}{stopped}{self._left(evaluation)}"
         )
         self._show()
 
@@ -110,7 +112,10 @@ class Lines(Progress):
             return f"[red]failed: {escape(evaluation.error or '')}[/]"
         name, score = _main_score(evaluation)
         params = evaluation.metrics.get("trainable_params", 0)
-        return f"{name} [bold]{score:.4f}[/] with {params:,.0f} parameters"
+        when = (
+            f" after {evaluation.fidelity} of {self._epochs} epochs, stopped" if evaluation.status == "stopped" else ""
+        )
+        return f"{name} [bold]{score:.4f}[/] with {params:,.0f} parameters{when}"
 
     def _keep_best(self, evaluation: Evaluation) -> None:
         if evaluation.status != "done":

@@ -149,6 +149,7 @@ def _row(e: Evaluation) -> dict[str, Any]:
         "error": e.error or "",
         "repaired": e.repaired,
         "seed": e.seed,
+        "epochs": e.fidelity,
         "seconds": round(e.seconds, 3),
         **e.metrics,
         **{f"training.{name}": value for name, value in e.candidate.training.items()},

@@ -26,7 +26,8 @@ SESSION = cast(
         objectives=OBJECTIVES,
         budget=BUDGET,
         space=SPACE,
-        cost_model=SimpleNamespace(share=lambda hybrids, workers: 0.9),
+        cost_model=SimpleNamespace(share=lambda hybrids, workers, trained: 0.9),
+        tokens=SimpleNamespace(train=range(96)),
         experiment=SimpleNamespace(runner=SimpleNamespace(parallel=1)),
     ),
 )

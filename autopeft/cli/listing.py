@@ -43,6 +43,12 @@ def _samplers() -> dict[str, str]:
     return {name: sampler.description for name, sampler in SAMPLERS.all().items()}
 
 
+def _stopping() -> dict[str, str]:
+    from autopeft.searching.stopping import STOPPING
+
+    return {name: rule.description for name, rule in STOPPING.all().items()}
+
+
 def _costs() -> dict[str, str]:
     from autopeft.costs import COSTS
 
@@ -81,6 +87,7 @@ _KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "methods": _methods,
     "tasks": _tasks,
     "samplers": _samplers,
+    "stopping": _stopping,
     "spaces": _spaces,
     "experiments": _experiments,
     "models": _models,

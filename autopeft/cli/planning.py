@@ -119,5 +119,6 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     table.add_row("time for a candidate", f"about {duration(facts['seconds_per_candidate'])} on one worker")
     if facts["seconds"] is not None:
         parallel = session.experiment.runner.parallel
-        table.add_row("time in all", f"about {duration(facts['seconds'])} with {parallel} worker(s)")
+        shorter = "; less, where candidates are stopped early" if session.experiment.stopping.stops else ""
+        table.add_row("time in all", f"about {duration(facts['seconds'])} with {parallel} worker(s){shorter}")
     Console(highlight=False).print(table)

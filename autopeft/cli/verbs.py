@@ -109,11 +109,11 @@ def _show(result: SearchResult) -> None:
     for row in rows:
         table.add_row(*row)
     _out.print(table)
-    failed = sum(e.status == "failed" for e in evaluations)
+    ended = ", ".join(f"{sum(e.status == s for e in evaluations)} {s}" for s in ("failed", "stopped"))
     limits = ", ".join(f"{name} <= {number(limit)}" for name, limit in front.limits.items()) or "no budget"
     head = next((e.metrics["head_params"] for e in evaluations if "head_params" in e.metrics), 0)
     _out.print(
-        f"{len(evaluations)} candidates ({failed} failed); {limits}; the head's {head:,.0f} parameters are apart. "
+        f"{len(evaluations)} candidates ({ended}); {limits}; the head's {head:,.0f} parameters are apart. "
         "Selected on validation; test scores are reported only.",
         soft_wrap=True,
     )

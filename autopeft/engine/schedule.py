@@ -77,23 +77,32 @@ class CostModel:
         start = hybrid.first_adapted if self.caching else 0
         return self._candidate(hybrid, start, self.workload.trained, self.workload.measured)
 
-    def optimum(self, hybrids: Sequence[Hybrid]) -> int:
-        """The least that any schedule computes for these: no padding, and each frozen layer once an example."""
-        real = self.workload
-        own = sum(self._candidate(h, h.first_adapted, real.real_trained, real.real_measured) for h in hybrids)
-        return own + self.filling(max((h.first_adapted for h in hybrids), default=0))
+    def optimum(self, hybrids: Sequence[Hybrid], trained: Sequence[int] | None = None) -> int:
+        """The least that any schedule computes for these: no padding, and each frozen layer once an example.
 
-    def share(self, hybrids: Sequence[Hybrid], workers: int) -> float:
+        `trained`: how many epochs each got; all of them when None.
+        """
+        real = self.workload
+        own = [self._candidate(h, h.first_adapted, real.real_trained, real.real_measured) for h in hybrids]
+        return self._parts(own, trained) + self.filling(max((h.first_adapted for h in hybrids), default=0))
+
+    def share(self, hybrids: Sequence[Hybrid], workers: int, trained: Sequence[int] | None = None) -> float:
         """The optimum over what is computed for these: padding, and frozen layers once a worker."""
         filled = max((h.first_adapted for h in hybrids), default=0) if self.caching else 0
-        computed = sum(map(self.candidate, hybrids)) + workers * self.filling(filled)
-        return self.optimum(hybrids) / computed if computed else 1.0
+        computed = self._parts([self.candidate(h) for h in hybrids], trained) + workers * self.filling(filled)
+        return self.optimum(hybrids, trained) / computed if computed else 1.0
 
     def filling(self, layers: int) -> int:
         """The lowest `layers` once an example of both splits."""
         once = [self.workload.real_trained, self.workload.real_measured]
         total = sum(part.sum(lambda n: forward_flops((), self.shape, n, merged=True)) for part in once)
         return layers * total // self.epochs
+
+    def _parts(self, whole: Sequence[int], trained: Sequence[int] | None) -> int:
+        """The sum of whole trainings, of each so many epochs."""
+        if trained is None:
+            return sum(whole)
+        return sum(flops * own // self.epochs for flops, own in zip(whole, trained, strict=True))
 
     def _candidate(self, hybrid: Hybrid, start: int, trained: Lengths, measured: Lengths) -> int:
         queries = 1 if self.first_token and FAMILIES[self.shape.family].residual else None

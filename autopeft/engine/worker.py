@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from autopeft.candidate import Candidate, Evaluation
+from autopeft.candidate import Candidate, Evaluation, Status
 from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_precision
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.frozen import FrozenLayers
@@ -27,9 +27,10 @@ from autopeft.engine.sharing import map_frozen
 from autopeft.engine.train import epochs, evaluation_tokens, measure_pack, train_steps
 from autopeft.models import ModelSource
 
-#: What `Worker.run` yields after each epoch (metrics by the candidate's position) and returns at the end.
-Run = Generator[Mapping[int, Mapping[str, float]], None, list[Evaluation]]
-_Epochs = Generator[Mapping[int, Mapping[str, float]], None, None]
+#: What `Worker.run` yields after each epoch (metrics by the candidate's position), is sent (positions to stop; None for
+#: none) and returns at the end.
+Run = Generator[Mapping[int, Mapping[str, float]], Iterable[int] | None, list[Evaluation]]
+_Epochs = Generator[Mapping[int, Mapping[str, float]], Iterable[int] | None, None]
 
 #: Bytes of frozen layers' outputs that a worker keeps in memory; what is more lies on disk.
 CACHE = 2**30
@@ -77,6 +78,7 @@ class Worker:
     def run(self, candidates: Sequence[Candidate]) -> Run:
         """Train and measure candidates on the validation split, as one pack; yields after each epoch.
 
+        Candidates whose positions are sent back are stopped there (not after the last epoch), and the others go on.
         An error is a failed evaluation with its reason: a loss that is not a number costs nobody else anything; after
         any other error the rest of the pack is trained again in halves, so that memory suffices, or the one that
         cannot be trained stands alone.
@@ -127,7 +129,7 @@ class Worker:
         steps = train_steps(self.settings, self.task)
         with Pack(self.backbone, [members[i] for i in order], self.settings, [starts[i] for i in order], steps) as pack:
             for epoch in epochs(pack, self.task, self.frozen):
-                passed, clock = time.perf_counter() - clock, time.perf_counter()
+                passed = time.perf_counter() - clock
                 for i in order:
                     seconds[i] += passed * work[i] / sum(work[j] for j in order)
                 wrong = {i: why for i, metrics in zip(order, epoch, strict=True) if (why := _divergence(metrics))}
@@ -136,23 +138,30 @@ class Worker:
                 going = {i: metrics for i, metrics in zip(order, epoch, strict=True) if i not in wrong}
                 for i, metrics in going.items():
                     curves[i].append(metrics)
-                if wrong and going:
-                    pack.keep([k for k, i in enumerate(order) if i in going])
-                order = list(going)
-                if not going:
+                stopped = set((yield going) or ()) if going else set()
+                left = [i for i in going if i not in stopped or len(curves[i]) == self.settings.epochs]
+                for i in going.keys() - left:
+                    evaluations[i] = self._evaluation(members[i], curves[i], seconds[i], stopped=True)
+                if not left:
                     return
-                yield going
-                clock = time.perf_counter()
+                if len(left) < len(order):
+                    pack.keep([k for k, i in enumerate(order) if i in left])
+                order, clock = left, time.perf_counter()
             for k, i in enumerate(order):
                 if self.spec.keep is not None:
                     save_weights(self.spec.keep, members[i].key, pack.weights(k))
                 evaluations[i] = self._evaluation(members[i], curves[i], seconds[i])
 
     def _evaluation(
-        self, candidate: Candidate, curve: Sequence[Mapping[str, float]], seconds: float, error: str | None = None
+        self,
+        candidate: Candidate,
+        curve: Sequence[Mapping[str, float]],
+        seconds: float,
+        error: str | None = None,
+        stopped: bool = False,
     ) -> Evaluation:
         last = {} if error or not curve else {k: v for k, v in curve[-1].items() if k != "epoch"}
-        status: Literal["done", "failed"] = "failed" if error else "done"
+        status: Status = "failed" if error else "stopped" if stopped else "done"
         return Evaluation(
             candidate, status, last, curve=tuple(curve), seed=self.settings.seed, seconds=seconds, error=error
         )

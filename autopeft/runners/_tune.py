@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import ray
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
@@ -21,14 +22,20 @@ T = TypeVar("T")
 class PackTrainable(tune.Trainable):
     """A trial is a pack, a step an epoch of it; a last step brings the evaluations.
 
+    Who is to be stopped comes from the driver, by a call between two steps: Tune hands a result to its searcher before
+    it asks for the next step, and Ray keeps the order of one process's calls to an actor. Nobody waits for it, and
+    where nothing is stopped nothing is sent.
+
     Results are JSON text, since Tune flattens mappings. An error is a failed evaluation: Tune would keep it in a file
     on the worker's machine.
     """
 
     def setup(self, config: dict[str, Any], spec: WorkerSpec, task: TokenizedTask) -> None:
         """Load the backbone, once an actor."""
+        self._own = ray.get_runtime_context().current_actor
         self._worker: Worker | None = None
         self._run: Run | None = None
+        self._stopped: list[int] | None = None
         try:
             self._worker = Worker(spec, task)
         except Exception as error:
@@ -49,10 +56,16 @@ class PackTrainable(tune.Trainable):
             evaluations = [failed(candidate, self._broken) for candidate in self._candidates]
         else:
             try:
-                return {"epoch_metrics": json.dumps(next(self._run)), "done": False}
+                stopped, self._stopped = self._stopped, None
+                epoch = self._run.send(stopped)
+                return {"epoch_metrics": json.dumps(epoch), "worker": self._own, "done": False}
             except StopIteration as stop:
                 evaluations = stop.value
         return {"evaluations": json.dumps([e.to_json() for e in evaluations]), "done": True}
+
+    def stop_candidates(self, positions: list[int]) -> None:
+        """Stop these members of the pack before its next epoch."""
+        self._stopped = positions
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the study is the state, and a lost candidate is trained again."""
@@ -66,6 +79,7 @@ class PackTrainable(tune.Trainable):
             self._run.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
+        self._stopped = None
         self._candidates = [Candidate.from_json(data) for data in config["candidates"]]
         if self._worker is not None:
             self._run = self._worker.run(self._candidates)
@@ -103,7 +117,10 @@ class AskTell(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch has ended."""
         if "epoch_metrics" in result:
-            self._guarded(lambda: self._epoch(self._running[trial_id], json.loads(result["epoch_metrics"])))
+            proposals, metrics = self._running[trial_id], json.loads(result["epoch_metrics"])
+            stopped = self._guarded(lambda: self._epoch(proposals, metrics))
+            if stopped:
+                result["worker"].stop_candidates.remote(stopped)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A pack is evaluated, or its worker died for good."""
@@ -111,9 +128,10 @@ class AskTell(Searcher):
         if proposals and not self.error:
             self._guarded(lambda: self._tell(proposals, result or {}, error))
 
-    def _epoch(self, proposals: Sequence[Proposal], metrics: Mapping[str, Mapping[str, float]]) -> None:
-        for position, own in metrics.items():
-            self._loop.epoch(proposals[int(position)].number, own)
+    def _epoch(self, proposals: Sequence[Proposal], metrics: Mapping[str, Mapping[str, float]]) -> list[int]:
+        """Positions of those that shall be stopped."""
+        stopped = self._loop.epoch({proposals[int(i)].number: own for i, own in metrics.items()})
+        return [i for i, proposal in enumerate(proposals) if proposal.number in stopped]
 
     def _tell(self, proposals: Sequence[Proposal], result: dict[str, Any], error: bool) -> None:
         if error or not result:

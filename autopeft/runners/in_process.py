@@ -43,12 +43,14 @@ class InProcess(Runner):
         while proposals := loop.next_pack(pack):
             worker = worker or Worker(spec, task)
             run = worker.run([p.candidate for p in proposals])
+            positions = {p.number: i for i, p in enumerate(proposals)}
+            stopped: list[int] | None = None
             try:
                 while True:
-                    for position, metrics in next(run).items():
-                        loop.epoch(proposals[position].number, metrics)
-            except StopIteration as stop:
-                for proposal, evaluation in zip(proposals, stop.value, strict=True):
+                    epoch = run.send(stopped)
+                    stopped = [positions[n] for n in loop.epoch({proposals[i].number: m for i, m in epoch.items()})]
+            except StopIteration as end:
+                for proposal, evaluation in zip(proposals, end.value, strict=True):
                     loop.done(proposal.number, evaluation)
 
     def score_on_test(

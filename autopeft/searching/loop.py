@@ -12,6 +12,9 @@ from typing import Protocol
 from autopeft.candidate import Evaluation, failed
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.searching.courses import Courses
+from autopeft.searching.stopping import StoppingPlugin
+from autopeft.searching.stopping.none import NoStopping
 from autopeft.searching.study import Proposal, Study
 
 #: When this many candidates fail before any succeeds, something else than the candidates is wrong.
@@ -49,12 +52,15 @@ class SearchLoop:
         listeners: Sequence[Listener] = (),
         trials: int | None = None,
         time_limit: float | None = None,
+        stopping: StoppingPlugin | None = None,
+        epochs: int = 1,
     ) -> None:
         self._study, self._costs, self._listeners = study, costs, listeners
         self._trials = trials
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
         self._left_over = list(study.pending())
         self._running: dict[int, Proposal] = {}
+        self._courses = Courses(stopping or NoStopping(), study.objectives, epochs, study.evaluations())
         self._ended = False
 
     @property
@@ -77,6 +83,7 @@ class SearchLoop:
             self._ended = True
             return None
         self._running[proposal.number] = proposal
+        self._courses.begin(proposal.number, self._costs(proposal.candidate.hybrid))
         for listener in self._listeners:
             listener.started(proposal)
         return proposal
@@ -95,17 +102,24 @@ class SearchLoop:
             pack.append(proposal)
         return pack
 
-    def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
-        """News from a running candidate."""
-        for listener in self._listeners:
-            listener.epoch(self._running[number], metrics)
+    def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:
+        """An epoch of a pack has ended, with metrics by number; the numbers of those that shall be stopped.
+
+        After an error a runner may train candidates again from the start: their epochs are then seen again.
+        """
+        for number, metrics in pack.items():
+            self._courses.epoch(number, metrics)
+            for listener in self._listeners:
+                listener.epoch(self._running[number], metrics)
+        return self._courses.stop(pack)
 
     def done(self, number: int, evaluation: Evaluation) -> None:
         """Record an evaluation, with the candidate's costs among its metrics."""
         proposal = self._running[number]
         metrics = {**evaluation.metrics, **self._costs(proposal.candidate.hybrid)}
         evaluation = replace(evaluation, number=number, repaired=proposal.repaired, metrics=metrics)
-        self._study.tell(evaluation)
+        evaluation = self._study.tell(evaluation)
+        self._courses.end(evaluation)
         del self._running[number]
         for listener in self._listeners:
             listener.finished(evaluation)

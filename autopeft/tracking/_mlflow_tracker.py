@@ -145,7 +145,7 @@ class MlflowTracker(Tracker):
         text = json.dumps(evaluation.candidate.to_json(), indent=2)
         _upload(self.uri, run.info.artifact_uri, "candidate.json", text)
         # Last, as a run that has ended is taken for complete from then on.
-        self._client.set_terminated(run_id, "FINISHED" if evaluation.status == "done" else "FAILED", now)
+        self._client.set_terminated(run_id, "FAILED" if evaluation.status == "failed" else "FINISHED", now)
         return _Child(run_id, set(values.final_metrics(evaluation)), on_front)
 
     def _update_child(self, child: _Child, evaluation: Evaluation, on_front: bool | None) -> None:

@@ -1,0 +1,79 @@
+"""What a stopping rule sees of a search: the courses of its evaluations, and of what runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from autopeft.candidate import Evaluation
+from autopeft.searching.objective import Objective
+from autopeft.searching.stopping import Course, StoppingPlugin
+
+
+class Courses:
+    """Keeps the courses of a search, and asks the rule.
+
+    Failed candidates are left out, and courses with a value that is not a number: they are neither judged nor measured
+    against.
+    """
+
+    def __init__(
+        self, rule: StoppingPlugin, objectives: Sequence[Objective], epochs: int, evaluations: Iterable[Evaluation] = ()
+    ) -> None:
+        self._rule, self._epochs = rule, epochs
+        self._costs = [o for o in objectives if o.is_cost]
+        self._scores = [o for o in objectives if not o.is_cost]
+        self._courses: dict[int, Course] = {}
+        for evaluation in evaluations:
+            self.end(evaluation)
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether it can ever come to stopping anything."""
+        return self._rule.stops and self._epochs > 1
+
+    def begin(self, number: int, costs: Mapping[str, float]) -> None:
+        """A candidate of these costs is about to be trained."""
+        self._courses[number] = Course(number, tuple(o.loss(costs[o.metric]) for o in self._costs), (), (), "running")
+
+    def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
+        """It has got through an epoch; after one that it had behind it already, its course begins anew from there."""
+        course, before = self._courses[number], int(metrics["epoch"]) - 1
+        self._courses[number] = _further(replace(course, status="running"), before, self._point(metrics))
+
+    def end(self, evaluation: Evaluation) -> None:
+        """It is evaluated."""
+        number, status = evaluation.number, evaluation.status
+        if status == "failed":
+            self._courses.pop(number, None)
+            return
+        self.begin(number, evaluation.metrics)
+        for before, metrics in enumerate(evaluation.curve):
+            self._courses[number] = _further(self._courses[number], before, self._point(metrics))
+        self._courses[number] = replace(self._courses[number], status=status)
+
+    def stop(self, numbers: Iterable[int]) -> set[int]:
+        """Which of these running candidates, that have just got through an epoch, shall be stopped."""
+        if not self.may_stop:
+            return set()
+        known = [c for c in self._courses.values() if c.scores and _is_finite(c)]
+        found = self._rule.stop(known, self._epochs) & set(numbers)
+        for number in found:
+            self._courses[number] = replace(self._courses[number], status="stopped")
+        return found
+
+    def _point(self, metrics: Mapping[str, float]) -> tuple[tuple[float, ...], float]:
+        """The scores and the loss after an epoch."""
+        scores = tuple(-o.loss(metrics.get(o.metric, math.nan)) for o in self._scores)
+        return scores, metrics.get("loss", math.nan)
+
+
+def _further(course: Course, before: int, point: tuple[tuple[float, ...], float]) -> Course:
+    """The course with a point after its first `before` ones."""
+    scores, loss = point
+    return replace(course, scores=(*course.scores[:before], scores), losses=(*course.losses[:before], loss))
+
+
+def _is_finite(course: Course) -> bool:
+    return all(map(math.isfinite, [*course.losses, *(score for scores in course.scores for score in scores)]))
