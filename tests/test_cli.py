@@ -171,6 +171,14 @@ def test_plan_counts_and_estimates(tmp_path: Path, capsys: pytest.CaptureFixture
     assert facts["seconds"] > 0
 
 
+@pytest.mark.parametrize(("rule", "said"), [("pareto", True), ("none", False)])
+def test_plan_says_where_it_is_an_upper_estimate(
+    rule: str, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = autopeft(capsys, "plan", str(write_experiment(tmp_path, stopping=rule)))
+    assert ("less, where candidates are stopped early" in " ".join(out.split())) == said
+
+
 def test_plan_knows_a_search_that_has_begun_and_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +195,7 @@ def test_plan_knows_a_search_that_has_begun_and_no_other(
 
 
 @pytest.mark.parametrize(
-    "kind", ["methods", "tasks", "samplers", "spaces", "experiments", "models", "costs", "runners"]
+    "kind", ["methods", "tasks", "samplers", "stopping", "spaces", "experiments", "models", "costs", "runners"]
 )
 def test_list_says_a_line_about_each(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = autopeft(capsys, "list", kind, "--json")

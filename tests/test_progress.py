@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -36,6 +37,14 @@ def test_every_candidate_has_a_line_with_the_best_and_what_is_left() -> None:
     assert lines[0] == "training #1 epoch 1"
     assert lines[1].startswith("#1/3 accuracy 0.5000 with 1,234 parameters  2 s  best 0.5000  about ")
     assert lines[-1].startswith("#2/3 accuracy 0.2500 with 10 parameters  2 s  best 0.5000  about ")
+
+
+def test_what_is_stopped_early_says_when_and_is_counted() -> None:
+    stopped = replace(done(1, accuracy=0.9, trainable_params=10), status="stopped", curve=({"epoch": 1},))
+    lines = said(done(0, accuracy=0.5), stopped, done(2, accuracy=0.25))
+    assert "accuracy 0.9000 with 10 parameters after 1 of 1 epochs, stopped  2 s  best 0.5000, 1 stopped" in lines[-2]
+    assert "best 0.5000, 1 stopped" in lines[-1]
+    assert "stopped" not in lines[1]
 
 
 def test_less_is_better_for_errors() -> None:

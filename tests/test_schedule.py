@@ -177,6 +177,13 @@ def test_padding_is_what_the_optimum_leaves_out() -> None:
     assert even.optimum([hybrid]) == even.candidate(hybrid)
 
 
+def test_what_was_stopped_early_counts_by_its_epochs() -> None:
+    costs, hybrid = costs_of("bert"), everywhere(LoRA(2))
+    assert costs.share([hybrid, hybrid], 1, [2, 2]) == costs.share([hybrid, hybrid], 1)
+    assert costs.optimum([hybrid, hybrid], [1, 1]) == costs.optimum([hybrid])
+    assert 0 < costs.share([hybrid, hybrid], 1, [2, 0]) <= 1
+
+
 def test_estimated_seconds() -> None:
     setup = SETUP.model_copy(update={"flops_per_second": 1e9, "seconds_per_step": 0.01})
     assert setup.seconds(5 * 10**9, 100) == pytest.approx(6)

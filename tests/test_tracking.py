@@ -258,6 +258,17 @@ def test_failed_candidate(info):
     assert child.data.metrics == {"trainable_params": 10.0, "seconds": 1.5}
 
 
+def test_stopped_candidate(info):
+    tracker = opened(info)
+    stopped = evaluation(0, status="stopped")
+    tracker.sync([stopped], sizes, {stopped.key})
+    (child,) = stored(tracker)[1].values()
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["autopeft.status"] == "stopped"
+    assert child.data.tags["autopeft.on_front"] == "false"
+    assert child.data.metrics["accuracy"] == 0.75
+
+
 def test_nan_and_infinity(info):
     tracker = opened(info)
     nan, inf = float("nan"), float("inf")

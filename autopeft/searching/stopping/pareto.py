@@ -24,7 +24,7 @@ class ParetoStopping(StoppingPlugin):
     name: ClassVar[str] = "pareto"
     description: ClassVar[str] = "what a finished candidate of no greater cost dominates, with confidence (default)"
 
-    confidence: float = Field(0.99, gt=0.5, lt=1, description="that what is stopped would have been dominated")
+    confidence: float = Field(0.995, gt=0.5, lt=1, description="that what is stopped would have been dominated")
     startup: int = Field(10, ge=1, description="candidates that must be trained to their end before any is stopped")
     rungs: tuple[int, ...] = Field((), description="after which epochs to look; none given: after each")
 
