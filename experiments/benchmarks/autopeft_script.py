@@ -29,6 +29,8 @@ def fields(
         "budget": BUDGET,
         "objectives": ["accuracy", "trainable_params"],
         "sampler": {"name": "given", "file": str(points)},
+        # The other scripts train every candidate to its end.
+        "stopping": "none",
         "training": {"epochs": epochs, "batch_size": 32, "max_length": MAX_LENGTH, "precision": "auto"},
         "trials": trials,
         "runner": {"name": "ray", "workers": workers, "cpus_per_worker": 1},
