@@ -88,11 +88,6 @@ class Continuous:
         drawn = math.exp(math.log(self.low) + part * (math.log(self.high) - math.log(self.low)))
         return min(max(drawn, self.low), self.high)
 
-    def part(self, raw: float) -> float:
-        """How far (0 to 1) a coordinate is from low to high: the inverse of `at`."""
-        low, high, raw = (math.log(v) if self.log else v for v in (self.low, self.high, raw))
-        return (raw - low) / (high - low)
-
     def suggest(self, trial: Trial) -> float:
         """The coordinate of an Optuna trial."""
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)

@@ -6,7 +6,7 @@ Size 0 is an absent method, so the box has no conditional dimensions and every s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +146,10 @@ class SearchSpace:
         """The point with real sizes and values in place of indices, for people."""
         return {d.name: d.value(point[d.name]) for d in self.dimensions}
 
+    def block_sizes(self, hybrid: Hybrid) -> tuple[dict[str, int], ...]:
+        """For each layer, lowest first, the size of every block in it; 0 where it is absent."""
+        return tuple(_sizes_in(methods, slots) for methods, slots in zip(hybrid.layers, self._layers, strict=True))
+
     def to_json(self) -> dict[str, Any]:
         """The space as it is written, with the sizes of this model; `load` reads it back."""
         return {
@@ -191,11 +195,15 @@ class SearchSpace:
             point[f"L{layer:02}.on"] = int(bool(methods))
             if not methods:
                 return
-        at = {(m.name, site): m.size_value for m in methods for site in m.sites}
+        sizes = _sizes_in(methods, slots)
         for slot in slots:
             if slot.dimension is not None:
-                size = at.get((slot.block.method.name, slot.methods[0].sites[0]), 0)
-                point[slot.dimension] = [m.size_value for m in slot.methods].index(size)
+                point[slot.dimension] = [m.size_value for m in slot.methods].index(sizes[slot.block.name])
+
+
+def _sizes_in(methods: Sequence[Method], slots: Sequence[_Slot]) -> dict[str, int]:
+    at = {(m.name, site): m.size_value for m in methods for site in m.sites}
+    return {s.block.name: at.get((s.block.method.name, s.methods[0].sites[0]), 0) for s in slots}
 
 
 def _canonical_hybrid(layers: tuple[tuple[Method, ...], ...]) -> Hybrid:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.budget import Budget
 from autopeft.searching.objective import Objective
-from autopeft.searching.problem import Problem
+from autopeft.searching.problem import Prior, Problem
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.space import Point, SearchSpace
 
@@ -35,6 +35,8 @@ class BudgetedSampler(BaseSampler):
     scale: `spread` for all proposals, else for uniform draws. Repaired points would otherwise all lie at the budget's
     edge, and the front would have no cheap end: on a synthetic score over the space `hybrid` with 120 trials at 0.5% of
     BERT-base, the relative hypervolume was 0.75 with it, and at most 0.3 without.
+
+    With a prior (another search's candidates), the first proposals are the members of its front.
 
     Nothing is kept between proposals: each asks a fresh inner sampler with the proposal's own seed, so a resumed
     study goes on with what the killed one would have proposed.
@@ -61,6 +63,7 @@ class BudgetedSampler(BaseSampler):
         sampler: str | Mapping[str, Any] = "known_cost",
         seed: int | None = None,
         objectives: Sequence[str] = ("score", "trainable_params"),
+        prior: Prior | None = None,
     ) -> Self:
         """For one's own study: `optuna.create_study(sampler=BudgetedSampler.for_space(space, budget), directions=...)`.
 
@@ -70,7 +73,7 @@ class BudgetedSampler(BaseSampler):
         plugin = sampler_from(sampler)
         if seed is not None:
             plugin = plugin.model_copy(update={"seed": seed})
-        return cls(Problem(space, budget, tuple(Objective.of(name) for name in objectives)), plugin)
+        return cls(Problem(space, budget, tuple(Objective.of(name) for name in objectives), prior=prior), plugin)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole box, from the first trial on."""
@@ -80,9 +83,12 @@ class BudgetedSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A point of the space within the budget."""
-        inner, rng = self._inner(trial), self._rng(trial)
-        drawn = inner.sample_relative(study, trial, search_space)
-        spread = len(study.directions) > 1 and (self._spread or not drawn)
+        inner, rng, prior = self._inner(trial), self._rng(trial), self._problem.prior
+        if prior is not None and trial.number < len(prior.front):
+            drawn, spread = dict(prior.front[trial.number]), False
+        else:
+            drawn = inner.sample_relative(study, trial, search_space)
+            spread = len(study.directions) > 1 and (self._spread or not drawn)
         for name, distribution in search_space.items():
             # A sampler leaves out what it draws alone: all of it at the start, mutated genes of NSGA-II.
             if name not in drawn:

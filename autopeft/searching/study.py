@@ -19,7 +19,7 @@ from autopeft.errors import AutopeftError
 from autopeft.hybrid import canonical_json
 from autopeft.searching.budgeted import BudgetedSampler
 from autopeft.searching.objective import Objective
-from autopeft.searching.problem import Problem
+from autopeft.searching.problem import Prior, Problem
 from autopeft.searching.samplers import sampler_from
 from autopeft.searching.study_file import StudyFile, open_file
 from autopeft.space import SearchSpace
@@ -69,10 +69,12 @@ class Study:
         sampler: str | Mapping[str, Any] = "known_cost",
         fingerprint: str = "",
         epochs: int = 1,
+        prior: Prior | None = None,
     ) -> Self:
         """The study of a run's folder, made when it is not there.
 
-        `fingerprint` stands for all other settings that evaluations depend on, `epochs` is a whole training.
+        `fingerprint` stands for all other settings that evaluations depend on, `epochs` is a whole training, `prior`
+        what another search found.
         `AutopeftError` when the folder holds a study of other settings, and for a budget or a sampler that can't be.
         """
         if not objectives:
@@ -86,7 +88,7 @@ class Study:
             "sampler": {"name": plugin.name, **plugin.model_dump()},
             "fingerprint": fingerprint,
         }
-        wrapped = BudgetedSampler(Problem(space, budget, tuple(objectives), epochs), plugin)
+        wrapped = BudgetedSampler(Problem(space, budget, tuple(objectives), epochs, prior), plugin)
         run.mkdir(parents=True, exist_ok=True)
         file = StudyFile(run / FILE)
         study = _load_or_create(file, wrapped, objectives)

@@ -28,6 +28,8 @@ MANUAL: Mapping[str, tuple[float, Mapping[str, int]]] = {
 _STEP = (math.sqrt(5) - 1) / 2
 #: 2 ** this is larger than any size.
 _HALVINGS = 16
+#: The smallest budgets have room for few methods only.
+_TRIES = 32
 
 
 def start(space: SearchSpace, budget: Budget, count: int, seed: int) -> list[dict[str, int | float]]:
@@ -67,8 +69,17 @@ def spread(space: SearchSpace, budget: Budget, count: int, rng: np.random.Genera
     points = []
     for number in range(count):
         part = budget.tightened(space, math.exp(least * (1 - (number + 1) * _STEP % 1.0)))
-        points.append(part.repair(space, _sparse(space, rng), rng)[0])
+        points.append(_within(space, part, rng))
     return points
+
+
+def _within(space: SearchSpace, budget: Budget, rng: np.random.Generator) -> dict[str, int | float]:
+    """A random point within the budget; where much is lowered, all of it may go, and another one is drawn."""
+    for _ in range(_TRIES):
+        point, _ = budget.repair(space, _sparse(space, rng), rng)
+        if not space.hybrid(point).is_empty:
+            break
+    return point
 
 
 def _scaled(space: SearchSpace, budget: Budget, blocks: Mapping[str, int]) -> dict[str, int | float] | None:

@@ -78,14 +78,18 @@ class Points:
             if dimension.kind == "training":
                 rows[:, i] = [dimension.random(rng) for _ in range(len(rows))]
 
-    def moved_training(self, column: int, value: float, rng: np.random.Generator) -> float:
-        """A training hyper-parameter changed a little, or (one time in four) drawn anew."""
-        dimension = self.dimensions[column]
-        if rng.random() < 0.25:
-            return float(dimension.random(rng))
+    def moved_training(self, column: int, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A training hyper-parameter's values [N] changed a little, or (one time in four) drawn anew."""
+        dimension, anew = self.dimensions[column], rng.random(len(values)) < 0.25
         if isinstance(dimension, Ordinal):
-            return float(np.clip(value + rng.choice([-1, 1]), 0, len(dimension.values) - 1))
-        return float(dimension.at(np.clip(dimension.part(value) + rng.normal(0, 0.1), 0, 1)))
+            top = len(dimension.values)
+            near = np.clip(values + rng.choice([-1, 1], size=len(values)), 0, top - 1)
+            return np.where(anew, rng.integers(0, top, size=len(values)), near)
+        parts = np.where(anew, rng.random(len(values)), _part(dimension, values) + rng.normal(0, 0.1, len(values)))
+        low, high = dimension.low, dimension.high
+        span = np.clip(parts, 0, 1)
+        moved = low * (high / low) ** span if dimension.log else low + span * (high - low)
+        return np.clip(moved, low, high)
 
     def lowered(self, rows: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Rows [N, D] within their shares [N] of the budget: while one is over, a random level of it is halved.
@@ -111,8 +115,7 @@ class Points:
                 scale = _ordinal_scale(d)
                 columns.append(scale[column.astype(int)])
             else:
-                low, high = (math.log(d.low), math.log(d.high)) if d.log else (d.low, d.high)
-                columns.append(((np.log(column) if d.log else column) - low) / (high - low))
+                columns.append(_part(d, column))
         return np.stack(columns, axis=1)
 
     @cached_property
@@ -159,6 +162,13 @@ class Points:
                 row[[i, *bits[:1]]] = 1
                 rows.append(row)
         return np.array(rows or [np.zeros(len(self.dimensions))])
+
+
+def _part(dimension: Continuous, values: np.ndarray) -> np.ndarray:
+    """How far values are from low to high."""
+    low, high = dimension.low, dimension.high
+    part: np.ndarray = np.log(values / low) / math.log(high / low) if dimension.log else (values - low) / (high - low)
+    return part
 
 
 def _ordinal_scale(dimension: Ordinal) -> np.ndarray:

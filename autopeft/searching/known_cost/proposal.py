@@ -21,9 +21,9 @@ class Effort:
     """How many random points are looked at, how many searches climb, how far, over how many neighbours a step."""
 
     pool: int = 512
-    searches: int = 6
-    rounds: int = 12
-    neighbours: int = 128
+    searches: int = 5
+    rounds: int = 8
+    neighbours: int = 96
 
 
 def maximise(
@@ -139,9 +139,10 @@ def _move_training(
 ) -> None:
     """Small and large changes of one training hyper-parameter in the rows `which`; their structure as it was."""
     moved[which] = rows[which]
-    for i in which:
-        column = training[rng.integers(len(training))]
-        moved[i, column] = points.moved_training(column, moved[i, column], rng)
+    columns = training[rng.integers(len(training), size=len(which))]
+    for column in training:
+        chosen = which[columns == column]
+        moved[chosen, column] = points.moved_training(column, moved[chosen, column], rng)
 
 
 def _random(points: Points, count: int, rng: np.random.Generator) -> np.ndarray:

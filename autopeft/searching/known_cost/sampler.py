@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from autopeft.searching.known_cost.surrogate import Surrogate
+    from autopeft.searching.known_cost.surrogate import Data, Surrogate, Trend
     from autopeft.searching.problem import Problem
 
 #: The attribute of a trial that keeps the hyper-parameters fitted for it, so that later asks (of this process or of
@@ -53,10 +53,11 @@ class KnownCostSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A point of the space within the budget."""
-        starting = self._design()
-        if trial.number < len(starting):
-            return starting[trial.number]
-        objectives = self._objectives(study)
+        objectives, prior = self._objectives(study), self._problem.prior
+        # The first trials are the other search's front, which `BudgetedSampler` proposes.
+        number, starting = trial.number - (len(prior.front) if prior else 0), self._design()
+        if 0 <= number < len(starting) - (len(prior.front) if prior else 0):
+            return starting[number]
         at = next(i for i, o in enumerate(objectives) if not o.is_cost)
         points = self._points([o.metric for o in objectives if o.is_cost])
         seen = Observations.of(study, trial, points, objectives[at], at, self._problem.epochs)
@@ -112,16 +113,28 @@ class KnownCostSampler(BaseSampler):
         from autopeft.searching.known_cost.surrogate import Data, Surrogate
 
         data = Data(points.features(seen.rows), seen.scores, seen.variances, points.shape)
+        trend = self._trend(points, data)
         fits = [t.system_attrs[_FIT] for t in study.get_trials(deepcopy=False) if _FIT in t.system_attrs]
         last: Mapping[str, Any] | None = fits[-1] if fits else None
         count = len(seen.scores)
         if last and count < last["observations"] + max(_RENEWED[0], int(_RENEWED[1] * last["observations"])):
-            surrogate = Surrogate(data, last["parameters"], steps=0)
+            surrogate = Surrogate(data, last["parameters"], steps=0, trend=trend)
         else:
-            surrogate = Surrogate(data, last and last["parameters"])
+            surrogate = Surrogate(data, last and last["parameters"], trend=trend)
             fit: dict[str, Any] = {"observations": count, "parameters": surrogate.fitted}
             study._storage.set_trial_system_attr(trial._trial_id, _FIT, fit)
         return surrogate.with_pending(points.features(seen.pending))
+
+    def _trend(self, points: Points, data: Data) -> Trend | None:
+        """What a search of another task says of this one's scores."""
+        from autopeft.searching.known_cost.transfer import learned_elsewhere, trend_here
+
+        prior, memo = self._problem.prior, self._problem.memo
+        if prior is None or len(prior.points) < 2:
+            return None
+        if "elsewhere" not in memo:
+            memo["elsewhere"] = learned_elsewhere(prior, points)
+        return trend_here(memo["elsewhere"], data.features, data.scores)
 
     def _gain(self, points: Points, seen: Observations, surrogate: Surrogate) -> tuple[Gain, np.ndarray]:
         """(The expected improvement of rows, the rows of the front as the surrogate sees it).

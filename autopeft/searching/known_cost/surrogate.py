@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -23,11 +23,16 @@ from gpytorch.kernels import Kernel, ScaleKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior, NormalPrior
+from scipy.linalg import solve_triangular
 
 #: Hyper-parameters by name, as plain numbers: what a fit leaves for the next one.
 Fit = Mapping[str, Sequence[float]]
+#: Scores [N] at features [N, D].
+Trend = Callable[[np.ndarray], np.ndarray]
 
 _STEPS = 60
+#: Variance that every observation is given: as gpytorch does.
+_JITTER = 1e-6
 
 
 class LayeredMatern(Kernel):
@@ -54,13 +59,14 @@ class LayeredMatern(Kernel):
         """Covariances [N1, N2], or [N] on the diagonal."""
         if diag:
             return torch.ones(x1.shape[:-1], dtype=x1.dtype)
-        a, b = self._scaled(x1), self._scaled(x2)
+        a, b = self.scaled(x1), self.scaled(x2)
         squares = a.pow(2).sum(-1)[..., :, None] + b.pow(2).sum(-1)[..., None, :] - 2 * a @ b.transpose(-1, -2)
         # Away from 0, where the root has no derivative.
         r = squares.clamp_min(1e-12).sqrt() * math.sqrt(5)
         return (1 + r + r.pow(2) / 3) * torch.exp(-r)
 
-    def _scaled(self, x: torch.Tensor) -> torch.Tensor:
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        """Features by their length scales: the covariance is a function of distances between these."""
         blocks, layers = self._shape
         sizes = x[..., : blocks * layers].unflatten(-1, (blocks, layers))
         rho = self.raw_rho_constraint.transform(self.raw_rho)
@@ -68,6 +74,14 @@ class LayeredMatern(Kernel):
         lengths = self.log_lengths.exp()
         sizes = (sizes @ root) / lengths[:blocks, None]
         return torch.cat([sizes.flatten(-2), x[..., blocks * layers :] / lengths[blocks:]], dim=-1)
+
+
+def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Matern-5/2 between scaled features: [N1, N2]."""
+    squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T
+    r = np.sqrt(5 * np.maximum(squares, 1e-12))
+    covariance: np.ndarray = (1 + r + r * r / 3) * np.exp(-r)
+    return covariance
 
 
 @dataclass(frozen=True)
@@ -85,12 +99,14 @@ class Data:
 class Surrogate:
     """A fitted Gaussian process. Double precision; scores are standardised within.
 
-    `fit` continues from an earlier one; with `steps` 0 that one is taken as it is.
+    `fit` continues from an earlier one; with `steps` 0 that one is taken as it is. `trend` is a mean function of
+    features: the process is of what scores are beside it.
     """
 
-    def __init__(self, data: Data, fit: Fit | None = None, steps: int = _STEPS) -> None:
-        self._data = data
-        self._center, self._scale = float(data.scores.mean()), float(data.scores.std()) or 1.0
+    def __init__(self, data: Data, fit: Fit | None = None, steps: int = _STEPS, trend: Trend | None = None) -> None:
+        self._data, self._trend = data, trend
+        self._scores = data.scores - (trend(data.features) if trend else 0.0)
+        self._center, self._scale = float(self._scores.mean()), float(self._scores.std()) or 1.0
         self._model = self._made(fit)
         if steps:
             self._optimise(steps)
@@ -103,12 +119,20 @@ class Surrogate:
 
     def posterior(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation [N] of the noiseless score at features [N, D]."""
-        with torch.no_grad():
-            cross = self._covariance(torch.from_numpy(features), self._x)
-            mean = self._mean + cross @ self._weights
-            half = torch.linalg.solve_triangular(self._root, cross.T, upper=False)
-            variance = (self._outputscale - half.pow(2).sum(0)).clamp_min(1e-10)
-        return self._center + self._scale * mean.numpy(), self._scale * variance.sqrt().numpy()
+        cross = self._outputscale * _matern(self._scaled(features), self._known)
+        inverse, weights = self._solved
+        half = cross @ inverse.T
+        variance = np.maximum(self._outputscale - np.einsum("ij,ij->i", half, half), 1e-10)
+        mean = self._center + self._scale * (self._mean + cross @ weights)
+        return mean + (self._trend(features) if self._trend else 0.0), self._scale * np.sqrt(variance)
+
+    def leave_one_out(self) -> np.ndarray:
+        """The mean score [N] that the others predict for each observation. Rasmussen and Williams 2006, equation 5.12.
+
+        Hyper-parameters are those fitted to all of them.
+        """
+        inverse, weights = self._solved
+        return self._data.scores - self._scale * weights / (inverse**2).sum(axis=0)
 
     def with_pending(self, features: np.ndarray) -> Self:
         """The same with points that are being trained, as if they came out at their mean: what is still unknown there
@@ -123,48 +147,46 @@ class Surrogate:
             np.concatenate([self._data.variances, np.zeros(len(features))]),
             self._data.shape,
         )
-        believer = type(self)(more, self.fitted, steps=0)
+        believer = type(self)(more, self.fitted, steps=0, trend=self._trend)
         # Standardised as before, so that the hyper-parameters mean the same.
         believer._center, believer._scale = self._center, self._scale
         return believer
 
-    @cached_property
-    def _x(self) -> torch.Tensor:
-        return torch.from_numpy(self._data.features)
+    # From here on plain arrays: what gpytorch wraps around products of this size costs more than they do.
 
     @property
-    def _outputscale(self) -> torch.Tensor:
-        return self._model.covar_module.outputscale
+    def _outputscale(self) -> float:
+        return float(self._model.covar_module.outputscale.item())
 
     @property
-    def _mean(self) -> torch.Tensor:
-        return self._model.mean_module.constant
+    def _mean(self) -> float:
+        return float(self._model.mean_module.constant.item())
 
-    def _covariance(self, x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
-        # The kernel's own arithmetic: what gpytorch wraps around it costs more than the products.
-        return self._outputscale * self._model.covar_module.base_kernel(x1, x2).to_dense()
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            scaled: np.ndarray = self._model.covar_module.base_kernel.scaled(torch.from_numpy(features)).numpy()
+        return scaled
 
     @cached_property
-    def _root(self) -> torch.Tensor:
-        """The Cholesky factor of the observations' covariance."""
-        with torch.no_grad():
-            extra = torch.from_numpy(self._data.variances) / self._scale**2
-            noise = self._model.likelihood.second_noise + extra + 1e-6
-            return torch.linalg.cholesky(self._covariance(self._x, self._x) + torch.diag(noise))
+    def _known(self) -> np.ndarray:
+        return self._scaled(self._data.features)
 
     @cached_property
-    def _weights(self) -> torch.Tensor:
-        with torch.no_grad():
-            residual = torch.from_numpy((self._data.scores - self._center) / self._scale) - self._mean
-            return torch.cholesky_solve(residual[:, None], self._root)[:, 0]
+    def _solved(self) -> tuple[np.ndarray, np.ndarray]:
+        """(The inverse of the Cholesky factor of the observations' covariance, its solution for their scores)."""
+        noise = self._model.likelihood.second_noise.item() + self._data.variances / self._scale**2 + _JITTER
+        covariance = self._outputscale * _matern(self._known, self._known) + np.diag(noise)
+        inverse = solve_triangular(np.linalg.cholesky(covariance), np.eye(len(noise)), lower=True)
+        residual = (self._scores - self._center) / self._scale - self._mean
+        return inverse, inverse.T @ (inverse @ residual)
 
     def _made(self, fit: Fit | None) -> SingleTaskGP:
         data = self._data
         x = torch.from_numpy(data.features)
-        y = torch.from_numpy((data.scores - self._center) / self._scale)[:, None]
+        y = torch.from_numpy((self._scores - self._center) / self._scale)[:, None]
         # `second_noise` is learned, and added to what is known of each observation.
         likelihood = FixedNoiseGaussianLikelihood(
-            noise=torch.from_numpy(data.variances / self._scale**2).clamp_min(1e-6),
+            noise=torch.from_numpy(data.variances / self._scale**2).clamp_min(_JITTER),
             learn_additional_noise=True,
             noise_prior=LogNormalPrior(-3.0, 1.0),
             noise_constraint=GreaterThan(1e-4, initial_value=0.05),

@@ -1,0 +1,63 @@
+"""Another search's candidates and scores, as prior knowledge of this one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import canonical_json
+from autopeft.searching.front import ParetoFront
+from autopeft.searching.objective import Objective
+from autopeft.searching.problem import Prior
+from autopeft.searching.study import Study
+from autopeft.space import SearchSpace
+
+T = TypeVar("T")
+
+#: Members of the other front that are tried first; of a longer one, so many at equal distances.
+FIRST = 8
+
+
+def prior_of(run: Path, space: SearchSpace) -> Prior:
+    """What the search in a run folder found, for a search of the same space; its task and budget may be others.
+
+    `AutopeftError` when the folder holds no study, one of another space, or no finished candidate.
+    """
+    header = Study.read_header(run)
+    theirs, ours = ({k: v for k, v in s.items() if k != "description"} for s in (header["space"], space.to_json()))
+    if canonical_json(theirs) != canonical_json(ours):
+        part = next(k for k in ours if canonical_json(theirs.get(k)) != canonical_json(ours[k]))
+        raise AutopeftError(
+            f"warm_start: {run} is a search of another space (its {part} differ); use one of the same space and model"
+        )
+    objectives = [Objective(**objective) for objective in header["objectives"]]
+    front = ParetoFront(Study.read(run), objectives, header["budget"])
+    if not front.done:
+        raise AutopeftError(f"warm_start: {run} has no finished candidate to learn from")
+    score = front.score
+    return Prior(
+        [space.encode(e.candidate) for e in front.done],
+        [-score.loss(e.metrics[score.metric]) for e in front.done],
+        [space.encode(e.candidate) for e in _spread(front.points, FIRST)],
+    )
+
+
+def kept_prior(file: Path) -> Prior:
+    """The prior that `prior_text` wrote: a search does not depend on the other run's folder after its start."""
+    return Prior(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def prior_text(prior: Prior) -> str:
+    """The prior as JSON."""
+    content = {"points": prior.points, "scores": prior.scores, "front": prior.front}
+    return json.dumps({key: list(values) for key, values in content.items()}, indent=1) + "\n"
+
+
+def _spread(values: Sequence[T], count: int) -> list[T]:
+    """At most `count` of them at equal distances, the first and the last among them."""
+    if len(values) <= count:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
