@@ -31,6 +31,8 @@ RUNS = Path("runs")
 _PAUSE = 1.0
 #: Packs that a worker gets in a search, where the pack's size is ours to choose.
 _PACKS = 4
+#: Seconds of training from which on the few seconds of explaining a search are not noticed at its end.
+_WORTH_EXPLAINING = 300.0
 
 
 def search(
@@ -159,6 +161,8 @@ class Views(Listener):
         front = self._update()
         views = [self.folder.front_file, self.folder.trials_file, self.folder.setup_file]
         files = [*views, *self.folder.write_plots(front)]
+        if status == "FINISHED":
+            files += _explained(self._session, self.folder, front)
         hypervolume = front.hypervolume_curve(relative=True)
         summary = {
             "candidates": len(evaluations),
@@ -201,6 +205,23 @@ class Views(Listener):
         return self._sizes[evaluation.key]
 
 
+def _explained(session: Session, folder: RunFolder, front: ParetoFront) -> list[Path]:
+    """The files of what the search has learned; none where that says little, or takes long beside the search."""
+    from autopeft.searching.explain import ENOUGH, explain
+
+    ended = [e for e in front.evaluations if e.status == "done"]
+    if len(ended) < ENOUGH or sum(e.seconds for e in front.evaluations) < _WORTH_EXPLAINING:
+        return []
+    try:
+        explanation = explain(front, session.space, session.budget, session.experiment.training.epochs)
+        return folder.write_explanation(explanation)
+    except (Exception, KeyboardInterrupt) as error:
+        # The search is over, and its results stand: neither an error nor an impatient user may take its end away.
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        warnings.warn(f"what was learned is not written ({reason}); 'autopeft explain' tries again", stacklevel=2)
+        return []
+
+
 def _score_front(session: Session, study: Study, spec: WorkerSpec, views: Views) -> None:
     """Measure on the test split what is on the front and not measured there yet; nothing is selected by it."""
     points = views.front(study.evaluations()).points
@@ -226,6 +247,7 @@ def _study(session: Session, folder: RunFolder) -> Study:
         {"name": sampler.name, **sampler.model_dump()},
         fingerprint=session.data.fingerprint,
         epochs=session.experiment.training.epochs,
+        prior=folder.prior(session.space, session.experiment.warm_start),
     )
 
 

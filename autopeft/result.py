@@ -8,16 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from autopeft.budget import Budget
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
+from autopeft.models import find_model
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
+from autopeft.space import SearchSpace
 
 if TYPE_CHECKING:
     import torch
 
+    from autopeft.searching.explain import Explanation
     from autopeft.session import Session
 
 
@@ -60,6 +64,20 @@ class SearchResult:
     def export(self, pick: str = "best", to: str | Path = "out", max_params: int | None = None) -> Path:
         """Write a candidate with its trained weights as a PEFT adapter; see `autopeft.export`."""
         return export(self, pick, to, max_params)
+
+    def explain(self) -> Explanation:
+        """What the score depends on (layers, methods, training), and what the front is made of.
+
+        Shares of variance by two methods, how far to believe each, `plot()` and `to_json()`. `AutopeftError` when too
+        few candidates are finished.
+        """
+        from autopeft.searching.explain import explain
+        from autopeft.searching.study import Study
+
+        header, experiment = Study.read_header(self.run_dir), self.experiment
+        shape = find_model(experiment.model, experiment.trust_remote_code).shape()
+        space, budget = SearchSpace.load(header["space"], shape), Budget(header["budget"], header["length"])
+        return explain(self.front, space, budget, experiment.training.epochs)
 
     def _repr_html_(self) -> str:
         return self.front.to_frame().to_html()

@@ -20,6 +20,9 @@ from autopeft.searching.front import ParetoFront, point_to_json
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
+    from autopeft.searching.problem import Prior
+    from autopeft.space import SearchSpace
+    from autopeft.searching.explain import Explanation
 
 T = TypeVar("T")
 
@@ -34,8 +37,10 @@ class RunFolder:
         self.trials_file = path / "trials.csv"
         self.front_file = path / "front.json"
         self.setup_file = path / "engine.json"
+        self.prior_file = path / "prior.json"
         self.plot_page = path / "pareto.html"
         self.plot_image = path / "pareto.png"
+        self.explanation_files = (path / "explain.html", path / "explain.png", path / "explain.json")
         # Views are written again and again, and an evaluation's part of them stays what it was.
         self._row, self._point = _Remembered(_row), _Remembered(lambda e: json.dumps(point_to_json(e)))
 
@@ -81,6 +86,20 @@ class RunFolder:
         """Keep it for when the search is resumed."""
         write_whole(self.setup_file, setup.model_dump_json(indent=2) + "\n")
 
+    def prior(self, space: SearchSpace, other: str | None) -> Prior | None:
+        """What the search in the run folder `other` found; kept here, so that a resumed search has what it began with.
+
+        None without another one. `AutopeftError` when that cannot serve (see `prior_of`).
+        """
+        from autopeft.searching.warm_start import kept_prior, prior_of, prior_text
+
+        if other is None:
+            return None
+        # Before its first result a folder is nobody's: what stands there may be of another run.
+        if not (self.prior_file.is_file() and self.trials_file.is_file()):
+            write_whole(self.prior_file, prior_text(prior_of(Path(other), space)))
+        return kept_prior(self.prior_file)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Refuse a second search in the same folder while one runs."""
@@ -119,6 +138,14 @@ class RunFolder:
         write_whole(self.plot_page, figure.to_html(include_plotlyjs=True, full_html=True))
         front.still(self.plot_image)
         return [self.plot_page, self.plot_image]
+
+    def write_explanation(self, explanation: Explanation) -> list[Path]:
+        """What the search has learned: the interactive page, the still, and all figures as JSON."""
+        page, image, figures = self.explanation_files
+        write_whole(figures, json.dumps(explanation.to_json(), indent=2) + "\n")
+        write_whole(page, explanation.plot().to_html(include_plotlyjs=True, full_html=True))
+        explanation.still(image)
+        return [page, image, figures]
 
     def drop_weights(self, keys: Iterable[str]) -> None:
         """Delete the weights of these candidates. Others stay: a worker may have just written them."""

@@ -116,6 +116,7 @@ def test_yaml_mistakes_name_file_and_line(tmp_path: Path, capsys: pytest.Capture
         ("search", "quickstrt"),
         ("plan", "nowhere.yaml"),
         ("front", "nowhere"),
+        ("explain", "nowhere"),
         ("export", "nowhere"),
         ("evaluate", "nowhere"),
         ("ui", "nowhere"),
@@ -213,6 +214,6 @@ def test_shipped_experiments_are_valid(name: str) -> None:
 
 
 def test_help_of_every_verb() -> None:
-    for verb in ("search", "plan", "front", "export", "evaluate", "ui", "list"):
+    for verb in ("search", "plan", "front", "explain", "export", "evaluate", "ui", "list"):
         command = [sys.executable, "-m", "autopeft", verb, "--help"]
         assert "Usage" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,79 @@
+"""`autopeft explain`: what a search has learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from autopeft.result import SearchResult
+from autopeft.run_folder import RunFolder
+from autopeft.searching.explain import Explanation, Share
+
+_COLUMNS = ("surrogate, alone", "with interactions", "forest (fANOVA)")
+
+
+def run_explain(run: Path, as_json: bool) -> None:
+    """Print the tables, and write the same and more into the run folder."""
+    result = SearchResult.open(run)
+    explanation = result.explain()
+    files = RunFolder(result.run_dir).write_explanation(explanation)
+    if as_json:
+        print(json.dumps(explanation.to_json(), indent=2))
+        return
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=140)
+    for table in tables(explanation):
+        out.print(table)
+    out.print(_belief(explanation), soft_wrap=True)
+    for line in explanation.warnings:
+        out.print(f"[yellow]warning:[/] {line}", soft_wrap=True)
+    out.print(f"wrote {', '.join(str(path) for path in files)}", soft_wrap=True)
+
+
+def tables(explanation: Explanation) -> list[Table]:
+    """Shares by layer, by block and by training hyper-parameter, then what the front is made of."""
+    parts: dict[str, Mapping[str, Share]] = {
+        "layer": {str(layer): share for layer, share in explanation.layers.items()},
+        "block": explanation.blocks,
+        "training": explanation.training,
+    }
+    title = f"Share of the variance of {explanation.score} by "
+    return [_shares(title + name, name, shares) for name, shares in parts.items() if shares] + [_front(explanation)]
+
+
+def _shares(title: str, name: str, shares: Mapping[str, Share]) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column(name)
+    for column in _COLUMNS:
+        table.add_column(column, justify="right")
+    for part, share in shares.items():
+        table.add_row(part, *(f"{value:.3f}" for value in (share.first, share.total, share.forest)))
+    return table
+
+
+def _front(explanation: Explanation) -> Table:
+    """Layers by blocks: the share of the members that have it, and its mean size."""
+    use = explanation.front
+    title = f"The {use.members} members of the front: how many have the block in the layer (mean size)"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in ("layer", *explanation.methods):
+        table.add_column(column, justify="right")
+    for layer in range(len(use.counts)):
+        cells = np.stack([use.shares[layer], use.sizes[layer]], axis=1)
+        table.add_row(str(layer), *(f"{share:.0%} ({size:.3g})" if share else "" for share, size in cells))
+    return table
+
+
+def _belief(explanation: Explanation) -> str:
+    q = explanation.quality
+    stopped = f" ({explanation.stopped} stopped early, by where their curves point to)" if explanation.stopped else ""
+    return (
+        f"From {explanation.observations} evaluations{stopped}. On scores that it has not seen, the surrogate has R2 "
+        f"{q.surrogate_r2:.2f} and rank correlation {q.surrogate_rank:.2f}, the forest R2 {q.forest_r2:.2f}."
+    )
