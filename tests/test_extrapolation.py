@@ -60,3 +60,12 @@ def test_what_stands_beside_the_score_helps() -> None:
     mean, sd = beside.final(1, (0.1, 1 - 0.8 / 9))
     assert mean == pytest.approx(0.8, abs=0.01)
     assert sd < 0.05
+
+
+def test_the_noise_is_that_of_like_curves() -> None:
+    """What lies low stays there; what is higher ends anywhere."""
+    rng = np.random.default_rng(0)
+    starts = rng.random(80)
+    fit = Extrapolation.fit([[s, s, s, s + (0.2 if s > 0.5 else 0.002) * rng.normal()] for s in starts], EPOCHS)
+    assert fit.final(1, 0.1)[1] < 0.5 * fit.final(1, 0.9)[1]
+    assert fit.final(1, 0.9)[1] == pytest.approx(0.2, rel=0.3)

@@ -118,7 +118,7 @@ def ui(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="methods, tasks, samplers, spaces, experiments, models, costs or runners.")
+        str, typer.Argument(help="methods, tasks, samplers, stopping, spaces, experiments, models, costs or runners.")
     ],
     as_json: Json = False,
 ) -> None:

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from autopeft.searching.dominance import non_dominated
 from autopeft.searching.stopping._base import Course, StoppingPlugin
 
 
@@ -30,12 +29,12 @@ class HalvingStopping(StoppingPlugin):
 
     def stop(self, courses: Sequence[Course], epochs: int) -> set[int]:
         """Those at a rung whose rank is not among the best."""
-        found: set[int] = set()
-        rung = self.first
+        rungs, rung = set[int](), self.first
         while rung < epochs:
-            found |= self._at([c for c in courses if c.epoch >= rung], rung)
+            rungs.add(rung)
             rung *= self.factor
-        return found
+        asked = {c.epoch for c in courses if c.status == "running"} & rungs
+        return set().union(*(self._at([c for c in courses if c.epoch >= rung], rung) for rung in asked))
 
     def _at(self, reached: Sequence[Course], rung: int) -> set[int]:
         if len(reached) < self.startup:
@@ -52,9 +51,11 @@ class HalvingStopping(StoppingPlugin):
 def _ranks(losses: Sequence[Sequence[float]]) -> np.ndarray:
     """The non-dominated rank [N] of each row [N, M], 0 for the front."""
     rows = np.asarray(losses, dtype=float)
-    ranks, left, rank = np.zeros(len(rows), dtype=int), np.arange(len(rows)), 0
-    while len(left):
-        front = non_dominated(rows[left])
-        ranks[left[front]] = rank
-        left, rank = left[~front], rank + 1
+    no_more = np.asarray((rows[:, None] <= rows[None]).all(axis=2))
+    dominates = no_more & ~no_more.T
+    ranks, left, rank = np.zeros(len(rows), dtype=int), np.ones(len(rows), dtype=bool), 0
+    while left.any():
+        front = left & ~dominates[left].any(axis=0)
+        ranks[front] = rank
+        left, rank = left & ~front, rank + 1
     return ranks
