@@ -31,8 +31,8 @@ RUNS = Path("runs")
 _PAUSE = 1.0
 #: Packs that a worker gets in a search, where the pack's size is ours to choose.
 _PACKS = 4
-#: Seconds of training from which on the few seconds of explaining a search are not noticed at its end.
-_WORTH_EXPLAINING = 300.0
+#: Seconds of training from which on the 5 to 20 seconds of explaining a search are not noticed at its end.
+_WORTH_EXPLAINING = 600.0
 
 
 def search(

@@ -34,6 +34,8 @@ def explain_figure(explanation: Explanation) -> Figure:
     _add_heat(figure, explanation, use_share(explanation), _use_hover(explanation), 1)
     if explanation.cells:
         _add_heat(figure, explanation, cell_totals(explanation), _cell_hover(explanation), 2)
+    else:
+        figure.update_xaxes(visible=False, row=1, col=2).update_yaxes(visible=False, row=1, col=2)
     for column, shares in enumerate(_bars(explanation), 1):
         _add_bars(figure, shares, column)
     notes = "".join(f"<br><sup>{line}</sup>" for line in [_quality(explanation), *explanation.warnings])
