@@ -33,7 +33,7 @@ def run_explain(run: Path, as_json: bool) -> None:
     out.print(_belief(explanation), soft_wrap=True)
     for line in explanation.warnings:
         out.print(f"[yellow]warning:[/] {line}", soft_wrap=True)
-    out.print(f"wrote {', '.join(str(path) for path in files)}", soft_wrap=True)
+    out.print(f"wrote {', '.join(str(path) for path in files)}", soft_wrap=True, markup=False)
 
 
 def tables(explanation: Explanation) -> list[Table]:
