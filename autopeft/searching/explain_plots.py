@@ -24,6 +24,8 @@ SERIES = (
 )
 #: Up to so many cells the still has a number in each.
 _NUMBERED = 200
+#: The least share of variance that gets the darkest colour: smaller differences are of the sampling.
+_DARKEST = 0.05
 
 
 def explain_figure(explanation: Explanation) -> Figure:
@@ -105,7 +107,7 @@ def _add_heat(
         hovertemplate="%{text}<extra></extra>",
         colorscale=_SCALE,
         zmin=0,
-        zmax=1 if column == 1 else None,
+        zmax=1 if column == 1 else max(_DARKEST, float(np.nanmax(values))),
         colorbar={"len": 0.42, "y": 0.79, "x": 0.44 if column == 1 else 1.0, "thickness": 10},
         row=1,
         col=column,
@@ -132,7 +134,7 @@ def _add_bars(figure: Figure, shares: Mapping[str, Share], column: int) -> None:
 
 def _draw_heat(axes: Axes, explanation: Explanation, values: np.ndarray, sizes: np.ndarray | None) -> None:
     """`sizes` [L, B] are written beside the shares where there are any."""
-    top = 1.0 if sizes is not None else float(np.nanmax(values)) or 1.0
+    top = 1.0 if sizes is not None else max(_DARKEST, float(np.nanmax(values)))
     image: Any = axes.imshow(values, cmap=_SCALE, vmin=0, vmax=top, aspect="auto", origin="lower")
     axes.set_xticks(range(values.shape[1]), [_words(block) for block in explanation.methods])
     axes.set_yticks(range(values.shape[0]))
