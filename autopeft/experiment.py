@@ -45,10 +45,13 @@ class Experiment(Strict):
     space: str | dict[str, Any] = "hybrid"
     budget: dict[str, int | float | str] = Field(default_factory=dict)
     objectives: list[str] | None = Field(None, description="metrics and costs; default: the task's metric, parameters")
-    sampler: Annotated[SamplerPlugin, *_plugin(SamplerPlugin, sampler_from)] = Field("tpe", validate_default=True)
+    sampler: Annotated[SamplerPlugin, *_plugin(SamplerPlugin, sampler_from)] = Field(
+        "known_cost", validate_default=True
+    )
     stopping: Annotated[StoppingPlugin, *_plugin(StoppingPlugin, stopping_from)] = Field(
         "pareto", validate_default=True
     )
+    warm_start: str | None = Field(None, description="run folder of an earlier search of the same space, to learn from")
     training: TrainingSettings = TrainingSettings()
     trials: int | None = Field(None, ge=1)
     time_limit: float | None = Field(None, gt=0, description="seconds, or '30m', '2h'; of one run of the command")
@@ -103,7 +106,7 @@ class Experiment(Strict):
         """All fields, defaults written out, paths absolute: what `load` reads back to an equal experiment."""
         data = self.model_dump(mode="json", exclude_none=True)
         data["task"] = {k: _absolute(v) for k, v in data["task"].items()}
-        data["model"] = _absolute(data["model"])
+        data |= {k: _absolute(data[k]) for k in ("model", "warm_start") if k in data}
         return data
 
     def difference(self, other: Self) -> str | None:

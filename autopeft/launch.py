@@ -247,6 +247,7 @@ def _study(session: Session, folder: RunFolder) -> Study:
         {"name": sampler.name, **sampler.model_dump()},
         fingerprint=session.data.fingerprint,
         epochs=session.experiment.training.epochs,
+        prior=folder.prior(session.space, session.experiment.warm_start),
     )
 
 

@@ -21,6 +21,8 @@ from autopeft.searching.front import ParetoFront, point_to_json
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
     from autopeft.searching.explain import Explanation
+    from autopeft.searching.problem import Prior
+    from autopeft.space import SearchSpace
 
 T = TypeVar("T")
 
@@ -35,6 +37,7 @@ class RunFolder:
         self.trials_file = path / "trials.csv"
         self.front_file = path / "front.json"
         self.setup_file = path / "engine.json"
+        self.prior_file = path / "prior.json"
         self.plot_page = path / "pareto.html"
         self.plot_image = path / "pareto.png"
         self.explanation_files = (path / "explain.html", path / "explain.png", path / "explain.json")
@@ -82,6 +85,20 @@ class RunFolder:
     def write_setup(self, setup: Setup) -> None:
         """Keep it for when the search is resumed."""
         write_whole(self.setup_file, setup.model_dump_json(indent=2) + "\n")
+
+    def prior(self, space: SearchSpace, other: str | None) -> Prior | None:
+        """What the search in the run folder `other` found; kept here, so that a resumed search has what it began with.
+
+        None without another one. `AutopeftError` when that cannot serve (see `prior_of`).
+        """
+        from autopeft.searching.warm_start import kept_prior, prior_of, prior_text
+
+        if other is None:
+            return None
+        # Before its first result a folder is nobody's: what stands there may be of another run.
+        if not (self.prior_file.is_file() and self.trials_file.is_file()):
+            write_whole(self.prior_file, prior_text(prior_of(Path(other), space)))
+        return kept_prior(self.prior_file)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -43,13 +43,14 @@ def search(
     trials: Annotated[Optional[int], typer.Option(help="Candidates; replaces the file's.")] = None,  # noqa: UP045
     time_limit: Annotated[Optional[str], typer.Option(help="Such as 30m; replaces the file's.")] = None,  # noqa: UP045
     workers: Annotated[Optional[int], typer.Option(help="Replaces runner.workers.")] = None,  # noqa: UP045
+    warm_start: Annotated[Optional[Path], typer.Option(help="Run folder of an earlier search to learn from.")] = None,  # noqa: UP045
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
     as_json: Json = False,
 ) -> None:
     """Launch a search, or go on with one: the same command with the same run folder resumes."""
     from autopeft.cli.verbs import run_search
 
-    run_search(experiment, out, trials, time_limit, workers, quiet, as_json)
+    run_search(experiment, out, trials, time_limit, workers, warm_start, quiet, as_json)
 
 
 @app.command()

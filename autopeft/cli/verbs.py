@@ -29,11 +29,12 @@ def run_search(
     trials: int | None,
     time_limit: str | None,
     workers: int | None,
+    warm_start: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """`autopeft search`."""
-    experiment = with_overrides(Experiment.load(name), trials, time_limit, workers)
+    experiment = with_overrides(Experiment.load(name), trials, time_limit, workers, warm_start)
     out = out or RUNS / experiment.name
     result = launch(experiment, out, progress_for(experiment, quiet or as_json))
     if as_json:
@@ -44,10 +45,15 @@ def run_search(
 
 
 def with_overrides(
-    experiment: Experiment, trials: int | None, time_limit: str | None, workers: int | None
+    experiment: Experiment,
+    trials: int | None,
+    time_limit: str | None,
+    workers: int | None,
+    warm_start: Path | None = None,
 ) -> Experiment:
     """The experiment with what the command line gave in its place."""
     given: dict[str, Any] = {"trials": trials, "time_limit": time_limit}
+    given["warm_start"] = None if warm_start is None else str(warm_start.absolute())
     if workers is not None:
         given["runner"] = {"name": experiment.runner.name, **experiment.runner.model_dump(), "workers": workers}
     given = {k: v for k, v in given.items() if v is not None}
