@@ -31,7 +31,8 @@ class ParetoStopping(StoppingPlugin):
     def stop(self, courses: Sequence[Course], epochs: int) -> set[int]:
         """Those that are dominated with confidence."""
         # Sums depend on the order of what is added up.
-        finished = sorted((c for c in courses if c.status == "done"), key=lambda c: c.number)
+        ended = (c for c in courses if c.status == "done" and c.epoch == epochs)
+        finished = sorted(ended, key=lambda c: c.number)
         asked = [c for c in courses if c.status == "running" and self._is_rung(c.epoch, epochs)]
         if len(finished) < self.startup or not asked:
             return set()
