@@ -19,8 +19,10 @@ from autopeft.searching.problem import Problem
 from autopeft.searching.samplers import SamplerPlugin
 
 #: The acquisition is evaluated on random points and neighbours of the observed front; then local search goes on.
-RANDOM, NEAR, STEPS, CLIMBERS, STEP = 512, 512, 4, 8, 24
+RANDOM, NEAR, STEPS, CLIMBERS, STEP = 256, 384, 3, 8, 24
 SAMPLES, CHUNK = 128, 256
+#: Steps of L-BFGS a fit: what comes after them changes little, and costs as much again.
+_FIT = {"options": {"maxiter": 150}}
 
 
 class NehviPlugin(SamplerPlugin):
@@ -46,12 +48,14 @@ class NehviSampler(BaseSampler):
         if "points" not in problem.memo:
             problem.memo["points"] = Points(problem.space, problem.budget)
         self._points: Points = problem.memo["points"]
+        # One for all parameters: a fresh one for each would draw the same number for all.
+        self._uniform = RandomSampler(seed=seed)
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
         return self._problem.space.distributions()
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        return RandomSampler(seed=self._seed).sample_independent(study, trial, param_name, param_distribution)
+        return self._uniform.sample_independent(study, trial, param_name, param_distribution)
 
     def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -121,10 +125,10 @@ class NehviSampler(BaseSampler):
         x = self._tensor(rows)
         score = SingleTaskGP(x, torch.as_tensor(scores)[:, None])
         if self._exact:
-            fit_gpytorch_mll(ExactMarginalLogLikelihood(score.likelihood, score))
+            fit_gpytorch_mll(ExactMarginalLogLikelihood(score.likelihood, score), optimizer_kwargs=_FIT)
             return ModelList(score, GenericDeterministicModel(self._cheapness, 1))
         both = ModelListGP(score, SingleTaskGP(x, self._cheapness(x)))
-        fit_gpytorch_mll(SumMarginalLogLikelihood(both.likelihood, both))
+        fit_gpytorch_mll(SumMarginalLogLikelihood(both.likelihood, both), optimizer_kwargs=_FIT)
         return both
 
     def _tensor(self, rows: np.ndarray) -> Any:

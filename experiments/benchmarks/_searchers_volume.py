@@ -9,6 +9,7 @@ tenths of it, so it hardly tells searchers apart.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,14 @@ def volume(rows: np.ndarray, on: Surface, scale: str) -> float:
     limit = float(on.budget.limits[COST])
     if scale == "linear":
         return hypervolume(rows, [limit, 0.0])
-    scaled = np.stack([np.log10(rows[:, 0]), rows[:, 1]], axis=1)
+    # The empty hybrid costs nothing: it is taken for the smallest one.
+    scaled = np.stack([np.log10(np.maximum(rows[:, 0], _least(on))), rows[:, 1]], axis=1)
     return hypervolume(scaled, [np.log10(limit), -on.floor])
+
+
+@lru_cache(maxsize=8)
+def _least(on: Surface) -> int:
+    return on.budget.smallest(on.space)[COST]
 
 
 def curve(run: Mapping[str, Any], on: Surface, best: np.ndarray, scale: str) -> np.ndarray:

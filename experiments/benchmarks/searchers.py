@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, fields
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,33 +47,37 @@ def main(
     if quick:
         surfaces, contenders = surfaces or "additive", contenders or "random,tpe"
         seeds, trials, workers, store = 2, 12, 1, out / "searchers.jsonl"
-    chosen = _chosen(contenders, list(CONTENDERS), "contender")
-    for name in [c for c in chosen if not CONTENDERS[c].is_here]:
-        print(f"left out: {name} (needs the library {CONTENDERS[name].needs}, and the sampler of that name)")
-        chosen.remove(name)
     limits = _limits(limit or [])
     settings = [
         Setting(contender, on, seed, rule, min(trials, most), pack)
         for seed in range(seeds)
-        for contender in chosen
+        for contender in _available(_chosen(contenders, list(CONTENDERS), "contender"))
         for few, most in [limits.get(contender, (seeds, trials))]
         if seed < few
         for on in _chosen(surfaces, _surfaces.names(), "surface")
         for rule in stopping.split(",")
     ]
+    left_out = set(_chosen(contenders, list(CONTENDERS), "contender")) - set(_available(list(CONTENDERS)))
+    print(f"left out, as library or sampler are missing: {', '.join(sorted(left_out)) or 'nobody'}")
     kept = Store(store)
-    missing = [] if report else [s for s in settings if kept.find(s) is None]
-    print(f"{len(settings)} searches, {len(missing)} of them to run")
-    broken = 0
-    for number, (setting, done) in enumerate(_simulated(missing, workers), 1):
-        if isinstance(done, Exception):
-            broken += 1
-            print(f"{number} of {len(missing)}: {setting} failed: {type(done).__name__}: {done}", flush=True)
-            continue
-        kept.add(done)
-        print(f"{number} of {len(missing)}: {setting}", flush=True)
+    _run(settings, kept, 0 if report else workers)
     _tell([run for s in settings if (run := kept.find(s)) is not None], kept, out, quick)
-    raise typer.Exit(1 if broken else 0)
+
+
+def _run(settings: Sequence[Setting], kept: Store, workers: int) -> None:
+    """Run what is not finished; failures are told, and left to the next time."""
+    missing = [s for s in settings if kept.find(s) is None] if workers else []
+    print(f"{len(settings)} searches, {len(missing)} of them to run")
+    for number, (setting, done) in enumerate(_simulated(missing, workers), 1):
+        failed = isinstance(done, Exception)
+        print(f"{number} of {len(missing)}: {setting}" + (f" failed: {done!r}" if failed else ""), flush=True)
+        if not failed:
+            kept.add(done)
+
+
+def _available(names: Sequence[str]) -> list[str]:
+    """Those whose library and sampler are there."""
+    return [name for name in names if CONTENDERS[name].is_here]
 
 
 class Store:
@@ -109,15 +114,21 @@ def _identity(run: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _simulated(settings: Sequence[Setting], workers: int) -> Iterator[tuple[Setting, Run | Exception]]:
     """As they finish; the others go on when one fails."""
+    if workers <= 1:
+        yield from ((setting, _outcome(partial(simulate, setting))) for setting in settings)
+        return
     # A process a core: their threads would get in each other's way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(workers, get_context("spawn"), _start) as pool:
         futures = {pool.submit(simulate, setting): setting for setting in settings}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except Exception as error:
-                yield futures[future], error
+        yield from ((futures[future], _outcome(future.result)) for future in as_completed(futures))
+
+
+def _outcome(run: Callable[[], Run]) -> Run | Exception:
+    try:
+        return run()
+    except Exception as error:
+        return error
 
 
 def _start() -> None:
