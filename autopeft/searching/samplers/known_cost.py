@@ -29,7 +29,7 @@ class KnownCostPlugin(SamplerPlugin):
     # Its proposals are within the budget, and the improvement weighs cost.
     spread: ClassVar[bool] = False
 
-    startup: int = Field(12, ge=1)
+    startup: int = Field(8, ge=1)
     axis: Literal["log", "linear"] = "log"
 
     def check(self, problem: Problem) -> None:
