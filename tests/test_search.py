@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tiny_project import experiment, write_experiment
+from tiny_project import experiment, not_measured, write_experiment
 
 import autopeft
 from autopeft.candidate import Evaluation
@@ -95,6 +95,7 @@ def test_export_trains_again_what_was_not_kept(tmp_path: Path) -> None:
     assert before == after
 
 
+@not_measured()
 def test_resuming_goes_on_as_an_undisturbed_search(tmp_path: Path) -> None:
     # In packs of other sizes sums round otherwise: equal to the bit is what is trained in equal company.
     runner = {"name": "in_process", "pack": 1}
@@ -171,6 +172,7 @@ def test_a_search_that_is_ended_loses_and_repeats_nothing(
     assert all(kept[e.number].seconds == e.seconds for e in before), "a finished candidate was trained again"
 
 
+@not_measured()
 def test_ray_gives_the_same_as_this_process(tmp_path: Path) -> None:
     here = run(tmp_path, "here", trials=3)
     there = run(tmp_path, "there", trials=3, runner={"name": "ray", "workers": 1})

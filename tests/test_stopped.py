@@ -18,16 +18,14 @@ from test_study import OBJECTIVES, evaluated, in_optuna, opened
 from test_views import told, views_of
 from tiny_models import LAYERS
 from tiny_packs import SETTINGS, mixed
-from tiny_project import write_experiment
+from tiny_project import not_measured, write_experiment
 from tiny_task import save_model, task, tokenizer
 from tiny_worker import assert_bare, backbone_state, evaluate
 
 from autopeft.candidate import Candidate, Evaluation
-from autopeft.engine import probe
 from autopeft.engine import worker as worker_module
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.pack import Pack
-from autopeft.engine.setup import Setup
 from autopeft.engine.train import epochs
 from autopeft.engine.worker import Run, Worker, WorkerSpec, load_weights
 from autopeft.errors import AutopeftError
@@ -161,10 +159,8 @@ def test_an_error_later_leaves_them_stopped(
 
 @pytest.fixture(scope="module", autouse=True)
 def _setup() -> Iterator[None]:
-    """Not measured: on a busy machine two searches may choose different attentions, and round otherwise."""
-    setup = Setup(device="cpu", precision="fp32", attention="fused", pack=4, flops_per_second=1e9, seconds_per_step=0.0)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(probe, "measure", lambda *args, **kwargs: setup)
+    """Searches are compared here."""
+    with not_measured():
         yield
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_project import experiment
+from tiny_project import experiment, not_measured
 from typer.testing import CliRunner
 
 import autopeft
@@ -43,6 +43,7 @@ def test_the_other_front_comes_first(other: Path, tmp_path: Path) -> None:
     assert len({e.key for e in result.evaluations}) == 6
 
 
+@not_measured()
 def test_a_resumed_search_has_the_prior_that_it_began_with(other: Path, tmp_path: Path) -> None:
     """The other folder goes on meanwhile; what was kept at the start counts."""
     start = str(other / "run")

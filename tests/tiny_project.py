@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from tiny_task import WORDS, save_model
+
+from autopeft.engine import probe
+from autopeft.engine.setup import Setup
 
 #: A sentence is of the class whose word it holds; the other words are noise.
 _CLASSES, _NOISE = WORDS[:3], WORDS[3:]
@@ -61,3 +67,12 @@ def write_experiment(folder: Path, **changes: Any) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(experiment(folder, **changes)))
     return path
+
+
+@contextmanager
+def not_measured() -> Iterator[None]:
+    """One set-up for all searches: measured on a busy machine, two may choose otherwise, and round otherwise."""
+    setup = Setup(device="cpu", precision="fp32", attention="fused", pack=4, flops_per_second=1e9, seconds_per_step=0.0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(probe, "measure", lambda *args, **kwargs: setup)
+        yield

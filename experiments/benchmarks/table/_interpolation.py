@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 #: With fewer residuals between seeds than this, noise is taken from cross-validation, which overstates it.
 ENOUGH = 60
-#: Among how many residuals of similar hybrids the noise of a curve is drawn.
-NEIGHBOURS = 32
+#: The part of the residuals, those of the most similar hybrids, among which the noise of a curve is drawn, and how many
+#: at least. Noise differs much: seeds agree where nothing is learnt, and where all is, and least half-way.
+NEAREST, LEAST = 1 / 12, 9
 FOLDS = 4
 
 
@@ -85,7 +86,8 @@ class Interpolation:
         """(Scores, losses) by epoch of one training, [E] each."""
         mean = self._trees(self._features(self._features.table([point])))[0]
         rng = np.random.default_rng([int(self.space.decode(point).key, 16), seed])
-        near = np.argsort((((self._at - mean) / self._trees.scale) ** 2).sum(1), kind="stable")[:NEIGHBOURS]
+        count = max(LEAST, int(NEAREST * len(self._at)))
+        near = np.argsort((((self._at - mean) / self._trees.scale) ** 2).sum(1), kind="stable")[:count]
         scores, losses = np.split(mean + self._residuals[rng.choice(near)], 2)
         # A share of so many examples, as every accuracy is.
         return np.round(np.clip(scores, 0.0, 1.0) * self._steps) / self._steps, np.maximum(losses, 1e-3)

@@ -106,7 +106,8 @@ def _written(table: pd.DataFrame, path: Path, task: str) -> pd.DataFrame:
 
     sizes = [d.name for d in _draw.space().structure]
     figures = [c for c in table.columns if c.startswith(("accuracy_", "loss_", "seconds", "learning_rate"))]
-    table = table.astype({"row": "int16", "seed": "int8"} | dict.fromkeys(sizes, "int8") | dict.fromkeys(figures, "float32"))
+    small = dict.fromkeys(sizes, "int8") | dict.fromkeys(figures, "float32")
+    table = table.astype({"row": "int16", "seed": "int8"} | small)
     table = table.sort_values(["seed", "row"], ignore_index=True)
     made = {
         "task": task, "model": _draw.MODEL, "space": _draw.SPACE, "budget": _draw.BUDGET, **TRAINING[task],
