@@ -106,7 +106,10 @@ class Experiment(Strict):
         """All fields, defaults written out, paths absolute: what `load` reads back to an equal experiment."""
         data = self.model_dump(mode="json", exclude_none=True)
         data["task"] = {k: _absolute(v) for k, v in data["task"].items()}
-        data |= {k: _absolute(data[k]) for k in ("model", "warm_start") if k in data}
+        data["model"] = _absolute(data["model"])
+        if "warm_start" in data:
+            # Always a path, there or not: the other folder may be gone when this one is resumed.
+            data["warm_start"] = str(Path(data["warm_start"]).absolute())
         return data
 
     def difference(self, other: Self) -> str | None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from autopeft.anatomy import ModelShape
 from autopeft.budget import Budget, costs_of
+from autopeft.candidate import Evaluation
 from autopeft.costs import COSTS
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
@@ -22,9 +23,12 @@ from autopeft.searching.budgeted import BudgetedSampler
 from autopeft.searching.dominance import hypervolume
 from autopeft.searching.known_cost import design
 from autopeft.searching.known_cost.improvement import Staircase, expected_improvement
+from autopeft.searching.known_cost.observations import Observations
 from autopeft.searching.known_cost.points import Points
 from autopeft.searching.known_cost.proposal import Effort, maximise
-from autopeft.searching.known_cost.surrogate import Data, Surrogate
+from autopeft.searching.known_cost.surrogate import Data, Surrogate, spread_of
+from autopeft.searching.known_cost.transfer import learned_elsewhere, trend_here
+from autopeft.searching.objective import Objective
 from autopeft.searching.problem import Prior
 from autopeft.space import SearchSpace
 
@@ -325,9 +329,10 @@ def score(point: dict[str, Any]) -> float:
 
 def search(objectives: tuple[str, ...], directions: list[str], trials: int = 20, **options: Any) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    prior = options.pop("prior", None)
+    prior, name = options.pop("prior", None), options.pop("name", "known_cost")
+    start = {"startup": 8} if name == "known_cost" else {}
     sampler = BudgetedSampler.for_space(
-        PER_LAYER, BUDGET, {"name": "known_cost", "startup": 8, **options}, objectives=objectives, prior=prior
+        PER_LAYER, BUDGET, {"name": name, **start, **options}, objectives=objectives, prior=prior
     )
     study = optuna.create_study(sampler=sampler, directions=directions)
     for _ in range(trials):
@@ -351,11 +356,15 @@ def search(objectives: tuple[str, ...], directions: list[str], trials: int = 20,
 )
 @pytest.mark.parametrize("axis", ["log", "linear"])
 def test_any_number_of_known_costs(objectives: tuple[str, ...], directions: list[str], axis: str) -> None:
-    study = search(objectives, directions, axis=axis)
-    losses = [[-v if d == "maximize" else v for v, d in zip(t.values, directions, strict=True)] for t in study.trials]
-    corner = np.max(losses, axis=0) + 1e-9
-    assert hypervolume(losses, corner) > 1.05 * hypervolume(losses[:8], corner)
-    assert len({tuple(t.params.values()) for t in study.trials}) == 20
+    study = search(objectives, directions, trials=24, axis=axis)
+    assert len({tuple(t.params.values()) for t in study.trials}) == 24
+    random = search(objectives, directions, trials=24, name="random")
+    losses = [
+        [[-v if d == "maximize" else v for v, d in zip(t.values, directions, strict=True)] for t in s.trials]
+        for s in (study, random)
+    ]
+    corner = np.max(np.concatenate(losses), axis=0) + 1e-9
+    assert hypervolume(losses[0], corner) > 1.02 * hypervolume(losses[1], corner)
 
 
 def test_two_scores_are_refused() -> None:
@@ -370,15 +379,137 @@ def test_more_directions_than_objectives_are_refused() -> None:
         PER_LAYER.suggest(study.ask())
 
 
-def test_a_prior_comes_first_and_its_surrogate_helps() -> None:
-    """The other task is the same one: with its candidates known, the first model-based proposal is good already."""
-    other = search(("score", "trainable_params"), ["maximize", "minimize"], trials=30)
+def test_a_prior_comes_first() -> None:
+    other = search(("score", "trainable_params"), ["maximize", "minimize"], trials=12)
     best = max(other.trials, key=lambda t: t.values[0])
     prior = Prior([t.params for t in other.trials], [t.values[0] for t in other.trials], [best.params])
     warm = search(("score", "trainable_params"), ["maximize", "minimize"], trials=12, prior=prior)
     assert warm.trials[0].params == best.params
-    cold = search(("score", "trainable_params"), ["maximize", "minimize"], trials=12)
-    assert warm.trials[0].values[0] >= max(t.values[0] for t in cold.trials[:8])
+    assert len({tuple(t.params.values()) for t in warm.trials}) == 12
+
+
+def test_the_mean_from_another_task_is_what_proves_right_here() -> None:
+    points = Points(PER_LAYER, BUDGET)
+    rows = rows_of(PER_LAYER, points, 60)
+    features = points.features(rows)
+    truth = features[:, 0] + features[:, 4]
+    elsewhere = learned_elsewhere(Prior([points.point(row) for row in rows], list(truth), []), points)
+    assert np.corrcoef(elsewhere(features), truth)[0, 1] > 0.98
+    # A slope by least squares, smaller while there are few, 0 where the other task says the contrary.
+    same = trend_here(elsewhere, features, 3 * truth)(features)
+    assert np.polyfit(3 * truth, same, 1)[0] == pytest.approx(60 / 64, abs=0.05)
+    few = trend_here(elsewhere, features[:4], 3 * truth[:4])(features)
+    assert np.ptp(few) < 0.7 * np.ptp(same)
+    assert np.ptp(trend_here(elsewhere, features, -truth)(features)) == 0
+
+
+def test_a_surrogate_with_a_trend_falls_back_on_it() -> None:
+    known = data(8)
+    far = np.full((1, known.features.shape[1]), 1.0)
+
+    def trend(features: np.ndarray) -> np.ndarray:
+        return 100 * features[:, 0]
+
+    assert Surrogate(known, trend=trend).posterior(far)[0][0] > 10 > Surrogate(known).posterior(far)[0][0]
+
+
+def failing_study(fails: Any, trials: int = 40) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = BudgetedSampler.for_space(PER_LAYER, BUDGET, {"name": "known_cost", "startup": 8})
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    for _ in range(trials):
+        trial = study.ask()
+        candidate = PER_LAYER.suggest(trial)
+        if fails(trial.params):
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, [score(trial.params), candidate.hybrid.num_params(TINY)])
+    return study
+
+
+def test_what_fails_again_and_again_is_left_alone() -> None:
+    """High rates would be best if they did not diverge."""
+    study = failing_study(lambda params: params["learning_rate"] > 1e-3)
+    states = [t.state.name for t in study.trials]
+    assert states[8:].count("FAIL") < 10 < states.count("COMPLETE")
+
+
+def test_when_all_has_failed_so_far_proposals_are_spread() -> None:
+    study = failing_study(lambda params: True, trials=24)
+    costs = [PER_LAYER.hybrid(t.params).num_params(TINY) for t in study.trials[8:]]
+    counts, _ = np.histogram(np.log(costs), bins=3, range=(math.log(128), math.log(3001)))
+    assert min(counts) >= 2
+
+
+@pytest.mark.parametrize("stopped_loss", [3.0, 30.0])
+def test_no_score_outside_what_was_seen_is_believed(stopped_loss: float) -> None:
+    """A line through losses and scores knows no bounds."""
+    evaluations = [
+        Evaluation(
+            PER_LAYER.decode(PER_LAYER.random_point(np.random.default_rng(i))),
+            "done",
+            {"accuracy": 0.3 + 0.03 * i},
+            curve=({"accuracy": 0.25, "loss": 1.2 - 0.05 * i}, {"accuracy": 0.3 + 0.03 * i, "loss": 1.0}),
+        )
+        for i in range(14)
+    ]
+    early = {"accuracy": 0.25, "loss": stopped_loss}
+    point = PER_LAYER.random_point(np.random.default_rng(99))
+    evaluations.append(Evaluation(PER_LAYER.decode(point), "stopped", {"accuracy": 0.25}, curve=(early,)))
+    seen = Observations.of_evaluations(evaluations, Points(PER_LAYER, BUDGET), Objective.of("accuracy"), 2)
+    assert seen.done.tolist() == [True] * 14 + [False]
+    assert 0.3 <= seen.scores[14] <= 0.3 + 0.03 * 13
+
+
+def test_an_error_without_a_bound_does_not_hide_the_others() -> None:
+    values = [0.1, 0.2, 0.3, 0.4, 1e4]
+    evaluations = [
+        Evaluation(PER_LAYER.decode(PER_LAYER.random_point(np.random.default_rng(i))), "done", {"mse": value})
+        for i, value in enumerate(values)
+    ]
+    seen = Observations.of_evaluations(
+        evaluations, Points(PER_LAYER, BUDGET), Objective(metric="mse", direction="min"), 1
+    )
+    assert seen.scores.tolist()[:4] == [-0.1, -0.2, -0.3, -0.4]
+    assert -1 < seen.scores[4] < -0.4
+
+
+@pytest.mark.parametrize(
+    ("blocks", "limits"),
+    [
+        # Merged LoRA costs no FLOPs of inference; a space without 0; nothing but a rate.
+        (BLOCKS, {"inference_flops": 52_000_000}),
+        ({"lora": {"rank": [2, 4, 8]}}, {"trainable_params": 5000}),
+        ({"lora": {"rank": [2]}}, {"trainable_params": 5000}),
+    ],
+)
+def test_spaces_whose_smallest_hybrid_adds_nothing(blocks: Any, limits: dict[str, int]) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = SearchSpace.load({"blocks": blocks, "training": RATES}, TINY)
+    budget = Budget(limits)
+    sampler = BudgetedSampler.for_space(
+        space, budget, {"name": "known_cost", "startup": 4}, objectives=("score", *limits)
+    )
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    for number in range(10):
+        trial = study.ask()
+        candidate = space.suggest(trial)
+        assert budget.fits(candidate.hybrid, TINY)
+        study.tell(trial, [float(number % 3), *budget.costs(candidate.hybrid, TINY).values()])
+    assert len({t.user_attrs["key"] for t in study.trials}) == 10
+
+
+@SPACES
+@pytest.mark.parametrize("name", COSTS.names())
+def test_nothing_costs_less_than_the_beginning_of_the_axis(space: SearchSpace, name: str) -> None:
+    points = Points(space, Budget(), [name])
+    added = (points.costs(rows_of(space, points, 300)) - points.base)[:, 0]
+    assert added[added > 0].min() >= points.extent[0, 0] > 0
+
+
+def test_equal_scores_are_equal_in_spite_of_rounding() -> None:
+    assert spread_of(np.array([0.8437] * 10)) == 1.0
+    assert spread_of(np.array([0.1, 0.3])) == pytest.approx(0.1)
 
 
 def test_fits_are_kept_with_the_trials_and_renewed() -> None:

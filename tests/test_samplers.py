@@ -27,7 +27,13 @@ RAW = {
 }
 SPACE = SearchSpace.load(RAW, TINY)
 BUDGET = Budget({"trainable_params": 1500})
-PROBLEM = Problem(SPACE, BUDGET, (Objective.of("accuracy"), Objective.of("trainable_params")))
+
+
+def problem() -> Problem:
+    """A fresh one each time: what a sampler keeps in it must not matter."""
+    return Problem(SPACE, BUDGET, (Objective.of("accuracy"), Objective.of("trainable_params")))
+
+
 #: Most of them are over the budget, so the seed shows in how they are repaired.
 POINTS = [SPACE.random_point(np.random.default_rng(i)) for i in range(9)]
 SMALL: dict[str, dict[str, Any]] = {
@@ -56,7 +62,7 @@ def plugin(name: str, **options: Any) -> SamplerPlugin:
 
 
 def study_of(name: str, seed: int = 0, single: bool = False, storage: Any = None) -> optuna.Study:
-    sampler = BudgetedSampler(PROBLEM, plugin(name, seed=seed))
+    sampler = BudgetedSampler(problem(), plugin(name, seed=seed))
     directions = ["maximize"] if single else ["maximize", "minimize"]
     return optuna.create_study(sampler=sampler, directions=directions, storage=storage, load_if_exists=True)
 
@@ -117,7 +123,7 @@ def test_a_resumed_study_goes_on_as_the_undisturbed_one(name: str) -> None:
     study = study_of(name, storage=storage)
     halves = run(study, 4)
     resumed = optuna.load_study(
-        study_name=study.study_name, storage=storage, sampler=BudgetedSampler(PROBLEM, plugin(name))
+        study_name=study.study_name, storage=storage, sampler=BudgetedSampler(problem(), plugin(name))
     )
     assert halves + run(resumed, 3) == whole
 
@@ -207,3 +213,11 @@ def test_wrong_configurations(spec: Any, message: str) -> None:
 def test_a_budget_that_fits_nothing_is_refused() -> None:
     with pytest.raises(AutopeftError, match="nothing in the space fits"):
         BudgetedSampler.for_space(SPACE, Budget({"trainable_params": 10}))
+
+
+@ALL
+def test_own_parameters_are_drawn_apart(name: str) -> None:
+    study = study_of(name)
+    trial = study.ask()
+    SPACE.suggest(trial)
+    assert trial.suggest_float("dropout", 0, 1) != trial.suggest_float("noise", 0, 1)

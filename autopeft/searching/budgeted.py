@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -84,7 +85,7 @@ class BudgetedSampler(BaseSampler):
     ) -> dict[str, Any]:
         """A point of the space within the budget."""
         inner, rng, prior = self._inner(trial), self._rng(trial), self._problem.prior
-        if prior is not None and trial.number < len(prior.front):
+        if prior is not None and self._plugin.takes_prior and trial.number < len(prior.front):
             drawn, spread = dict(prior.front[trial.number]), False
         else:
             drawn = inner.sample_relative(study, trial, search_space)
@@ -112,7 +113,9 @@ class BudgetedSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A parameter of the objective that is not in the space: left to the inner sampler."""
-        return self._inner(trial).sample_independent(study, trial, param_name, param_distribution)
+        # A seed of its own: fresh samplers of one seed would draw the same for all of them.
+        inner = self._inner(trial, zlib.crc32(param_name.encode()))
+        return inner.sample_independent(study, trial, param_name, param_distribution)
 
     def reseed_rng(self) -> None:
         """Nothing to do: every proposal has a seed of its own, from the trial's number."""
@@ -125,8 +128,8 @@ class BudgetedSampler(BaseSampler):
         """Passed on."""
         self._inner(trial).after_trial(study, trial, state, values)
 
-    def _inner(self, trial: FrozenTrial) -> BaseSampler:
-        seed = int(np.random.SeedSequence([self._seed, trial.number]).generate_state(1)[0])
+    def _inner(self, trial: FrozenTrial, *salt: int) -> BaseSampler:
+        seed = int(np.random.SeedSequence([self._seed, trial.number, *salt]).generate_state(1)[0])
         return self._plugin.make(seed, self._problem)
 
     def _rng(self, trial: FrozenTrial) -> np.random.Generator:

@@ -38,11 +38,14 @@ def prior_of(run: Path, space: SearchSpace) -> Prior:
     if not front.done:
         raise AutopeftError(f"warm_start: {run} has no finished candidate to learn from")
     score = front.score
-    return Prior(
-        [space.encode(e.candidate) for e in front.done],
-        [-score.loss(e.metrics[score.metric]) for e in front.done],
-        [space.encode(e.candidate) for e in _spread(front.points, FIRST)],
-    )
+    try:
+        return Prior(
+            [space.encode(e.candidate) for e in front.done],
+            [-score.loss(e.metrics[score.metric]) for e in front.done],
+            [space.encode(e.candidate) for e in _spread(front.points, FIRST)],
+        )
+    except AutopeftError as error:
+        raise AutopeftError(f"warm_start: {run} is a search of another model's hybrids: {error}") from None
 
 
 def kept_prior(file: Path) -> Prior:

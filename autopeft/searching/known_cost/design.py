@@ -26,6 +26,8 @@ MANUAL: Mapping[str, tuple[float, Mapping[str, int]]] = {
     "UniPELT": (1, {"prefix": 10, "lora": 8, "sequential": 48}),
 }
 _STEP = (math.sqrt(5) - 1) / 2
+#: The least part of the budget that is looked at, where hybrids are smaller still.
+LEAST_SHARE = 1e-3
 #: 2 ** this is larger than any size.
 _HALVINGS = 16
 #: The smallest budgets have room for few methods only.
@@ -60,14 +62,17 @@ def manual(space: SearchSpace, budget: Budget) -> list[dict[str, int | float]]:
     return found
 
 
-def spread(space: SearchSpace, budget: Budget, count: int, rng: np.random.Generator) -> list[dict[str, int | float]]:
+def spread(
+    space: SearchSpace, budget: Budget, count: int, rng: np.random.Generator, first: int = 0
+) -> list[dict[str, int | float]]:
     """Random points in some layers and of some methods, repaired into log-spaced shares of the budget.
 
-    Shares follow the golden ratio, so that every beginning is spread over the axis too.
+    Shares follow the golden ratio from the number `first` on, so that every stretch is spread over the axis too.
     """
-    least = math.log(min(1.0, 1.01 * budget.least_share(space)))
+    # No share is least where something costs nothing, as LoRA does that is merged.
+    least = math.log(min(1.0, max(LEAST_SHARE, 1.01 * budget.least_share(space))))
     points = []
-    for number in range(count):
+    for number in range(first, first + count):
         part = budget.tightened(space, math.exp(least * (1 - (number + 1) * _STEP % 1.0)))
         points.append(_within(space, part, rng))
     return points

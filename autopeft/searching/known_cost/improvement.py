@@ -17,6 +17,9 @@ from scipy.special import ndtr
 
 from autopeft.searching.dominance import non_dominated
 
+#: Candidates x cells at once: with three costs a front of 30 has some ten thousand cells.
+_PRODUCTS = 2**20
+
 
 class Staircase:
     """The best score within each cost, from evaluated `costs` [F, C] and `scores` [F] (larger is better).
@@ -44,6 +47,11 @@ class Staircase:
 
     def improvement(self, costs: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
         """The expected gain of hypervolume [N] of candidates of `costs` [N, C] with scores normal(mean, sd) [N]."""
+        size = max(1, _PRODUCTS // len(self.levels))
+        parts = [slice(i, i + size) for i in range(0, len(costs), size)]
+        return np.concatenate([self._part(costs[p], mean[p], sd[p]) for p in parts]) if parts else np.zeros(0)
+
+    def _part(self, costs: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
         sides = np.clip(self._high[None] - np.maximum(self._low[None], costs[:, None]), 0, None)
         # A product over no costs is 1: with a score alone this is the expected improvement over the best one.
         volume = sides.prod(axis=2)

@@ -31,8 +31,9 @@ _Told = tuple[float, float, bool]
 @dataclass(frozen=True)
 class Observations:
     """`rows` [N, D] with `scores` [N] (larger is better) and their known `variances` [N]: a stopped candidate stands
-    with the final score that its curve points to, and the variance of that. `done` [N] says which were trained to the
-    end. `pending` rows are being trained, `known` rows are all that ever were proposed.
+    with the final score that its curve points to, and the variance of that; a failed one with the worst finished score,
+    so that what diverges or needs too much memory is left alone. `done` [N] says which were trained to the end.
+    `pending` rows are being trained, `known` rows are all that ever were proposed.
     """
 
     rows: np.ndarray
@@ -62,7 +63,8 @@ class Observations:
             for t, e, curve in zip(trials, seen, curves, strict=True)
         ]
         pending = [i for i, t in enumerate(trials) if t.state == TrialState.RUNNING]
-        return cls._of(rows, told, rows[pending])
+        failed = [i for i, t in enumerate(trials) if t.state == TrialState.FAIL]
+        return cls._of(rows, told, rows[pending], rows[failed])
 
     @classmethod
     def of_evaluations(
@@ -78,13 +80,42 @@ class Observations:
             for e, curve in zip(ended, curves, strict=True)
         ]
         rows = rows.reshape(len(ended), len(points.dimensions))
-        return cls._of(rows, told, rows[:0])
+        return cls._of(rows, told, rows[:0], rows[:0])
 
     @classmethod
-    def _of(cls, rows: np.ndarray, told: Sequence[_Told | None], pending: np.ndarray) -> Observations:
+    def _of(
+        cls, rows: np.ndarray, told: Sequence[_Told | None], pending: np.ndarray, failed: np.ndarray
+    ) -> Observations:
         index = [i for i, seen in enumerate(told) if seen is not None]
         table = np.array([seen for seen in told if seen is not None], dtype=float).reshape(len(index), 3)
-        return cls(rows[index], table[:, 0], table[:, 1], table[:, 2] > 0, pending, rows)
+        scores, done = table[:, 0], table[:, 2] > 0
+        if done.any():
+            scores = np.clip(scores, *_range(scores[done]))
+            # What has an end is no failure: a proposal that is withdrawn is one that was there before.
+            ended = {row.tobytes() for row in rows[index]}
+            failed = np.array([row for row in failed if row.tobytes() not in ended]).reshape(-1, rows.shape[1])
+        else:
+            failed = failed[:0]
+        count = len(failed)
+        return cls(
+            np.concatenate([rows[index], failed]),
+            np.concatenate([scores, np.full(count, scores.min(initial=np.inf) if count else 0.0)]),
+            np.concatenate([table[:, 1], np.zeros(count)]),
+            np.concatenate([done, np.zeros(count, dtype=bool)]),
+            pending,
+            rows,
+        )
+
+
+def _range(finished: np.ndarray) -> tuple[float, float]:
+    """The least and the largest score that counts, from those of whole trainings.
+
+    A few scores far below the others (an error without a bound) would be all that the surrogate sees: Tukey's fence. An
+    extrapolated score is never better or worse than what was seen.
+    """
+    low, high = np.quantile(finished, [0.25, 0.75])
+    fence = low - 1.5 * (high - low) if high > low else -np.inf
+    return max(float(fence), float(finished.min())), float(finished.max())
 
 
 def _curve(curve: Iterable[Mapping[str, float]], score: Objective) -> list[tuple[float, float]]:

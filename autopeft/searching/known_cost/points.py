@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Points:
 
     @cached_property
     def extent(self) -> np.ndarray:
-        """The least a non-empty hybrid adds to each named cost, and the most that is allowed: [C, 2]."""
+        """The least that a hybrid adds to the cost of the smallest one, if anything, and the most allowed: [C, 2]."""
         low = np.zeros((1, len(self.dimensions)))
         high = np.where(self.structure, self.levels - 1, 0)[None].astype(float)
         base = self.costs(low)[0]
@@ -153,15 +154,14 @@ class Points:
         return [row.tobytes() for row in np.ascontiguousarray(rows)]
 
     def _atoms(self) -> np.ndarray:
-        """Rows with one size (and one layer's bit, where there are bits) at its first level."""
-        bits = [i for i, d in enumerate(self.dimensions) if d.kind == "bit"]
-        rows = []
-        for i, d in enumerate(self.dimensions):
-            if d.kind == "size":
-                row = np.zeros(len(self.dimensions))
-                row[[i, *bits[:1]]] = 1
-                rows.append(row)
-        return np.array(rows or [np.zeros(len(self.dimensions))])
+        """Rows of at most one size, at its first level, in one layer, where layers have bits: nothing costs less."""
+        kinds = [d.kind for d in self.dimensions]
+        sizes: list[list[int]] = [[], *([i] for i, kind in enumerate(kinds) if kind == "size")]
+        bits: list[list[int]] = [[i] for i, kind in enumerate(kinds) if kind == "bit"] or [[]]
+        rows = np.zeros((len(sizes) * len(bits), len(kinds)))
+        for row, (size, bit) in zip(rows, product(sizes, bits), strict=True):
+            row[[*size, *bit]] = 1
+        return rows
 
 
 def _part(dimension: Continuous, values: np.ndarray) -> np.ndarray:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _FIT = "known_cost:fit"
 #: A fit is renewed when there are so many observations more than it has seen: this many, or this share of them.
 _RENEWED = (2, 0.1)
+#: Where the budget's limit is on an axis that ends at 1: what costs all that is allowed shall be worth something too.
+_LIMIT = 0.9
 
 
 class KnownCostSampler(BaseSampler):
@@ -58,24 +60,28 @@ class KnownCostSampler(BaseSampler):
         number, starting = trial.number - (len(prior.front) if prior else 0), self._design()
         if 0 <= number < len(starting) - (len(prior.front) if prior else 0):
             return starting[number]
-        at = next(i for i, o in enumerate(objectives) if not o.is_cost)
+        at = next((i for i, o in enumerate(objectives) if not o.is_cost), None)
+        if at is None:
+            raise AutopeftError(f"sampler 'known_cost': no score among {', '.join(o.metric for o in objectives)}")
         points = self._points([o.metric for o in objectives if o.is_cost])
         seen = Observations.of(study, trial, points, objectives[at], at, self._problem.epochs)
         rng = np.random.default_rng([self._seed, 3])
         if seen.done.sum() < 2:
-            return design.spread(self._problem.space, self._problem.budget, 1, rng)[0]
+            return self._random(trial, rng)
         surrogate = self._surrogate(study, trial, points, seen)
         gain, front = self._gain(points, seen, surrogate)
         row = maximise(gain, points, seen.known, front, rng, Effort())
-        if row is None:
-            return design.spread(self._problem.space, self._problem.budget, 1, rng)[0]
-        return points.point(row)
+        return self._random(trial, rng) if row is None else points.point(row)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A parameter of the objective that is not in the space: uniform."""
         return RandomSampler(self._seed).sample_independent(study, trial, param_name, param_distribution)
+
+    def _random(self, trial: FrozenTrial, rng: np.random.Generator) -> dict[str, Any]:
+        """A random point, at the trial's place on the cost axis."""
+        return design.spread(self._problem.space, self._problem.budget, 1, rng, first=trial.number)[0]
 
     def _design(self) -> list[dict[str, int | float]]:
         problem = self._problem
@@ -154,12 +160,12 @@ class KnownCostSampler(BaseSampler):
         return gain, rows[mean >= staircase.best(costs)]
 
     def _scaled(self, points: Points, rows: np.ndarray) -> np.ndarray:
-        """Costs [N, C] on an axis from 0 (the empty hybrid, or in logarithms the least one that is not) to 1."""
+        """Costs [N, C] on an axis from 0 (the smallest hybrid, or in logarithms the least that is added to it)."""
         if not points.names:
             return np.zeros((len(rows), 0))
         added = points.costs(rows) - points.base
         least, most = points.extent.T
         if self._axis == "linear":
-            return np.clip(added / most, 0, 1)
+            return _LIMIT * np.clip(added / most, 0, 1)
         span = np.log(np.maximum(most / least, 1 + 1e-9))
-        return np.clip(np.log(np.maximum(added, least) / least) / span, 0, 1)
+        return _LIMIT * np.clip(np.log(np.maximum(added, least) / least) / span, 0, 1)

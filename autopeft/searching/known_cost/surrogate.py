@@ -76,6 +76,12 @@ class LayeredMatern(Kernel):
         return torch.cat([sizes.flatten(-2), x[..., blocks * layers :] / lengths[blocks:]], dim=-1)
 
 
+def spread_of(scores: np.ndarray) -> float:
+    """The standard deviation of scores; 1 where they are equal but for rounding."""
+    deviation = float(scores.std())
+    return deviation if deviation > 1e-9 * (1 + abs(float(scores.mean()))) else 1.0
+
+
 def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Matern-5/2 between scaled features: [N1, N2]."""
     squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T
@@ -106,7 +112,7 @@ class Surrogate:
     def __init__(self, data: Data, fit: Fit | None = None, steps: int = _STEPS, trend: Trend | None = None) -> None:
         self._data, self._trend = data, trend
         self._scores = data.scores - (trend(data.features) if trend else 0.0)
-        self._center, self._scale = float(self._scores.mean()), float(self._scores.std()) or 1.0
+        self._center, self._scale = float(self._scores.mean()), spread_of(self._scores)
         self._model = self._made(fit)
         if steps:
             self._optimise(steps)
@@ -204,6 +210,9 @@ class Surrogate:
         """Maximum a posteriori by L-BFGS; where that fails, the hyper-parameters stay what they were."""
         before = {name: p.detach().clone() for name, p in self._model.named_parameters()}
         mll = ExactMarginalLogLikelihood(self._model.likelihood, self._model)
+        # Sums depend on the number of threads, and a resumed search may have another one.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         try:
             with warnings.catch_warnings(), gpytorch.settings.fast_computations(log_prob=False):
                 warnings.simplefilter("ignore")
@@ -211,3 +220,5 @@ class Surrogate:
         except (ModelFittingError, RuntimeError):
             for name, parameter in self._model.named_parameters():
                 parameter.data = before[name]
+        finally:
+            torch.set_num_threads(threads)

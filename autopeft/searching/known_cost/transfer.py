@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from autopeft.searching.known_cost.points import Points
-from autopeft.searching.known_cost.surrogate import Data, Surrogate, Trend
+from autopeft.searching.known_cost.surrogate import Data, Surrogate, Trend, spread_of
 from autopeft.searching.problem import Prior
 
 #: So many observations here weigh as much as the doubt whether the other task says anything.
@@ -20,7 +20,7 @@ def learned_elsewhere(prior: Prior, points: Points) -> Trend:
     features = points.features(np.array([points.row(point) for point in prior.points]))
     scores = np.asarray(prior.scores, dtype=float)
     surrogate = Surrogate(Data(features, scores, np.zeros(len(scores)), points.shape))
-    center, scale = scores.mean(), scores.std() or 1.0
+    center, scale = scores.mean(), spread_of(scores)
     return lambda at: (surrogate.posterior(at)[0] - center) / scale
 
 
@@ -30,7 +30,7 @@ def trend_here(elsewhere: Trend, features: np.ndarray, scores: np.ndarray) -> Tr
     """
     known = elsewhere(features)
     deviation = known - known.mean()
-    spread = float(deviation @ deviation)
-    slope = max(0.0, float(deviation @ scores) / spread) if spread > 0 else 0.0
+    varies = known.std() > 1e-9 * (1 + abs(known.mean()))
+    slope = max(0.0, float(deviation @ scores) / float(deviation @ deviation)) if varies else 0.0
     slope *= len(scores) / (len(scores) + _DOUBT)
     return lambda at: slope * elsewhere(at)

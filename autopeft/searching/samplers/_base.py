@@ -30,6 +30,9 @@ class SamplerPlugin(Strict):
     #: False when it decides itself how much its proposals cost: only what it draws uniformly is then spread over costs.
     spread: ClassVar[bool] = True
 
+    #: Whether the front of another search (`Prior`) is proposed before its own points.
+    takes_prior: ClassVar[bool] = True
+
     seed: int = Field(0, ge=0)
 
     def check(self, problem: Problem) -> None:

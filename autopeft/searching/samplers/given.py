@@ -32,6 +32,7 @@ class GivenPlugin(SamplerPlugin):
     description: ClassVar[str] = "the points of a JSON file, in their order: the same candidates for several methods"
 
     spread: ClassVar[bool] = False
+    takes_prior: ClassVar[bool] = False
 
     file: str | None = None
     points: tuple[dict[str, int | float], ...] = Field((), description="in place of a file")
