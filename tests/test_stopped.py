@@ -40,6 +40,7 @@ EPOCHS = SETTINGS.epochs
 MEMBERS = mixed(LAYERS, seed=0)
 DIVERGING = Candidate(MEMBERS[0].hybrid, {"learning_rate": 1e30})
 #: A rule that stops something in a dozen of candidates, and a training that it can be asked in.
+OURS = {"name": "known_cost", "startup": 6}
 HALVING = {"name": "halving", "startup": 2}
 TRAINING = {"epochs": 3, "batch_size": 16, "max_length": 16, "precision": "fp32", "learning_rate": 0.01}
 
@@ -170,7 +171,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
 
 
 def search(folder: Path, out: str = "run", **changes: Any) -> SearchResult:
-    fields = {"trials": 12, "training": TRAINING, "stopping": HALVING, "runner": {**HERE, "pack": 4}}
+    fields = {"trials": 12, "training": TRAINING, "stopping": HALVING, "runner": {**HERE, "pack": 4}, "sampler": OURS}
     return run(folder, out, **{**fields, **changes})
 
 
@@ -245,7 +246,7 @@ def test_a_resumed_search_stops_the_same(finished: SearchResult) -> None:
 
 
 def test_killed_and_resumed_with_stopped_ones(tmp_path: Path) -> None:
-    changes = {"trials": 24, "training": TRAINING, "stopping": HALVING, "runner": {**HERE, "pack": 4}}
+    changes = {"trials": 24, "training": TRAINING, "stopping": HALVING, "runner": {**HERE, "pack": 4}, "sampler": OURS}
     path, out = write_experiment(tmp_path, **changes), tmp_path / "run"
     command, ended = start_and_signal(path, out, signal.SIGKILL)
     assert ended == -signal.SIGKILL

@@ -33,7 +33,7 @@ _FIT = "known_cost:fit"
 #: A fit is renewed when there are so many observations more than it has seen: this many, or this share of them.
 _RENEWED = (2, 0.1)
 #: Where the budget's limit is on an axis that ends at 1: what costs all that is allowed shall be worth something too.
-_LIMIT = 0.9
+_LIMIT = 0.95
 
 
 class KnownCostSampler(BaseSampler):
