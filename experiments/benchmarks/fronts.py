@@ -36,7 +36,7 @@ def search(task: str, name: str, seed: int, trials: int, training: Mapping[str, 
     """A finished search: run, resumed, or opened where it has ended already."""
     out = runs / f"{task}-{SAMPLERS[name]['sampler']}-{seed}"
     limits = {split: training[split] for split in ("train_limit", "validation_limit")}
-    # One epoch of a small subset begins each run alike for both; a seed is of the search and of the training.
+    # A seed is of the search and of the training.
     rest = {k: v for k, v in training.items() if k not in limits}
     return autopeft.search(
         out=out,
