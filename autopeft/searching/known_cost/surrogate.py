@@ -40,7 +40,7 @@ class LayeredMatern(Kernel):
 
     A block has one length scale for all layers, and differences of neighbouring layers are correlated by `rho` ** |i -
     j|: a size that moves to the next layer is a small change, and what is learned of a method in one layer counts for
-    the next. With a length scale for each of some fifty sizes a hundred trials are too few.
+    the next. With a length scale for each of some fifty sizes a few dozen trials are too few.
     """
 
     has_lengthscale = False
