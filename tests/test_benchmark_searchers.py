@@ -128,6 +128,18 @@ def test_botorch_proposes_within_the_budget(name: str, monkeypatch: pytest.Monke
     assert max(run["cost"]) <= _surfaces.surface("additive").budget.limits["trainable_params"]
 
 
+def test_a_warm_search_begins_with_the_front_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("botorch")
+    import _searchers_run
+
+    monkeypatch.setattr(_searchers_run, "SOURCE_TRIALS", 8)
+    setting = Setting("known_cost_warm", "additive", 0, "none", 4, 4)
+    source = simulate(Setting("known_cost", "coupled", 1_000, "none", 8, 4))
+    front = volume.front_of(source["cost"], source["observed"])
+    assert set(simulate(setting)["cost"]) <= set(front[:, 0])
+    assert not set(simulate(Setting("known_cost", "additive", 0, "none", 4, 4))["cost"]) <= set(front[:, 0])
+
+
 def test_contenders_that_are_not_installed_are_known() -> None:
     assert {"random", "tpe", "nsga2", "gp", "qlognehvi", "qlognehvi_exact", "known_cost"} <= CONTENDERS.keys()
     assert CONTENDERS["random"].is_here

@@ -37,15 +37,19 @@ def prior_of(run: Path, space: SearchSpace) -> Prior:
     front = ParetoFront(Study.read(run), objectives, header["budget"])
     if not front.done:
         raise AutopeftError(f"warm_start: {run} has no finished candidate to learn from")
-    score = front.score
     try:
-        return Prior(
-            [space.encode(e.candidate) for e in front.done],
-            [-score.loss(e.metrics[score.metric]) for e in front.done],
-            [space.encode(e.candidate) for e in _spread(front.points, FIRST)],
-        )
+        return prior_from(front, space)
     except AutopeftError as error:
         raise AutopeftError(f"warm_start: {run} is a search of another model's hybrids: {error}") from None
+
+
+def prior_from(front: ParetoFront, space: SearchSpace) -> Prior:
+    """The finished candidates of a search by their front; `AutopeftError` when one is not of the space."""
+    return Prior(
+        [space.encode(e.candidate) for e in front.done],
+        [-front.score.loss(e.metrics[front.score.metric]) for e in front.done],
+        [space.encode(e.candidate) for e in _spread(front.points, FIRST)],
+    )
 
 
 def kept_prior(file: Path) -> Prior:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,22 +16,28 @@ from optuna.trial import Trial
 from autopeft.candidate import Evaluation
 from autopeft.searching.budgeted import BudgetedSampler
 from autopeft.searching.courses import Courses
+from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
-from autopeft.searching.problem import Problem
+from autopeft.searching.problem import Prior, Problem
 from autopeft.searching.samplers import SAMPLERS, SamplerPlugin, sampler_from
 from autopeft.searching.stopping import stopping_from
+from autopeft.searching.warm_start import prior_from
 
 OBJECTIVES = (Objective(metric=SCORE, direction="max"), Objective(metric=COST, direction="min"))
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`log_cost`: the study is told the logarithm of the cost. `needs`: the library that must be there."""
+    """`log_cost`: the study is told the logarithm of the cost. `needs`: the library that must be there.
+
+    `warm`: it knows a search on the surface of `SOURCES`.
+    """
 
     plugin: Callable[[int], SamplerPlugin]
     log_cost: bool = False
     needs: str = "optuna"
     sampler: str = "random"
+    warm: bool = False
 
     @property
     def is_here(self) -> bool:
@@ -61,7 +67,11 @@ CONTENDERS: Mapping[str, Contender] = {
     "qlognehvi": _nehvi(exact_costs=False),
     "qlognehvi_exact": _nehvi(exact_costs=True),
     "known_cost": _shipped("known_cost", needs="botorch"),
+    "known_cost_warm": replace(_shipped("known_cost", needs="botorch"), warm=True),
 }
+
+#: The surface of the same space whose search a warm start knows, and how many trials that search has.
+SOURCES, SOURCE_TRIALS = {"trec": "subj", "subj": "trec", "additive": "coupled", "coupled": "additive"}, 64
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class _Running:
     cost: int
     epochs: int = 0
     stopped: bool = False
+    evaluation: Evaluation | None = None
 
     def metrics(self, epoch: int) -> dict[str, float]:
         return {"epoch": epoch, SCORE: float(self.scores[epoch - 1]), "loss": float(self.losses[epoch - 1])}
@@ -98,9 +109,30 @@ def simulate(setting: Setting) -> dict[str, Any]:
     `observed` is the score of the last epoch that was trained, `final` what it would have been at the end, `true` that
     without noise; `stopped` and `epochs` (trained) by trial; `ask` are the seconds that each proposal took.
     """
+    members, ask = _search(setting, _prior(setting) if CONTENDERS[setting.contender].warm else None)
+    return _record(setting, surface(setting.surface), members, ask)
+
+
+def _prior(setting: Setting) -> Prior:
+    """What a cold search on the other surface has found, with another seed."""
+    there = replace(
+        setting,
+        contender="known_cost",
+        surface=SOURCES[setting.surface],
+        seed=1_000 + setting.seed,
+        stopping="none",
+        trials=SOURCE_TRIALS,
+    )
+    on, (members, _) = surface(there.surface), _search(there)
+    done = [m.evaluation for m in members if m.evaluation is not None]
+    return prior_from(ParetoFront(done, OBJECTIVES, on.budget.limits), on.space)
+
+
+def _search(setting: Setting, prior: Prior | None = None) -> tuple[list[_Running], list[float]]:
+    """The trials in their order, and the seconds that each proposal took."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     on, contender = surface(setting.surface), CONTENDERS[setting.contender]
-    problem = Problem(on.space, on.budget, OBJECTIVES, on.epochs)
+    problem = Problem(on.space, on.budget, OBJECTIVES, on.epochs, prior)
     sampler = BudgetedSampler(problem, contender.plugin(setting.seed))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     courses = Courses(stopping_from(setting.stopping), OBJECTIVES, on.epochs)
@@ -117,9 +149,10 @@ def simulate(setting: Setting) -> dict[str, Any]:
             pack.append(_Running(trial, trial.params, scores, losses, candidate.hybrid.num_params(on.space.shape)))
         _train(pack, courses, on.epochs)
         for member in pack:
-            courses.end(_tell(study, on, member, contender.log_cost))
+            member.evaluation = _tell(study, on, member, contender.log_cost)
+            courses.end(member.evaluation)
         members += pack
-    return _record(setting, on, members, ask)
+    return members, ask
 
 
 def _train(pack: list[_Running], courses: Courses, epochs: int) -> None:

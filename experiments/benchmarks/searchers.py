@@ -23,7 +23,7 @@ import numpy as np
 import typer
 from _harness import RESULTS, Out, Quick, write
 from _searchers_report import Run, markdown, measure, plot
-from _searchers_run import CONTENDERS, Setting, simulate
+from _searchers_run import CONTENDERS, SOURCES, Setting, simulate
 from _searchers_volume import best_known, noise_free
 
 HERE = Path(__file__).resolve().parent
@@ -55,6 +55,7 @@ def main(
         for few, most in [limits.get(contender, (seeds, trials))]
         if seed < few
         for on in _chosen(surfaces, _surfaces.names(), "surface")
+        if not CONTENDERS[contender].warm or SOURCES.get(on) in _surfaces.names()
         for rule in stopping.split(",")
     ]
     left_out = set(_chosen(contenders, list(CONTENDERS), "contender")) - set(_available(list(CONTENDERS)))
