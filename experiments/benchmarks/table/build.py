@@ -29,7 +29,7 @@ import _trec  # noqa: E402
 #: Subsets and lengths of training, so that some thousand trainings are feasible on two cores.
 TRAINING = {
     "trec": {"train": 112, "validation": 200, "epochs": 6, "batch_size": 4},
-    "subj": {"train": 64, "validation": 200, "epochs": 6, "batch_size": 4},
+    "subj": {"train": 80, "validation": 128, "epochs": 4, "batch_size": 4},
 }
 PACK, WRITE_EVERY = 16, 4
 _worker: dict[str, Any] = {}
