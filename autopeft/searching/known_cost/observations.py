@@ -51,7 +51,8 @@ class Observations:
         from optuna.trial import TrialState
 
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != asking.number]
-        trials = [t for t in trials if all(d.name in t.params for d in points.dimensions)]
+        names = {d.name for d in points.dimensions}
+        trials = [t for t in trials if names <= t.params.keys()]
         rows = np.array([points.row(t.params) for t in trials]).reshape(len(trials), len(points.dimensions))
         seen = [t.user_attrs.get(EVALUATION) or {} for t in trials]
         curves = [_curve(e.get("curve", ()), score) for e in seen]

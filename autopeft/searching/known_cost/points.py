@@ -51,10 +51,15 @@ class Points:
         if not self.budget.limits:
             return np.ones(len(rows), dtype=bool)
         limited = np.stack([self._tables[name].of(rows) for name in self.budget.limits], axis=1)
-        floor = np.array([self._tables[name].of(np.zeros((1, rows.shape[1])))[0] for name in self.budget.limits])
-        limits = floor + np.ceil(np.reshape(shares, (-1, 1)) * (self._limits - floor))
+        limits = self._floor + np.ceil(np.reshape(shares, (-1, 1)) * (self._limits - self._floor))
         within: np.ndarray = (limited <= limits).all(axis=1)
         return within
+
+    @cached_property
+    def _floor(self) -> np.ndarray:
+        """What the empty hybrid costs of each limited cost."""
+        empty = np.zeros((1, len(self.dimensions)))
+        return np.array([self._tables[name].of(empty)[0] for name in self.budget.limits])
 
     @cached_property
     def extent(self) -> np.ndarray:
@@ -111,13 +116,14 @@ class Points:
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Rows on unit scales [N, D]: sizes by log2(1 + size), rates on their own scale."""
         columns = []
-        for d, column in zip(self.dimensions, rows.T, strict=True):
-            if isinstance(d, Ordinal):
-                scale = _ordinal_scale(d)
-                columns.append(scale[column.astype(int)])
-            else:
-                columns.append(_part(d, column))
+        for d, scale, column in zip(self.dimensions, self._scales, rows.T, strict=True):
+            columns.append(_part(d, column) if isinstance(d, Continuous) else scale[column.astype(int)])
         return np.stack(columns, axis=1)
+
+    @cached_property
+    def _scales(self) -> list[np.ndarray]:
+        """The levels of each dimension on 0..1; none of a continuous one."""
+        return [_ordinal_scale(d) if isinstance(d, Ordinal) else np.empty(0) for d in self.dimensions]
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -195,29 +201,36 @@ class _Table:
         if not self._additive:
             return np.array([self._one(row) for row in rows], dtype=float)
         base, parts = self._parts
-        levels = rows.astype(int)
+        sizes = self._sizes
+        levels, order = rows.astype(int), np.arange(len(sizes))
         total = np.full(len(rows), base)
-        for bit, alone, tables in parts:
-            added = alone + sum(table[levels[:, i]] for i, table in tables.items())
+        for bit, alone, table in parts:
+            added = alone + table[order, levels[:, sizes]].sum(axis=1)
             total += added if bit is None else np.where(levels[:, bit] > 0, added, 0.0)
         return total
 
     @cached_property
-    def _parts(self) -> tuple[float, list[tuple[int | None, float, dict[int, np.ndarray]]]]:
-        """(The empty hybrid's cost, and of each layer's bit - or of all, where there are none - what is added)."""
-        dimensions = self._points.dimensions
-        sizes = [i for i, d in enumerate(dimensions) if d.kind == "size"]
+    def _sizes(self) -> list[int]:
+        """The dimensions that are sizes."""
+        return [i for i, d in enumerate(self._points.dimensions) if d.kind == "size"]
+
+    @cached_property
+    def _parts(self) -> tuple[float, list[tuple[int | None, float, np.ndarray]]]:
+        """(The empty hybrid's cost, and for each layer's bit - or for all, where there are none - what it costs alone,
+        and what the levels of the sizes add [sizes, levels]).
+        """
+        dimensions, sizes = self._points.dimensions, self._sizes
         bits: list[int | None] = [i for i, d in enumerate(dimensions) if d.kind == "bit"]
         base = self._cost({})
         parts = []
         for bit in bits or [None]:
             on = {} if bit is None else {bit: 1}
             alone = self._cost(on)
-            tables = {
-                i: np.array([self._cost({**on, i: level}) - alone for level in range(self._points.levels[i])])
-                for i in sizes
-            }
-            parts.append((bit, alone - base, tables))
+            table = np.zeros((len(sizes), int(self._points.levels.max(initial=1))))
+            for row, i in zip(table, sizes, strict=True):
+                levels = range(self._points.levels[i])
+                row[: len(levels)] = [self._cost({**on, i: level}) - alone for level in levels]
+            parts.append((bit, alone - base, table))
         return base, parts
 
     def _one(self, row: np.ndarray) -> float:

@@ -5,7 +5,7 @@ Shapes: N points, D dimensions, C costs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +60,14 @@ class KnownCostSampler(BaseSampler):
         number, starting = trial.number - (len(prior.front) if prior else 0), self._design()
         if 0 <= number < len(starting) - (len(prior.front) if prior else 0):
             return starting[number]
+        # Torch is needed from here on.
+        from autopeft.searching.known_cost.one_thread import one_thread
+
+        with one_thread():
+            return self._promising(study, trial, objectives)
+
+    def _promising(self, study: Study, trial: FrozenTrial, objectives: Sequence[Objective]) -> dict[str, Any]:
+        """The point of largest expected improvement; a random one while too little is known, or when all are known."""
         at = next((i for i, o in enumerate(objectives) if not o.is_cost), None)
         if at is None:
             raise AutopeftError(f"sampler 'known_cost': no score among {', '.join(o.metric for o in objectives)}")

@@ -25,6 +25,8 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior, NormalPrior
 from scipy.linalg import solve_triangular
 
+from autopeft.searching.known_cost.one_thread import one_thread
+
 #: Hyper-parameters by name, as plain numbers: what a fit leaves for the next one.
 Fit = Mapping[str, Sequence[float]]
 #: Scores [N] at features [N, D].
@@ -84,10 +86,17 @@ def spread_of(scores: np.ndarray) -> float:
 
 def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Matern-5/2 between scaled features: [N1, N2]."""
-    squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T
-    r = np.sqrt(5 * np.maximum(squares, 1e-12))
-    covariance: np.ndarray = (1 + r + r * r / 3) * np.exp(-r)
-    return covariance
+    squares: np.ndarray = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T
+    # In place: what is allocated anew takes as long as what is computed.
+    np.maximum(squares, 1e-12, out=squares)
+    squares *= 5
+    r = np.sqrt(squares)
+    squares /= 3
+    squares += r
+    squares += 1
+    np.negative(r, out=r)
+    squares *= np.exp(r, out=r)
+    return squares
 
 
 @dataclass(frozen=True)
@@ -210,15 +219,10 @@ class Surrogate:
         """Maximum a posteriori by L-BFGS; where that fails, the hyper-parameters stay what they were."""
         before = {name: p.detach().clone() for name, p in self._model.named_parameters()}
         mll = ExactMarginalLogLikelihood(self._model.likelihood, self._model)
-        # Sums depend on the number of threads, and a resumed search may have another one.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
-            with warnings.catch_warnings(), gpytorch.settings.fast_computations(log_prob=False):
+            with one_thread(), warnings.catch_warnings(), gpytorch.settings.fast_computations(log_prob=False):
                 warnings.simplefilter("ignore")
                 fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": steps}}, max_attempts=1)
         except (ModelFittingError, RuntimeError):
             for name, parameter in self._model.named_parameters():
                 parameter.data = before[name]
-        finally:
-            torch.set_num_threads(threads)
