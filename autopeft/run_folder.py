@@ -34,6 +34,7 @@ class RunFolder:
         self.path = path
         self.experiment_file = path / "experiment.yaml"
         self.weights = path / "weights"
+        self.study_file = path / "study.db"
         self.trials_file = path / "trials.csv"
         self.front_file = path / "front.json"
         self.setup_file = path / "engine.json"
@@ -49,7 +50,8 @@ class RunFolder:
         """The folder of an earlier search; `AutopeftError` when it is none."""
         folder = cls(Path(path))
         if not folder.experiment_file.is_file():
-            raise AutopeftError(f"{path}: not the folder of a search (it has no experiment.yaml)")
+            what = "it has no experiment.yaml" if folder.path.is_dir() else "there is no such folder"
+            raise AutopeftError(f"{path}: not the folder of a search ({what}); `autopeft search` says where it writes")
         return folder
 
     def experiment(self) -> Experiment:
@@ -57,21 +59,39 @@ class RunFolder:
         return Experiment.load(self.experiment_file)
 
     def claim(self, experiment: Experiment) -> None:
-        """Make the folder this experiment's; another experiment's folder is refused with the field that differs."""
-        if self.trials_file.is_file():
-            # Before its first result a folder is nobody's: a mistake in the file can still be mended.
-            different = experiment.difference(self.experiment())
-            if different:
-                raise AutopeftError(
-                    f"{self.path}: holds another search: {different}; give another run folder (out), or delete this one"
-                )
+        """Make the folder this experiment's; another experiment's folder is refused with the field that differs.
+
+        Before its first result a folder is nobody's: a mistake in the file can still be mended, and what was proposed
+        or kept for the mistaken experiment goes.
+        """
+        different = self._difference(experiment)
+        if different and self._has_results():
+            raise AutopeftError(
+                f"{self.path}: holds another search: {different}; give another run folder (out), or delete this one"
+            )
         try:
-            for partial in (*self.path.glob(".*.partial"), *self.weights.glob(".*.partial")):
-                # A killed search's.
-                partial.unlink(missing_ok=True)
+            leftover = [self.study_file, self.prior_file, self.setup_file] if different else []
+            # Of a killed search.
+            leftover += [*self.path.glob(".*.partial"), *self.weights.glob(".*.partial")]
+            for file in leftover:
+                file.unlink(missing_ok=True)
         except OSError as error:
             raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
         write_whole(self.experiment_file, dump_yaml(experiment.resolved()))
+
+    def _difference(self, experiment: Experiment) -> str | None:
+        """How the folder's experiment differs from this one; None where there is none, or it does not."""
+        if not self.experiment_file.is_file():
+            return None
+        try:
+            return experiment.difference(self.experiment())
+        except AutopeftError as error:
+            return f"its experiment.yaml can't be read ({error})"
+
+    def _has_results(self) -> bool:
+        from autopeft.searching.study import Study
+
+        return self.trials_file.is_file() or (self.study_file.is_file() and bool(Study.read(self.path)))
 
     def setup(self) -> Setup | None:
         """What was measured of the engine when the search began; None before that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -203,11 +204,24 @@ def test_warnings_of_few_and_of_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "fitted to 25 of 30 evaluations, drawn at random" in some.warnings
 
 
+def test_a_front_at_the_end_of_a_range_is_told() -> None:
+    spread = explained(PER_LAYER, 30, lambda sizes: float(sizes["L02.lora.rank"]))
+    assert not any("end of its range" in line for line in spread.warnings)
+    rate = next(d for d in PER_LAYER.dimensions if d.name == "learning_rate")
+    found = [
+        replace(e, candidate=replace(e.candidate, training={"learning_rate": rate.high}))
+        for e in evaluations(PER_LAYER, 30, lambda sizes: float(sizes["L02.lora.rank"]))
+    ]
+    front = ParetoFront(found, TWO)
+    (line,) = [w for w in explain(front, PER_LAYER, Budget({})).warnings if "end of its range" in w]
+    assert line.startswith(f"{len(front.points)} of the front's {len(front.points)} members have learning_rate")
+
+
 @pytest.mark.parametrize(
     ("count", "noise", "message"),
     [
         (0, 0.01, "there are 0"),
-        (4, 0.01, "needs at least 5 finished evaluations, there are 4"),
+        (4, 0.01, "needs at least 5 finished candidates, there are 4"),
         (9, 0.0, "same accuracy"),
     ],
 )
@@ -293,7 +307,7 @@ def test_the_verb(changes: dict[str, Any], tmp_path: Path, capsys: pytest.Captur
     status, out, err = autopeft(capsys, "explain", str(tmp_path / "run"))
     assert (status, err) == (0, "")
     for part in ("by layer", "by block", "members of the front", "R2", "only 8 finished", "explain.html"):
-        assert part in out.replace("1 members", "members"), out
+        assert part in out.replace("only member of", "members of"), out
     assert "explain.json" in out
     data = json.loads((tmp_path / "run/explain.json").read_text())
     assert "plotly" in (tmp_path / "run/explain.html").read_text()
@@ -302,7 +316,7 @@ def test_the_verb(changes: dict[str, Any], tmp_path: Path, capsys: pytest.Captur
     assert SearchResult.open(tmp_path / "run").explain().to_json() == data
 
 
-@pytest.mark.parametrize(("count", "message"), [(0, "there are 0"), (3, "needs at least 5 finished evaluations")])
+@pytest.mark.parametrize(("count", "message"), [(0, "there are 0"), (3, "needs at least 5 finished candidates")])
 def test_a_run_with_too_few_is_one_line(
     count: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,8 @@ from autopeft.launch import launch
 from autopeft.progress import Silent
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
+from autopeft.searching.study import Study
+from autopeft.session import Session
 
 
 def run(folder: Path, out: str = "run", **changes: Any) -> SearchResult:
@@ -252,6 +254,32 @@ def test_a_folder_without_results_takes_a_mended_experiment(tmp_path: Path) -> N
     with folder.locked():
         folder.claim(Experiment.of(experiment(tmp_path), "test"))
     assert len(run(tmp_path, trials=1, budget={"trainable_params": "5%"}).evaluations) == 1
+
+
+def test_what_was_proposed_for_a_mistaken_experiment_goes(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    mistaken = Experiment.of({**experiment(tmp_path), "sampler": {"name": "random", "seed": 5}}, "test")
+    session = Session(mistaken)
+    with folder.locked():
+        folder.claim(mistaken)
+        study = Study.open(
+            folder.path, session.space, session.budget, session.objectives, mistaken.sampler.model_dump()
+        )
+        asked = study.ask()
+        folder.prior_file.write_text("{}", encoding="utf-8")
+    (done,) = run(tmp_path, trials=1, sampler={"name": "random", "seed": 6}).evaluations
+    assert (done.number, done.key == asked.candidate.key) == (0, False)
+    assert not folder.prior_file.exists()
+
+
+def test_results_are_not_lost_to_another_experiment(tmp_path: Path) -> None:
+    run(tmp_path, trials=1)
+    folder = RunFolder(tmp_path / "run")
+    # Killed between the study's result and the first view of it.
+    folder.trials_file.unlink()
+    with pytest.raises(AutopeftError, match="holds another search: budget"):
+        run(tmp_path, trials=2, budget={"trainable_params": "5%"})
+    assert len(run(tmp_path, trials=1).evaluations) == 1
 
 
 def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:

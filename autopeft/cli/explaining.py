@@ -60,7 +60,10 @@ def _shares(title: str, name: str, shares: Mapping[str, Share]) -> Table:
 def _front(explanation: Explanation) -> Table:
     """Layers by blocks: the share of the members that have it, and its mean size."""
     use = explanation.front
-    title = f"The {use.members} members of the front: how many have the block in the layer (mean size)"
+    members = "only member" if use.members == 1 else f"{use.members} members"
+    title = f"The {members} of the front: how many have the block in the layer (mean size)"
+    if not use.counts.any():
+        title += "; all adapt nothing but the head"
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in ("layer", *explanation.methods):
         table.add_column(column, justify="right")

@@ -5,7 +5,7 @@ Shapes: N observations, D dimensions, L layers, B blocks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autopeft.budget import Budget
+from autopeft.dimensions import Continuous
 from autopeft.errors import AutopeftError
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.importance import forest_quality, forest_shares, sobol_shares
@@ -29,6 +30,8 @@ LEAST, ENOUGH = 5, 20
 MOST = 400
 #: An R2 under this is called poor.
 _POOR = 0.3
+#: How near to an end of a range, on a scale of 1, is at it.
+_END = 0.01
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ def explain(front: ParetoFront, space: SearchSpace, budget: Budget, epochs: int 
     seen = Observations.of_evaluations(front.evaluations, points, front.score, epochs)
     done = int(seen.done.sum())
     if done < LEAST:
-        raise AutopeftError(f"explain: needs at least {LEAST} finished evaluations, there are {done}")
+        raise AutopeftError(
+            f"explain: needs at least {LEAST} finished candidates, there are {done}; raise trials and search on"
+        )
     if not np.ptp(seen.scores):
         raise AutopeftError(f"explain: all evaluations have the same {front.score.metric}: there is nothing to explain")
     part = _part(len(seen.scores))
@@ -161,7 +166,7 @@ def explain(front: ParetoFront, space: SearchSpace, budget: Budget, epochs: int 
         cells={name: shares[columns] for name, columns in cells.items()},
         methods=space.methods,
         front=front_use(front, space),
-        warnings=_warnings(done, len(seen.scores), len(part), quality),
+        warnings=(*_warnings(done, len(seen.scores), len(part), quality), *_at_ends(front, points)),
     )
 
 
@@ -256,3 +261,18 @@ def _warnings(done: int, count: int, used: int, quality: Quality) -> tuple[str, 
     if used < count:
         found.append(f"fitted to {used} of {count} evaluations, drawn at random")
     return tuple(found)
+
+
+def _at_ends(front: ParetoFront, points: Points) -> Iterator[str]:
+    """Training hyper-parameters that most of the front has at an end of their range."""
+    unit = points.unit(np.array([points.row(points.space.encode(e.candidate)) for e in front.points]))
+    for dimension, column in zip(points.dimensions, unit.T, strict=True):
+        if not isinstance(dimension, Continuous):
+            continue
+        for end, value in ((0.0, dimension.low), (1.0, dimension.high)):
+            there = int((np.abs(column - end) < _END).sum())
+            if there > max(1, len(column) / 2):
+                yield (
+                    f"{there} of the front's {len(column)} members have {dimension.name} at the end of its range "
+                    f"({value:g}): there may be better ones beyond"
+                )

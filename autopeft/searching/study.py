@@ -203,7 +203,8 @@ def _load_or_create(file: StudyFile, sampler: BudgetedSampler, objectives: Seque
 def _load(run: Path) -> optuna.Study:
     """The study of a folder, to read."""
     if not (run / FILE).is_file():
-        raise AutopeftError(f"{run}: no study here (there is no {FILE})")
+        what = f"it has no {FILE}" if run.is_dir() else "there is no such folder"
+        raise AutopeftError(f"{run}: no study here ({what}); give the folder of a search that has begun")
     try:
         # Any sampler that is cheap to make: it is not asked.
         return optuna.load_study(

@@ -54,6 +54,6 @@ def number(value: float | None) -> str:
     """Whole numbers with separators, others with four digits; nothing for what was not measured."""
     if value is None or value != value:
         return ""
-    if float(value).is_integer() and abs(value) >= 1:
+    if float(value).is_integer() and (abs(value) >= 1 or isinstance(value, int)):
         return f"{int(value):,}"
     return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"

@@ -26,7 +26,10 @@ def prior_of(run: Path, space: SearchSpace) -> Prior:
 
     `AutopeftError` when the folder holds no study, one of another space, or no finished candidate.
     """
-    header = Study.read_header(run)
+    try:
+        header = Study.read_header(run)
+    except AutopeftError as error:
+        raise AutopeftError(f"warm_start: {error}") from None
     theirs, ours = ({k: v for k, v in s.items() if k != "description"} for s in (header["space"], space.to_json()))
     if canonical_json(theirs) != canonical_json(ours):
         part = next(k for k in ours if canonical_json(theirs.get(k)) != canonical_json(ours[k]))
