@@ -206,6 +206,15 @@ def test_list_says_a_line_about_each(kind: str, capsys: pytest.CaptureFixture[st
     assert all(entry["name"] and entry["description"] for entry in found)
 
 
+def test_list_says_which_options_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    rules = {entry["name"]: entry["options"] for entry in json.loads(autopeft(capsys, "list", "stopping", "--json")[1])}
+    assert rules["none"] == {}
+    assert rules["pareto"]["confidence"].startswith("0.995; ")
+    tasks = autopeft(capsys, "list", "tasks")[1]
+    assert "text: required" in tasks
+    assert "train_limit: optional; at most so many examples" in tasks
+
+
 @pytest.mark.parametrize("name", shipped("experiments"))
 def test_shipped_experiments_are_valid(name: str) -> None:
     from autopeft.experiment import Experiment

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from autopeft.errors import AutopeftError, suggest
@@ -15,14 +20,41 @@ def run_list(what: str, as_json: bool) -> None:
     """Print names and descriptions of one kind of thing."""
     if what not in _KINDS:
         raise AutopeftError(f"list: unknown kind '{what}'; {suggest(what, _KINDS)}")
-    found = _KINDS[what]()
+    found = {name: _Entry.of(entry) for name, entry in _KINDS[what]().items()}
     if as_json:
-        print(json.dumps([{"name": name, "description": text} for name, text in found.items()], indent=2))
+        print(json.dumps([{"name": name, **asdict(entry)} for name, entry in found.items()], indent=2))
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, text in found.items():
-        table.add_row(f"[bold]{name}[/]", text)
+    for name, entry in found.items():
+        table.add_row(f"[bold]{name}[/]", entry.description)
+        for option, text in entry.options.items():
+            table.add_row("", f"  {option}: {escape(text)}")
     Console(highlight=False).print(table)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What is told of a name; `options` by their keys in an experiment."""
+
+    description: str
+    options: Mapping[str, str]
+
+    @classmethod
+    def of(cls, entry: str | type[BaseModel]) -> _Entry:
+        if isinstance(entry, str):
+            return cls(entry, {})
+        options = {
+            field.alias or name: "; ".join(filter(None, (_default(field), field.description)))
+            for name, field in entry.model_fields.items()
+        }
+        return cls(str(getattr(entry, "description", "")), options)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    return "optional" if value is None else json.dumps(value, default=str)
 
 
 def _methods() -> dict[str, str]:
@@ -31,22 +63,22 @@ def _methods() -> dict[str, str]:
     return {name: f"{m.description}; size: {m.size}" for name, m in METHODS.all().items()}
 
 
-def _tasks() -> dict[str, str]:
+def _tasks() -> Mapping[str, type[BaseModel]]:
     from autopeft.tasks import TASKS
 
-    return {name: task.description for name, task in TASKS.all().items()}
+    return TASKS.all()
 
 
-def _samplers() -> dict[str, str]:
+def _samplers() -> Mapping[str, type[BaseModel]]:
     from autopeft.searching.samplers import SAMPLERS
 
-    return {name: sampler.description for name, sampler in SAMPLERS.all().items()}
+    return SAMPLERS.all()
 
 
-def _stopping() -> dict[str, str]:
+def _stopping() -> Mapping[str, type[BaseModel]]:
     from autopeft.searching.stopping import STOPPING
 
-    return {name: rule.description for name, rule in STOPPING.all().items()}
+    return STOPPING.all()
 
 
 def _costs() -> dict[str, str]:
@@ -55,10 +87,10 @@ def _costs() -> dict[str, str]:
     return {name: cost.description for name, cost in COSTS.all().items()}
 
 
-def _runners() -> dict[str, str]:
+def _runners() -> Mapping[str, type[BaseModel]]:
     from autopeft.runners import RUNNERS
 
-    return {name: runner.description for name, runner in RUNNERS.all().items()}
+    return RUNNERS.all()
 
 
 def _spaces() -> dict[str, str]:
@@ -83,7 +115,7 @@ def _models() -> dict[str, str]:
     return built_in | {"<folder or hub id>": f"of a supported family: {', '.join(sorted(FAMILIES))}"}
 
 
-_KINDS: dict[str, Callable[[], dict[str, str]]] = {
+_KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "methods": _methods,
     "tasks": _tasks,
     "samplers": _samplers,

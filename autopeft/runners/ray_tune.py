@@ -32,9 +32,9 @@ class RayTune(Runner):
 
     name: ClassVar[str] = "ray"
     description: ClassVar[str] = "Ray Tune workers on this machine or a cluster (default)"
-    workers: int = Field(1, ge=1)
-    cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
+    workers: int = Field(1, ge=1, description="processes that train")
+    cpus_per_worker: float = Field(1, gt=0, description="CPU threads of each")
+    gpus_per_worker: float = Field(0, ge=0, description="or a part of one")
     address: str | None = Field(None, description="of a Ray cluster; without it one is started here and stopped again")
 
     @property

@@ -27,13 +27,13 @@ class Task(Strict):
     description: ClassVar[str]
     variant_field: ClassVar[str] = ""
 
-    metric: str | list[str] | None = None
-    train_limit: int | None = Field(default=None, ge=1)
-    validation_limit: int | None = Field(default=None, ge=1)
-    test_limit: int | None = Field(default=None, ge=1)
+    metric: str | list[str] | None = Field(None, description="the first one is the score; else what fits the labels")
+    train_limit: int | None = Field(default=None, ge=1, description="at most so many examples")
+    validation_limit: int | None = Field(default=None, ge=1, description="at most so many examples")
+    test_limit: int | None = Field(default=None, ge=1, description="at most so many examples")
     seed: int = Field(default=0, ge=0)
     # At most 0.3: with validation and test both cut, train keeps rows of every class.
-    validation_share: float = Field(default=0.1, gt=0, le=0.3)
+    validation_share: float = Field(default=0.1, gt=0, le=0.3, description="of train, where it is cut from that")
 
     @field_validator("metric", mode="before")
     @classmethod

@@ -48,7 +48,7 @@ class Docstrings(Task):
     name: ClassVar[str] = "docstrings"
     description: ClassVar[str] = "which installed library a docstring is from: 12 classes, real text, no download"
 
-    per_class: int = Field(default=300, ge=10)
+    per_class: int = Field(default=300, ge=10, description="examples of each library")
     libraries: list[str] | None = None
     validation_share: float = Field(default=0.15, gt=0, le=0.3)
 
