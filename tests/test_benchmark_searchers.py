@@ -194,6 +194,18 @@ def test_medians_with_searches_that_got_nowhere() -> None:
     assert ">2 (2 to >2)" in text
 
 
+def test_trials_to_where_the_rival_ends() -> None:
+    on = _surfaces.surface("additive")
+    cost = on.budget.limits["trainable_params"] / 10
+    rival = run_of([cost] * 3, [0.5, 0.6, 0.7], [0.5, 0.6, 0.7], [False] * 3)
+    ours = run_of([cost] * 3, [0.5, 0.72, 0.8], [0.5, 0.72, 0.8], [False] * 3)
+    runs = [{**rival, "contender": "tpe", "stopping": "none"}, {**ours, "contender": "known_cost", "stopping": "none"}]
+    rows = report.measure(runs, on, np.array([[cost, -0.9]]))
+    assert [row["trials_to"]["tpe"][0] for row in rows] == [3.0, 2.0]
+    assert rows[1]["samples_to"]["tpe"][0] == 12_000
+    assert "| 2 / 12,000 |" in report.markdown(rows)
+
+
 def test_a_noise_free_search_beats_a_random_one() -> None:
     on, rng = _surfaces.surface("additive"), np.random.default_rng(0)
     found = volume.noise_free(on, rounds=8, population=100)

@@ -13,6 +13,8 @@ from _surfaces import Surface
 
 #: Shares of the best known front's hypervolume, and how often medians are drawn again for their bands.
 LEVELS, DRAWS = (0.8, 0.9, 0.95), 2_000
+#: Trials are counted to the volume that this one has at its end, too.
+RIVAL = ("tpe", "none")
 Run = Mapping[str, Any]
 Key = tuple[str, str]
 
@@ -22,10 +24,13 @@ def measure(runs: Sequence[Run], on: Surface, best: np.ndarray) -> list[dict[str
     groups: dict[Key, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run["contender"], run["stopping"]].append(run)
-    return [_row(key, group, on, best) for key, group in groups.items()]
+    levels = {f"{level}": level for level in LEVELS}
+    if RIVAL in groups:
+        levels[RIVAL[0]] = float(np.median([curve(run, on, best, "log")[-1] for run in groups[RIVAL]]))
+    return [_row(key, group, on, best, levels) for key, group in groups.items()]
 
 
-def _row(key: Key, group: Sequence[Run], on: Surface, best: np.ndarray) -> dict[str, Any]:
+def _row(key: Key, group: Sequence[Run], on: Surface, best: np.ndarray, levels: Mapping[str, float]) -> dict[str, Any]:
     curves = {scale: [curve(run, on, best, scale) for run in group] for scale in SCALES}
     used = [samples(run, on) for run in group]
     stopped = np.array([false_kills(run) for run in group]).sum(0)
@@ -36,10 +41,10 @@ def _row(key: Key, group: Sequence[Run], on: Surface, best: np.ndarray) -> dict[
         "seeds": len(group),
         "trials": min(len(run["cost"]) for run in group),
         "final": {scale: median_band([c[-1] for c in curves[scale]]) for scale in SCALES},
-        "trials_to": {f"{level}": median_band([_first(c, level) for c in curves["log"]]) for level in LEVELS},
+        "trials_to": {name: median_band([_first(c, level) for c in curves["log"]]) for name, level in levels.items()},
         "samples_to": {
-            f"{level}": median_band([_at(u, _first(c, level)) for u, c in zip(used, curves["log"], strict=True)])
-            for level in LEVELS
+            name: median_band([_at(u, _first(c, level)) for u, c in zip(used, curves["log"], strict=True)])
+            for name, level in levels.items()
         },
         "samples": median_band([float(u[-1]) for u in used]),
         "stopped_share": float(np.mean([np.mean(run["stopped"]) for run in group])),
@@ -87,6 +92,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         "contender", "stopping", "seeds x trials", "hypervolume, log cost", "linear cost",
         *(f"trials to {float(level):.0%}" for level in LEVELS),
         *(f"samples to {float(level):.0%}" for level in LEVELS[:2]),
+        f"trials / samples to where {RIVAL[0]} ends",
         "samples in all", "stopped", "false kills", "ask, mean (last 20), s",
     ]  # fmt: skip
     lines = []
@@ -107,11 +113,20 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         *(_band(row["final"][scale], 0, "{:.3f}") for scale in SCALES),
         *(_band(row["trials_to"][f"{level}"], end, "{:.0f}") for level in LEVELS),
         *(_band(row["samples_to"][f"{level}"], spent, "{:,.0f}") for level in LEVELS[:2]),
+        _to_rival(row, end, spent),
         f"{spent:,.0f}",
         f"{row['stopped_share']:.0%}",
         kills,
         f"{row['ask_mean']:.3g} ({row['ask_last']:.3g})",
     ]
+
+
+def _to_rival(row: Mapping[str, Any], end: float, spent: float) -> str:
+    if RIVAL[0] not in row["trials_to"]:
+        return "-"
+    return (
+        f"{_band(row['trials_to'][RIVAL[0]], end, '{:.0f}')} / {_band(row['samples_to'][RIVAL[0]], spent, '{:,.0f}')}"
+    )
 
 
 def _band(values: Sequence[float], end: float, form: str) -> str:
