@@ -33,7 +33,7 @@ def measure(runs: Sequence[Run], on: Surface, best: np.ndarray) -> list[dict[str
 def _row(key: Key, group: Sequence[Run], on: Surface, best: np.ndarray, levels: Mapping[str, float]) -> dict[str, Any]:
     curves = {scale: [curve(run, on, best, scale) for run in group] for scale in SCALES}
     used = [samples(run, on) for run in group]
-    stopped = np.array([false_kills(run) for run in group]).sum(0)
+    killed = np.array([false_kills(run) for run in group]).sum(0)
     row: dict[str, Any] = {
         "contender": key[0],
         "stopping": key[1],
@@ -48,8 +48,8 @@ def _row(key: Key, group: Sequence[Run], on: Surface, best: np.ndarray, levels: 
         },
         "samples": median_band([float(u[-1]) for u in used]),
         "stopped_share": float(np.mean([np.mean(run["stopped"]) for run in group])),
-        "false_kills": int(stopped[0]),
-        "stopped": int(stopped[1]),
+        "false_kills": int(killed[0]),
+        "front_members": int(killed[1]),
         "ask_mean": float(np.mean([np.mean(run["ask"]) for run in group])),
         "ask_last": float(np.mean([np.mean(run["ask"][-20:]) for run in group])),
     }
@@ -105,7 +105,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     end, spent = row["trials"], row["samples"][0]
-    kills = f"{row['false_kills']} of {row['stopped']}" if row["stopped"] else "-"
+    kills = f"{row['false_kills']} of {row['front_members']}" if row["stopped_share"] else "-"
     return [
         row["contender"],
         row["stopping"],

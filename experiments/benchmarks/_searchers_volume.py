@@ -77,12 +77,12 @@ def samples(run: Mapping[str, Any], on: Surface) -> np.ndarray:
 
 
 def false_kills(run: Mapping[str, Any]) -> tuple[int, int]:
-    """(How many were stopped though, trained to their end, they would have been on the search's final front; how many
-    were stopped). The front is that of all trials, as if nothing had been stopped, in the scores that it would have
+    """(How many were stopped though, trained to their end, they would have been on the search's final front; the size
+    of that front). The front is that of all trials, as if nothing had been stopped, in the scores that it would have
     observed.
     """
     kept, stopped = non_dominated(losses(run["cost"], run["final"])), np.array(run["stopped"])
-    return int((kept & stopped).sum()), int(stopped.sum())
+    return int((kept & stopped).sum()), int(kept.sum())
 
 
 def noise_free(on: Surface, seed: int = 0, rounds: int = ROUNDS, population: int = POPULATION) -> np.ndarray:
