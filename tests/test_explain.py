@@ -215,6 +215,9 @@ def test_a_front_at_the_end_of_a_range_is_told() -> None:
     front = ParetoFront(found, TWO)
     (line,) = [w for w in explain(front, PER_LAYER, Budget({})).warnings if "end of its range" in w]
     assert line.startswith(f"{len(front.points)} of the front's {len(front.points)} members have learning_rate")
+    empty = ParetoFront(found, TWO, {"trainable_params": -1})
+    assert not empty.points
+    assert not any("end of its range" in w for w in explain(empty, PER_LAYER, Budget({})).warnings)
 
 
 @pytest.mark.parametrize(
