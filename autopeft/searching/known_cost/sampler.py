@@ -34,6 +34,8 @@ _FIT = "known_cost:fit"
 _RENEWED = (2, 0.1)
 #: Where the budget's limit is on an axis that ends at 1: what costs all that is allowed shall be worth something too.
 _LIMIT = 0.95
+#: Fronts that are drawn for a proposal.
+_FRONTS = 8
 
 
 class KnownCostSampler(BaseSampler):
@@ -77,7 +79,7 @@ class KnownCostSampler(BaseSampler):
         if seen.done.sum() < 2:
             return self._random(trial, rng)
         surrogate = self._surrogate(study, trial, points, seen)
-        gain, front = self._gain(points, seen, surrogate)
+        gain, front = self._gain(points, seen, surrogate, rng)
         row = maximise(gain, points, seen.known, front, rng, Effort())
         return self._random(trial, rng) if row is None else points.point(row)
 
@@ -150,22 +152,29 @@ class KnownCostSampler(BaseSampler):
             memo["elsewhere"] = learned_elsewhere(prior, points)
         return trend_here(memo["elsewhere"], data.features, data.scores)
 
-    def _gain(self, points: Points, seen: Observations, surrogate: Surrogate) -> tuple[Gain, np.ndarray]:
+    def _gain(
+        self, points: Points, seen: Observations, surrogate: Surrogate, rng: np.random.Generator
+    ) -> tuple[Gain, np.ndarray]:
         """(The expected improvement of rows, the rows of the front as the surrogate sees it).
 
-        Scores are noisy: the front is of posterior means, so that a lucky measurement does not hide what is better.
+        Scores are noisy, so that the front isn't known: what counts is the mean over fronts that are drawn from the
+        posterior at the evaluated candidates (Letham et al. 2019; Daulton et al. 2021, who draw a proposal's own score
+        together with them: here it is integrated, in closed form, as if it were independent). A front of posterior
+        means holds part of what a lucky measurement has promised, and nothing near it seems worth a trial.
+
         Candidates that are being trained count with their means, else a pack would propose the same again and again.
         """
         rows = np.concatenate([seen.rows[seen.done], seen.pending])
-        mean, _ = surrogate.posterior(points.features(rows))
-        costs = self._scaled(points, rows)
-        staircase = Staircase(costs, mean, float(seen.scores.min()))
+        features, costs, floor = points.features(rows), self._scaled(points, rows), float(seen.scores.min())
+        mean, _ = surrogate.posterior(features)
+        fronts = [Staircase(costs, scores, floor) for scores in surrogate.draws(features, _FRONTS, rng)]
 
         def gain(candidates: np.ndarray) -> np.ndarray:
             expected, sd = surrogate.posterior(points.features(candidates))
-            return staircase.improvement(self._scaled(points, candidates), expected, sd)
+            at = self._scaled(points, candidates)
+            return np.mean([front.improvement(at, expected, sd) for front in fronts], axis=0)
 
-        return gain, rows[mean >= staircase.best(costs)]
+        return gain, rows[mean >= Staircase(costs, mean, floor).best(costs)]
 
     def _scaled(self, points: Points, rows: np.ndarray) -> np.ndarray:
         """Costs [N, C] on an axis from 0 (the smallest hybrid, or in logarithms the least that is added to it)."""

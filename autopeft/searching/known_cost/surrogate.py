@@ -141,6 +141,16 @@ class Surrogate:
         mean = self._center + self._scale * (self._mean + cross @ weights)
         return mean + (self._trend(features) if self._trend else 0.0), self._scale * np.sqrt(variance)
 
+    def draws(self, features: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Noiseless scores [count, N] at features [N, D], drawn together from the posterior."""
+        mean, _ = self.posterior(features)
+        scaled = self._scaled(features)
+        half = self._outputscale * _matern(scaled, self._known) @ self._solved[0].T
+        covariance = self._outputscale * _matern(scaled, scaled) - half @ half.T
+        root = np.linalg.cholesky(covariance + _JITTER * np.eye(len(mean)))
+        drawn: np.ndarray = mean + self._scale * rng.standard_normal((count, len(mean))) @ root.T
+        return drawn
+
     def leave_one_out(self) -> np.ndarray:
         """The mean score [N] that the others predict for each observation. Rasmussen and Williams 2006, equation 5.12.
 
