@@ -82,6 +82,15 @@ def test_non_dominated_of_nothing_and_of_nans() -> None:
     assert non_dominated([[math.nan, 0.0], [1.0, 1.0], [1.0, 1.0]]).tolist() == [False, True, True]
 
 
+@given(
+    st.lists(st.tuples(*[st.sampled_from([-math.inf, -0.0, 0.0, 1.0, 2.5, 7.0, math.inf, math.nan])] * 2), max_size=12)
+)
+def test_non_dominated_of_two_columns_is_that_of_any_number(losses: Values) -> None:
+    # A third column of zeros takes the general path.
+    wide = [(*row, 0.0) for row in losses]
+    assert non_dominated(losses).tolist() == non_dominated(wide).tolist()
+
+
 @settings(deadline=None)
 @given(VALUES, VALUES)
 def test_hypervolume_never_falls(values: Values, more: Values) -> None:

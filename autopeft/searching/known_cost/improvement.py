@@ -52,9 +52,10 @@ class Staircase:
         return np.concatenate([self._part(costs[p], mean[p], sd[p]) for p in parts]) if parts else np.zeros(0)
 
     def _part(self, costs: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        sides = np.clip(self._high[None] - np.maximum(self._low[None], costs[:, None]), 0, None)
         # A product over no costs is 1: with a score alone this is the expected improvement over the best one.
-        volume = sides.prod(axis=2)
+        volume = np.ones((len(costs), len(self.levels)))
+        for at, low, high in zip(costs.T, self._low.T, self._high.T, strict=True):
+            volume *= np.clip(high - np.maximum(low, at[:, None]), 0, None)
         gain: np.ndarray = (volume * expected_improvement(mean[:, None], sd[:, None], self.levels[None])).sum(axis=1)
         return gain
 
