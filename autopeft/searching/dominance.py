@@ -19,8 +19,7 @@ def non_dominated(losses: Losses) -> np.ndarray:
         return np.zeros(0, dtype=bool)
     rows = np.where(np.isnan(rows).any(axis=1, keepdims=True), np.inf, rows)
     dominated = _dominated_of_two(rows) if rows.shape[1] == 2 else _dominated(rows)
-    kept: np.ndarray = ~dominated & np.isfinite(rows).all(axis=1)
-    return kept
+    return ~dominated & np.isfinite(rows).all(axis=1)
 
 
 def _dominated(rows: np.ndarray) -> np.ndarray:
