@@ -25,8 +25,7 @@ def non_dominated(losses: Losses) -> np.ndarray:
 def _dominated(rows: np.ndarray) -> np.ndarray:
     no_more = (rows[:, None] <= rows[None]).all(axis=2)
     less = (rows[:, None] < rows[None]).any(axis=2)
-    found: np.ndarray = (no_more & less).any(axis=0)
-    return found
+    return np.asarray((no_more & less).any(axis=0))
 
 
 def _dominated_of_two(rows: np.ndarray) -> np.ndarray:
