@@ -138,7 +138,10 @@ def finished_in(out: Path) -> int:
 def start_and_signal(path: Path, out: Path, number: int) -> tuple[list[str], int]:
     """Start a search as a command, signal its process group after some candidates: the command and its status."""
     command = [sys.executable, "-m", "autopeft", "search", str(path), "--out", str(out), "--quiet"]
+    # Tests that run in the background of a script have inherited that Ctrl-C is ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, start_new_session=True)
+    signal.signal(signal.SIGINT, inherited)
     deadline = time.monotonic() + 120
     while finished_in(out) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -161,15 +164,15 @@ HERE, RAY = {"name": "in_process", "cpus": 1}, {"name": "ray", "workers": 2}
 def test_a_search_that_is_ended_loses_and_repeats_nothing(
     number: int, status: int, runner: dict[str, Any], tmp_path: Path
 ) -> None:
-    path, out = write_experiment(tmp_path, trials=24, runner=runner), tmp_path / "run"
+    path, out = write_experiment(tmp_path, trials=8, runner=runner), tmp_path / "run"
     command, ended = start_and_signal(path, out, number)
     assert ended == status
     before = SearchResult.open(out).evaluations
-    assert 3 <= len(before) < 24
+    assert 3 <= len(before) < 8
     subprocess.run(command, check=True, timeout=240)
     after = SearchResult.open(out).evaluations
-    assert [e.number for e in after] == list(range(24))
-    assert len({e.key for e in after}) == 24
+    assert [e.number for e in after] == list(range(8))
+    assert len({e.key for e in after}) == 8
     kept = {e.number: e for e in after}
     assert all(kept[e.number].seconds == e.seconds for e in before), "a finished candidate was trained again"
 
