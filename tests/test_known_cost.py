@@ -194,6 +194,21 @@ def test_features_are_on_unit_scales_and_tell_hybrids_apart(space: SearchSpace) 
     assert len(by_features) == len({space.hybrid(points.point(row)) for row in rows})
 
 
+@SPACES
+def test_features_are_what_the_hybrid_says(space: SearchSpace) -> None:
+    points = Points(space, BUDGET)
+    rows = rows_of(space, points, 40)
+    for row, features in zip(rows, points.features(rows), strict=True):
+        sizes = {(b, i): 0.0 for b in space.methods for i in range(3)}
+        for layer, methods in enumerate(space.hybrid(points.point(row)).layers):
+            for method in methods:
+                size = getattr(method, next(iter(BLOCKS[method.name])))
+                sizes[method.name, layer] = np.log2(1 + size)
+        most = {b: np.log2(1 + max(next(iter(BLOCKS[b].values())))) for b in space.methods}
+        expected = [size / most[b] for (b, _), size in sizes.items()]
+        assert features[: len(expected)].tolist() == pytest.approx(expected)
+
+
 def test_the_extent_of_a_cost_is_from_the_least_method_to_the_budget() -> None:
     points = Points(PER_LAYER, BUDGET, ["trainable_params", "inference_flops"])
     assert points.extent[0].tolist() == [128, 3000]

@@ -14,7 +14,7 @@ import numpy as np
 
 from autopeft.budget import Budget, costs_of
 from autopeft.costs import COSTS
-from autopeft.dimensions import Continuous, Ordinal
+from autopeft.dimensions import Continuous, Dimension, Ordinal
 from autopeft.space import Point, SearchSpace
 
 
@@ -67,7 +67,7 @@ class Points:
         low = np.zeros((1, len(self.dimensions)))
         high = np.where(self.structure, self.levels - 1, 0)[None].astype(float)
         base = self.costs(low)[0]
-        atoms = self._atoms()
+        atoms = _atoms(self.dimensions)
         least = np.array([min((c for c in column if c > 0), default=1.0) for column in (self.costs(atoms) - base).T])
         most = np.array([self.budget.limits.get(name, np.inf) for name in self.names])
         most = np.minimum(most, self.costs(high)[0]) - base
@@ -115,15 +115,21 @@ class Points:
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Rows on unit scales [N, D]: sizes by log2(1 + size), rates on their own scale."""
-        columns = []
-        for d, scale, column in zip(self.dimensions, self._scales, rows.T, strict=True):
-            columns.append(_part(d, column) if isinstance(d, Continuous) else scale[column.astype(int)])
-        return np.stack(columns, axis=1)
+        levels = np.where(self.levels > 0, rows, 0).astype(int)
+        unit = self._scales[np.arange(len(self.levels)), levels]
+        for i, d in enumerate(self.dimensions):
+            if isinstance(d, Continuous):
+                unit[:, i] = _part(d, rows[:, i])
+        return unit
 
     @cached_property
-    def _scales(self) -> list[np.ndarray]:
-        """The levels of each dimension on 0..1; none of a continuous one."""
-        return [_ordinal_scale(d) if isinstance(d, Ordinal) else np.empty(0) for d in self.dimensions]
+    def _scales(self) -> np.ndarray:
+        """The levels of each dimension on 0..1: [D, levels], with zeros where a dimension has fewer."""
+        scales = np.zeros((len(self.dimensions), max(1, self.levels.max(initial=1))))
+        for row, d in zip(scales, self.dimensions, strict=True):
+            if isinstance(d, Ordinal):
+                row[: len(d.values)] = _ordinal_scale(d)
+        return scales
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -136,17 +142,21 @@ class Points:
 
         Where all layers share a size, it stands in the layers that are on; a block of one size only has its bits.
         """
-        unit, layers = self.unit(rows), range(self.space.shape.layers)
+        size, bit = self._columns
+        # What has no dimension of its own is 1.
+        unit = np.column_stack([self.unit(rows), np.ones(len(rows))])
+        return unit[:, size] * unit[:, bit]
+
+    @cached_property
+    def _columns(self) -> tuple[list[int], list[int]]:
+        """For each feature the dimension that is its size and the bit that it counts with; -1 for none."""
         bits = {d.layer: i for i, d in enumerate(self.dimensions) if d.kind == "bit"}
         place = {(d.layer, d.block): i for i, d in enumerate(self.dimensions) if isinstance(d, Ordinal)}
-        columns = []
-        for block in self._blocks:
-            for layer in layers:
-                at = place.get((layer, block), place.get((None, block)))
-                size = np.ones(len(rows)) if at is None else unit[:, at]
-                columns.append(size * unit[:, bits[layer]] if bits else size)
-        columns += [unit[:, i] for i, d in enumerate(self.dimensions) if d.kind == "training"]
-        return np.stack(columns, axis=1)
+        sized = [(block, layer) for block in self._blocks for layer in range(self.space.shape.layers)]
+        training = [i for i, d in enumerate(self.dimensions) if d.kind == "training"]
+        size = [place.get((layer, block), place.get((None, block), -1)) for block, layer in sized]
+        bit = [bits[layer] if bits else -1 for _, layer in sized]
+        return size + training, bit + [-1] * len(training)
 
     @property
     def _blocks(self) -> list[str]:
@@ -159,15 +169,16 @@ class Points:
         """What tells rows apart."""
         return [row.tobytes() for row in np.ascontiguousarray(rows)]
 
-    def _atoms(self) -> np.ndarray:
-        """Rows of at most one size, at its first level, in one layer, where layers have bits: nothing costs less."""
-        kinds = [d.kind for d in self.dimensions]
-        sizes: list[list[int]] = [[], *([i] for i, kind in enumerate(kinds) if kind == "size")]
-        bits: list[list[int]] = [[i] for i, kind in enumerate(kinds) if kind == "bit"] or [[]]
-        rows = np.zeros((len(sizes) * len(bits), len(kinds)))
-        for row, (size, bit) in zip(rows, product(sizes, bits), strict=True):
-            row[[*size, *bit]] = 1
-        return rows
+
+def _atoms(dimensions: Sequence[Dimension]) -> np.ndarray:
+    """Rows of at most one size, at its first level, in one layer, where layers have bits: nothing costs less."""
+    kinds = [d.kind for d in dimensions]
+    sizes: list[list[int]] = [[], *([i] for i, kind in enumerate(kinds) if kind == "size")]
+    bits: list[list[int]] = [[i] for i, kind in enumerate(kinds) if kind == "bit"] or [[]]
+    rows = np.zeros((len(sizes) * len(bits), len(kinds)))
+    for row, (size, bit) in zip(rows, product(sizes, bits), strict=True):
+        row[[*size, *bit]] = 1
+    return rows
 
 
 def _part(dimension: Continuous, values: np.ndarray) -> np.ndarray:
@@ -201,12 +212,12 @@ class _Table:
         if not self._additive:
             return np.array([self._one(row) for row in rows], dtype=float)
         base, parts = self._parts
-        sizes = self._sizes
-        levels, order = rows.astype(int), np.arange(len(sizes))
+        levels = rows[:, self._sizes].astype(int)
         total = np.full(len(rows), base)
         for bit, alone, table in parts:
-            added = alone + table[order, levels[:, sizes]].sum(axis=1)
-            total += added if bit is None else np.where(levels[:, bit] > 0, added, 0.0)
+            # By place in the flat table: half the time of two indices.
+            added = alone + table.ravel()[levels + np.arange(len(table)) * table.shape[1]].sum(axis=1)
+            total += added if bit is None else np.where(rows[:, bit] > 0, added, 0.0)
         return total
 
     @cached_property

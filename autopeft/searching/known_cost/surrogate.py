@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -24,6 +25,7 @@ from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior, NormalPrior
 from scipy.linalg import solve_triangular
+from scipy.linalg.blas import dtrmm
 
 from autopeft.searching.known_cost.one_thread import one_thread
 
@@ -86,8 +88,10 @@ def spread_of(scores: np.ndarray) -> float:
 
 def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Matern-5/2 between scaled features: [N1, N2]."""
-    squares: np.ndarray = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T
+    squares: np.ndarray = a @ (-2 * b.T)
     # In place: what is allocated anew takes as long as what is computed.
+    squares += (a * a).sum(1)[:, None]
+    squares += (b * b).sum(1)
     np.maximum(squares, 1e-12, out=squares)
     squares *= 5
     r = np.sqrt(squares)
@@ -136,9 +140,10 @@ class Surrogate:
         """Mean and standard deviation [N] of the noiseless score at features [N, D]."""
         cross = self._outputscale * _matern(self._scaled(features), self._known)
         inverse, weights = self._solved
-        half = cross @ inverse.T
-        variance = np.maximum(self._outputscale - np.einsum("ij,ij->i", half, half), 1e-10)
         mean = self._center + self._scale * (self._mean + cross @ weights)
+        # The product cross @ inverse.T, half of which is zeros.
+        half = dtrmm(1.0, inverse, cross.T, lower=1, overwrite_b=1).T
+        variance = np.maximum(self._outputscale - np.einsum("ij,ij->i", half, half), 1e-10)
         return mean + (self._trend(features) if self._trend else 0.0), self._scale * np.sqrt(variance)
 
     def draws(self, features: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -172,25 +177,34 @@ class Surrogate:
             np.concatenate([self._data.variances, np.zeros(len(features))]),
             self._data.shape,
         )
-        believer = type(self)(more, self.fitted, steps=0, trend=self._trend)
-        # Standardised as before, so that the hyper-parameters mean the same.
-        believer._center, believer._scale = self._center, self._scale
+        # Hyper-parameters and standardisation stay what they are.
+        believer = copy(self)
+        believer._data, believer._scores = more, more.scores - (self._trend(more.features) if self._trend else 0.0)
+        for derived in ("_known", "_solved"):
+            vars(believer).pop(derived, None)
         return believer
 
     # From here on plain arrays: what gpytorch wraps around products of this size costs more than they do.
 
-    @property
+    @cached_property
     def _outputscale(self) -> float:
         return float(self._model.covar_module.outputscale.item())
 
-    @property
+    @cached_property
     def _mean(self) -> float:
         return float(self._model.mean_module.constant.item())
 
     def _scaled(self, features: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            scaled: np.ndarray = self._model.covar_module.base_kernel.scaled(torch.from_numpy(features)).numpy()
+        scaled: np.ndarray = features @ self._scaling
         return scaled
+
+    @cached_property
+    def _scaling(self) -> np.ndarray:
+        """The kernel's scaling of features as a matrix: it is linear."""
+        with torch.no_grad():
+            unit = torch.eye(self._data.features.shape[1], dtype=torch.double)
+            matrix: np.ndarray = self._model.covar_module.base_kernel.scaled(unit).numpy()
+        return matrix
 
     @cached_property
     def _known(self) -> np.ndarray:
@@ -201,7 +215,7 @@ class Surrogate:
         """(The inverse of the Cholesky factor of the observations' covariance, its solution for their scores)."""
         noise = self._model.likelihood.second_noise.item() + self._data.variances / self._scale**2 + _JITTER
         covariance = self._outputscale * _matern(self._known, self._known) + np.diag(noise)
-        inverse = solve_triangular(np.linalg.cholesky(covariance), np.eye(len(noise)), lower=True)
+        inverse = np.asfortranarray(solve_triangular(np.linalg.cholesky(covariance), np.eye(len(noise)), lower=True))
         residual = (self._scores - self._center) / self._scale - self._mean
         return inverse, inverse.T @ (inverse @ residual)
 
