@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 #: Seconds between two writings of the views. Candidates may end faster than that, and a view is of all of them.
 _PAUSE = 1.0
-#: Packs that a worker gets in a search, where the pack's size is ours to choose.
-_PACKS = 4
 #: Seconds of training from which on the 5 to 20 seconds of explaining a search are not noticed at its end.
 _WORTH_EXPLAINING = 600.0
 
@@ -91,9 +89,9 @@ def _setup(session: Session, folder: RunFolder, study: Study) -> Setup:
         folder.write_setup(setup)
     if runner.pack != "auto":
         return setup.model_copy(update={"pack": runner.pack})
-    # A sampler learns nothing within a pack, so that each worker gets a few of them.
-    most = -(-experiment.trials // (_PACKS * runner.parallel)) if experiment.trials else setup.pack
-    return setup.model_copy(update={"pack": min(setup.pack, most)})
+    if experiment.trials is None:
+        return setup
+    return setup.model_copy(update={"pack": setup.pack_of(experiment.trials, runner.parallel)})
 
 
 def _run(session: Session, study: Study, setup: Setup, views: Views, progress: Progress) -> None:

@@ -134,6 +134,36 @@ def test_a_typical_candidates_activations_are_counted(spec: WorkerSpec, data: To
     assert rooms[1] < rooms[0]
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "trials", "workers", "pack"),
+    [
+        ({1: 8, 2: 4, 4: 2, 8: 1}, 1000, 1, 8),
+        # Twice as fast a candidate each time outweighs whatever is not learned.
+        ({1: 8, 2: 4, 4: 2, 8: 1}, 4, 1, 8),
+        ({1: 4, 2: 3, 4: 2.5, 8: 2.3}, 1000, 2, 8),
+        ({1: 4, 2: 3, 4: 2.5, 8: 2.3}, 100, 2, 4),
+        ({1: 4, 2: 3, 4: 2.5, 8: 2.3}, 20, 2, 2),
+        ({1: 4, 2: 3, 4: 2.5, 8: 2.3}, 20, 8, 1),
+        ({1: 4, 2: 3, 16: 1}, 100, 1, 2),
+        ({}, 100, 1, 8),
+    ],
+)
+def test_packs_are_smaller_where_a_search_would_learn_too_late(
+    milliseconds: dict[int, float], trials: int, workers: int, pack: int
+) -> None:
+    tried = {"fused": 4.0} | {f"pack of {n}": float(each) for n, each in milliseconds.items()}
+    setup = Setup(
+        device="cpu",
+        precision="fp32",
+        attention="fused",
+        pack=8,
+        flops_per_second=1,
+        seconds_per_step=1,
+        milliseconds=tried,
+    )
+    assert setup.pack_of(trials, workers) == pack
+
+
 @pytest.mark.parametrize(("faster", "chosen"), [(FUSED, "fused"), (MATMUL, "matmul")])
 def test_the_faster_attention_is_taken(
     faster: str, chosen: str, spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch

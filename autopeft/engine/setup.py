@@ -13,6 +13,9 @@ from autopeft.engine.backbone import Precision
 Name = Literal["fp32", "bf16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _ATTENTIONS = {"fused": FUSED, "matmul": MATMUL}
+#: A search needs 1 + this x f times as many trials where a share f of them is in training at once, as nobody has
+#: learned from those when the next are asked for: between 1 and 4, as simulated on the table of trained hybrids.
+_BLIND = 2.0
 
 
 class Setup(Strict):
@@ -38,6 +41,15 @@ class Setup(Strict):
     def seconds(self, flops: int, steps: int) -> float:
         """Estimated seconds of a worker for a candidate's training."""
         return flops / self.flops_per_second + steps * self.seconds_per_step
+
+    def pack_of(self, trials: int, workers: int) -> int:
+        """The size of packs, up to `pack`, that brings a search of so many trials by so many workers forward fastest.
+
+        Large packs take less time a candidate, and small ones learn more from each other.
+        """
+        tried = {n: self.milliseconds.get(f"pack of {n}") for n in range(1, self.pack + 1)}
+        time = {n: each * (1 + _BLIND * n * workers / trials) for n, each in tried.items() if each is not None}
+        return min(time, key=lambda n: time[n], default=self.pack)
 
 
 def precision_of(precision: Name, attention: str) -> Precision:
