@@ -138,14 +138,15 @@ def test_a_typical_candidates_activations_are_counted(spec: WorkerSpec, data: To
     ("milliseconds", "trials", "workers", "pack"),
     [
         ({1: 8, 2: 4, 4: 2, 8: 1}, 1000, 1, 8),
-        # Twice as fast a candidate each time outweighs whatever is not learned.
-        ({1: 8, 2: 4, 4: 2, 8: 1}, 4, 1, 8),
+        # Never more than a quarter of the search at once.
+        ({1: 8, 2: 4, 4: 2, 8: 1}, 16, 1, 4),
         ({1: 4, 2: 3, 4: 2.5, 8: 2.3}, 1000, 2, 8),
         ({1: 4, 2: 3, 4: 2.5, 8: 2.3}, 100, 2, 4),
         ({1: 4, 2: 3, 4: 2.5, 8: 2.3}, 20, 2, 2),
         ({1: 4, 2: 3, 4: 2.5, 8: 2.3}, 20, 8, 1),
         ({1: 4, 2: 3, 16: 1}, 100, 1, 2),
         ({}, 100, 1, 8),
+        ({}, 3, 1, 1),
     ],
 )
 def test_packs_are_smaller_where_a_search_would_learn_too_late(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -14,8 +15,9 @@ Name = Literal["fp32", "bf16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _ATTENTIONS = {"fused": FUSED, "matmul": MATMUL}
 #: A search needs 1 + this x f times as many trials where a share f of them is in training at once, as nobody has
-#: learned from those when the next are asked for: between 1 and 4, as simulated on the table of trained hybrids.
-_BLIND = 2.0
+#: learned from those when the next are asked for: between 1 and 4, as simulated on the table of trained hybrids, for
+#: shares up to a quarter, which is the most.
+_BLIND, _MOST = 2.0, 0.25
 
 
 class Setup(Strict):
@@ -47,9 +49,10 @@ class Setup(Strict):
 
         Large packs take less time a candidate, and small ones learn more from each other.
         """
-        tried = {n: self.milliseconds.get(f"pack of {n}") for n in range(1, self.pack + 1)}
+        most = min(self.pack, math.ceil(_MOST * trials / workers))
+        tried = {n: self.milliseconds.get(f"pack of {n}") for n in range(1, most + 1)}
         time = {n: each * (1 + _BLIND * n * workers / trials) for n, each in tried.items() if each is not None}
-        return min(time, key=lambda n: time[n], default=self.pack)
+        return min(time, key=lambda n: time[n], default=most)
 
 
 def precision_of(precision: Name, attention: str) -> Precision:
