@@ -280,6 +280,22 @@ def test_what_is_pending_takes_uncertainty_away_and_changes_no_mean() -> None:
     assert (after.posterior(other.features)[1] < 0.9 * before.posterior(other.features)[1]).all()
 
 
+def test_what_is_pending_is_as_if_it_had_been_observed() -> None:
+    known, other, grid = data(), data(3, seed=7), data(20, seed=11).features
+    before = Surrogate(known)
+    believer = before.with_pending(other.features)
+    both = Data(
+        np.concatenate([known.features, other.features]),
+        np.concatenate([known.scores, before.posterior(other.features)[0]]),
+        np.zeros(33),
+        known.shape,
+    )
+    made_anew = Surrogate(both, before.fitted, steps=0)
+    # Standardised by what was known before, and by all.
+    expected = made_anew.posterior(grid)[1] * spread_of(known.scores) / spread_of(both.scores)
+    assert believer.posterior(grid)[1] == pytest.approx(expected)
+
+
 def test_an_uncertain_observation_counts_less() -> None:
     known = data()
     lifted = Data(known.features, known.scores + np.eye(30)[0] * 3, np.zeros(30), known.shape)
