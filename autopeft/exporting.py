@@ -108,6 +108,7 @@ def write_card(to: Path, record: Mapping[str, Any]) -> None:
     text = _CARD.format(
         base=record["model"]["name"], task=record["task"]["name"], describe=hybrid.describe(), note=record["splits"],
         key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(record["training"]),
+        remarks="".join(f"\n- {remark}" for remark in record.get("remarks", [])),
         kind="stock PEFT LoRA (autopeft is not needed to load it)" if stock else "PEFT type AUTOPEFT",
     )  # fmt: skip
     (to / "README.md").write_text(text, encoding="utf-8")
@@ -144,6 +145,7 @@ Found by autopeft. Format: {kind}. Candidate `{key}`, training seed {seed}, trai
 
 Selected on the validation split; metrics that start with `test_` are of the test split, and were not used to select.
 Splits: {note}. One training seed.
+{remarks}
 
 | metric | value |
 | --- | --- |

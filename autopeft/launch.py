@@ -65,7 +65,7 @@ def launch(experiment: Experiment, out: Path, progress: Progress) -> SearchResul
             study = _study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, _info(session, folder))
-            _ = session.tokens
+            progress.remarked(session.remarks)
             with experiment.runner.session():
                 if opening.done():
                     opening.result()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from rich.markup import escape
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Progress(Listener, Protocol):
-    """A listener that also hears how the search trains."""
+    """A listener that also hears what is remarkable of the search, and how it trains."""
+
+    def remarked(self, remarks: Sequence[str]) -> None:
+        """The task is tokenised; what a user should know of it."""
 
     def measured(self, setup: Setup) -> None:
         """The engine has been measured; training begins."""
@@ -43,6 +46,9 @@ _HEARTBEAT = 30.0
 
 class Silent(Progress):
     """Shows nothing."""
+
+    def remarked(self, remarks: Sequence[str]) -> None:
+        """Nothing."""
 
     def measured(self, setup: Setup) -> None:
         """Nothing."""
@@ -70,6 +76,11 @@ class Lines(Progress):
         self._status = console.status("starting workers") if live else None
         if self._status:
             self._status.start()
+
+    def remarked(self, remarks: Sequence[str]) -> None:
+        """A line each."""
+        for remark in remarks:
+            self._say(f"[yellow]note:[/] {escape(remark)}")
 
     def measured(self, setup: Setup) -> None:
         """A line on how it trains."""

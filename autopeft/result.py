@@ -153,6 +153,7 @@ def _record(
         "labels": list(session.data.label_names),
         "task": resolved["task"],
         "splits": session.data.note,
+        "remarks": list(session.remarks),
         "data": session.data.fingerprint,
         "settings": resolved["training"],
     }

@@ -74,6 +74,11 @@ class Session:
         return CostModel(self.shape, workload, training.epochs, self.experiment.runner.cache > 0)
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know before a search, a sentence each: said by `plan`, `search` and the model card."""
+        return (*self.data.remarks, *self.tokens.remarks)
+
+    @property
     def steps(self) -> int:
         """Steps of a candidate's training."""
         from autopeft.engine.train import train_steps

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from autopeft.budget import share_within
@@ -59,6 +60,7 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
         "head_params": session.head_params,
         "examples": {s: len(getattr(session.tokens, s)) for s in ("train", "validation", "test")},
         "splits": session.data.note,
+        "remarks": list(session.remarks),
         "trials": experiment.trials,
         "time_limit": experiment.time_limit,
         "engine": setup.model_dump(),
@@ -121,4 +123,6 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
         parallel = session.experiment.runner.parallel
         shorter = "; less, where candidates are stopped early" if session.experiment.stopping.stops else ""
         table.add_row("time in all", f"about {duration(facts['seconds'])} with {parallel} worker(s){shorter}")
+    for remark in facts["remarks"]:
+        table.add_row("[yellow]note[/]", escape(remark))
     Console(highlight=False).print(table)

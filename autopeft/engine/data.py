@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TokenizedTask:
-    """A task ready for training."""
+    """A task ready for training; `remarks` are sentences on what tokenising did to it (see `Session.remarks`)."""
 
     name: str
     train: Tokens
@@ -55,12 +55,15 @@ class TokenizedTask:
     regression: bool
     metrics: tuple[str, ...]
     pad_id: int
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedTask:
         """Tokenise all splits, cutting at `max_length` tokens (or the tokenizer's own limit)."""
         limit = min(max_length, tokenizer.model_max_length)
-        splits = {name: _tokenise(getattr(data, name), tokenizer, limit, data.is_regression) for name in _SPLITS}
+        splits: dict[str, Any] = {
+            name: _tokenise(getattr(data, name), tokenizer, limit, data.is_regression) for name in _SPLITS
+        }
         pad_id = int(tokenizer.pad_token_id)
         return cls(data.name, **splits, num_labels=data.num_labels, regression=data.is_regression,
                    metrics=tuple(data.metrics), pad_id=pad_id)  # fmt: skip

@@ -31,6 +31,7 @@ class TaskData:
     """A loaded task: three labelled splits, none of them empty, and how they are scored.
 
     `label_names`: the classes by number, empty for regression. `metrics`: main one first. `note`: what each split is.
+    `remarks`: sentences on what a user should know of the data before a search (see `Session.remarks`).
     """
 
     name: str
@@ -40,6 +41,7 @@ class TaskData:
     label_names: tuple[str, ...]
     metrics: tuple[str, ...]
     note: str
+    remarks: tuple[str, ...] = ()
 
     @property
     def is_regression(self) -> bool:
