@@ -370,13 +370,13 @@ def test_quotes_in_a_tsv_are_text(tmp_path: Path) -> None:
         ("a.jsonl", b'\n[{"text": "x"}]\n', "a.jsonl:2: no JSON object"),
         ("a.jsonl", b"\n\n", "a.jsonl: no rows"),
         ("a.jsonl", b"", "a.jsonl: no rows"),
-        ("a.jsonl", b'{"text": "\xff"}\n', "a.jsonl: cannot be read as UTF-8"),
+        ("a.jsonl", b'{"text": "\xff"}\n', "a.jsonl:1: cannot be read as UTF-8"),
         ("a.csv", b"", "a.csv: no rows"),
         ("a.csv", b"text,label\n", "a.csv: no rows"),
         ("a.csv", b"text,label\nx,1\ny, z,1\n", "a.csv:3: more cells"),
         ("a.csv", b"text,label\nx,1\ny\n", "a.csv:3: label column 'label' is empty"),
         ("a.csv", b'text,label\n"x"y,1\n', "a.csv:2: broken row"),
-        ("a.csv", b"text,lable\nx,1\n", "a.csv:2: no label column 'label'; did you mean 'lable'"),
+        ("a.csv", b"text,lable\nx,1\n", "a.csv:1: no label column 'label'; did you mean 'lable'"),
         ("a.parquet", b"no parquet", "a.parquet: no readable parquet"),
     ],
 )
@@ -520,8 +520,8 @@ def test_a_local_folder_of_json_lines_with_one_split(tmp_path: Path) -> None:
     assert data.label_names == ("c0", "c1", "c2", "c3")
     assert (len(data.train), len(data.validation), len(data.test)) == (32, 4, 4)
     assert "no split 'dev'; known: train" in complaint(task_from({**spec, "validation": "dev"}).load)
-    assert "split train: no column 'txt'; did you mean 'text'" in complaint(task_from({**spec, "text": "txt"}).load)
-    assert "no column 'y'" in complaint(task_from({**spec, "label": "y"}).load)
+    assert "split train: no text column 'txt'; did you mean 'text'" in complaint(task_from({**spec, "text": "txt"}).load)
+    assert "no label column 'y'" in complaint(task_from({**spec, "label": "y"}).load)
 
 
 @pytest.mark.usefixtures("hub_cache")

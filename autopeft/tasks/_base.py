@@ -9,8 +9,10 @@ from pydantic import Field, field_validator
 
 from autopeft.config import Strict
 from autopeft.tasks._data import Split, TaskData
+from autopeft.tasks._labels import class_names, encoded, is_regression
 from autopeft.tasks._metrics import METRICS, complaint, validate_metrics
-from autopeft.tasks._rows import Raw, class_names, encoded, is_regression
+from autopeft.tasks._remarks import of_parts, of_rows
+from autopeft.tasks._rows import Raw
 from autopeft.tasks._splits import divide, limited
 
 __all__ = ["Split", "Task", "TaskData"]
@@ -70,7 +72,8 @@ class Task(Strict):
             f"{part} at most {n} rows" for part, n in zip(("train", "validation", "test"), limits, strict=True) if n
         ]
         note = "; ".join([note, *said, *([raw.note] if raw.note else [])])
-        return TaskData(self.title, train, validation, test, names, metrics, note)
+        remarks = (*of_rows(raw, names), *of_parts(train, validation, test, names))
+        return TaskData(self.title, train, validation, test, names, metrics, note, remarks)
 
     @property
     def title(self) -> str:

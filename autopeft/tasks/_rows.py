@@ -1,14 +1,23 @@
-"""Rows as a task reads them, and their labels turned into class numbers or real values."""
+"""Rows as a task reads them: texts are strings, labels are single values, and each row knows where it stands."""
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import math
+import reprlib
+import unicodedata
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autopeft.errors import AutopeftError, suggest
-from autopeft.tasks._data import Split
+
+Label = str | int | float
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 40
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,11 @@ class Raw:
     metrics: tuple[str, ...] = ()
     note: str = ""
 
+    def splits(self) -> dict[str, Rows]:
+        """The splits that there are, by name."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: rows for name, rows in found.items() if rows is not None}
+
 
 def collect(
     records: Iterable[tuple[int, Mapping[str, Any]]], text: Sequence[str], label: str, place: str, mark: str = ", row "
@@ -57,6 +71,8 @@ def collect(
 
     `text` names one or two columns, `label` the label's column. No records at all is an error too.
     """
+    if label in text:
+        raise AutopeftError(f"{place}: column '{label}' is named as text and as label; name another in 'label'")
     texts: list[list[str]] = [[] for _ in text]
     labels: list[Any] = []
     numbers: list[int] = []
@@ -71,110 +87,116 @@ def collect(
     return Rows(place, texts[0], texts[1] if len(texts) > 1 else None, labels, numbers, mark)
 
 
+def columns_of(names: Sequence[str], text: Sequence[str], label: str, where: str, hint: str = "") -> list[int]:
+    """Where the text columns and the label's stand among `names`, white space around names and Unicode forms aside.
+
+    `AutopeftError`, starting with `where` and closing with `hint`, for one that isn't there or stands there twice.
+    """
+    found = []
+    for column in (*text, label):
+        places = [i for i, name in enumerate(names) if name == column]
+        places = places or [i for i, name in enumerate(names) if _bare(name) == _bare(column)]
+        if not places:
+            raise AutopeftError(f"{where}: {_missing(column, label, names)}{hint}")
+        if len(places) > 1:
+            raise AutopeftError(f"{where}: {len(places)} columns are named '{column}'; rename all but one")
+        found += places
+    return found
+
+
+def _bare(name: str) -> str:
+    return unicodedata.normalize("NFC", clean(name)).strip()
+
+
+def _missing(column: str, label: str, names: Iterable[object]) -> str:
+    return f"no {'label' if column == label else 'text'} column '{column}'; {suggest(column, map(str, names))}"
+
+
 def _text(record: Mapping[str, Any], column: str, where: str) -> str:
     value = record.get(column)
     if isinstance(value, str):
         return value
     if column not in record:
-        raise AutopeftError(f"{where}: no text column '{column}'; {suggest(column, map(str, record))}")
-    what = "is empty" if value is None else f"holds no text but {value!r:.40}"
+        raise AutopeftError(f"{where}: {_missing(column, '', record)}")
+    if isinstance(value, bytes):
+        value = _decoded(value)
+        if isinstance(value, str):
+            return value
+    what = "is empty" if value is None else f"holds no text but {shown(value)}"
     raise AutopeftError(f"{where}: text column '{column}' {what}; mend the row, or name another column in 'text'")
 
 
-def _label(record: Mapping[str, Any], column: str, where: str) -> str | int | float:
+def _label(record: Mapping[str, Any], column: str, where: str) -> Label:
     if column not in record:
-        raise AutopeftError(f"{where}: no label column '{column}'; {suggest(column, map(str, record))}")
-    value = record[column]
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        raise AutopeftError(f"{where}: {_missing(column, column, record)}")
+    value = plain(record[column])
+    if isinstance(value, str):
+        if value and not value.isspace():
+            return value
+        value = None
+    if value is None or value != value:
         raise AutopeftError(f"{where}: label column '{column}' is empty; give the row a label or remove it")
-    if not isinstance(value, (str, int, float)):
-        raise AutopeftError(f"{where}: label column '{column}' holds no single value but {value!r:.40}")
+    if isinstance(value, (int, float)):
+        try:
+            if math.isfinite(value):
+                return value
+        except OverflowError:
+            pass
+        raise AutopeftError(f"{where}: label column '{column}' holds a number beyond all bounds; mend the row")
+    raise AutopeftError(f"{where}: label column '{column}' holds no single value but {shown(value)}; mend the row")
+
+
+def plain(value: Any) -> Any:
+    """The Python value of what files of typed columns hold: numbers, ISO dates, text of UTF-8 bytes; else `value`."""
+    if isinstance(value, (str, int, float)) or value is None:
+        return value
+    if isinstance(value, bytes):
+        return _decoded(value)
+    if isinstance(value, decimal.Decimal):
+        if not value.is_finite():
+            return float("nan" if value.is_nan() else "inf")
+        return float(value) if value.adjusted() > 400 or value != value.to_integral_value() else int(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (datetime.timedelta, uuid.UUID)):
+        return str(value)
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return value.item()
     return value
 
 
-def label_key(label: str | int | float) -> str:
-    """The class name of a raw label: 1 and 1.0 are "1", True is "true", a string is itself."""
-    if isinstance(label, bool):
-        return str(label).lower()
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    return str(label)
-
-
-def _number(label: str | int | float) -> float | None:
+def _decoded(value: bytes) -> str | bytes:
     try:
-        value = float(label)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
 
 
-def is_regression(raw: Raw) -> bool:
-    """Whether the labels are real values: as the task says, else by train's labels."""
-    if raw.regression is not None:
-        return raw.regression
-    if raw.label_names is not None:
+def shown(value: object) -> str:
+    """A value in a message: its repr, of some forty characters at most however large it is."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # numbers of 5,000 digits have none, nor has what is nested too deeply
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def clean(text: str) -> str:
+    """The text with U+FFFD in place of lone surrogates, which no encoding and no tokenizer takes."""
+    if not broken(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def broken(text: str) -> bool:
+    """Whether the text holds surrogates."""
+    if text.isascii():
         return False
-    numbers = [_number(label) for label in raw.train.labels]
-    return None not in numbers and any(value != int(value) for value in numbers if value is not None)
-
-
-def class_names(raw: Raw) -> tuple[str, ...]:
-    """The classes in their order: as the task gives them, else train's, by value if all are numbers."""
-    if raw.label_names is not None:
-        return raw.label_names
-    keys = {label_key(label) for label in raw.train.labels}
-    values = {key: _number(key) for key in keys}
-    if None in values.values():
-        return tuple(sorted(keys))
-    return tuple(sorted(keys, key=lambda key: (values[key], key)))
-
-
-def encoded(raw: Raw, names: tuple[str, ...]) -> tuple[Split, Split | None, Split | None]:
-    """Train, validation and test with labels as indices of `names`, or as floats when that is empty (regression).
-
-    `AutopeftError` with the row's place for a label that is no number, or that no row of train has; with train's
-    place when it has one class only.
-    """
-    known = {name: number for number, name in enumerate(names)}
-
-    def encode(rows: Rows, known_in: str) -> Split:
-        labels = _class_numbers(rows, known, known_in) if names else _real_values(rows)
-        return Split(tuple(rows.first), None if rows.second is None else tuple(rows.second), labels)
-
-    train = encode(raw.train, "the classes of the set")
-    trained = set(train.labels)
-    if names and len(trained) < 2:
-        # Before the other splits are read: there every row of another label would seem to be the mistake.
-        only = names[int(train.labels[0])] if train.labels else ""
-        raise AutopeftError(f"{raw.train.place}: one class only, every row has the label '{only}'; add rows of another")
-    known = {name: number for name, number in known.items() if number in trained}
-    validation = None if raw.validation is None else encode(raw.validation, raw.train.place)
-    test = None if raw.test is None else encode(raw.test, raw.train.place)
-    return train, validation, test
-
-
-def _class_numbers(rows: Rows, known: Mapping[str, int], known_in: str) -> tuple[int, ...]:
-    numbers = []
-    for index, label in enumerate(rows.labels):
-        key = label_key(label)
-        if key not in known:
-            raise AutopeftError(
-                f"{rows.at(index)}: label '{key}' does not occur in {known_in}; "
-                f"mend the row or add such rows there; {suggest(key, known)}"
-            )
-        numbers.append(known[key])
-    return tuple(numbers)
-
-
-def _real_values(rows: Rows) -> tuple[float, ...]:
-    values = []
-    for index, label in enumerate(rows.labels):
-        value = _number(label)
-        if value is None:
-            raise AutopeftError(f"{rows.at(index)}: label {label!r:.40} is not a number, as regression needs")
-        values.append(value)
-    return tuple(values)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def one_or_two(value: Any) -> Any:

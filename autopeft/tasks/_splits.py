@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Sequence
 
 from autopeft.errors import AutopeftError
 from autopeft.tasks._data import Split
-from autopeft.tasks._rows import Raw
+from autopeft.tasks._rows import Raw, shown
 
 Parts = tuple[Split, Split, Split]
 
@@ -54,7 +55,8 @@ def _check_enough(train: Split, names: tuple[str, ...], cuts: int, place: str) -
         raise AutopeftError(f"{place}: {len(train)} rows are too few {remedy}")
     for label, count in sorted(Counter(train.labels).items()) if names else []:
         if count < need:
-            raise AutopeftError(f"{place}: {count} rows of label '{names[int(label)]}' are too few {remedy}")
+            many = f" (train has {len(train):,} rows and {len(names):,} labels)" if 2 * len(names) > len(train) else ""
+            raise AutopeftError(f"{place}: {count} rows of label {shown(names[int(label)])} are too few {remedy}{many}")
 
 
 def _cut(split: Split, size: int, by_class: bool, seed: Sequence[int]) -> tuple[Split, Split]:
@@ -93,10 +95,12 @@ def pick(labels: Sequence[float] | None, total: int, size: int, seed: Sequence[i
     if labels is None:
         return sorted(random.choice(total, size, replace=False).tolist())
     values = np.asarray(labels)
-    present, counts = np.unique(values, return_counts=True)
+    counts = np.unique(values, return_counts=True)[1]
+    # Sorted once, so that time doesn't grow with rows times classes.
+    by_class = np.split(np.argsort(values, kind="stable"), np.cumsum(counts)[:-1])
     chosen: list[int] = []
-    for value, number in zip(present, allot(counts.tolist(), size), strict=True):
-        chosen += random.choice(np.flatnonzero(values == value), number, replace=False).tolist()
+    for indices, number in zip(by_class, allot(counts.tolist(), size), strict=True):
+        chosen += random.choice(indices, number, replace=False).tolist()
     return sorted(chosen)
 
 
@@ -110,8 +114,14 @@ def allot(counts: Sequence[int], size: int) -> list[int]:
     have = np.asarray(counts)
     exact = have * size / have.sum()
     given = np.maximum(1, np.floor(exact).astype(int))
-    while given.sum() < size:
-        given[np.argmax(np.where(given < have, exact - given, -np.inf))] += 1
-    while given.sum() > size:
-        given[np.argmax(np.where(given > 1, given - exact, -np.inf))] -= 1
+    if (missing := size - int(given.sum())) > 0:  # fewer than the classes with a remainder: at most one more each
+        left = np.where(given < have, exact - given, -np.inf)
+        given[np.argsort(-left, kind="stable")[:missing]] += 1
+    over = [(exact[i] - given[i], i) for i in np.flatnonzero(given > 1)]
+    heapq.heapify(over)
+    for _ in range(int(given.sum()) - size):
+        _, i = heapq.heappop(over)
+        given[i] -= 1
+        if given[i] > 1:
+            heapq.heappush(over, (exact[i] - given[i], i))
     return [int(number) for number in given]

@@ -122,12 +122,12 @@ def _candidates(library: str, folder: Path, wanted: int, seed: int) -> list[str]
 def _texts(file: Path) -> Iterator[str]:
     """The first paragraphs, on one line each, of the file's docstrings; none of a file that can't be parsed."""
     try:
-        if file.stat().st_size > _MOST_BYTES:
+        if not file.is_file() or file.stat().st_size > _MOST_BYTES:
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a library's odd escapes are not the user's concern
             tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    except Exception:  # whatever a parser may raise for somebody's file: there are others
         return
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):

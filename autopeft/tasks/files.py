@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import field_validator
 
+from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.tasks._base import Task
+from autopeft.tasks._json import json_file, json_lines
 from autopeft.tasks._rows import Raw, Rows, collect, one_or_two
+from autopeft.tasks._tables import csv_rows, parquet_rows, tsv_rows
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 
 
 class Files(Task):
-    """Splits in .jsonl (or .json, an object per line), .csv, .tsv (no quoting) or .parquet files.
+    """Splits in .jsonl (an object per line), .json (that, or one list), .csv, .tsv (no quoting) or .parquet files.
+
+    Text files are in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     `text`: one column's name, or two for pairs. `regression`: None infers it from train's labels (numbers, not all
     whole). Relative paths start at the current directory.
@@ -51,75 +54,29 @@ class Files(Task):
 
     def _rows(self, name: str) -> Rows:
         path = Path(name)
+        with door(path):  # a pipe or a device would be read without end
+            there, exists = path.is_file(), path.exists()
+        if not there:
+            raise AutopeftError(f"{path}: {'is not a file' if exists else 'no such file'}; {_beside(path)}")
         suffix = path.suffix.lower()
-        if not path.is_file():
-            raise AutopeftError(f"{path}: {'is not a file' if path.exists() else 'no such file'}; {_beside(path)}")
         columns = [self.text] if isinstance(self.text, str) else self.text
         mark = ", row " if suffix == ".parquet" else ":"
-        try:
-            return collect(_READERS[suffix](path), columns, self.label, str(path), mark)
-        except (OSError, UnicodeDecodeError) as error:
-            raise AutopeftError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        return collect(_READERS[suffix](path, columns, self.label), columns, self.label, str(path), mark)
 
 
 def _beside(path: Path) -> str:
     """What the folder holds instead."""
-    if not path.parent.is_dir():
-        return f"there is no folder {path.parent} either; relative paths start at {Path.cwd()}"
-    return suggest(path.name, (other.name for other in path.parent.iterdir() if other.suffix.lower() in _READERS))
+    with door(path.parent):
+        if not path.parent.is_dir():
+            return f"there is no folder {path.parent} either; relative paths start at {Path.cwd()}"
+        names = [other.name for other in path.parent.iterdir() if other.suffix.lower() in _READERS]
+    return suggest(path.name, names)
 
 
-def _json_lines(path: Path) -> Records:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise AutopeftError(f"{path}:{number}: broken JSON ({error.msg}); one object per line") from error
-            if not isinstance(record, dict):
-                raise AutopeftError(f"{path}:{number}: no JSON object; one object per line is expected")
-            yield number, record
-
-
-def _csv(path: Path) -> Records:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _table(path, csv.DictReader(file, strict=True))
-
-
-def _tsv(path: Path) -> Records:
-    # Quotes are ordinary characters: tab-separated corpora (GLUE's) hold unpaired ones, which would swallow rows.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _table(path, csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-def _table(path: Path, reader: csv.DictReader[str]) -> Records:
-    """The reader's rows, each with the number of the line that it ends on."""
-    try:
-        for record in reader:
-            if None in record:
-                raise AutopeftError(f"{path}:{reader.line_num}: more cells than the header has; quote the separators")
-            yield reader.line_num, record
-    except csv.Error as error:
-        raise AutopeftError(f"{path}:{reader.reader.line_num}: broken row ({error})") from error
-
-
-def _parquet(path: Path) -> Records:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        records = parquet.ParquetFile(path).read().to_pylist()
-    except pyarrow.ArrowException as error:
-        raise AutopeftError(f"{path}: no readable parquet ({str(error).splitlines()[0]})") from error
-    yield from enumerate(records, 1)
-
-
-_READERS: dict[str, Callable[[Path], Records]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_lines,
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".parquet": _parquet,
+_READERS: dict[str, Callable[[Path, Sequence[str], str], Records]] = {
+    ".jsonl": json_lines,
+    ".json": json_file,
+    ".csv": csv_rows,
+    ".tsv": tsv_rows,
+    ".parquet": parquet_rows,
 }

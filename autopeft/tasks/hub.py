@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import field_validator
 
+from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
 from autopeft.tasks._base import Task
-from autopeft.tasks._rows import Raw, Rows, collect, one_or_two
+from autopeft.tasks._rows import Raw, Rows, collect, columns_of, one_or_two
 
 
 class Hub(Task):
@@ -20,6 +21,7 @@ class Hub(Task):
     `text`: one column's name, or two for pairs. `train`, `validation`, `test`: names of splits; the last two may be
     None, or absent under their default names. A split without labels (all of them -1 or null, as in GLUE's hidden
     tests) counts as absent; single rows without one (-1 in a column of classes) are left out, and the note says so.
+    `regression`: None infers it from the labels, as for files. A folder that `save_to_disk` wrote is read too.
     """
 
     name: ClassVar[str] = "hub"
@@ -34,6 +36,7 @@ class Hub(Task):
     train: str = "train"
     validation: str | None = "validation"
     test: str | None = "test"
+    regression: bool | None = None
 
     _columns = field_validator("text", mode="before")(one_or_two)
 
@@ -45,7 +48,11 @@ class Hub(Task):
             raise AutopeftError(f"{self.path}, split {self.train}: no row has a label; name another split in 'train'")
         validation = self._optional(parts, "validation", left_out)
         test = self._optional(parts, "test", left_out)
-        return Raw(train, validation, test, self._class_names(parts[self.train]), note=", ".join(left_out))
+        declared = self._declared(parts[self.train])
+        return Raw(train, validation, test, declared, self.regression, note=", ".join(left_out))
+
+    def _declared(self, part: Any) -> tuple[str, ...] | None:
+        return _class_names(part, part.column_names[columns_of(part.column_names, [], self.label, self.path)[0]])
 
     def _optional(self, parts: Mapping[str, Any], field: str, left_out: list[str]) -> Rows | None:
         split = getattr(self, field)
@@ -60,43 +67,67 @@ class Hub(Task):
             raise AutopeftError(f"{self.path}: no split '{split}'; {suggest(split, map(str, parts))}")
         part, place = parts[split], f"{self.path}, split {split}"
         texts = [self.text] if isinstance(self.text, str) else self.text
-        for column in (*texts, self.label):
-            if column not in part.column_names:
-                raise AutopeftError(f"{place}: no column '{column}'; {suggest(column, part.column_names)}")
-        cells = {column: part[column][:] for column in (*texts, self.label)}
+        found = columns_of(part.column_names, texts, self.label, place)
+        names = dict(zip((*texts, self.label), (part.column_names[i] for i in found), strict=True))
+        cells = {column: _cells(part, name, place) for column, name in names.items()}
         labels = cells[self.label]
         if labels and all(label is None or label == -1 for label in labels):
             return None
         keep = list(range(len(labels)))
-        if names := self._class_names(part):
+        if classes := _class_names(part, names[self.label]):
             keep = [i for i, label in enumerate(labels) if label is not None and label != -1]
-            cells[self.label] = [None if label is None else names[label] for label in labels]
+            cells[self.label] = [_class_name(classes, label, f"{place}, row {i}") for i, label in enumerate(labels, 1)]
         if len(keep) < len(labels):
             left_out.append(f"{len(labels) - len(keep)} rows of {split} have no label and are left out")
         records = ((i + 1, {column: values[i] for column, values in cells.items()}) for i in keep)
         return collect(records, texts, self.label, place)
 
-    def _class_names(self, part: Any) -> tuple[str, ...] | None:
-        from datasets import ClassLabel
 
-        feature = part.features.get(self.label)
-        return tuple(feature.names) if isinstance(feature, ClassLabel) else None
+def _cells(part: Any, column: str, place: str) -> list[Any]:
+    """A column's values; decoding them may fail as only its library knows."""
+    with door(place, f"column '{column}' cannot be read"):
+        return list(part[column][:])
+
+
+def _class_names(part: Any, column: str) -> tuple[str, ...] | None:
+    from datasets import ClassLabel
+
+    feature = part.features.get(column)
+    return tuple(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def _class_name(names: Sequence[str], label: int | None, where: str) -> str | None:
+    """The name of a class number; None for what counts as no label."""
+    if label is None or label == -1:
+        return None
+    if not 0 <= label < len(names):
+        raise AutopeftError(f"{where}: class {label} is none of the {len(names)} that the set declares; mend the row")
+    return names[label]
 
 
 def _load(path: str, config: str | None, revision: str | None) -> Mapping[str, Any]:
     """The splits of a data set by name; `AutopeftError` when there are none to be had."""
-    import datasets
-
     which = f"data set '{path}'" + (f", configuration '{config}'" if config else "")
-    if not Path(path).exists() and not hub_answers():
+    with door(which, "cannot be loaded"):
+        import datasets
+
+        local = Path(path).exists()
+    if not local and not hub_answers():
         # Asked for the cached copy only, it answers at once; else it would go on asking for half a minute.
         datasets.config.HF_HUB_OFFLINE = True
     try:
-        parts = datasets.load_dataset(path, config, revision=revision)
+        if local and _is_saved(Path(path)):
+            saved = datasets.load_from_disk(path)
+            return dict(saved) if isinstance(saved, dict) else {"train": saved}
+        return dict(datasets.load_dataset(path, config, revision=revision))
     except ConnectionError as error:
         remedy = "check the network and HF_HUB_OFFLINE, or give a local folder's path"
         raise AutopeftError(f"{which}: the hub can't be reached and no copy is cached; {remedy}") from error
     except Exception as error:  # errors of the hub, of HTTP, of file systems and of parsers share no other base
-        reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-        raise AutopeftError(f"{which}: cannot be loaded; check 'path' and 'config': {reason:.300}") from error
-    return dict(parts)
+        why = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        raise AutopeftError(f"{which}: cannot be loaded; check 'path' and 'config': {why:.300}") from error
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote it: arrow files with a state, of one split or of several."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))

@@ -1,0 +1,114 @@
+"""Rows of tables: comma- or tab-separated text, and parquet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopeft.doors import door
+from autopeft.errors import AutopeftError
+from autopeft.tasks._lines import MOST_CHARACTERS, lines
+from autopeft.tasks._rows import columns_of
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Records = Iterator[tuple[int, dict[str, Any]]]
+
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def csv_rows(path: Path, text: Sequence[str], label: str) -> Records:
+    """The rows of a table with commas, each with the number of the line that it starts on."""
+    return _rows(path, text, label, {"delimiter": ",", "strict": True})
+
+
+def tsv_rows(path: Path, text: Sequence[str], label: str) -> Records:
+    """The rows of a table with tabs.
+
+    Quotes are ordinary characters: tab-separated corpora (GLUE's) hold unpaired ones, which would swallow rows.
+    """
+    return _rows(path, text, label, {"delimiter": "\t", "quoting": csv.QUOTE_NONE})
+
+
+def _rows(path: Path, text: Sequence[str], label: str, dialect: dict[str, Any]) -> Records:
+    # The limit is the process's: raised, never lowered, as others may have raised it further.
+    if csv.field_size_limit() < MOST_CHARACTERS:
+        csv.field_size_limit(MOST_CHARACTERS)
+    source = lines(path, newline="")
+    found = next(_cells(path, source, dialect, 0), None)
+    if found is None:
+        return
+    first, header = found
+    names = (*text, label)
+    places = _places(f"{path}:{first}", header, text, label, dialect["delimiter"])
+    if any(header[i] != name and header[i].startswith(" ") for i, name in zip(places, names, strict=True)):
+        dialect["skipinitialspace"] = True  # `text, label`: the space belongs to the separator, in all rows
+    remedy = "quote the separators" if "strict" in dialect else "a text can't hold a tab"
+    for number, cells in _cells(path, source, dialect, first):
+        if len(cells) > len(header):
+            raise AutopeftError(f"{path}:{number}: more cells than the header has; {remedy}")
+        yield number, {name: cells[i] if i < len(cells) else None for i, name in zip(places, names, strict=True)}
+
+
+def _cells(path: Path, source: Iterator[str], dialect: dict[str, Any], before: int) -> Iterator[tuple[int, list[str]]]:
+    """The rows that aren't blank, each with the number of its first line; `before` lines of the file are gone."""
+    reader = csv.reader(source, **dialect)
+    while True:
+        number = before + reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            why = "a quote that opens in it is never closed" if "end of data" in str(error) else str(error)
+            raise AutopeftError(f"{path}:{number}: broken row ({why})") from error
+        if cells:
+            yield number, cells
+
+
+def _places(where: str, header: list[str], text: Sequence[str], label: str, delimiter: str) -> list[int]:
+    for other, name in _SEPARATORS.items():
+        parts = [part.strip(' "') for part in header[0].split(other)]
+        if len(header) == 1 and other != delimiter and {*text, label} <= set(parts):
+            kind = "a .tsv" if delimiter == "\t" else "a .csv"
+            remedy = f"save it with {_SEPARATORS[delimiter]}" + (", or name it .tsv" if other == "\t" else "")
+            raise AutopeftError(f"{where}: {name} separate the columns of what is named {kind}; {remedy}")
+    return columns_of(header, text, label, where, "; the first line names the columns")
+
+
+def parquet_rows(path: Path, text: Sequence[str], label: str) -> Records:
+    """The rows of a parquet file, counted from 1; only the columns asked for are read."""
+    with door(path, "no readable parquet"):
+        from pyarrow import parquet
+
+        file = parquet.ParquetFile(path)
+        names = list(file.schema_arrow.names)
+    wanted = [names[i] for i in columns_of(names, text, label, str(path))]
+    with door(path, "no readable parquet"):
+        batches = file.iter_batches(batch_size=8192, columns=wanted)
+    count = 0
+    while True:
+        with door(path, f"no readable parquet after row {count}"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        columns = [_values(batch, name, path, count) for name in wanted]
+        for values in zip(*columns, strict=True):
+            count += 1
+            yield count, dict(zip((*text, label), values, strict=True))
+
+
+def _values(batch: pyarrow.RecordBatch, name: str, path: Path, before: int) -> list[Any]:
+    """The column's values in Python; `AutopeftError` with the row of the first that has none."""
+    column = batch.column(name)
+    try:
+        return list(column.to_pylist())
+    except Exception:  # said of its row, by the door
+        values: list[Any] = []
+        for index in range(len(column)):
+            with door(f"{path}, row {before + index + 1}", f"column '{name}' holds no readable value"):
+                values.append(column[index].as_py())
+        return values
