@@ -520,7 +520,9 @@ def test_a_local_folder_of_json_lines_with_one_split(tmp_path: Path) -> None:
     assert data.label_names == ("c0", "c1", "c2", "c3")
     assert (len(data.train), len(data.validation), len(data.test)) == (32, 4, 4)
     assert "no split 'dev'; known: train" in complaint(task_from({**spec, "validation": "dev"}).load)
-    assert "split train: no text column 'txt'; did you mean 'text'" in complaint(task_from({**spec, "text": "txt"}).load)
+    assert "split train: no text column 'txt'; did you mean 'text'" in complaint(
+        task_from({**spec, "text": "txt"}).load
+    )
     assert "no label column 'y'" in complaint(task_from({**spec, "label": "y"}).load)
 
 

@@ -19,9 +19,11 @@ def of_rows(raw: Raw, names: Sequence[str]) -> tuple[str, ...]:
     for split, rows in raw.splits().items():
         texts = [*rows.first, *(rows.second or ())]
         if count := sum(map(broken, texts)):
-            said.append(f"{count:,} texts of {split} hold half a character (a lone surrogate), read as U+FFFD")
+            said.append(
+                f"{_n(count, 'text')} of {split} with half a character (a lone surrogate): U+FFFD stands for it"
+            )
         if count := sum(isinstance(label, str) and label != label.strip() for label in rows.labels):
-            said.append(f"white space around {count:,} labels of {split} is left out")
+            said.append(f"{_n(count, 'label')} of {split} with white space around: it is left out")
     return (*said, *(_of_classes(raw, names) if names else ()))
 
 
@@ -33,7 +35,7 @@ def _of_classes(raw: Raw, names: Sequence[str]) -> Iterable[str]:
         missing = {name for name in names if name.lower() in MISSING}
         counts = Counter(key for label in raw.train.labels if (key := label_key(label)) in missing)
         for name, count in counts.items():
-            yield f"label {shown(name)} ({count:,} rows of train) is read as a class of that name, not as a missing one"
+            yield f"label {shown(name)} ({_n(count, 'row')} of train) is read as a class of that name, not as a missing one"
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(_look(name), []).append(name)
@@ -50,6 +52,10 @@ def _look(name: str) -> str:
     return {"true": "1", "false": "0"}.get(look, look)
 
 
+def _n(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(map(shown, names[:_NAMED])) + more
@@ -59,16 +65,20 @@ def of_parts(train: Split, validation: Split, test: Split, names: Sequence[str])
     """On the splits as they are used: empty texts, texts in two splits, and texts of train with several labels."""
     parts = {"train": train, "validation": validation, "test": test}
     keys = {name: _keys(split) for name, split in parts.items()}
-    said = [f"{count:,} texts of {name} are empty" for name, split in parts.items() if (count := _empty(split))]
+    said = [f"{_n(count, 'empty text')} in {name}" for name, split in parts.items() if (count := _empty(split))]
     if names and (clashes := _clashes(keys["train"], train.labels)):
         texts, rows = clashes
-        said.append(f"{texts:,} texts stand in train with different labels ({rows:,} rows): some of these are wrong")
+        said.append(
+            f"{_n(texts, 'text')} of train with different labels (in {rows:,} rows): some of these must be wrong"
+        )
     sets = {name: set(found) for name, found in keys.items()}
     for later, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
         total = len(keys[later])
         if count := sum(key in sets[earlier] for key in keys[later]):
-            share = f"{count:,} of {later}'s {total:,} rows ({100 * count / total:.2g}%)"
-            said.append(f"{share} are in {earlier} too (the same text): scores on {later} flatter")
+            share = f"{count:,} of {later}'s {total:,} rows ({100 * count / total:.1f}%)"
+            said.append(
+                f"{share} {'is' if count == 1 else 'are'} in {earlier} too (the same text): scores on {later} flatter"
+            )
     return tuple(said)
 
 
