@@ -33,4 +33,4 @@ def suggest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word[:_NAME], short, n=1, cutoff=0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return f"{hint}known: {', '.join(short[:_LISTED])}{more}"
+    return f"{hint}known: {', '.join(short[:_LISTED]) or 'none'}{more}"

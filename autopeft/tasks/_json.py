@@ -41,7 +41,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 def json_lines(path: Path, text: Sequence[str], label: str) -> Records:
     """The objects of a file of one a line, each with its line's number."""
     for number, line in enumerate(lines(path), 1):
-        if line := line.strip():
+        if line := line.strip().removeprefix("\ufeff"):  # files put together keep their marks
             yield number, _record(path, number, line, (*text, label))
 
 
@@ -115,7 +115,7 @@ def _checked(path: Path, number: int, value: Any, columns: Sequence[str]) -> dic
 
 def _broken(path: Path, number: int, error: Exception, content: str, start: int) -> str:
     """In which line, and what; `number` is that of the character at `start`."""
-    why = reason(error)
+    why = "a number of too many digits" if "digits" in str(error) else reason(error)
     if isinstance(error, json.JSONDecodeError):
         number += content.count("\n", start, error.pos)
         why = f"{error.msg}, column {error.colno}"

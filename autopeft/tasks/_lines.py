@@ -64,8 +64,9 @@ def _encoding(path: Path) -> str:
         if head.startswith(mark):
             return encoding
     if head.count(0) > len(head) / 8:
-        remedy = "save it as UTF-8, for example with: iconv -f UTF-16LE -t UTF-8"
-        raise AutopeftError(f"{path}: every other byte is 0, as in UTF-16 without a byte order mark; {remedy}")
+        order = "LE" if head[1::2].count(0) > head[::2].count(0) else "BE"
+        remedy = f"save it as UTF-8, for example with: iconv -f UTF-16{order} -t UTF-8"
+        raise AutopeftError(f"{path}: many bytes are 0, as in UTF-16 without a byte order mark; {remedy}")
     return "utf-8"
 
 

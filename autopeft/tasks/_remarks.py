@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from autopeft.tasks._data import Split
 from autopeft.tasks._labels import MISSING, label_key, spellings
 from autopeft.tasks._rows import Raw, broken, shown
 
+_COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 _NAMED = 3  # examples in a sentence
 
 
@@ -22,8 +24,14 @@ def of_rows(raw: Raw, names: Sequence[str]) -> tuple[str, ...]:
             said.append(
                 f"{_n(count, 'text')} of {split} with half a character (a lone surrogate): U+FFFD stands for it"
             )
+        if count := sum(isinstance(label, str) and broken(label) for label in rows.labels):
+            said.append(
+                f"{_n(count, 'label')} of {split} with half a character (a lone surrogate): U+FFFD stands for it"
+            )
         if count := sum(isinstance(label, str) and label != label.strip() for label in rows.labels):
             said.append(f"{_n(count, 'label')} of {split} with white space around: it is left out")
+    if not names and len(values := set(raw.train.labels)) == 1:
+        said.append(f"every label of train is {shown(values.pop())}: there is nothing to learn")
     return (*said, *(_of_classes(raw, names) if names else ()))
 
 
@@ -35,13 +43,15 @@ def _of_classes(raw: Raw, names: Sequence[str]) -> Iterable[str]:
         missing = {name for name in names if name.lower() in MISSING}
         counts = Counter(key for label in raw.train.labels if (key := label_key(label)) in missing)
         for name, count in counts.items():
-            yield f"label {shown(name)} ({_n(count, 'row')} of train) is read as a class of that name, not as a missing one"
+            yield f"label {shown(name)} ({_n(count, 'row')} of train) is read as a class, not as a missing label"
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(_look(name), []).append(name)
     groups = [group for group in alike.values() if len(group) > 1]
     for group in groups[:_NAMED]:
         yield f"labels {_listed(group)} look alike, and are {len(group)} classes"
+    if any("," in name for name in names) and all(map(_COMMA.fullmatch, names)):
+        yield f"labels such as {_listed(names)} are read as classes: numbers need a decimal point"
     if len(names) > 10 and 2 * len(names) > len(raw.train.labels):
         rows = len(raw.train.labels)
         yield f"train has {len(names):,} labels in {rows:,} rows: is the label's column the right one?"

@@ -55,7 +55,8 @@ def _check_enough(train: Split, names: tuple[str, ...], cuts: int, place: str) -
         raise AutopeftError(f"{place}: {len(train)} rows are too few {remedy}")
     for label, count in sorted(Counter(train.labels).items()) if names else []:
         if count < need:
-            many = f" (train has {len(train):,} rows and {len(names):,} labels)" if 2 * len(names) > len(train) else ""
+            many = f"; {len(names):,} labels in {len(train):,} rows: is their column the right one?"
+            many = many if 2 * len(names) > len(train) else ""
             raise AutopeftError(f"{place}: {count} rows of label {shown(names[int(label)])} are too few {remedy}{many}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from autopeft.tasks._rows import columns_of
 
 if TYPE_CHECKING:
     import pyarrow
+    from _csv import Reader as _Reader  # how typeshed names it
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 
@@ -38,24 +40,27 @@ def _rows(path: Path, text: Sequence[str], label: str, dialect: dict[str, Any]) 
     if csv.field_size_limit() < MOST_CHARACTERS:
         csv.field_size_limit(MOST_CHARACTERS)
     source = lines(path, newline="")
-    found = next(_cells(path, source, dialect, 0), None)
+    start = next(source, "")
+    _check_separator(f"{path}:1", start, {*text, label}, dialect["delimiter"])
+    source = itertools.chain([start] if start else [], source)
+    reader = csv.reader(source, **dialect)
+    found = next(_cells(path, reader, 0), None)
     if found is None:
         return
     first, header = found
     names = (*text, label)
-    places = _places(f"{path}:{first}", header, text, label, dialect["delimiter"])
+    places = columns_of(header, text, label, f"{path}:{first}", "; the first line names the columns")
     if any(header[i] != name and header[i].startswith(" ") for i, name in zip(places, names, strict=True)):
         dialect["skipinitialspace"] = True  # `text, label`: the space belongs to the separator, in all rows
     remedy = "quote the separators" if "strict" in dialect else "a text can't hold a tab"
-    for number, cells in _cells(path, source, dialect, first):
+    for number, cells in _cells(path, csv.reader(source, **dialect), reader.line_num):
         if len(cells) > len(header):
             raise AutopeftError(f"{path}:{number}: more cells than the header has; {remedy}")
         yield number, {name: cells[i] if i < len(cells) else None for i, name in zip(places, names, strict=True)}
 
 
-def _cells(path: Path, source: Iterator[str], dialect: dict[str, Any], before: int) -> Iterator[tuple[int, list[str]]]:
-    """The rows that aren't blank, each with the number of its first line; `before` lines of the file are gone."""
-    reader = csv.reader(source, **dialect)
+def _cells(path: Path, reader: _Reader, before: int) -> Iterator[tuple[int, list[str]]]:
+    """The rows that aren't blank, each with the number of its first line; `before` lines came before the reader's."""
     while True:
         number = before + reader.line_num + 1
         try:
@@ -69,14 +74,16 @@ def _cells(path: Path, source: Iterator[str], dialect: dict[str, Any], before: i
             yield number, cells
 
 
-def _places(where: str, header: list[str], text: Sequence[str], label: str, delimiter: str) -> list[int]:
+def _check_separator(where: str, header: str, wanted: set[str], delimiter: str) -> None:
+    """`AutopeftError` where another separator would give the columns."""
+
+    def gives(separator: str) -> bool:
+        return wanted <= {cell.strip().strip('"') for cell in header.split(separator)}
+
     for other, name in _SEPARATORS.items():
-        parts = [part.strip(' "') for part in header[0].split(other)]
-        if len(header) == 1 and other != delimiter and {*text, label} <= set(parts):
-            kind = "a .tsv" if delimiter == "\t" else "a .csv"
+        if gives(other) and not gives(delimiter):
             remedy = f"save it with {_SEPARATORS[delimiter]}" + (", or name it .tsv" if other == "\t" else "")
-            raise AutopeftError(f"{where}: {name} separate the columns of what is named {kind}; {remedy}")
-    return columns_of(header, text, label, where, "; the first line names the columns")
+            raise AutopeftError(f"{where}: {name} separate the columns, not {_SEPARATORS[delimiter]}; {remedy}")
 
 
 def parquet_rows(path: Path, text: Sequence[str], label: str) -> Records:

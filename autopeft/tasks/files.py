@@ -69,7 +69,8 @@ def _beside(path: Path) -> str:
     with door(path.parent):
         if not path.parent.is_dir():
             return f"there is no folder {path.parent} either; relative paths start at {Path.cwd()}"
-        names = [other.name for other in path.parent.iterdir() if other.suffix.lower() in _READERS]
+        others = [other for other in path.parent.iterdir() if other.suffix.lower() in _READERS]
+        names = [other.name for other in others if other.is_file()]
     return suggest(path.name, names)
 
 
