@@ -14,8 +14,9 @@ from autopeft.tasks._lines import MOST_CHARACTERS, lines
 from autopeft.tasks._rows import columns_of
 
 if TYPE_CHECKING:
-    import pyarrow
     from _csv import Reader as _Reader  # how typeshed names it
+
+    import pyarrow
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 

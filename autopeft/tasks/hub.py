@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import field_validator
 
-from autopeft.doors import door
+from autopeft.doors import door, reason
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
 from autopeft.tasks._base import Task
 from autopeft.tasks._rows import Raw, Rows, collect, columns_of, one_or_two
+
+_UNWRITABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
 
 
 class Hub(Task):
@@ -115,6 +127,8 @@ def _load(path: str, config: str | None, revision: str | None) -> Mapping[str, A
     if not local and not hub_answers():
         # Asked for the cached copy only, it answers at once; else it would go on asking for half a minute.
         datasets.config.HF_HUB_OFFLINE = True
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what fails is said once, below
     try:
         if local and _is_saved(Path(path)):
             saved = datasets.load_from_disk(path)
@@ -124,8 +138,15 @@ def _load(path: str, config: str | None, revision: str | None) -> Mapping[str, A
         remedy = "check the network and HF_HUB_OFFLINE, or give a local folder's path"
         raise AutopeftError(f"{which}: the hub can't be reached and no copy is cached; {remedy}") from error
     except Exception as error:  # errors of the hub, of HTTP, of file systems and of parsers share no other base
-        why = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-        raise AutopeftError(f"{which}: cannot be loaded; check 'path' and 'config': {why:.300}") from error
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
+            remedy = f"its copy goes to {datasets.config.HF_DATASETS_CACHE}; set HF_HOME to a folder with room"
+            raise AutopeftError(f"{which}: cannot be kept ({reason(cause)}): {remedy}") from error
+        why = " ".join(str(cause).split()) or type(cause).__name__
+        hint = ", or read its files with the task 'files', which names the row" if local else ""
+        raise AutopeftError(f"{which}: cannot be loaded; check 'path' and 'config'{hint}: {why:.300}") from error
+    finally:
+        datasets.logging.set_verbosity(level)
 
 
 def _is_saved(folder: Path) -> bool:
