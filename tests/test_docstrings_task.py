@@ -43,6 +43,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / name / "short.py").write_text('"""Too short."""\n')
         (root / name / "broken.py").write_text("def broken(:\n")
         (root / name / "nothing.py").write_bytes(b"\0")
+        (root / name / "deep.py").write_text("(" * 20_000)
+        os.mkfifo(root / name / "pipe.py")  # would never end
         (root / name / "tests" / "test_x.py").write_text(f'"""A text in the tests of {name[:4]}, not wanted."""\n')
     monkeypatch.syspath_prepend(str(root))
     return root

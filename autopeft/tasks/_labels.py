@@ -117,8 +117,8 @@ def encoded(raw: Raw, names: tuple[str, ...]) -> tuple[Split, Split | None, Spli
     trained = set(train.labels)
     if names and len(trained) < 2:
         # Before the other splits are read: there every row of another label would seem to be the mistake.
-        only = names[int(train.labels[0])] if train.labels else ""
-        raise AutopeftError(f"{raw.train.place}: one class only, every row has the label {shown(only)}; add rows of another")
+        only = shown(names[int(train.labels[0])] if train.labels else "")
+        raise AutopeftError(f"{raw.train.place}: one class only, every row has the label {only}; add rows of another")
     known = {name: number for name, number in known.items() if number in trained}
     validation = None if raw.validation is None else encode(raw.validation, raw.train.place)
     test = None if raw.test is None else encode(raw.test, raw.train.place)
