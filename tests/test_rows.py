@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from autopeft.errors import AutopeftError, printable, suggest
-from autopeft.tasks import TaskData, _lines, task_from
+from autopeft.tasks import TaskData, _lines, _tables, task_from
 from autopeft.tasks._rows import Rows, clean, collect, shown
 from autopeft.tasks._splits import allot, pick
 
@@ -425,6 +425,12 @@ def test_parquet_gone_wrong_is_named_with_the_row(
     columns = [column if isinstance(column, pa.Array) else pa.array(column) for column in (first, labels)]
     parquet.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / "a.parquet")
     assert complaint(tmp_path / "a.parquet").startswith(f"{tmp_path / 'a.parquet'}{part}")
+
+
+def test_rows_by_the_billion_in_a_few_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tables, "_MOST_ROWS", 11)
+    parquet.write_table(pa.table({"text": TEXTS, "label": [1, 2] * 6}), tmp_path / "a.parquet")
+    assert ": 12 rows are more than memory holds" in complaint(tmp_path / "a.parquet")
 
 
 # --- data sets that `datasets` reads ---------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 
+#: Of a parquet file, which may claim (and repeat) a row by the billion in a few bytes.
+_MOST_ROWS = 50_000_000
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -93,7 +95,9 @@ def parquet_rows(path: Path, text: Sequence[str], label: str) -> Records:
         from pyarrow import parquet
 
         file = parquet.ParquetFile(path)
-        names = list(file.schema_arrow.names)
+        names, rows = list(file.schema_arrow.names), file.metadata.num_rows
+    if rows > _MOST_ROWS:
+        raise AutopeftError(f"{path}: {rows:,} rows are more than memory holds ({_MOST_ROWS:,} at most); give a part")
     wanted = [names[i] for i in columns_of(names, text, label, str(path))]
     with door(path, "no readable parquet"):
         batches = file.iter_batches(batch_size=8192, columns=wanted)

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
+from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.tasks._base import Task
 from autopeft.tasks._rows import Raw, Rows
@@ -64,8 +65,10 @@ class Docstrings(Task):
 
     def _read(self) -> Raw:
         libraries = tuple(self.libraries or LIBRARIES)
-        folders = {library: _folder(library) for library in libraries}
-        key = _key(libraries, self.per_class, self.seed)
+        with door("task docstrings", "installed libraries cannot be looked up"):  # through hooks and files of others
+            folders = {library: _folder(library) for library in libraries}
+            versions = [_version(library) for library in libraries]
+        key = _key(libraries, versions, self.per_class, self.seed)
         texts = _cached(key, libraries, self.per_class)
         if texts is None:
             texts = _sample(folders, self.per_class, self.seed)
@@ -105,7 +108,8 @@ def _sample(folders: dict[str, Path], per_class: int, seed: int) -> dict[str, li
 
 def _candidates(library: str, folder: Path, wanted: int, seed: int) -> list[str]:
     """Different texts from the files in a seeded order, until there are `wanted` or the files allowed are read."""
-    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.py"))
+    with door(folder):
+        files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.py"))
     files = [file for file in files if not any(_SKIPPED.match(part) for part in file.split("/")[:-1])]
     random.Random(f"{seed}:files:{library}").shuffle(files)
     own_names = [library.lower(), _OTHER_NAMES.get(library, library).lower()]
@@ -137,8 +141,7 @@ def _texts(file: Path) -> Iterator[str]:
                 yield text
 
 
-def _key(libraries: tuple[str, ...], per_class: int, seed: int) -> str:
-    versions = [_version(library) for library in libraries]
+def _key(libraries: tuple[str, ...], versions: list[str], per_class: int, seed: int) -> str:
     # Which files parse depends on the Python too.
     parts = [_FORMAT, libraries, versions, per_class, seed, sys.version_info[:2]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]

@@ -24,7 +24,7 @@ class Files(Task):
     Text files are in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     `text`: one column's name, or two for pairs. `regression`: None infers it from train's labels (numbers, not all
-    whole). Labels are classes by what they say: `1`, `1.0` and `+1`, or `True` and `true`, are one. Relative paths start at the current directory.
+    whole). `1`, `1.0` and `+1`, or `True` and `true`, are one class. Relative paths start at the current directory.
     """
 
     name: ClassVar[str] = "files"
