@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Records = Iterator[tuple[int, dict[str, Any]]]
 
 #: Of a parquet file, which may claim (and repeat) a row by the billion in a few bytes.
-_MOST_ROWS = 50_000_000
+_MOST_ROWS = 20_000_000
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
