@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 from autopeft.anatomy import Family, ModelShape, family_of, head_names, layers_of, shape_of
-from autopeft.attention import FUSED, MATMUL, set_prefix
+from autopeft.attention import AttentionChoice, set_prefix
+from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 from autopeft.methods._bank import Bank
@@ -76,6 +78,13 @@ class Banks(nn.Module):
             # A layer that is loaded from the disk or the CPU when it is used has no device now.
             banks.to(first if own.type == "meta" else own)
         return self
+
+    def _replicate_for_data_parallel(self) -> Self:
+        """Refused: replicas' hooks would find the first device's weights."""
+        raise AutopeftError(
+            "hybrids do not run in torch.nn.DataParallel; use DistributedDataParallel (start the script with "
+            "'accelerate launch' or 'torchrun'), or let the process see one GPU only (CUDA_VISIBLE_DEVICES=0)"
+        )
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, torch.Tensor], candidate: int = 0) -> None:
@@ -149,14 +158,16 @@ class Hooks:
 
     def __init__(self, model: PreTrainedModel, banks: Banks, attention: str | None = None) -> None:
         self.model = model
-        self._attention = model.config._attn_implementation
         self._handles: list[Any] = []
         self._prefixed: list[nn.Module] = []
         family = family_of(model.config)
         for i, layer in enumerate(layers_of(model)):
             self._wire(layer, family, banks.at(i))
+        self._choice: AttentionChoice | None = None
         if self._prefixed or attention:
-            model.set_attn_implementation(attention or (MATMUL if self._attention == "eager" else FUSED))
+            self._choice = AttentionChoice(model, attention)
+            self._handles.append(model.base_model.register_forward_pre_hook(self._choice.base))
+            self._handles += [m.register_forward_pre_hook(self._choice.module) for m in self._prefixed]
 
     def remove(self) -> None:
         """Undo everything."""
@@ -164,7 +175,8 @@ class Hooks:
             handle.remove()
         for module in self._prefixed:
             set_prefix(module, None)
-        self.model.set_attn_implementation(self._attention)
+        if self._choice:
+            self._choice.undo()
 
     def _wire(self, layer: nn.Module, family: Family, sites: Mapping[str, list[Bank]]) -> None:
         by_module: dict[str, SiteHook] = {}
@@ -186,23 +198,36 @@ class Hooks:
         keep = BlockInput()
         first = layer.get_submodule(family.site("up").module)
         self._handles.append(first.register_forward_pre_hook(keep))
+        # An error (or an early end of a recomputation) between the two maps must not keep activations alive.
+        self._handles.append(layer.register_forward_hook(keep.forget, always_call=True))
         return keep
 
 
 class BlockInput:
-    """Keeps what the first map of the feed-forward network is given until its last map has run."""
+    """Keeps what the first map of the feed-forward network is given until its last map has run, for each thread.
+
+    Copies and pickles of it are empty.
+    """
 
     def __init__(self) -> None:
-        self.value: torch.Tensor | None = None
+        self._kept = threading.local()
 
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         """A forward pre-hook."""
-        self.value = args[0]
+        self._kept.value = args[0]
 
     def take(self) -> torch.Tensor | None:
         """The kept tensor, forgotten here."""
-        value, self.value = self.value, None
+        value: torch.Tensor | None = getattr(self._kept, "value", None)
+        self._kept.value = None
         return value
+
+    def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A forward hook of the layer, called after errors too."""
+        self._kept.value = None
+
+    def __reduce__(self) -> tuple[type[BlockInput], tuple[()]]:
+        return BlockInput, ()
 
 
 class SiteHook:

@@ -5,7 +5,8 @@ Shapes: N = K*B sequences, H heads, G key/value heads, L tokens, l prefix column
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,10 +14,17 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from autopeft.errors import AutopeftError
 from autopeft.methods._bank import Bank
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: Names under which the functions below are registered with transformers.
 FUSED, MATMUL = "autopeft_sdpa", "autopeft_matmul"
+#: By what a user chose, what computes the same and knows prefixes; and back.
+_OURS = {"sdpa": FUSED, "eager": MATMUL}
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 _PREFIX = "_autopeft_prefix"
 _FIRST_ONLY = "_autopeft_first_only"
 
@@ -27,6 +35,60 @@ def set_prefix(module: nn.Module, bank: Bank | None) -> None:
         module.__dict__.pop(_PREFIX, None)
     else:
         module.__dict__[_PREFIX] = bank
+
+
+class AttentionChoice:
+    """Keeps a model's attention one that knows prefixes, whatever the user chooses, until `undo`.
+
+    A choice that is made after attaching, by `set_attn_implementation` or in the configuration, would take the prefixes
+    away without a word. So `base` is a forward pre-hook of the base model, where masks are made, and `module` one of
+    every attention module with a prefix, for those that are called on their own.
+    """
+
+    def __init__(self, model: PreTrainedModel, asked: str | None = None) -> None:
+        given = str(model.config._attn_implementation)
+        # Another model with the same configuration may have prefixes: what was set for it is no user's choice.
+        self.model, self.own = model, _THEIRS.get(given, given)
+        model.set_attn_implementation(asked or _knowing_prefixes(self.own))
+
+    def undo(self) -> None:
+        """Put back what the user chose last."""
+        if self.model.config._attn_implementation in _THEIRS:
+            self.model.set_attn_implementation(self.own)
+
+    def base(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Take a new choice over before masks are made for it."""
+        self._take_over(module)
+
+    def module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """The same, where masks are made already: `AutopeftError` when they are of a kind of their own."""
+        given = _config(module)._attn_implementation
+        if given not in _OURS and given not in _THEIRS:
+            raise AutopeftError(
+                f"attention '{given}' knows no prefixes, and its masks are made already; "
+                f"call set_attn_implementation('sdpa') or ('eager') before calling layers on their own"
+            )
+        self._take_over(module)
+
+    def _take_over(self, module: nn.Module) -> None:
+        given = _config(module)._attn_implementation
+        if given in _THEIRS:
+            return
+        self.own = str(given)
+        self.model.set_attn_implementation(_knowing_prefixes(self.own))
+        # A configuration may have been put in the place of the model's.
+        _config(module)._attn_implementation = self.model.config._attn_implementation
+
+
+def _config(module: nn.Module) -> Any:
+    return module.config
+
+
+def _knowing_prefixes(chosen: str) -> str:
+    """Which of our functions stands in for what a user chose."""
+    if chosen not in _OURS:
+        warnings.warn(f"attention '{chosen}' knows no prefixes; 'sdpa' is used while they are there", stacklevel=2)
+    return _OURS.get(chosen, FUSED)
 
 
 def set_first_only(module: nn.Module, on: bool) -> None:

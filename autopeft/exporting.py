@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from autopeft.anatomy import family_of, head_names
 from autopeft.candidate import Candidate
@@ -34,7 +34,8 @@ def write_adapter(
         config, state = stock_lora(candidate.hybrid, weights, backbone.model)
         config.base_model_name_or_path = source.location
         config.save_pretrained(str(to))
-        save_file(state, to / "adapter_model.safetensors", metadata={"format": "pt"})
+        # Not `save_file`, whose files nobody else may read, whatever the umask.
+        (to / "adapter_model.safetensors").write_bytes(save(state, metadata={"format": "pt"}))
         return "LORA"
     _write_hybrid(source, candidate.hybrid, weights, backbone.model, to)
     return "AUTOPEFT"

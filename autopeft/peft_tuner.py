@@ -1,28 +1,42 @@
 """The hybrid as a method of Hugging Face PEFT, type `AUTOPEFT`.
 
-After `import autopeft`, `get_peft_model`, `save_pretrained`, `PeftModel.from_pretrained` and
-`AutoPeftModelForSequenceClassification.from_pretrained` work with it like with any other method.
+After `import autopeft`, `get_peft_model`, `save_pretrained`, `PeftModel.from_pretrained`,
+`AutoPeftModelForSequenceClassification.from_pretrained` and transformers' own `from_pretrained` of an adapter's folder
+work with it like with any other method.
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, NoReturn, cast
 
 import torch
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import set_additional_trainable_modules
 from torch import nn
 
+from autopeft.adapter_keys import WRAPPED, as_saved_now, check_fit, check_name, without_adapter
 from autopeft.anatomy import head_names, shape_of
-from autopeft.attachment import NAME, Banks, Hooks
+from autopeft.attachment import NAME, Banks
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.peft_layer import HybridLayer, own_keys
 
-PEFT_TYPE = "AUTOPEFT"
 PREFIX = "autopeft_"
+
+
+class HybridType(str, enum.Enum):  # noqa: UP042 - as PEFT's own: it cuts the name out of the long form
+    """A type like those of PEFT's enumeration, equal to the string in adapters' files."""
+
+    AUTOPEFT = "AUTOPEFT"
+
+
+PEFT_TYPE = HybridType.AUTOPEFT
 
 
 @dataclass
@@ -39,7 +53,7 @@ class HybridConfig(PeftConfig):
     def __post_init__(self) -> None:
         """Name the type."""
         super().__post_init__()
-        self.peft_type = PEFT_TYPE
+        self.peft_type = cast(Any, PEFT_TYPE)
         if isinstance(self.hybrid, Hybrid):
             self.hybrid = self.hybrid.to_json()
 
@@ -47,74 +61,12 @@ class HybridConfig(PeftConfig):
         """The hybrid itself."""
         return Hybrid.from_json(self.hybrid)
 
-
-class HybridLayer(nn.Module, BaseTunerLayer):
-    """Holds the banks of every adapter of the model and wires the active one; stands at the model's root."""
-
-    adapter_layer_names = ("autopeft_banks",)
-    other_param_names = ()
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        # Not a submodule: this layer is the model's child, and must not be its parent too.
-        self.__dict__["owner"] = model
-        self.autopeft_banks = nn.ModuleDict()
-        self._disable_adapters = False
-        self._active_adapter: list[str] = []
-        self.merged_adapters: list[str] = []
-        self._hooks: Hooks | None = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> None:
-        """Never called: the banks act through hooks."""
-        raise NotImplementedError("the hybrid acts through hooks on the backbone's modules")
-
-    def add(self, name: str, banks: Banks) -> None:
-        """Add an adapter; the first one becomes active."""
-        self.autopeft_banks[name] = banks
-        if not self._active_adapter:
-            self._active_adapter = [name]
-        self._wire()
-
-    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """Make one adapter the active one; hybrids cannot be active together."""
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        if len(names) > 1:
-            raise ValueError(f"one hybrid can be active at a time, not {names}")
-        super().set_adapter(names, inference_mode=inference_mode)
-        self._wire()
-
-    def enable_adapters(self, enabled: bool) -> None:
-        """Switch the hybrid on or off."""
-        super().enable_adapters(enabled)
-        self._wire()
-
-    def delete_adapter(self, adapter_name: str) -> None:
-        """Forget an adapter's weights."""
-        self.unwire()
-        super().delete_adapter(adapter_name)
-        self._wire()
-
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        """Called by PEFT after loading: banks stay fp32 and go where the backbone is."""
-        banks = cast(Banks, self.autopeft_banks[adapter_name])
-        if any(parameter.is_meta for parameter in banks.parameters()):
-            return
-        if device is None:
-            banks.place(self.__dict__["owner"])
-        else:
-            banks.to(device)
-
-    def unwire(self) -> None:
-        """Take the hooks off the model."""
-        if self._hooks is not None:
-            self._hooks.remove()
-            self._hooks = None
-
-    def _wire(self) -> None:
-        self.unwire()
-        active = [n for n in self._active_adapter if n in self.autopeft_banks]
-        if active and not self._disable_adapters:
-            self._hooks = Hooks(self.__dict__["owner"], cast(Banks, self.autopeft_banks[active[0]]))
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write `adapter_config.json`; the weights beside it, which PEFT wrote for one user only, get its mode."""
+        super().save_pretrained(save_directory, **kwargs)
+        weights = Path(save_directory, SAFETENSORS_WEIGHTS_NAME)
+        if weights.is_file():
+            weights.chmod(Path(save_directory, CONFIG_NAME).stat().st_mode & 0o777)
 
 
 class HybridTuner(BaseTuner):
@@ -135,6 +87,8 @@ class HybridTuner(BaseTuner):
         """Build the banks (fp32), wire them, freeze the backbone, and set up the head as a module to save."""
         config: HybridConfig = self.peft_config[adapter_name]
         self._add_heads(model, config)
+        heads = {name: getattr(model, name, None) for name in config.modules_to_save or []}
+        check_name(adapter_name, heads)
         layer: Any = getattr(model, NAME, None)
         if layer is None:
             layer = HybridLayer(model)
@@ -143,6 +97,12 @@ class HybridTuner(BaseTuner):
         if not any(parameter.is_meta for parameter in banks.parameters()):
             banks.place(cast(Any, model))
         layer.add(adapter_name, banks)
+        if config.inference_mode:
+            layer.await_weights(adapter_name)
+        # When all others were deleted, none is.
+        alone = not self.active_adapters
+        if alone:
+            self.active_adapter = adapter_name
         self._mark_only_adapters_as_trainable(model)
         layer.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
         set_additional_trainable_modules(
@@ -152,6 +112,9 @@ class HybridTuner(BaseTuner):
             adapter_name=adapter_name,
             activate_adapter=adapter_name in self.active_adapters,
         )
+        if alone:
+            # The heads' wrappers too.
+            self.set_adapter(adapter_name, inference_mode=config.inference_mode)
 
     @staticmethod
     def _add_heads(model: nn.Module, config: HybridConfig) -> None:
@@ -167,17 +130,58 @@ class HybridTuner(BaseTuner):
         # Only heads are put back; PEFT's own version expects them to be linear maps with a weight.
         setattr(parent, child_name, new_module)
 
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, torch.Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, torch.Tensor]:
+        # PEFT has left out all keys with another adapter's name in them, which may be `layers` or `down`.
+        own, live = own_keys(model, adapter_name), model.state_dict()
+        return {key: state_dict[key] if key in state_dict else live[key] for key in own}
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return without_adapter(key, adapter_name)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        # PEFT would leave what does not fit at its initial weights.
+        own = own_keys(model, adapter_name)
+        by_saved = {without_adapter(key, adapter_name).removeprefix(WRAPPED): key for key in own}
+        named = {as_saved_now(key): tensor for key, tensor in state_dict.items()}
+        found = {by_saved.get(key.removeprefix(WRAPPED), key): tensor for key, tensor in named.items()}
+        check_fit(adapter_name, model.state_dict(), found, own)
+        return found
+
     def unload(self) -> nn.Module:
         """The bare model, head as trained, hybrid removed."""
         layer: Any = getattr(self.model, NAME)
         layer.unwire()
+        layer.stop_awaiting()
         delattr(self.model, NAME)
         return super().unload()
 
-    def merge_and_unload(self, *args: Any, **kwargs: Any) -> nn.Module:
+    def merge_and_unload(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: only hybrids of LoRA merge, and those export as stock PEFT LoRA."""
         raise AutopeftError(
             "a hybrid does not merge into the backbone; export a LoRA-only hybrid as stock PEFT LoRA and merge that"
+        )
+
+    # Merging in place, and mixing the weights of several adapters, come to the same.
+    merge_adapter = merge_and_unload
+    unmerge_adapter = merge_and_unload
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: weights of different hybrids do not add up."""
+        raise AutopeftError(
+            "hybrids cannot be added up, as their methods differ; export LoRA-only hybrids as stock PEFT LoRA and "
+            "combine those"
         )
 
 

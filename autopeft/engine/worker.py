@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from autopeft.candidate import Candidate, Evaluation, Status
 from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_precision
@@ -182,7 +182,8 @@ def save_weights(folder: Path, key: str, weights: dict[str, torch.Tensor]) -> No
     partial = folder / f".{key}.{os.getpid()}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(weights, partial)
+        # Not `save_file`, whose files nobody else may read, whatever the umask.
+        partial.write_bytes(save(weights))
         partial.replace(folder / f"{key}.safetensors")
     except (OSError, SafetensorError):
         with contextlib.suppress(OSError):
