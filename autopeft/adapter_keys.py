@@ -48,7 +48,7 @@ def check_name(adapter: str, heads: Mapping[str, nn.Module | None]) -> None:
 
 
 def check_fit(adapter: str, expected: Mapping[str, Any], given: Mapping[str, Any], names: Iterable[str]) -> None:
-    """`AutopeftError` unless `given` has all weights `names` of an adapter, and no others, of their sizes in `expected`."""
+    """`AutopeftError` unless `given` has the weights `names` of an adapter, no others, of their sizes in `expected`."""
     names = set(names)
     own = {key for key in given if f"{BANKS}." in key}
     wrong = [f"no {key.rpartition(BANKS)[2][1:]}" for key in sorted(names - own)]

@@ -93,8 +93,8 @@ class HybridLayer(nn.Module, BaseTunerLayer):
             now = self.autopeft_banks[name].parameters() if name in self.autopeft_banks else ()
             if any(p is old and p._version == version for p, (old, version) in zip(now, drawn, strict=False)):
                 raise AutopeftError(
-                    f"adapter '{name}': the file lacks some of its weights, or was written by an older autopeft; load it "
-                    f"with PEFT's PeftModel.from_pretrained (and save it again, for transformers to load it)"
+                    f"adapter '{name}': the file lacks some of its weights, or an older autopeft wrote it; use "
+                    f"PEFT's PeftModel.from_pretrained to load it (saved again, transformers loads it too)"
                 )
         self.stop_awaiting()
 
