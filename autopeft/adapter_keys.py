@@ -51,15 +51,19 @@ def check_fit(adapter: str, expected: Mapping[str, Any], given: Mapping[str, Any
     """`AutopeftError` unless `given` has the weights `names` of an adapter, no others, of their sizes in `expected`."""
     names = set(names)
     own = {key for key in given if f"{BANKS}." in key}
-    wrong = [f"no {key.rpartition(BANKS)[2][1:]}" for key in sorted(names - own)]
-    wrong += [f"{key.rpartition(BANKS)[2][1:]} too many" for key in sorted(own - names)]
+    wrong = [f"no {_short(key, adapter)}" for key in sorted(names - own)]
+    wrong += [f"{_short(key, adapter)} too many" for key in sorted(own - names)]
     for key in sorted(given.keys() & expected.keys()):
         there, wanted = tuple(given[key].shape), tuple(expected[key].shape)
         if there != wanted:
-            wrong.append(f"{key.rpartition('model.')[2]} is {there} instead of {wanted}")
+            wrong.append(f"{_short(key, adapter)} is {there} instead of {wanted}")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise AutopeftError(
             f"adapter '{adapter}': the weights do not fit its configuration and this model "
             f"({'; '.join(wrong[:3])}{more}); load both files of one export, on the model that it was made for"
         )
+
+
+def _short(key: str, adapter: str) -> str:
+    return without_adapter(key, adapter).rpartition(f"{BANKS}.")[2].removeprefix(WRAPPED)
