@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from autopeft.adapter_keys import BANKS
@@ -54,8 +55,12 @@ class HybridLayer(nn.Module, BaseTunerLayer):
         self._wire()
 
     def enable_adapters(self, enabled: bool) -> None:
-        """Switch the hybrid on or off."""
+        """Switch the hybrid on or off, and the heads that were trained with it."""
         super().enable_adapters(enabled)
+        for module in self.__dict__["owner"].modules():
+            # Transformers switches heads off, but not on again.
+            if isinstance(module, AuxiliaryTrainingWrapper):
+                module.enable_adapters(enabled)
         self._wire()
 
     def delete_adapter(self, adapter_name: str) -> None:
