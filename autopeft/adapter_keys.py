@@ -49,7 +49,7 @@ def check_name(adapter: str, heads: Mapping[str, nn.Module | None]) -> None:
 
 def check_fit(adapter: str, expected: Mapping[str, Any], given: Mapping[str, Any], names: Iterable[str]) -> None:
     """`AutopeftError` unless `given` has the weights `names` of an adapter, no others, of their sizes in `expected`."""
-    names = set(names)
+    names, labels = set(names), 0
     own = {key for key in given if f"{BANKS}." in key}
     wrong = [f"no {_short(key, adapter)}" for key in sorted(names - own)]
     wrong += [f"{_short(key, adapter)} too many" for key in sorted(own - names)]
@@ -57,11 +57,14 @@ def check_fit(adapter: str, expected: Mapping[str, Any], given: Mapping[str, Any
         there, wanted = tuple(given[key].shape), tuple(expected[key].shape)
         if there != wanted:
             wrong.append(f"{_short(key, adapter)} is {there} instead of {wanted}")
+            labels = there[0] if key not in own and there[1:] == wanted[1:] else labels
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        remedy = "load both files of one export, on the model that it was made for"
         raise AutopeftError(
             f"adapter '{adapter}': the weights do not fit its configuration and this model "
-            f"({'; '.join(wrong[:3])}{more}); load both files of one export, on the model that it was made for"
+            f"({'; '.join(wrong[:3])}{more}); "
+            f"{f'load the base model with num_labels={labels}' if labels and own == names else remedy}"
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -86,13 +86,14 @@ class HybridTuner(BaseTuner):
     ) -> None:
         """Build the banks (fp32), wire them, freeze the backbone, and set up the head as a module to save."""
         config: HybridConfig = self.peft_config[adapter_name]
+        if isinstance(model, PeftModel):
+            raise AutopeftError(
+                "the model has adapters of another kind; put the hybrid on the plain model (`model.unload()` gives it)"
+            )
         self._add_heads(model, config)
         heads = {name: getattr(model, name, None) for name in config.modules_to_save or []}
         check_name(adapter_name, heads)
-        layer: Any = getattr(model, NAME, None)
-        if layer is None:
-            layer = HybridLayer(model)
-            model.add_module(NAME, layer)
+        layer = _layer_of(model)
         banks = Banks([config.value()], shape_of(model), [config.seed])
         if not any(parameter.is_meta for parameter in banks.parameters()):
             banks.place(cast(Any, model))
@@ -183,6 +184,17 @@ class HybridTuner(BaseTuner):
             "hybrids cannot be added up, as their methods differ; export LoRA-only hybrids as stock PEFT LoRA and "
             "combine those"
         )
+
+
+def _layer_of(model: nn.Module) -> HybridLayer:
+    """The layer that holds the model's adapters, made when there is none."""
+    layer = getattr(model, NAME, None)
+    if layer is None:
+        layer = HybridLayer(model)
+        model.add_module(NAME, layer)
+    if not isinstance(layer, HybridLayer):
+        raise AutopeftError("the model has a hybrid from `autopeft.attach`; detach it before giving the model to PEFT")
+    return layer
 
 
 def register() -> None:

@@ -133,6 +133,29 @@ def test_other_hybrids_load_with_autopeft(family: str, folders: dict[str, Path],
     assert written == json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "AUTOPEFT"
 
 
+@pytest.mark.parametrize("hybrid", [ONE_SITE, everywhere(Prefix(2))])
+def test_all_files_can_be_read_by_whoever_the_umask_lets(
+    hybrid: Hybrid, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    for umask in (0o022, 0o077):
+        before = os.umask(umask)
+        try:
+            export(folders["bert"], hybrid, tmp_path / str(umask))
+        finally:
+            os.umask(before)
+        files = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / str(umask)).iterdir()}
+        assert files.keys() >= {"adapter_config.json", "adapter_model.safetensors"}
+        assert set(files.values()) == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("hybrid", [ONE_SITE, everywhere(Prefix(2), Sequential(3))])
+def test_an_export_loads_through_transformers_alone(hybrid: Hybrid, folders: dict[str, Path], tmp_path: Path) -> None:
+    _, inputs, logits = export(folders["bert"], hybrid, tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=LABELS)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(**inputs).logits, logits, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_a_head_alone_is_taken_home_too(family: str, folders: dict[str, Path], tmp_path: Path) -> None:
     written, inputs, logits = export(folders[family], everywhere(), tmp_path)
