@@ -8,6 +8,7 @@ work with it like with any other method.
 from __future__ import annotations
 
 import enum
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -65,7 +66,7 @@ class HybridConfig(PeftConfig):
         """Write `adapter_config.json`; the weights beside it, which PEFT wrote for one user only, get its mode."""
         super().save_pretrained(save_directory, **kwargs)
         weights = Path(save_directory, SAFETENSORS_WEIGHTS_NAME)
-        if weights.is_file():
+        with suppress(OSError):
             weights.chmod(Path(save_directory, CONFIG_NAME).stat().st_mode & 0o777)
 
 

@@ -235,6 +235,8 @@ def spoil(how: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {k: v for k, v in state.items() if k != key}
     if how == "too many":
         return state | {key.replace("layers.1", "layers.7"): state[key].clone()}
+    if how == "integers":
+        return state | {key: state[key].long()}
     if how == "size":
         return state | {key: torch.zeros(1, 9, 9)}
     if how == "head":
@@ -247,6 +249,7 @@ def spoil(how: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     [
         ("missing", "no layers.1.down.lora.A"),
         ("too many", "layers.7.down.lora.A too many"),
+        ("integers", "layers.1.down.lora.A has whole numbers"),
         ("size", r"layers.1.down.lora.A is \(1, 9, 9\) instead of"),
         ("head", r"classifier.* is \(7, 32\) instead of \(3, 32\).*load the base model with num_labels=7"),
         ("others", "no layers.0.*; no layers.0.*; no layers.0.* and .* more"),

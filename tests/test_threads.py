@@ -17,7 +17,7 @@ import torch
 import torch.distributed as distributed
 import torch.multiprocessing as processes
 from peft import get_peft_model
-from tiny_models import LABELS, METHOD_NAMES, classifier, everywhere, make, perturb, right_padded, tokens
+from tiny_models import LABELS, LAYERS, METHOD_NAMES, classifier, everywhere, make, perturb, right_padded, tokens
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
@@ -54,6 +54,12 @@ def gradients(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, to
     model.zero_grad()
     model(**inputs).logits.square().sum().backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def kept_inputs(layer: nn.Module) -> list[BlockInput]:
+    """What keeps the input of a layer's feed-forward network."""
+    owners = [getattr(hook, "__self__", None) for hook in layer._forward_hooks.values()]
+    return [owner for owner in owners if isinstance(owner, BlockInput)]
 
 
 def at_once(work: Callable[[int], Any], count: int) -> list[Any]:
@@ -106,6 +112,10 @@ def test_recomputed_layers_give_the_same_gradients(family: str, reentrant: bool)
     found = gradients(model, inputs)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    # A recomputation ends as soon as all is there that the backward pass needs: in the middle of a layer.
+    kept = [hook for layer in layers_of(model.get_base_model()) for hook in kept_inputs(layer)]
+    assert len(kept) == LAYERS
+    assert all(hook._kept.value is None for hook in kept)
 
 
 @torch.no_grad()
@@ -114,7 +124,7 @@ def test_an_error_between_the_two_maps_leaves_nothing_behind() -> None:
     expected = model(**inputs).logits
     layer = layers_of(model)[1]
     up = layer.get_submodule(family_of(model.config).site("up").module)
-    kept = [h.__self__ for h in layer._forward_hooks.values() if isinstance(getattr(h, "__self__", None), BlockInput)]
+    kept = kept_inputs(layer)
 
     def fail(*_: Any) -> None:
         assert kept[0]._kept.value is not None
