@@ -53,9 +53,7 @@ def check_fit(adapter: str, expected: Mapping[str, Any], given: Mapping[str, Any
     own = {key for key in given if f"{BANKS}." in key}
     wrong = [f"no {_short(key, adapter)}" for key in sorted(names - own)]
     wrong += [f"{_short(key, adapter)} too many" for key in sorted(own - names)]
-    wrong += [
-        f"{_short(key, adapter)} has whole numbers" for key in sorted(own) if not given[key].is_floating_point()
-    ]
+    wrong += [f"{_short(key, adapter)} has whole numbers" for key in sorted(own) if not given[key].is_floating_point()]
     for key in sorted(given.keys() & expected.keys()):
         there, wanted = tuple(given[key].shape), tuple(expected[key].shape)
         if there != wanted:

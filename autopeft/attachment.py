@@ -198,7 +198,7 @@ class Hooks:
         keep = BlockInput()
         first = layer.get_submodule(family.site("up").module)
         self._handles.append(first.register_forward_pre_hook(keep))
-        # An error (or an early end of a recomputation) between the two maps must not keep activations alive.
+        # An error between the two maps must not keep activations alive.
         self._handles.append(layer.register_forward_hook(keep.forget, always_call=True))
         return keep
 
