@@ -40,6 +40,7 @@ class Experiment(Strict):
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
     description: str = ""
     model: str = Field(min_length=1, description="built-in name, hub id or folder")
+    #: That the model needs Python code of its own. Whether that runs is up to the caller: see `autopeft.trust`.
     trust_remote_code: bool = False
     task: Annotated[Task, *_plugin(Task, task_from)]
     space: str | dict[str, Any] = "hybrid"
@@ -119,6 +120,11 @@ class Experiment(Strict):
             if name not in RESUMABLE and name != "description" and mine.get(name) != theirs.get(name):
                 return _first_difference(name, mine.get(name), theirs.get(name))
         return None
+
+
+def needing(experiment: Experiment, trust_remote_code: bool) -> Experiment:
+    """The experiment, which says that it needs its model's own code where the caller has that run."""
+    return experiment.model_copy(update={"trust_remote_code": True}) if trust_remote_code else experiment
 
 
 def _first_difference(path: str, mine: Any, theirs: Any) -> str:

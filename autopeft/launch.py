@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.candidate import Evaluation
-from autopeft.experiment import Experiment
+from autopeft.experiment import Experiment, needing
 from autopeft.progress import Progress
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.session import Session, middle, typical_candidates
+from autopeft.task_facts import TaskFacts
 from autopeft.tracking import SearchInfo, Status, Tracker
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def search(
     *,
     out: str | Path | None = None,
     quiet: bool = False,
+    trust_remote_code: bool = False,
     **fields: Any,
 ) -> SearchResult:
     """Search, and return the Pareto front with what belongs to it.
@@ -45,7 +47,8 @@ def search(
     `experiment` is a shipped name or a YAML file; `fields` are an experiment's fields and replace those of the file, or
     stand alone: `autopeft.search(model="minilm", task="docstrings", budget={"trainable_params": "0.5%"}, trials=40)`.
     `out` is the run folder (default `runs/<name>`). The same call with the same folder resumes. `AutopeftError` for
-    whatever can be known to be wrong, before anything is trained.
+    whatever can be known to be wrong, before anything is trained. `trust_remote_code` has the model's own Python run:
+    it is the caller's word, and a file that says it needs that is refused without.
     """
     from autopeft.progress import progress_for
 
@@ -53,19 +56,22 @@ def search(
         loaded = Experiment.of({"name": "search", **fields}, "search")
     else:
         loaded = Experiment.load(experiment, fields)
-    return launch(loaded, Path(out) if out else RUNS / loaded.name, progress_for(loaded, quiet))
+    loaded = needing(loaded, trust_remote_code)
+    out = Path(out) if out else RUNS / loaded.name
+    return launch(loaded, out, progress_for(loaded, quiet), trust_remote_code)
 
 
-def launch(experiment: Experiment, out: Path, progress: Progress) -> SearchResult:
+def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_code: bool = False) -> SearchResult:
     """Run an experiment to its end in a run folder; an interrupt leaves a folder that can be resumed, and is raised."""
     with closing(progress):
-        session, folder = Session(experiment), RunFolder(out.absolute())
+        session, folder = Session(experiment, trust_remote_code), RunFolder(out.absolute())
         with folder.locked(), ThreadPoolExecutor(1) as background:
             folder.claim(experiment)
             study = _study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, _info(session, folder))
             progress.remarked(session.remarks)
+            TaskFacts.of(session).keep(folder.path)
             with experiment.runner.session():
                 if opening.done():
                     opening.result()

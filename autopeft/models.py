@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autopeft.anatomy import ModelShape, family_of, head_names, shape_from_config
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
+from autopeft.trust import HOW
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,10 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model as the user named it and the folder or hub id that it stands for."""
+    """A model as the user named it and the folder or hub id that it stands for.
+
+    `trust_remote_code`, whether its own Python may run, comes from `autopeft.trust.trusted` only.
+    """
 
     name: str
     location: str
@@ -50,6 +54,9 @@ class ModelSource:
         from transformers import AutoConfig
 
         config = self._load(AutoConfig.from_pretrained, **overrides)
+        if "/" in str(config._attn_implementation) and not self.trust_remote_code:
+            # transformers would fetch and run that kernel from the hub.
+            raise AutopeftError(f"model '{self.name}': its configuration names attention code of the hub; {HOW}")
         family_of(config)
         return config
 
@@ -112,6 +119,8 @@ class ModelSource:
             raise AutopeftError(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:
+        if not self.trust_remote_code and "trust_remote_code" in str(error):
+            return f"model '{self.name}': it needs Python code of its own; {HOW}"
         if Path(self.location).is_dir():
             return f"model '{self.name}': cannot be loaded from this folder ({_first_line(error)})"
         if not hub_answers():

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.budget import Budget
-from autopeft.candidate import Evaluation
+from autopeft.candidate import Candidate, Evaluation
+from autopeft.doors import reason
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
-from autopeft.models import find_model
+from autopeft.models import ModelSource
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
+from autopeft.task_facts import TaskFacts
 
 if TYPE_CHECKING:
     import torch
 
+    from autopeft.exporting import Format
     from autopeft.searching.explain import Explanation
     from autopeft.session import Session
 
@@ -61,21 +66,30 @@ class SearchResult:
         header = Study.read_header(self.run_dir)
         return ParetoFront(self.evaluations, [Objective(**o) for o in header["objectives"]], header["budget"])
 
-    def export(self, pick: str = "best", to: str | Path = "out", max_params: int | None = None) -> Path:
+    def export(
+        self,
+        pick: str = "best",
+        to: str | Path = "out",
+        max_params: int | None = None,
+        *,
+        format: Format | None = None,
+        trust_remote_code: bool = False,
+    ) -> Path:
         """Write a candidate with its trained weights as a PEFT adapter; see `autopeft.export`."""
-        return export(self, pick, to, max_params)
+        return export(self, pick, to, max_params, format=format, trust_remote_code=trust_remote_code)
 
-    def explain(self) -> Explanation:
+    def explain(self, *, trust_remote_code: bool = False) -> Explanation:
         """What the score depends on (layers, methods, training), and what the front is made of.
 
         Shares of variance by two methods, how far to believe each, `plot()` and `to_json()`. `AutopeftError` when too
-        few candidates are finished.
+        few candidates are finished. The model's own code runs only where it is needed and the caller trusts it.
         """
         from autopeft.searching.explain import explain
         from autopeft.searching.study import Study
+        from autopeft.session import source_of
 
         header, experiment = Study.read_header(self.run_dir), self.experiment
-        shape = find_model(experiment.model, experiment.trust_remote_code).shape()
+        shape = source_of(experiment, trust_remote_code).shape()
         space, budget = SearchSpace.load(header["space"], shape), Budget(header["budget"], header["length"])
         return explain(self.front, space, budget, experiment.training.epochs)
 
@@ -84,29 +98,105 @@ class SearchResult:
 
 
 def export(
-    run: SearchResult | str | Path, pick: str = "best", to: str | Path = "out", max_params: int | None = None
+    run: SearchResult | str | Path,
+    pick: str = "best",
+    to: str | Path = "out",
+    max_params: int | None = None,
+    *,
+    format: Format | None = None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Write a candidate of a search as a PEFT adapter: weights, `adapter_config.json`, `hybrid.json`, a model card.
 
-    `pick` is "best" (the best score), "knee" or a candidate's key; `max_params` leaves out what is larger. Weights that
-    were not kept are trained again with the search's seed. Returns the folder.
+    `pick` is "best" (the best score), "knee" or a candidate's key; `max_params` leaves out what is larger. `format`:
+    "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its own
+    rank), "autopeft", or None for stock LoRA where it can express the candidate. Weights that were not kept are trained
+    again with the search's seed; only that, and test scores that are not known, needs the task's data. The model's own
+    code runs only where the search needed it and the caller trusts it now. Returns the folder.
     """
-    from autopeft.exporting import write_adapter, write_card, write_record
-    from autopeft.session import Session
+    from autopeft.exporting import UnfitWeights, check_free, format_of, write_adapter, write_card, write_record
 
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     chosen, to = result.front.pick(pick, max_params), Path(to)
-    session = Session(result.experiment)
-    _check_data(result, session)
-    weights, metrics = _trained(session, RunFolder(result.run_dir), chosen)
-    try:
-        peft_type = write_adapter(session.source, chosen.candidate, weights, session.data.num_labels, to)
-        record = _record(result, session, chosen, metrics, peft_type)
+    format = format_of(format, chosen.candidate.hybrid)
+    check_free(to)
+    trained = _kept(result, chosen, trust_remote_code)
+    with _writing(to):
+        try:
+            peft_type = write_adapter(*trained.adapter(chosen), to, format)
+        except UnfitWeights as error:
+            print(f"{error}: training it again", file=sys.stderr)
+            trained = _with_data(result, chosen, trust_remote_code, why=str(error), again=True)
+            peft_type = write_adapter(*trained.adapter(chosen), to, format)
+        record = _record(result, trained, chosen, peft_type, format)
         write_record(to, record)
-        write_card(to, record)
-    except OSError as error:
-        raise AutopeftError(f"{to}: cannot be written ({error.strerror or error})") from error
+        write_card(to, record, trained.source)
     return to
+
+
+@contextmanager
+def _writing(to: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise AutopeftError(f"{to}: cannot be written ({reason(error)}); the search itself is as it was") from error
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A candidate's weights, the metrics of these very weights, and what a card says of their model and task."""
+
+    source: ModelSource
+    facts: TaskFacts
+    weights: dict[str, torch.Tensor]
+    metrics: dict[str, float]
+
+    def adapter(self, chosen: Evaluation) -> tuple[ModelSource, Candidate, dict[str, torch.Tensor], int]:
+        """What `write_adapter` takes."""
+        return self.source, chosen.candidate, self.weights, self.facts.num_labels
+
+
+def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> _Trained:
+    """What the run folder has; what it lacks is trained and measured again, which needs the task's data."""
+    from autopeft.engine.worker import load_weights
+    from autopeft.searching.study import Study
+    from autopeft.session import source_of
+
+    facts = TaskFacts.kept(result.run_dir, Study.read_header(result.run_dir)["fingerprint"])
+    weights = load_weights(RunFolder(result.run_dir).weights, chosen.key)
+    if weights is None:
+        return _with_data(result, chosen, trust_remote_code, f"the weights of {chosen.key} were not kept")
+    if facts is None or f"test_{facts.metrics[0]}" not in chosen.metrics:
+        return _with_data(result, chosen, trust_remote_code, f"{chosen.key} is not measured on test yet")
+    source = source_of(result.experiment, trust_remote_code)
+    return _Trained(source, facts, weights, dict(chosen.metrics))
+
+
+def _with_data(
+    result: SearchResult, chosen: Evaluation, trust_remote_code: bool, why: str, again: bool = False
+) -> _Trained:
+    """The same with the task's data, which `AutopeftError` says `why` they are needed when they can't be read."""
+    from autopeft.engine.report import score_on_test, train_again
+    from autopeft.engine.worker import load_weights
+    from autopeft.session import Session
+
+    try:
+        session = Session(result.experiment, trust_remote_code)
+        _check_data(result, session)
+    except AutopeftError as error:
+        raise AutopeftError(f"{error} ({why}, so the search's model and data are needed)") from error
+    run, metrics = RunFolder(result.run_dir), dict(chosen.metrics)
+    spec = session.worker_spec(run.weights, run.setup())
+    if again or load_weights(run.weights, chosen.key) is None:
+        if not again:
+            print(f"{why}: training it again", file=sys.stderr)
+        metrics |= train_again(spec, session.tokens, chosen.candidate).metrics
+        metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
+    elif f"test_{session.data.metrics[0]}" not in metrics:
+        metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
+    return _Trained(session.source, TaskFacts.of(session), load_weights(run.weights, chosen.key) or {}, metrics)
 
 
 def _check_data(result: SearchResult, session: Session) -> None:
@@ -119,53 +209,38 @@ def _check_data(result: SearchResult, session: Session) -> None:
         )
 
 
-def _trained(session: Session, run: RunFolder, chosen: Evaluation) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """The weights, kept or trained again, and the metrics of these very weights."""
-    from autopeft.engine.report import score_on_test, train_again
-    from autopeft.engine.worker import load_weights
-
-    metrics = dict(chosen.metrics)
-    folder = run.weights
-    spec = session.worker_spec(folder, run.setup())
-    if load_weights(folder, chosen.key) is None:
-        print(f"the weights of {chosen.key} were not kept: training it again", file=sys.stderr)
-        metrics |= train_again(spec, session.tokens, chosen.candidate).metrics
-        metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
-    elif f"test_{session.data.metrics[0]}" not in metrics:
-        metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
-    return load_weights(folder, chosen.key) or {}, metrics
-
-
 def _record(
-    result: SearchResult, session: Session, chosen: Evaluation, metrics: dict[str, float], peft_type: str
+    result: SearchResult, trained: _Trained, chosen: Evaluation, peft_type: str, format: Format
 ) -> dict[str, Any]:
-    resolved = result.experiment.resolved()
+    resolved, facts = result.experiment.resolved(), trained.facts
     return {
         "key": chosen.key,
         "peft_type": peft_type,
+        "format": format,
         "hybrid": chosen.candidate.hybrid.to_json(),
         "training": dict(chosen.candidate.training),
         "seed": result.experiment.training.seed,
-        "metrics": metrics,
-        "model": {"name": session.source.name, "location": session.source.location},
-        "trust_remote_code": result.experiment.trust_remote_code,
-        "num_labels": session.data.num_labels,
-        "labels": list(session.data.label_names),
+        "metrics": trained.metrics,
+        "model": {"name": trained.source.name, "location": trained.source.location},
+        "trust_remote_code": trained.source.trust_remote_code,
+        "num_labels": facts.num_labels,
+        "labels": list(facts.labels),
+        "scores": list(facts.metrics),
+        "positive": facts.positive,
         "task": resolved["task"],
-        "splits": session.data.note,
-        "remarks": list(session.remarks),
-        "data": session.data.fingerprint,
+        "splits": facts.splits,
+        "remarks": list(facts.remarks),
+        "data": facts.fingerprint,
         "settings": resolved["training"],
     }
 
 
-def evaluate(folder: str | Path) -> dict[str, float]:
-    """Load an exported adapter on a fresh backbone, as its user would, and measure it on the test split."""
-    from autopeft.engine.adapter import test_metrics
+def evaluate(folder: str | Path, *, on: str | Path | None = None, trust_remote_code: bool = False) -> dict[str, float]:
+    """Load an exported adapter on a fresh backbone, as its user would, and measure it on the test split.
 
-    path = Path(folder) / "hybrid.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AutopeftError(f"{path}: cannot be read; give a folder that 'autopeft export' wrote") from error
-    return test_metrics(record, Path(folder))
+    `on`: a file with the task's columns, to measure on instead; the metrics then bear no `test_`. The folder is data:
+    the model's own code runs only where the search needed it and the caller trusts it now.
+    """
+    from autopeft.exporting.evaluation import measure_export
+
+    return measure_export(Path(folder), None if on is None else Path(on), trust_remote_code)

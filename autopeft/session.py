@@ -14,13 +14,15 @@ from autopeft.anatomy import head_params_from_config
 from autopeft.budget import Budget, costs_of
 from autopeft.candidate import Candidate
 from autopeft.costs import COSTS
+from autopeft.dimensions import Dimension, Ordinal
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
 from autopeft.hybrid import Hybrid
-from autopeft.models import find_model
+from autopeft.models import ModelSource, find_model
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
+from autopeft.trust import trusted
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
@@ -35,12 +37,13 @@ _TYPICAL = 15
 class Session:
     """The model's shape, the task's data, the space, the budget and the objectives of one experiment.
 
-    Opening it checks all of them: `AutopeftError` for what cannot work. Weights are not loaded.
+    Opening it checks all of them: `AutopeftError` for what cannot work. Weights are not loaded. `trust_remote_code` is
+    the caller's word that the model's own code may run, where the experiment says that it is needed.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, trust_remote_code: bool = False) -> None:
         self.experiment = experiment
-        self.source = find_model(experiment.model, experiment.trust_remote_code)
+        self.source = source_of(experiment, trust_remote_code)
         self.shape = self.source.shape()
         self.data = experiment.task.load()
         self.space = SearchSpace.load(experiment.space, self.shape)
@@ -76,7 +79,21 @@ class Session:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know before a search, a sentence each: said by `plan`, `search` and the model card."""
-        return (*self.data.remarks, *self.tokens.remarks)
+        return (*self.data.remarks, *self.tokens.remarks, *self._flat_costs())
+
+    def _flat_costs(self) -> list[str]:
+        """A sentence for each cost among the objectives that no candidate can change."""
+        shape, length = self.shape, self.experiment.training.max_length
+        # Costs never fall when a size grows, so the two ends tell.
+        ends = [self.space.hybrid({d.name: end(d) for d in self.space.dimensions}) for end in (_least, _most)]
+        least, most = (costs_of(hybrid, shape, length) for hybrid in ends)
+        flat = [o.metric for o in self.objectives if o.metric in least and least[o.metric] == most[o.metric]]
+        others = ", ".join(name for name in least if least[name] < most[name])
+        return [
+            f"objective {name} is {least[name]:,} for every candidate of this space, so none is cheaper than another; "
+            f"take one that varies ({others}), or leave it out"
+            for name in flat
+        ]
 
     @property
     def steps(self) -> int:
@@ -101,6 +118,20 @@ class Session:
         if all(name in COSTS.names() for name in names):
             raise AutopeftError(f"objectives: only costs; add a metric of the task ({', '.join(self.data.metrics)})")
         return tuple(Objective.of(name) for name in names)
+
+
+def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelSource:
+    """The experiment's model; its own code runs where it is needed and the caller trusts it."""
+    where = f"experiment '{experiment.name}'"
+    return find_model(experiment.model, trusted(experiment.trust_remote_code, trust_remote_code, where))
+
+
+def _least(dimension: Dimension) -> int:
+    return 0
+
+
+def _most(dimension: Dimension) -> int:
+    return len(dimension.values) - 1 if isinstance(dimension, Ordinal) else 0
 
 
 def typical_candidates(session: Session) -> list[Candidate]:

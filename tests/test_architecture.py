@@ -17,7 +17,7 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if "_shipped" not in p.parts)
 #: A room may import from rooms above it in this list, and from its own.
 FLOORS: list[set[str]] = [
     {"errors", "hub", "on_import"},
-    {"doors", "registry", "resources"},
+    {"doors", "registry", "resources", "trust"},
     {"config"},
     {"anatomy"},
     {"methods"},
@@ -34,6 +34,7 @@ FLOORS: list[set[str]] = [
     {"runners", "tracking", "exporting"},
     {"experiment"},
     {"session", "run_folder", "progress"},
+    {"task_facts"},
     {"result"},
     {"launch"},
     {"cli"},

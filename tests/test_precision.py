@@ -14,12 +14,11 @@ from tiny_task import save_model, task, tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from autopeft.candidate import Candidate
-from autopeft.engine import adapter
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.worker import Worker, WorkerSpec
-from autopeft.exporting import write_adapter, write_card
+from autopeft.exporting import evaluation, write_adapter, write_card, write_record
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.methods.prefix import Prefix
@@ -60,9 +59,9 @@ def test_what_is_reported_is_what_is_exported(
         loaded = PeftModel.from_pretrained(base, tmp_path / "out").eval()(**inputs).logits
     torch.testing.assert_close(loaded, logits, rtol=1e-5, atol=1e-5)
 
-    monkeypatch.setattr(adapter, "task_from", lambda _: SimpleNamespace(load=lambda: made))
-    record = {"settings": SETTINGS.model_dump(), "task": {}, "trust_remote_code": False, "data": made.fingerprint}
-    measured = adapter.test_metrics(record | {"model": {"name": source.name}}, tmp_path / "out")
+    monkeypatch.setattr(evaluation, "task_from", lambda *_: SimpleNamespace(load=lambda: made))
+    write_record(tmp_path / "out", record_of(candidate, source) | {"peft_type": kind})
+    measured = evaluation.measure_export(tmp_path / "out")
     assert measured == pytest.approx(reported, rel=1e-5)
 
 
@@ -80,7 +79,7 @@ def test_the_snippet_of_the_card_runs_on_batches(pad_id: int | None, tmp_path: P
     with Pack(worker.backbone, [candidate], SETTINGS) as pack, torch.no_grad():
         weights, logits = pack.weights(0), worker.backbone.model(**inputs).logits
     write_adapter(source, candidate, weights, 3, out)
-    write_card(out, record_of(candidate, source))
+    write_card(out, record_of(candidate, source), source)
     snippet = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert ("pad_token_id" in snippet) == (pad_id != 0)
     names: dict[str, Any] = {}
@@ -93,5 +92,6 @@ def record_of(candidate: Candidate, source: Any) -> dict[str, Any]:
     return {
         "key": candidate.key, "peft_type": "LORA", "hybrid": candidate.hybrid.to_json(), "training": {}, "seed": 1,
         "metrics": {"accuracy": 0.5}, "model": {"name": source.name, "location": source.location},
-        "trust_remote_code": False, "num_labels": 3, "task": {"name": "tiny"}, "splits": "made up",
+        "trust_remote_code": False, "num_labels": 3, "labels": ["none", "one", "two"], "task": {"name": "tiny"},
+        "splits": "made up", "settings": SETTINGS.model_dump(), "data": task().fingerprint, "scores": ["accuracy"],
     }  # fmt: skip

@@ -20,6 +20,12 @@ app = typer.Typer(
 
 Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run the Python code that the model brings, if the search needs it. Read it first."
+    ),
+]
 Name = Annotated[str, typer.Argument(help="A shipped experiment (see 'autopeft list experiments') or a YAML file.")]
 
 
@@ -45,24 +51,26 @@ def search(
     workers: Annotated[Optional[int], typer.Option(help="Replaces runner.workers.")] = None,  # noqa: UP045
     warm_start: Annotated[Optional[Path], typer.Option(help="Run folder of an earlier search to learn from.")] = None,  # noqa: UP045
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Launch a search, or go on with one: the same command with the same run folder resumes."""
     from autopeft.cli.verbs import run_search
 
-    run_search(experiment, out, trials, time_limit, workers, warm_start, quiet, as_json)
+    run_search(experiment, out, trials, time_limit, workers, warm_start, quiet, trust_remote_code, as_json)
 
 
 @app.command()
 def plan(
     experiment: Name,
     samples: Annotated[int, typer.Option(min=10, help="Uniform points to draw.")] = 1000,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Say what a search would do, without training: dimensions, costs, share within the budget, time."""
     from autopeft.cli.planning import run_plan
 
-    run_plan(experiment, samples, as_json)
+    run_plan(experiment, samples, trust_remote_code, as_json)
 
 
 @app.command()
@@ -74,11 +82,11 @@ def front(run: Run, as_json: Json = False) -> None:
 
 
 @app.command()
-def explain(run: Run, as_json: Json = False) -> None:
+def explain(run: Run, trust_remote_code: Trust = False, as_json: Json = False) -> None:
     """Show what the score of a search depends on (layers, methods, training), and what its front is made of."""
     from autopeft.cli.explaining import run_explain
 
-    run_explain(run, as_json)
+    run_explain(run, trust_remote_code, as_json)
 
 
 @app.command()
@@ -87,22 +95,31 @@ def export(
     pick: Annotated[str, typer.Option(help="best, knee, or the key of a candidate.")] = "best",
     to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/best"),
     max_params: Annotated[Optional[int], typer.Option(help="Leave out what has more parameters.")] = None,  # noqa: UP045
+    format: Annotated[
+        str, typer.Option(help="auto (stock LoRA where it can be), lora, lora-padded (one rank), autopeft.")
+    ] = "auto",
+    trust_remote_code: Trust = False,
 ) -> None:
     """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter."""
     from autopeft.cli.verbs import run_export
 
-    run_export(run, pick, to, max_params)
+    run_export(run, pick, to, max_params, format, trust_remote_code)
 
 
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="A folder that 'autopeft export' wrote.", show_default=False)],
+    on: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A file with the task's columns, to measure on in place of its test split."),
+    ] = None,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Load an exported adapter with Hugging Face PEFT and measure it on the test split."""
     from autopeft.cli.verbs import run_evaluate
 
-    run_evaluate(folder, as_json)
+    run_evaluate(folder, on, trust_remote_code, as_json)
 
 
 @app.command()

@@ -17,10 +17,10 @@ from autopeft.searching.explain import Explanation, Share
 _COLUMNS = ("surrogate, alone", "with interactions", "forest (fANOVA)")
 
 
-def run_explain(run: Path, as_json: bool) -> None:
+def run_explain(run: Path, trust_remote_code: bool, as_json: bool) -> None:
     """Print the tables, and write the same and more into the run folder."""
     result = SearchResult.open(run)
-    explanation = result.explain()
+    explanation = result.explain(trust_remote_code=trust_remote_code)
     files = RunFolder(result.run_dir).write_explanation(explanation)
     if as_json:
         print(json.dumps(explanation.to_json(), indent=2))

@@ -15,7 +15,7 @@ from autopeft.budget import share_within
 from autopeft.candidate import Candidate
 from autopeft.engine.probe import measure
 from autopeft.engine.setup import Setup
-from autopeft.experiment import Experiment
+from autopeft.experiment import Experiment, needing
 from autopeft.launch import RUNS
 from autopeft.progress import duration
 from autopeft.run_folder import RunFolder
@@ -26,9 +26,9 @@ from autopeft.session import Session, middle, typical_candidates
 _SEED = 0
 
 
-def run_plan(name: str, samples: int, as_json: bool) -> None:
+def run_plan(name: str, samples: int, trust_remote_code: bool, as_json: bool) -> None:
     """Print the plan."""
-    session = Session(Experiment.load(name))
+    session = Session(needing(Experiment.load(name), trust_remote_code), trust_remote_code)
     facts = plan(session, samples)
     if as_json:
         print(json.dumps(facts, indent=2))

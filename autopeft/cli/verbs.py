@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from autopeft.errors import AutopeftError
-from autopeft.experiment import Experiment
+from autopeft.errors import AutopeftError, suggest
+from autopeft.experiment import Experiment, needing
 from autopeft.launch import RUNS, launch
 from autopeft.progress import progress_for
 from autopeft.result import SearchResult, evaluate, export
 from autopeft.searching.tables import cells, number
+
+if TYPE_CHECKING:
+    from autopeft.exporting import Format
 
 _out = Console(highlight=False)
 if not _out.is_terminal:
@@ -31,12 +35,13 @@ def run_search(
     workers: int | None,
     warm_start: Path | None,
     quiet: bool,
+    trust_remote_code: bool,
     as_json: bool,
 ) -> None:
     """`autopeft search`."""
     experiment = with_overrides(Experiment.load(name), trials, time_limit, workers, warm_start)
-    out = out or RUNS / experiment.name
-    result = launch(experiment, out, progress_for(experiment, quiet or as_json))
+    experiment, out = needing(experiment, trust_remote_code), out or RUNS / experiment.name
+    result = launch(experiment, out, progress_for(experiment, quiet or as_json), trust_remote_code)
     if as_json:
         print(json.dumps(result.front.to_json(), indent=2))
     elif not quiet:
@@ -69,18 +74,28 @@ def show_front(run: Path, as_json: bool) -> None:
         _show(result)
 
 
-def run_export(run: Path, pick: str, to: Path, max_params: int | None) -> None:
+def run_export(run: Path, pick: str, to: Path, max_params: int | None, format: str, trust_remote_code: bool) -> None:
     """`autopeft export`."""
-    folder = export(run, pick, to, max_params)
+    if format not in _FORMATS:
+        raise AutopeftError(f"--format: unknown format '{format}'; {suggest(format, _FORMATS)}")
+    chosen = cast("Format", format) if format != "auto" else None
+    folder = export(run, pick, to, max_params, format=chosen, trust_remote_code=trust_remote_code)
     record = json.loads((folder / "hybrid.json").read_text(encoding="utf-8"))
-    kind = "stock PEFT LoRA" if record["peft_type"] == "LORA" else "PEFT type AUTOPEFT"
-    _out.print(f"wrote candidate [bold]{record['key']}[/] to {folder} ({kind})", soft_wrap=True)
-    _out.print(f"measure it again:  autopeft evaluate {shlex.quote(str(folder))}", soft_wrap=True)
+    kind = {
+        "lora": "stock PEFT LoRA",
+        "lora-padded": "stock PEFT LoRA of one rank",
+        "autopeft": "PEFT type AUTOPEFT",
+    }[record["format"]]
+    _out.print(f"wrote candidate [bold]{record['key']}[/] to {escape(str(folder))} ({kind})", soft_wrap=True)
+    _out.print(f"measure it again:  autopeft evaluate {escape(shlex.quote(str(folder)))}", soft_wrap=True)
 
 
-def run_evaluate(folder: Path, as_json: bool) -> None:
+_FORMATS = ("auto", "lora", "lora-padded", "autopeft")
+
+
+def run_evaluate(folder: Path, on: Path | None, trust_remote_code: bool, as_json: bool) -> None:
     """`autopeft evaluate`."""
-    metrics = evaluate(folder)
+    metrics = evaluate(folder, on=on, trust_remote_code=trust_remote_code)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return

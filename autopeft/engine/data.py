@@ -56,6 +56,7 @@ class TokenizedTask:
     metrics: tuple[str, ...]
     pad_id: int
     remarks: tuple[str, ...] = ()
+    positive: int | None = None
 
     @classmethod
     def of(cls, data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedTask:
@@ -66,7 +67,7 @@ class TokenizedTask:
         }
         pad_id = int(tokenizer.pad_token_id)
         return cls(data.name, **splits, num_labels=data.num_labels, regression=data.is_regression,
-                   metrics=tuple(data.metrics), pad_id=pad_id)  # fmt: skip
+                   metrics=tuple(data.metrics), pad_id=pad_id, positive=data.positive)  # fmt: skip
 
 
 _SPLITS = ("train", "validation", "test")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
+
+from autopeft.attachment import Banks
 from autopeft.candidate import Candidate, Evaluation
+from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.worker import Worker, WorkerSpec, drain, load_weights
 from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
 
 
 def score_on_test(spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]) -> list[dict[str, float]]:
@@ -31,12 +36,28 @@ def train_again(spec: WorkerSpec, task: TokenizedTask, candidate: Candidate) -> 
     return evaluation
 
 
+def complaint(backbone: Backbone, hybrid: Hybrid, weights: Mapping[str, torch.Tensor]) -> str | None:
+    """What is wrong with a file's weights for a hybrid on a backbone: names, shapes, values. None when nothing is."""
+    own = {f"hybrid.{n}": t for n, t in Banks([hybrid], backbone.shape, [0]).weights().items()}
+    own |= {f"head.{name}.{n}": p for name, head in backbone.heads.items() for n, p in head.named_parameters()}
+    for name in sorted(own.keys() ^ weights.keys()):
+        return f"'{name}' is {'missing' if name in own else 'not of it'}"
+    for name, tensor in weights.items():
+        if tensor.shape != own[name].shape or not tensor.is_floating_point():
+            return f"'{name}' is {tensor.dtype} {list(tensor.shape)}, and not {list(own[name].shape)}"
+        if not bool(torch.isfinite(tensor).all()):
+            return f"'{name}' holds what is no finite number"
+    return None
+
+
 def _score(reporter: Worker, candidate: Candidate) -> dict[str, float]:
     spec = reporter.spec
     try:
-        if spec.keep is None or load_weights(spec.keep, candidate.key) is None:
-            train_again(spec, reporter.task, candidate)
         weights = load_weights(spec.keep, candidate.key) if spec.keep else None
+        # A file that was damaged or exchanged is as good as none.
+        if weights is None or complaint(reporter.backbone, candidate.hybrid, weights):
+            train_again(spec, reporter.task, candidate)
+            weights = load_weights(spec.keep, candidate.key) if spec.keep else None
         return reporter.test_metrics(candidate, weights or {})
     except (AutopeftError, RuntimeError, MemoryError):
         return {}

@@ -67,7 +67,7 @@ def _measured(
     outputs = predict(forward, candidates, device, task, tokens)
     losses = loss_of(torch.from_numpy(outputs), torch.from_numpy(tokens.labels.copy()), task.regression)
     return [
-        {**score(task.metrics, tokens.labels, own), "loss": float(loss)}
+        {**score(task.metrics, tokens.labels, own, task.positive), "loss": float(loss)}
         for own, loss in zip(outputs, losses, strict=True)
     ]
 

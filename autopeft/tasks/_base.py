@@ -11,6 +11,7 @@ from autopeft.config import Strict
 from autopeft.tasks._data import Split, TaskData
 from autopeft.tasks._labels import class_names, encoded, is_regression
 from autopeft.tasks._metrics import METRICS, complaint, validate_metrics
+from autopeft.tasks._positive import positive_class, positive_remark
 from autopeft.tasks._remarks import of_parts, of_rows
 from autopeft.tasks._rows import Raw
 from autopeft.tasks._splits import divide, limited
@@ -30,6 +31,9 @@ class Task(Strict):
     variant_field: ClassVar[str] = ""
 
     metric: str | list[str] | None = Field(None, description="the first one is the score; else what fits the labels")
+    positive: str | int | float | bool | None = Field(
+        None, description="the class that f1 is of; else the later of two"
+    )
     train_limit: int | None = Field(default=None, ge=1, description="at most so many examples")
     validation_limit: int | None = Field(default=None, ge=1, description="at most so many examples")
     test_limit: int | None = Field(default=None, ge=1, description="at most so many examples")
@@ -65,6 +69,7 @@ class Task(Strict):
         regression = is_regression(raw)
         metrics = self._metrics(raw, regression)
         names = () if regression else class_names(raw)
+        positive = positive_class(self.positive, names, metrics, f"task {self.title}: positive")
         parts, note = divide(raw, encoded(raw, names), names, self.validation_share, self.seed)
         limits = (self.train_limit, self.validation_limit, self.test_limit)
         train, validation, test = limited(parts, limits, names, self.seed, f"task {self.title}")
@@ -73,7 +78,14 @@ class Task(Strict):
         ]
         note = "; ".join([note, *said, *([raw.note] if raw.note else [])])
         remarks = (*of_rows(raw, names), *of_parts(train, validation, test, names))
-        return TaskData(self.title, train, validation, test, names, metrics, note, remarks)
+        remarks = (*remarks, *positive_remark(positive, names, metrics))
+        return TaskData(self.title, train, validation, test, names, metrics, note, remarks, positive)
+
+    @property
+    def columns(self) -> tuple[list[str], str]:
+        """Names of the text columns, one or two, and of the label's."""
+        text = getattr(self, "text", "text")
+        return [text] if isinstance(text, str) else list(text), getattr(self, "label", "label")
 
     @property
     def title(self) -> str:

@@ -31,7 +31,8 @@ class TaskData:
     """A loaded task: three labelled splits, none of them empty, and how they are scored.
 
     `label_names`: the classes by number, empty for regression. `metrics`: main one first. `note`: what each split is.
-    `remarks`: sentences on what a user should know of the data before a search (see `Session.remarks`).
+    `remarks`: sentences on what a user should know of the data before a search (see `Session.remarks`). `positive`: the
+    number of the class that `f1` is of, where it was chosen among two; None is the later one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TaskData:
     metrics: tuple[str, ...]
     note: str
     remarks: tuple[str, ...] = ()
+    positive: int | None = None
 
     @property
     def is_regression(self) -> bool:
@@ -56,7 +58,8 @@ class TaskData:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex characters that change with any text, label, class name or metric (not with name or note)."""
-        digest = hashlib.sha256(json.dumps([self.label_names, self.metrics]).encode())
+        chosen = [] if self.positive is None else [self.positive]
+        digest = hashlib.sha256(json.dumps([self.label_names, self.metrics, *chosen]).encode())
         for split in (self.train, self.validation, self.test):
             digest.update(json.dumps([split.first, split.second, split.labels]).encode())
         return digest.hexdigest()[:16]

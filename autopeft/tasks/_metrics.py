@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from autopeft.errors import AutopeftError, suggest
@@ -25,12 +26,12 @@ def _accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
 
 
-def _f1(labels: np.ndarray, logits: np.ndarray) -> float:
+def _f1(labels: np.ndarray, logits: np.ndarray, positive: int = 1) -> float:
     from sklearn.metrics import f1_score
 
     if logits.shape[1] > 2:
         return _f1_macro(labels, logits)
-    return float(f1_score(labels, logits.argmax(axis=1), pos_label=1, average="binary", zero_division=0.0))
+    return float(f1_score(labels, logits.argmax(axis=1), pos_label=positive, average="binary", zero_division=0.0))
 
 
 def _f1_macro(labels: np.ndarray, logits: np.ndarray) -> float:
@@ -78,11 +79,14 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def score(metrics: Sequence[str], labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+def score(
+    metrics: Sequence[str], labels: np.ndarray, outputs: np.ndarray, positive: int | None = None
+) -> dict[str, float]:
     """Each metric's value over N >= 1 rows.
 
     `labels` [N]: class numbers or real values. `outputs`: logits [N, C], or for regression predictions [N] or [N, 1].
-    `f1` is that of class 1 for C = 2 and the mean over the classes for more; a correlation with a constant is 0.0.
+    `f1` is that of class 1 (or `positive`) for C = 2 and the mean over the classes for more; a correlation with a
+    constant is 0.0.
     All values are NaN when an output is not finite: the run diverged. `ValueError` for other shapes, `AutopeftError`
     for unknown metrics.
     """
@@ -98,7 +102,10 @@ def score(metrics: Sequence[str], labels: np.ndarray, outputs: np.ndarray) -> di
         raise ValueError(f"labels {labels.shape} and outputs {outputs.shape} don't fit {', '.join(metrics)}")
     if not np.isfinite(outputs).all():
         return dict.fromkeys(chosen, float("nan"))
-    return {name: metric.of(labels, outputs) for name, metric in chosen.items()}
+    of = {name: metric.of for name, metric in chosen.items()}
+    if positive is not None and "f1" in of:
+        of["f1"] = partial(_f1, positive=positive)
+    return {name: measure(labels, outputs) for name, measure in of.items()}
 
 
 def direction(metric: str) -> Literal["max", "min"]:

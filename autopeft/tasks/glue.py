@@ -44,6 +44,11 @@ class Glue(Task):
     subset: Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
     path: str = "nyu-mll/glue"
 
+    @property
+    def columns(self) -> tuple[list[str], str]:
+        """Those of the task."""
+        return _SUBSETS[self.subset].text, "label"
+
     def _read(self) -> Raw:
         subset = _SUBSETS[self.subset]
         hub = Hub(path=self.path, config=self.subset, text=subset.text, validation=subset.validation, test=subset.test)

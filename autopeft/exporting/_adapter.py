@@ -1,0 +1,113 @@
+"""`adapter_config.json` and `adapter_model.safetensors`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save
+
+from autopeft.anatomy import head_names
+from autopeft.candidate import Candidate
+from autopeft.engine.backbone import REPORTED, Backbone
+from autopeft.engine.report import complaint
+from autopeft.errors import AutopeftError
+from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
+from autopeft.exporting._record import FILE, Format
+from autopeft.hybrid import Hybrid
+from autopeft.models import ModelSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+class UnfitWeights(AutopeftError):
+    """Weights that are not of the candidate: a file of the run folder was damaged or exchanged."""
+
+
+def check_free(to: Path) -> None:
+    """`AutopeftError` when an export would overwrite what is no export's."""
+    if not (to / FILE).is_file():
+        taken = [name for name in ("README.md", CONFIG, WEIGHTS) if (to / name).exists()]
+        if taken:
+            raise AutopeftError(f"{to}: holds a {taken[0]} that is not of an export; give another folder (to)")
+
+
+def format_of(asked: Format | None, hybrid: Hybrid) -> Format:
+    """The format to write: as asked, else stock LoRA where it can express the hybrid.
+
+    `AutopeftError` when LoRA is asked for, and can't.
+    """
+    stock = is_lora_only(hybrid)
+    if asked in ("lora", "lora-padded") and not stock:
+        raise AutopeftError(
+            f"format '{asked}': the candidate is no LoRA alone ({hybrid.describe()}); "
+            "pick another one, or search a space of LoRA only (space: lora_ranks)"
+        )
+    return asked or ("lora" if stock else "autopeft")
+
+
+def write_adapter(
+    source: ModelSource,
+    candidate: Candidate,
+    weights: Mapping[str, torch.Tensor],
+    num_labels: int,
+    to: Path,
+    asked: Format | None = None,
+) -> str:
+    """Write `adapter_config.json` and `adapter_model.safetensors`; the PEFT type written ("LORA" or "AUTOPEFT").
+
+    A hybrid of LoRA only becomes stock PEFT LoRA, which loads without autopeft, unless another format is asked for.
+    `UnfitWeights`, before anything is written, for weights that are not of the candidate.
+    """
+    format_, hybrid = format_of(asked, candidate.hybrid), candidate.hybrid
+    backbone = Backbone(source, num_labels, False, REPORTED, torch.device("cpu"))
+    if wrong := complaint(backbone, hybrid, weights):
+        raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
+    to.mkdir(parents=True, exist_ok=True)
+    if format_ == "autopeft":
+        _write_hybrid(source, hybrid, weights, backbone.model, to)
+        return "AUTOPEFT"
+    padded = format_ == "lora-padded"
+    config = lora_config(hybrid, backbone.model, padded)
+    config.base_model_name_or_path = source.location
+    config.save_pretrained(str(to))
+    state = lora_state(hybrid, weights, backbone.model, padded)
+    # Not `save_file`, whose files nobody else may read, whatever the umask.
+    (to / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
+    return "LORA"
+
+
+def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel) -> Any:
+    """The PEFT configuration of a hybrid in a format, for loading it on `model`."""
+    if format_ != "autopeft":
+        return lora_config(hybrid, model, format_ == "lora-padded")
+    from autopeft.peft_tuner import HybridConfig
+
+    return HybridConfig(hybrid=hybrid, task_type="SEQ_CLS", inference_mode=True, modules_to_save=head_names(model))
+
+
+def _write_hybrid(
+    source: ModelSource, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel, to: Path
+) -> None:
+    from peft import get_peft_model
+
+    from autopeft.peft_tuner import HybridConfig
+
+    config = HybridConfig(hybrid=hybrid, task_type="SEQ_CLS", inference_mode=False)
+    config.base_model_name_or_path = source.location
+    wrapped = get_peft_model(model, config)
+    layer: Any = wrapped.base_model.model.autopeft
+    layer.autopeft_banks["default"].load(_part(weights, "hybrid."))
+    for name in head_names(wrapped.base_model.model):
+        head: Any = wrapped.base_model.model.get_submodule(name)
+        head.modules_to_save["default"].load_state_dict(_part(weights, f"head.{name}."))
+    wrapped.save_pretrained(str(to), save_embedding_layers=False)
+
+
+def _part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}

@@ -1,0 +1,103 @@
+"""The model card of an export."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autopeft.hybrid import Hybrid
+from autopeft.models import BUILT_IN, ModelSource
+
+#: What the format is, for the card.
+_KINDS = {
+    "lora": "stock PEFT LoRA (autopeft is not needed to load it)",
+    "lora-padded": "stock PEFT LoRA, padded with zeros to one rank, alpha = r: exact for servers that scale tensors "
+    "by their own rank, too (autopeft is not needed to load it)",
+    "autopeft": "PEFT type AUTOPEFT",
+}
+#: What Markdown or HTML would take for more than text.
+_SPECIAL = re.compile(r"([\\`*\[\]<>|])")
+
+
+def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None:
+    """Write the model card, `README.md`. Names and remarks in it are text, whatever they hold."""
+    hybrid = Hybrid.from_json(record["hybrid"])
+    written = record.get("format") or ("lora" if record["peft_type"] == "LORA" else "autopeft")
+    rows = "\n".join(f"| {plain(name)} | {value:,.6g} |" for name, value in record["metrics"].items())
+    imports, base = _base(record["model"])
+    load = _LOAD.format(
+        imports=f"import autopeft  # registers the PEFT type AUTOPEFT\n{imports}" if written == "autopeft" else imports,
+        model=base,
+        labels=record["num_labels"],
+        trust=", trust_remote_code=True" if source.trust_remote_code else "",
+        padding=_padding_line(source),
+    )
+    text = _CARD.format(
+        base_yaml=json.dumps(record["model"]["name"]), base=plain(record["model"]["name"]),
+        task=plain(record["task"]["name"]), describe=hybrid.describe(), note=plain(record["splits"]),
+        key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(record["training"]),
+        remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
+        kind=_KINDS[written],
+    )  # fmt: skip
+    (to / "README.md").write_text(text, encoding="utf-8")
+
+
+def plain(text: str) -> str:
+    """Text on one line that Markdown and HTML show as it is."""
+    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def _base(model: Mapping[str, str]) -> tuple[str, str]:
+    """Imports and the expression for the base model; a path inside somebody's Python would be of no use to others."""
+    built_in = BUILT_IN.get(model["name"])
+    if built_in is None:
+        return "", json.dumps(model["location"])
+    place = f'Path({built_in.package}.__file__).parent / "{built_in.folder}"'
+    return f"from pathlib import Path\n\nimport {built_in.package}\n", place
+
+
+_LOAD = """```python
+{imports}from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+base = AutoModelForSequenceClassification.from_pretrained({model}, num_labels={labels}, dtype="float32"{trust})
+{padding}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
+```"""
+
+_CARD = """---
+library_name: peft
+base_model: {base_yaml}
+tags: [autopeft, peft]
+---
+
+# {base} on {task}: {describe}
+
+Found by autopeft. Format: {kind}. Candidate `{key}`, training seed {seed}, training hyper-parameters {training}.
+
+## Measured
+
+Selected on the validation split; metrics that start with `test_` are of the test split, and were not used to select.
+Splits: {note}. One training seed.
+{remarks}
+
+| metric | value |
+| --- | --- |
+{rows}
+
+`trainable_params` are those of the hybrid; the task's head (`head_params`) is trained beside it and counted apart.
+
+## Load
+
+{load}
+
+`autopeft evaluate path/to/this/folder` measures it again on the test split.
+"""
+
+
+def _padding_line(source: ModelSource) -> str:
+    """The snippet's line that tells a model its tokenizer's padding token, where its configuration has another."""
+    pad_id = source.tokenizer().pad_token_id
+    return "" if source.config().pad_token_id == pad_id else f"base.config.pad_token_id = {pad_id}\n"

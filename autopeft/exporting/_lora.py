@@ -1,0 +1,104 @@
+"""A hybrid of LoRA as stock PEFT LoRA, with each module's own rank or with one rank for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import pad
+
+from autopeft.anatomy import family_of, head_names
+from autopeft.hybrid import Hybrid
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+_Part = tuple[int, int, float, torch.Tensor, torch.Tensor]
+
+
+def is_lora_only(hybrid: Hybrid) -> bool:
+    """Whether stock PEFT can express it: LoRA, and no other method, in at least one layer."""
+    return not hybrid.is_empty and all(m.name == "lora" for methods in hybrid.layers for m in methods)
+
+
+def lora_config(hybrid: Hybrid, model: PreTrainedModel, padded: bool) -> LoraConfig:
+    """The configuration of a LoRA-only hybrid on `model`; scales are in B, so alpha = r everywhere.
+
+    `padded`: one rank for all modules, the largest, and so no patterns.
+    """
+    from peft import LoraConfig, TaskType
+
+    ranks = _ranks(hybrid, model)
+    largest = max(ranks.values())
+    return LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        inference_mode=True,
+        r=largest,
+        lora_alpha=largest,
+        rank_pattern={} if padded else ranks,
+        alpha_pattern={} if padded else dict(ranks),
+        target_modules=sorted(ranks),
+        modules_to_save=head_names(model),
+        fan_in_fan_out=family_of(model.config).site("q").parts > 1,
+        lora_dropout=0.0,
+    )
+
+
+def lora_state(
+    hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel, padded: bool
+) -> dict[str, torch.Tensor]:
+    """The weights under stock PEFT's names, equal to the hybrid on `model`.
+
+    Sites that share a fused map (q, k, v of GPT-2) become one LoRA whose rank is the sum of theirs: B is then zero
+    outside each site's own rows. `padded` adds zero rows to A and zero columns to B up to the largest rank.
+    """
+    rank = max(_ranks(hybrid, model).values()) if padded else 0
+    state = {}
+    for name, parts in _modules(hybrid, weights, model).items():
+        a, b = _joined(parts)
+        more = max(0, rank - a.shape[0])
+        state[f"base_model.model.{name}.lora_A.weight"] = pad(a, (0, 0, 0, more)).contiguous()
+        state[f"base_model.model.{name}.lora_B.weight"] = pad(b, (0, more)).contiguous()
+    for name, tensor in weights.items():
+        if name.startswith("head."):
+            state[f"base_model.model.{name.removeprefix('head.')}"] = tensor.contiguous()
+    return state
+
+
+def _ranks(hybrid: Hybrid, model: PreTrainedModel) -> dict[str, int]:
+    """The rank of each adapted module, by its dotted name."""
+    family, ranks = family_of(model.config), dict[str, int]()
+    for i, site, method in hybrid.placed():
+        name = _module(model, i, family.site(site).module)
+        ranks[name] = ranks.get(name, 0) + method.size_value
+    return ranks
+
+
+def _modules(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, list[_Part]]:
+    """Slice, number of slices, scale, A and B of each LoRA in a module, by the module's dotted name."""
+    family = family_of(model.config)
+    modules: dict[str, list[_Part]] = {}
+    for i, site, method in hybrid.placed():
+        place = family.site(site)
+        a, b = (weights[f"hybrid.layers.{i}.{site}.lora.{w}"] for w in ("A", "B"))
+        part = (place.index, place.parts, method.output_scale(), a, b)
+        modules.setdefault(_module(model, i, place.module), []).append(part)
+    return modules
+
+
+def _module(model: PreTrainedModel, layer: int, inner: str) -> str:
+    prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
+    return f"{prefix}{family_of(model.config).layers}.{layer}.{inner}"
+
+
+def _joined(parts: list[_Part]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [sum r, in] and B [out of the whole map, sum r] of the LoRAs at the slices of one map."""
+    a = torch.cat([a for _, _, _, a, _ in parts])
+    columns = []
+    for index, count, scale, _, b in parts:
+        whole = torch.zeros(b.shape[0] * count, b.shape[1])
+        whole[index * b.shape[0] : (index + 1) * b.shape[0]] = b * scale
+        columns.append(whole)
+    return a.contiguous(), torch.cat(columns, dim=1).contiguous()

@@ -1,0 +1,98 @@
+"""`hybrid.json`: everything that `evaluate` needs, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from autopeft.config import parse
+from autopeft.doors import door, read_json
+from autopeft.engine.settings import TrainingSettings
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.tasks._metrics import METRICS, complaint
+
+FILE = "hybrid.json"
+#: How a hybrid is written: stock LoRA with each module's own rank or with one rank, or PEFT type AUTOPEFT.
+Format = Literal["lora", "lora-padded", "autopeft"]
+_REMEDY = "give a folder that 'autopeft export' wrote"
+
+
+class _Model(BaseModel):
+    """The base model as it was named, and where it was."""
+
+    name: str = Field(min_length=1)
+    location: str
+
+
+class Record(BaseModel):
+    """What an export says of itself. Data only: that a model needs its own code (`trust_remote_code`) runs nothing."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    key: str
+    peft_type: Literal["LORA", "AUTOPEFT"]
+    format: Format | None = None
+    hybrid: dict[str, Any]
+    training: dict[str, float]
+    seed: int
+    metrics: dict[str, float]
+    model: _Model
+    trust_remote_code: bool = False
+    num_labels: int = Field(ge=1)
+    labels: list[str]
+    scores: list[str] = Field([], description="names of the task's metrics, main one first")
+    positive: int | None = None
+    task: dict[str, Any]
+    splits: str
+    remarks: list[str] = []
+    data: str
+    settings: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.num_labels != (len(self.labels) or 1):
+            raise ValueError(f"num_labels is {self.num_labels}, but there are {len(self.labels)} labels")
+        if wrong := complaint(self.scores, not self.labels) if self.scores else "":
+            raise ValueError(f"scores: {wrong}")
+        if self.positive is not None and not 0 <= self.positive < len(self.labels):
+            raise ValueError(f"positive: there is no class {self.positive}")
+        return self
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The record of an export; `AutopeftError` with the field that is wrong."""
+        return parse(cls, read_json(folder / FILE, _REMEDY), str(folder / FILE))
+
+    @property
+    def metrics_of_task(self) -> tuple[str, ...]:
+        """Names of the task's metrics, main one first."""
+        # Exports that don't name them have measured them.
+        return tuple(self.scores or [name for name in self.metrics if name in METRICS])
+
+    def settings_of(self, where: str) -> TrainingSettings:
+        """The training settings; `AutopeftError` starting with `where`."""
+        return parse(TrainingSettings, self.settings, f"{where}: settings")
+
+    def value(self, where: str) -> Hybrid:
+        """The hybrid itself; `AutopeftError` starting with `where`."""
+        try:
+            with door(where, "hybrid: not valid", _REMEDY):
+                return Hybrid.from_json(self.hybrid)
+        except AutopeftError as error:
+            text = str(error)
+            raise AutopeftError(text if text.startswith(where) else f"{where}: {text}") from error
+
+    @property
+    def written_as(self) -> Format:
+        """The format; exports that don't say it have each module's own rank."""
+        return self.format or ("lora" if self.peft_type == "LORA" else "autopeft")
+
+
+def write_record(to: Path, record: Mapping[str, Any]) -> None:
+    """Write `hybrid.json`."""
+    (to / FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

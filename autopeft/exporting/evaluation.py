@@ -1,0 +1,154 @@
+"""Measure an exported adapter through Hugging Face PEFT alone.
+
+An export may come from a stranger, and is data: of its files only `hybrid.json`, `adapter_config.json` and the
+safetensors are read, and the configuration that PEFT gets is made here, of the hybrid.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autopeft.doors import door, read_json
+from autopeft.engine.data import TokenizedTask
+from autopeft.engine.train import measure
+from autopeft.errors import AutopeftError
+from autopeft.exporting._adapter import CONFIG, WEIGHTS, config_of
+from autopeft.exporting._record import FILE, Record
+from autopeft.models import ModelSource, find_model
+from autopeft.tasks import TaskData, task_from
+from autopeft.tasks._other_file import data_of_file
+from autopeft.trust import trusted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Fields that say where an adapter is from, or how it is used; no part of what it computes.
+_FREE = {
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "modules_to_save", "peft_version", "revision", "seed",
+    "task_type",
+}  # fmt: skip
+_REMEDY = "export it again"
+
+
+def measure_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> dict[str, float]:
+    """`test_<metric>` of the adapter in `folder`, for the model, task and settings that `hybrid.json` names.
+
+    `on`: a file with the task's columns, to measure on in place of its test split (the names are then those of the
+    metrics alone). `AutopeftError` for a folder that is not what an export writes.
+    """
+    record = Record.read(folder)
+    trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
+    settings = record.settings_of(str(folder / FILE))
+    data = _data(record, folder) if on is None else data_of_file(_task(record, folder), on, *_classes(record))
+    source = find_model(record.model.name, trust)
+    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length)
+    model = load_export(folder, record, source, task.pad_id)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    measured = measure(model.to(device), task, task.test)
+    return {name if on else f"test_{name}": value for name, value in measured.items()}
+
+
+def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) -> Any:
+    """The adapter of an export on its base model, a `PeftModel` in evaluation mode.
+
+    `AutopeftError` unless PEFT has taken over every tensor of the file, to the bit, and the file has all.
+    """
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+
+    import autopeft.peft_tuner  # noqa: F401 - registers the PEFT type
+
+    stored = _stored(folder)
+    base = source.model(record.num_labels, not record.labels, torch.float32, pad_id)
+    config = _config(folder, record, base)
+    with door(folder / WEIGHTS, f"does not fit {FILE}", _REMEDY), warnings.catch_warnings():
+        # What PEFT only warns of is looked at below.
+        warnings.simplefilter("ignore")
+        model = PeftModel.from_pretrained(base, str(folder), config=config).eval()
+    _check_taken(folder / WEIGHTS, stored, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return model
+
+
+def _task(record: Record, folder: Path) -> Any:
+    return task_from(record.task, f"{folder / FILE}: task")
+
+
+def _classes(record: Record) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
+    return tuple(record.labels), record.metrics_of_task, record.positive
+
+
+def _data(record: Record, folder: Path) -> TaskData:
+    """The task's own data; the classes must be those that the adapter has outputs for."""
+    task = _task(record, folder)
+    try:
+        data = task.load()
+    except AutopeftError as error:
+        raise AutopeftError(f"{error}; the adapter can be measured on another file: --on FILE") from error
+    if list(data.label_names) != record.labels:
+        raise AutopeftError(
+            f"{folder / FILE}: the task's classes are not those that the adapter was trained for; bring the data back, "
+            "or measure it on another file: --on FILE"
+        )
+    if data.fingerprint != record.data:
+        warnings.warn("the task's data are not those that the adapter was trained and measured on", stacklevel=4)
+    return data
+
+
+def _stored(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of the safetensors file, all finite; pickled weights are refused."""
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"))
+        what = f"pickled weights ({pickled[0]}) are not opened, as they can run code" if pickled else "no such file"
+        raise AutopeftError(f"{path}: {what}; {_REMEDY}")
+    with door(path, "not readable as safetensors", _REMEDY):
+        stored: dict[str, torch.Tensor] = load_file(path)
+    for name, tensor in stored.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise AutopeftError(f"{path}: '{name}' holds what is no finite number; {_REMEDY}")
+    return stored
+
+
+def _config(folder: Path, record: Record, base: PreTrainedModel) -> Any:
+    """The configuration of the hybrid on `base`; `AutopeftError` where the one in the folder says something else."""
+    hybrid = record.value(str(folder / FILE))
+    try:
+        with door(folder / FILE, "hybrid: does not fit the base model", _REMEDY):
+            config = config_of(record.written_as, hybrid, base)
+    except AutopeftError as error:
+        raise error if str(error).startswith(str(folder)) else AutopeftError(f"{folder / FILE}: {error}") from error
+    path = folder / CONFIG
+    found, expected = read_json(path, _REMEDY), _plain(config.to_dict())
+    for name, value in found.items():
+        if name not in _FREE and name in expected and _plain(value) != expected[name]:
+            raise AutopeftError(f"{path}: {name}: not that of the hybrid in {FILE}; {_REMEDY}")
+    config.base_model_name_or_path = None
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """A configuration's values as JSON has them; sets and lists of names in one order."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (set, frozenset)) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        return sorted(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return getattr(value, "value", value)
+
+
+def _check_taken(path: Path, stored: Mapping[str, torch.Tensor], taken: Mapping[str, torch.Tensor]) -> None:
+    for name in sorted(stored.keys() ^ taken.keys()):
+        what = "is missing" if name in taken else "is not of this adapter"
+        raise AutopeftError(f"{path}: tensor '{name}' {what}; {_REMEDY}")
+    for name, tensor in stored.items():
+        if not math.prod(tensor.shape) or not torch.equal(taken[name].cpu(), tensor.to(taken[name].dtype)):
+            raise AutopeftError(f"{path}: tensor '{name}' does not fit the adapter; {_REMEDY}")

@@ -1,0 +1,57 @@
+"""What an export has to know of a task, kept in the run folder: the data may be moved away after a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import ValidationError
+
+from autopeft.config import Strict
+from autopeft.errors import AutopeftError
+from autopeft.run_folder import write_whole
+
+if TYPE_CHECKING:
+    from autopeft.session import Session
+
+_FILE = "task.json"
+
+
+class TaskFacts(Strict):
+    """Classes, metrics (main one first), splits and remarks of a loaded task, under its data's fingerprint."""
+
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    positive: int | None = None
+    splits: str
+    remarks: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, session: Session) -> Self:
+        """Those of a session."""
+        data = session.data
+        return cls(
+            labels=data.label_names, metrics=data.metrics, positive=data.positive, splits=data.note,
+            remarks=session.remarks, fingerprint=data.fingerprint,
+        )  # fmt: skip
+
+    @property
+    def num_labels(self) -> int:
+        """The number of outputs of a model."""
+        return len(self.labels) or 1
+
+    def keep(self, run: Path) -> None:
+        """Write them into a run folder."""
+        write_whole(run / _FILE, self.model_dump_json(indent=2, exclude_none=True) + "\n")
+
+    @classmethod
+    def kept(cls, run: Path, fingerprint: str) -> Self | None:
+        """Those in a run folder; None where there are none of data with that fingerprint."""
+        from autopeft.doors import read_text
+
+        try:
+            facts = cls.model_validate_json(read_text(run / _FILE))
+        except (AutopeftError, ValidationError):
+            return None
+        return facts if facts.fingerprint == fingerprint and facts.metrics else None
