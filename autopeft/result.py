@@ -164,12 +164,19 @@ def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> 
     from autopeft.searching.study import Study
     from autopeft.session import source_of
 
-    facts = TaskFacts.kept(result.run_dir, Study.read_header(result.run_dir)["fingerprint"])
-    weights = load_weights(RunFolder(result.run_dir).weights, chosen.key)
+    run = RunFolder(result.run_dir)
+    facts = TaskFacts.kept(run.path, Study.read_header(run.path)["fingerprint"])
+    weights = load_weights(run.weights, chosen.key)
+    why = ""
     if weights is None:
-        return _with_data(result, chosen, trust_remote_code, f"the weights of {chosen.key} were not kept")
-    if facts is None or f"test_{facts.metrics[0]}" not in chosen.metrics:
-        return _with_data(result, chosen, trust_remote_code, f"{chosen.key} is not measured on test yet")
+        there = (run.weights / f"{chosen.key}.safetensors").exists()
+        why = f"the weights of {chosen.key} {'cannot be read' if there else 'were not kept'}"
+    elif facts is None:
+        why = f"{run.path} does not say enough of the task"
+    elif f"test_{facts.metrics[0]}" not in chosen.metrics:
+        why = f"{chosen.key} is not measured on test yet"
+    if facts is None or weights is None or why:
+        return _with_data(result, chosen, trust_remote_code, why)
     source = source_of(result.experiment, trust_remote_code)
     return _Trained(source, facts, weights, dict(chosen.metrics))
 

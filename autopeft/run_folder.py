@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Weights that a killed worker was writing: files of no other name, as the folder may be a link to one with more in it.
+_LEFT_OVER = f".{'[0-9a-f]' * 12}.*.partial"
+
 
 class RunFolder:
     """`experiment.yaml` (resolved), `study.db`, `trials.csv`, `front.json`, plots, `weights/`."""
@@ -72,7 +75,7 @@ class RunFolder:
         try:
             leftover = [self.study_file, self.prior_file, self.setup_file] if different else []
             # Of a killed search.
-            leftover += [*self.path.glob(".*.partial"), *self.weights.glob(".*.partial")]
+            leftover += [*self.path.glob(".*.partial"), *self.weights.glob(_LEFT_OVER)]
             for file in leftover:
                 file.unlink(missing_ok=True)
         except OSError as error:
@@ -156,7 +159,7 @@ class RunFolder:
         """The interactive and the still Pareto plot."""
         figure = front.plot()
         write_whole(self.plot_page, figure.to_html(include_plotlyjs=True, full_html=True))
-        front.still(self.plot_image)
+        draw_whole(self.plot_image, front.still)
         return [self.plot_page, self.plot_image]
 
     def write_explanation(self, explanation: Explanation) -> list[Path]:
@@ -164,7 +167,7 @@ class RunFolder:
         page, image, figures = self.explanation_files
         write_whole(figures, json.dumps(explanation.to_json(), indent=2) + "\n")
         write_whole(page, explanation.plot().to_html(include_plotlyjs=True, full_html=True))
-        explanation.still(image)
+        draw_whole(image, explanation.still)
         return [page, image, figures]
 
     def drop_weights(self, keys: Iterable[str]) -> None:
@@ -220,6 +223,17 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise AutopeftError(f"{path}: cannot be written ({error.strerror}); what is finished is in study.db") from error
+
+
+def draw_whole(path: Path, draw: Callable[[Path], None]) -> None:
+    """Draw a picture as `write_whole` writes: never through a link, which may lead out of the folder."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        draw(partial)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -13,12 +13,13 @@ HOW = "give --trust-remote-code (in Python: trust_remote_code=True) if you trust
 
 
 def trusted(needed: bool, given: bool, where: str) -> bool:
-    """Whether a model's own code runs: where the file `where` says that it is `needed`, and the caller has `given` it.
+    """Whether a model's own code may run: as the caller says (`given`), whatever the file `where` says.
 
-    `AutopeftError` when it is needed and not given: without its code the model would be another one.
+    `AutopeftError` when that file says that it is `needed`, and it is not given: without its code the model would be
+    another one.
     """
     if needed and not given:
         raise AutopeftError(
             f"{where}: trust_remote_code: a file can't have a model's own code run; read that code, and {HOW}"
         )
-    return needed and given
+    return given

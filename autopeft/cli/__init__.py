@@ -14,12 +14,13 @@ def main() -> None:
     warnings.simplefilter("ignore", DeprecationWarning)
 
     from autopeft.cli.app import app
+    from autopeft.cli.shown import one_line
     from autopeft.errors import AutopeftError
 
     try:
         app()
     except AutopeftError as error:
-        print(f"autopeft: error: {error}", file=sys.stderr)
+        print(f"autopeft: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         # A full disk, a file that is taken away: the system's own words, without a traceback.

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from autopeft.cli.shown import safe
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.explain import Explanation, Share
@@ -32,7 +33,7 @@ def run_explain(run: Path, trust_remote_code: bool, as_json: bool) -> None:
         out.print(table)
     out.print(_belief(explanation), soft_wrap=True)
     for line in explanation.warnings:
-        out.print(f"[yellow]warning:[/] {line}", soft_wrap=True)
+        out.print(f"[yellow]warning:[/] {safe(line)}", soft_wrap=True)
     out.print(f"wrote {', '.join(str(path) for path in files)}", soft_wrap=True, markup=False)
 
 
@@ -48,12 +49,12 @@ def tables(explanation: Explanation) -> list[Table]:
 
 
 def _shares(title: str, name: str, shares: Mapping[str, Share]) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=safe(title), title_justify="left", header_style="bold")
     table.add_column(name)
     for column in _COLUMNS:
         table.add_column(column, justify="right")
     for part, share in shares.items():
-        table.add_row(part, *(f"{value:.3f}" for value in (share.first, share.total, share.forest)))
+        table.add_row(safe(part), *(f"{value:.3f}" for value in (share.first, share.total, share.forest)))
     return table
 
 
@@ -66,7 +67,7 @@ def _front(explanation: Explanation) -> Table:
         title += "; all adapt nothing but the head"
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in ("layer", *explanation.methods):
-        table.add_column(column, justify="right")
+        table.add_column(safe(column), justify="right")
     for layer in range(len(use.counts)):
         cells = np.stack([use.shares[layer], use.sizes[layer]], axis=1)
         table.add_row(str(layer), *(f"{share:.0%} ({size:.3g})" if share else "" for share, size in cells))

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from autopeft.budget import share_within
 from autopeft.candidate import Candidate
+from autopeft.cli.shown import safe
 from autopeft.engine.probe import measure
 from autopeft.engine.setup import Setup
 from autopeft.experiment import Experiment, needing
@@ -102,10 +102,10 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     names = facts["dimensions"]
     listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    table.add_row("dimensions", f"{len(names)} ({listed})")
+    table.add_row("dimensions", f"{len(names)} ({safe(listed)})")
     table.add_row("hybrids in the space", f"{facts['hybrids']:.3g}")
     table.add_row("backbone, head", f"{facts['backbone_params']:,} and {facts['head_params']:,} parameters")
-    table.add_row("examples", f"{facts['examples']} ({facts['splits']})")
+    table.add_row("examples", f"{facts['examples']} ({safe(facts['splits'])})")
     for name, costs in facts["costs"].items():
         table.add_row(name, f"uniform points: {', '.join(f'{k} {number(v)}' for k, v in costs.items())}")
     for name, limit in facts["budget"].items():
@@ -124,5 +124,5 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
         shorter = "; less, where candidates are stopped early" if session.experiment.stopping.stops else ""
         table.add_row("time in all", f"about {duration(facts['seconds'])} with {parallel} worker(s){shorter}")
     for remark in facts["remarks"]:
-        table.add_row("[yellow]note[/]", escape(remark))
+        table.add_row("[yellow]note[/]", safe(remark))
     Console(highlight=False).print(table)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from autopeft.cli.shown import safe
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment, needing
 from autopeft.launch import RUNS, launch
@@ -86,8 +87,8 @@ def run_export(run: Path, pick: str, to: Path, max_params: int | None, format: s
         "lora-padded": "stock PEFT LoRA of one rank",
         "autopeft": "PEFT type AUTOPEFT",
     }[record["format"]]
-    _out.print(f"wrote candidate [bold]{record['key']}[/] to {escape(str(folder))} ({kind})", soft_wrap=True)
-    _out.print(f"measure it again:  autopeft evaluate {escape(shlex.quote(str(folder)))}", soft_wrap=True)
+    _out.print(f"wrote candidate [bold]{safe(record['key'])}[/] to {safe(str(folder))} ({kind})", soft_wrap=True)
+    _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
 
 
 _FORMATS = ("auto", "lora", "lora-padded", "autopeft")
@@ -100,12 +101,13 @@ def run_evaluate(folder: Path, on: Path | None, trust_remote_code: bool, as_json
         print(json.dumps(metrics, indent=2))
         return
     for name, value in metrics.items():
-        _out.print(f"{name}  [bold]{value:.4f}[/]")
+        _out.print(f"{safe(name)}  [bold]{value:.4f}[/]")
 
 
 def run_ui(run: Path | None, port: int) -> None:
     """`autopeft ui`."""
     import subprocess
+    import tempfile
 
     from autopeft.tracking.mlflow_store import MlflowTracking, ui_command
 
@@ -116,7 +118,17 @@ def run_ui(run: Path | None, port: int) -> None:
     uri = tracking.store(run_dir)
     command = ui_command(uri, port)
     _out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    subprocess.run(command, check=False)
+    with tempfile.TemporaryDirectory(prefix="autopeft-ui-") as elsewhere:
+        subprocess.run(command, check=False, env=away_from_here(), cwd=elsewhere)
+
+
+def away_from_here() -> dict[str, str]:
+    """The environment for MLflow's pages in another folder than the current one, whose files may be a stranger's.
+
+    Python (with `-m`) and uvicorn import from the current folder before all others.
+    """
+    artifacts = {"MLFLOW_ARTIFACTS_DESTINATION": str(Path("mlartifacts").absolute())}
+    return {**artifacts, **os.environ, "PYTHONSAFEPATH": "1"}
 
 
 def _show(result: SearchResult) -> None:
@@ -125,13 +137,13 @@ def _show(result: SearchResult) -> None:
     table = Table(title=f"Pareto front of {result.experiment.name}", title_justify="left", header_style="bold")
     for header in headers:
         table.add_column(
-            header, justify="left" if header == "key" or header.startswith("hybrid") else "right", overflow="fold"
+            safe(header), justify="left" if header == "key" or header.startswith("hybrid") else "right", overflow="fold"
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(safe, row))
     _out.print(table)
     ended = ", ".join(f"{sum(e.status == s for e in evaluations)} {s}" for s in ("failed", "stopped"))
-    limits = ", ".join(f"{name} <= {number(limit)}" for name, limit in front.limits.items()) or "no budget"
+    limits = ", ".join(f"{safe(name)} <= {number(limit)}" for name, limit in front.limits.items()) or "no budget"
     head = next((e.metrics["head_params"] for e in evaluations if "head_params" in e.metrics), 0)
     _out.print(
         f"{len(evaluations)} candidates ({ended}); {limits}; the head's {head:,.0f} parameters are apart. "
@@ -148,4 +160,4 @@ def _next_steps(out: Path) -> None:
         "autopeft evaluate out/best",
         f"autopeft ui {run}",
     ):
-        _out.print(f"  {command}", soft_wrap=True)
+        _out.print(f"  {safe(command)}", soft_wrap=True)

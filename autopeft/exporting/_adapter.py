@@ -30,7 +30,10 @@ class UnfitWeights(AutopeftError):
 
 
 def check_free(to: Path) -> None:
-    """`AutopeftError` when an export would overwrite what is no export's."""
+    """`AutopeftError` when an export would overwrite what is no export's, there or where a link leads to."""
+    for name in ("README.md", CONFIG, WEIGHTS, FILE):
+        if (to / name).is_symlink():
+            raise AutopeftError(f"{to}: its {name} is a link to another file; give another folder (to), or remove it")
     if not (to / FILE).is_file():
         taken = [name for name in ("README.md", CONFIG, WEIGHTS) if (to / name).exists()]
         if taken:

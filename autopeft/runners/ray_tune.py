@@ -17,6 +17,7 @@ from pydantic import Field
 from autopeft.candidate import Candidate
 from autopeft.errors import AutopeftError
 from autopeft.runners._base import Runner
+from autopeft.runners._safe_path import safe_job
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
@@ -164,7 +165,8 @@ class RayTune(Runner):
             )
 
     def _init_options(self) -> dict[str, Any]:
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        quiet["job_config"] = safe_job()
         if self.address:
             return {"address": self.address, **quiet}
         cpus = max(1, -(-int(self.workers * self.cpus_per_worker * 100) // 100))
