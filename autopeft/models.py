@@ -108,14 +108,12 @@ class ModelSource:
             )
 
     def _load(self, loader: Callable[..., Any], **options: Any) -> Any:
-        from safetensors import SafetensorError
-
         quiet_transformers()
         options["trust_remote_code"] = self.trust_remote_code
         try:
             local = Path(self.location).is_dir()
             return loader(self.location, local_files_only=local or not hub_answers(), **options)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except Exception as error:
             raise AutopeftError(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:

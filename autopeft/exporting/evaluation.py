@@ -20,6 +20,7 @@ from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 from autopeft.exporting._adapter import CONFIG, WEIGHTS, config_of
 from autopeft.exporting._record import FILE, Record
+from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
 from autopeft.tasks import TaskData, task_from
 from autopeft.tasks._other_file import data_of_file
@@ -127,6 +128,10 @@ def _config(folder: Path, record: Record, base: PreTrainedModel) -> Any:
         raise error if str(error).startswith(str(folder)) else AutopeftError(f"{folder / FILE}: {error}") from error
     path = folder / CONFIG
     found, expected = read_json(path, _REMEDY), _plain(config.to_dict())
+    if "hybrid" in found:
+        with door(path, "hybrid: not valid", _REMEDY):
+            # As a value: its JSON may leave out what is a default.
+            found["hybrid"] = Hybrid.from_json(found["hybrid"]).to_json()
     for name, value in found.items():
         if name not in _FREE and name in expected and _plain(value) != expected[name]:
             raise AutopeftError(f"{path}: {name}: not that of the hybrid in {FILE}; {_REMEDY}")
