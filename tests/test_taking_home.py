@@ -276,9 +276,9 @@ def test_the_positive_class_is_told_and_can_be_chosen(tmp_path: Path) -> None:
     from autopeft.tasks._metrics import score
 
     later, first = pairs(tmp_path).load(), pairs(tmp_path, positive="entailment").load()
-    assert "f1 is that of the class 'not_entailment'" in later.remarks[0]
-    assert "task.positive" in later.remarks[0]
-    assert "f1 is that of the class 'entailment'" in first.remarks[0]
+    assert "f1 is that of the class 'not_entailment'" in later.remarks[-1]
+    assert "task.positive" in later.remarks[-1]
+    assert "f1 is that of the class 'entailment'" in first.remarks[-1]
     assert (later.positive, first.positive) == (None, 0)
     assert later.fingerprint != first.fingerprint
     labels, logits = torch.tensor([0, 0, 0, 1]).numpy(), torch.tensor([[1.0, 0], [1, 0], [0, 1], [0.5, 0.5]]).numpy()
