@@ -358,8 +358,29 @@ def test_names_are_shown_as_they_are(project: Project, capsys: pytest.CaptureFix
 
 def decoys(folder: Path, mark: Path) -> None:
     """Modules that libraries look for, whichever comes first; each leaves the mark."""
-    for name in ("numpy", "scipy", "mlflow", "transformers", "sentencepiece", "sitecustomize", "uvicorn", "flask"):
+    for name in (
+        "numpy",
+        "scipy",
+        "mlflow",
+        "transformers",
+        "sentencepiece",
+        "sitecustomize",
+        "uvicorn",
+        "flask",
+        "pydantic",
+        "rich",
+        "yaml",
+        "typer",
+    ):
         (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\nraise ImportError('{name}')\n")
+
+
+def test_the_command_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    decoys(tmp_path, tmp_path / "MARK")
+    command = [sys.executable, "-m", "autopeft", "list", "samplers"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, timeout=60, capture_output=True, text=True)
+    assert "known_cost" in done.stdout
+    assert not (tmp_path / "MARK").exists(), "what lay in the current folder was imported"
 
 
 @pytest.mark.slow
