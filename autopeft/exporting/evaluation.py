@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autopeft.adapter_keys import as_saved_now
 from autopeft.doors import door, read_json
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.train import measure
@@ -68,12 +70,23 @@ def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) 
     stored = _stored(folder)
     base = source.model(record.num_labels, not record.labels, torch.float32, pad_id)
     config = _config(folder, record, base)
-    with door(folder / WEIGHTS, f"does not fit {FILE}", _REMEDY), warnings.catch_warnings():
+    with _named(folder / WEIGHTS), warnings.catch_warnings():
         # What PEFT only warns of is looked at below.
         warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(base, str(folder), config=config).eval()
     _check_taken(folder / WEIGHTS, stored, get_peft_model_state_dict(model, save_embedding_layers=False))
     return model
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A door whose messages all begin with the file, those of our own too."""
+    try:
+        with door(path, f"does not fit {FILE}", _REMEDY):
+            yield
+    except AutopeftError as error:
+        text = str(error)
+        raise AutopeftError(text if text.startswith(str(path)) else f"{path}: {text}; {_REMEDY}") from error
 
 
 def _task(record: Record, folder: Path) -> Any:
@@ -115,17 +128,14 @@ def _stored(folder: Path) -> dict[str, torch.Tensor]:
     for name, tensor in stored.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise AutopeftError(f"{path}: '{name}' holds what is no finite number; {_REMEDY}")
-    return stored
+    return {as_saved_now(name): tensor for name, tensor in stored.items()}
 
 
 def _config(folder: Path, record: Record, base: PreTrainedModel) -> Any:
     """The configuration of the hybrid on `base`; `AutopeftError` where the one in the folder says something else."""
     hybrid = record.value(str(folder / FILE))
-    try:
-        with door(folder / FILE, "hybrid: does not fit the base model", _REMEDY):
-            config = config_of(record.written_as, hybrid, base)
-    except AutopeftError as error:
-        raise error if str(error).startswith(str(folder)) else AutopeftError(f"{folder / FILE}: {error}") from error
+    with _named(folder / FILE):
+        config = config_of(record.written_as, hybrid, base)
     path = folder / CONFIG
     found, expected = read_json(path, _REMEDY), _plain(config.to_dict())
     if "hybrid" in found:
