@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from autopeft.secrets import hidden
+
 
 class AutopeftError(Exception):
     """Something that the user can mend: the message names the place and the remedy, in one line.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Secrets are taken out of the message.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(hidden(str(message)))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
