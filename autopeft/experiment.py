@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.searching.stopping import StoppingPlugin, stopping_from
+from autopeft.secrets import holds_secret, remember
 from autopeft.tasks import Task, task_from
 from autopeft.tracking import Tracking, tracking_from
 
@@ -80,6 +82,17 @@ class Experiment(Strict):
             raise ValueError("a search needs an end: give trials, time_limit, or both")
         return self
 
+    @model_validator(mode="after")
+    def _no_secrets(self) -> Self:
+        """What is written down and sent to a tracking server holds no user, password or token."""
+        task = {f"task.{key}": value for key, value in self.task.model_dump(mode="json").items()}
+        fields = {name: getattr(self, name) for name in ("description", "model", "warm_start", "space")} | task
+        for name, value in fields.items():
+            if isinstance(value, str) and holds_secret(value):
+                remember(value)
+                raise ValueError(f"{name}: an address with a user, password or token; HF_TOKEN is the way to give one")
+        return self
+
     @classmethod
     def load(cls, name: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
         """The shipped experiment of that name, or the YAML file; `overrides` replace top-level fields.
@@ -88,7 +101,7 @@ class Experiment(Strict):
         """
         known = shipped("experiments")
         path = known.get(str(name)) or Path(name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             hint = suggest(str(name), known)
             raise AutopeftError(f"experiment '{name}': no such file, and no experiment of that name; {hint}")
         data = _relocate(read_yaml(path), path.parent)
@@ -141,11 +154,12 @@ def _relocate(value: Any, folder: Path) -> Any:
     if not _like_a_path(value):
         return value
     beside = folder / value
-    return str(beside) if not Path(value).exists() and beside.exists() else value
+    # Not `Path.exists`, which raises for names that no file can have.
+    return str(beside) if not os.path.exists(value) and os.path.exists(beside) else value
 
 
 def _absolute(value: Any) -> Any:
-    return str(Path(value).resolve()) if _like_a_path(value) and Path(value).exists() else value
+    return str(Path(value).resolve()) if _like_a_path(value) and os.path.exists(value) else value
 
 
 def _like_a_path(value: Any) -> bool:

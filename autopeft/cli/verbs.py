@@ -109,17 +109,20 @@ def run_ui(run: Path | None, port: int) -> None:
     import subprocess
     import tempfile
 
-    from autopeft.tracking.mlflow_store import MlflowTracking, ui_command
+    from autopeft.tracking.mlflow_store import MlflowTracking, check_port, ui_command
 
     run_dir = (run or RUNS / "any").absolute()
     tracking = SearchResult.open(run).experiment.tracking if run else MlflowTracking()
     if not isinstance(tracking, MlflowTracking):
         raise AutopeftError(f"{run}: this search was not tracked by MLflow (tracking: {tracking.name})")
-    uri = tracking.store(run_dir)
-    command = ui_command(uri, port)
+    command, variables = ui_command(tracking.place(run_dir), port)
+    check_port(port)
     _out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
     with tempfile.TemporaryDirectory(prefix="autopeft-ui-") as elsewhere:
-        subprocess.run(command, check=False, env=away_from_here(), cwd=elsewhere)
+        environment = away_from_here() | variables
+        status = subprocess.run(command, check=False, env=environment, cwd=elsewhere).returncode
+    if status > 0:
+        raise AutopeftError(f"MLflow's pages ended with status {status}; its own words are above")
 
 
 def away_from_here() -> dict[str, str]:
