@@ -147,7 +147,11 @@ def _record(
         "training": dict(chosen.candidate.training),
         "seed": result.experiment.training.seed,
         "metrics": metrics,
-        "model": {"name": session.source.name, "location": session.source.location},
+        "model": {
+            "name": session.source.name,
+            "location": session.source.location,
+            "files": session.model_files,
+        },
         "trust_remote_code": result.experiment.trust_remote_code,
         "num_labels": session.data.num_labels,
         "labels": list(session.data.label_names),

@@ -16,6 +16,7 @@ from autopeft.candidate import Candidate
 from autopeft.costs import COSTS
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
+from autopeft.fingerprint import model_files
 from autopeft.hybrid import Hybrid
 from autopeft.models import find_model
 from autopeft.searching.budgeted import LEAST_SHARE
@@ -56,6 +57,11 @@ class Session:
         from autopeft.engine.data import TokenizedTask
 
         return TokenizedTask.of(self.data, self.source.tokenizer(), self.experiment.training.max_length)
+
+    @cached_property
+    def model_files(self) -> dict[str, str]:
+        """The fingerprint of the model's configuration, tokenizer and weights."""
+        return model_files(self.source.location)
 
     def worker_spec(self, weights: Path, setup: Setup | None = None) -> WorkerSpec:
         """How the experiment's workers are built; they keep trained weights in the folder `weights`."""

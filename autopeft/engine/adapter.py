@@ -13,6 +13,7 @@ from autopeft.engine.data import TokenizedTask
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
+from autopeft.fingerprint import difference, model_files
 from autopeft.models import find_model
 from autopeft.tasks import task_from
 
@@ -28,6 +29,10 @@ def test_metrics(record: Mapping[str, Any], folder: Path) -> dict[str, float]:
     if data.fingerprint != record["data"]:
         warnings.warn("the task's data are not those that the adapter was trained and measured on", stacklevel=2)
     source = find_model(record["model"]["name"], record["trust_remote_code"])
+    # What was exported before models had fingerprints has none.
+    known = record["model"].get("files")
+    if isinstance(known, dict) and (differs := difference(known, model_files(source.location))):
+        warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=2)
     task = TokenizedTask.of(data, source.tokenizer(), settings.max_length)
     base = source.model(data.num_labels, data.is_regression, torch.float32, task.pad_id)
     try:
