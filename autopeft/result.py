@@ -15,6 +15,7 @@ from autopeft.experiment import Experiment
 from autopeft.models import find_model
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.identity import refuse_another
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
 
@@ -97,7 +98,7 @@ def export(
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     chosen, to = result.front.pick(pick, max_params), Path(to)
     session = Session(result.experiment)
-    _check_data(result, session)
+    _check(result, session)
     weights, metrics = _trained(session, RunFolder(result.run_dir), chosen)
     try:
         peft_type = write_adapter(session.source, chosen.candidate, weights, session.data.num_labels, to)
@@ -109,14 +110,12 @@ def export(
     return to
 
 
-def _check_data(result: SearchResult, session: Session) -> None:
+def _check(result: SearchResult, session: Session) -> None:
+    """`AutopeftError` when data, model or training are not those of the search: `experiment.yaml` may be edited."""
     from autopeft.searching.study import Study
 
-    if Study.read_header(result.run_dir)["fingerprint"] != session.data.fingerprint:
-        raise AutopeftError(
-            f"{result.run_dir}: the task's data are not those of the search any more (files were edited, or the "
-            "libraries behind docstrings were upgraded); bring them back to export from it"
-        )
+    now = {"fingerprint": session.data.fingerprint, **session.settings}
+    refuse_another(result.run_dir, Study.read_header(result.run_dir), now, "export from it then")
 
 
 def _trained(session: Session, run: RunFolder, chosen: Evaluation) -> tuple[dict[str, torch.Tensor], dict[str, float]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,6 +62,16 @@ class Session:
     def model_files(self) -> dict[str, str]:
         """The fingerprint of the model's configuration, tokenizer and weights."""
         return model_files(self.source.location)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that scores depend on beside the data, the space, the objectives and the budget."""
+        stopping, training = self.experiment.stopping, self.experiment.training
+        return {
+            "model": self.model_files,
+            "training": training.model_dump(mode="json"),
+            "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},
+        }
 
     def worker_spec(self, weights: Path, setup: Setup | None = None) -> WorkerSpec:
         """How the experiment's workers are built; they keep trained weights in the folder `weights`."""

@@ -34,7 +34,7 @@ FLOORS: list[set[str]] = [
     {"runners", "tracking", "exporting"},
     {"experiment"},
     {"session", "run_folder", "progress"},
-    {"result"},
+    {"begin", "result"},
     {"launch"},
     {"cli"},
 ]

@@ -86,7 +86,7 @@ class Study(Kept):
             study._file.close()
             remove(run / FILE)
         directions = [StudyDirection.MAXIMIZE if o.direction == "max" else StudyDirection.MINIMIZE for o in objectives]
-        new_file(run / FILE, directions, {"header": sealed(header), "versions": versions()})
+        new_file(run / FILE, directions, {"header": sealed(header), "versions": sealed(versions())})
         return cls(StudyFile(run / FILE), wrapped, run)
 
     @contextmanager

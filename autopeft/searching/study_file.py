@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
@@ -180,7 +181,11 @@ class StudyFile(InMemoryStorage):
             # SQLite would write on into a file that has no name any more.
             if self._path.stat().st_ino != self._inode:
                 raise AutopeftError(f"{self._path}: was replaced while the search ran; give the same command again")
-            yield
+            try:
+                yield
+            except StorageInternalError as error:
+                # Optuna's own words for whatever the database says.
+                raise error.__cause__ or error from None
 
 
 def _add(connection: Connection, columns: dict[str, Any], path: Path) -> int:
