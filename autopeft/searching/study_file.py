@@ -47,8 +47,7 @@ class StudyFile(InMemoryStorage):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path = path
-        self._file = open_file(path, _PATIENCE)
+        self._path, self._file = path, open_file(path, _PATIENCE)
         check_writable(path)
         self._inode = path.stat().st_ino
         #: The file's ids of the trials, by their ids in memory.
