@@ -7,12 +7,13 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
@@ -41,12 +42,22 @@ def open_file(path: Path, seconds: float = _PATIENCE) -> RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _check(path)
     try:
-        with door(path, "not a study of autopeft", DAMAGED):
+        with database(path, "not a study of autopeft", DAMAGED):
             return _storage(path, seconds, skip_table_creation=True)
     except AutopeftError as error:
         if isinstance(error.__cause__, RuntimeError):
             raise AutopeftError(f"{path}: of another version of Optuna ({reason(error.__cause__)})") from error
         raise
+
+
+@contextmanager
+def database(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """A door to a database by Optuna, which has the same words for all that SQLite says: SQLite's own are told."""
+    with door(path, what, remedy):
+        try:
+            yield
+        except StorageInternalError as error:
+            raise error.__cause__ or error from None
 
 
 def check_writable(path: Path) -> None:
@@ -65,7 +76,7 @@ def new_file(path: Path, directions: Sequence[StudyDirection], attributes: Mappi
     """Write a study without trials: whole, or not at all."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with door(path, "cannot be written"):
+    with database(path, "cannot be written", "mend that, and give the same command again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             remove(partial)

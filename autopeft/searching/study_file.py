@@ -9,13 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, func, insert, select, update
 
-from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.searching.study_checks import (
     DAMAGED,
@@ -23,6 +21,7 @@ from autopeft.searching.study_checks import (
     NAME,
     check_writable,
     checked,
+    database,
     digest_of,
     is_ours,
     open_file,
@@ -57,7 +56,7 @@ class StudyFile(InMemoryStorage):
         self._new: list[int] = []
         #: How trials have ended that are not so in the file yet; None outside `together`.
         self._ended: dict[int, FrozenTrial] | None = None
-        with door(path, "not a study of autopeft", DAMAGED):
+        with database(path, "not a study of autopeft", DAMAGED):
             self._file_study = self._file.get_study_id_from_name(NAME)
             self._load()
 
@@ -176,15 +175,11 @@ class StudyFile(InMemoryStorage):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with door(self._path, "cannot be written", _REMEDY):
+        with database(self._path, "cannot be written", _REMEDY):
             # SQLite would write on into a file that has no name any more.
             if self._path.stat().st_ino != self._inode:
                 raise AutopeftError(f"{self._path}: was replaced while the search ran; give the same command again")
-            try:
-                yield
-            except StorageInternalError as error:
-                # Optuna's own words for whatever the database says.
-                raise error.__cause__ or error from None
+            yield
 
 
 def _add(connection: Connection, columns: dict[str, Any], path: Path) -> int:
