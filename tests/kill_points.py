@@ -43,7 +43,7 @@ POINTS: dict[str, tuple[str, int, str]] = {
     "the second pack is being told": ("autopeft.searching.study_file:StudyFile._put", 11, "after"),
     "the second pack is told": ("autopeft.searching.study:Study.tell_all", 2, "after"),
     "weights are being dropped": ("autopeft.run_folder:RunFolder.drop_weights", 2, "before"),
-    "the last pack is half told": ("autopeft.searching.study_file:StudyFile._put", 17, "before"),
+    "the last pack is being told": ("autopeft.searching.study_file:StudyFile._put", 14, "before"),
     "the front is measured": ("autopeft.searching.study:Study.annotate", 1, "before"),
     "some of the front is measured": ("autopeft.searching.study:Study.annotate", 1, "after"),
     "plots are being written": ("autopeft.run_folder:RunFolder.write_plots", 1, "before"),

@@ -142,6 +142,8 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "no study": changed("UPDATE studies SET study_name = 'mine'"),
     "no trials table": changed("DROP TABLE trials"),
     "a trial is missing": changed("DELETE FROM trials WHERE number = 2"),
+    "the last trial is missing": changed("DELETE FROM trials WHERE number = 6"),
+    "a trial of another study": changed("UPDATE trials SET study_id = 3 WHERE number = 6"),
     "a parameter": changed("UPDATE trial_params SET param_value = 1 - param_value WHERE trial_id = 7"),
     "a value": changed("UPDATE trial_values SET value = value + 1 WHERE trial_id = 2"),
     "a state": changed("UPDATE trials SET state = 'FAIL' WHERE number = 2"),

@@ -13,7 +13,7 @@ from autopeft.candidate import Evaluation, Status
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.searching.objective import Objective
-from autopeft.searching.study_checks import DAMAGED, NAME, open_file, sealed, unsealed
+from autopeft.searching.study_checks import DAMAGED, NAME, database, open_file, sealed, unsealed
 from autopeft.searching.study_file import StudyFile, read_trials
 
 #: The file in the folder of a run.
@@ -40,7 +40,7 @@ class Stored:
             raise AutopeftError(f"{run}: no study here ({what}); give the folder of a search that has begun")
         file = open_file(path)
         try:
-            with door(path, "not a study of autopeft", DAMAGED):
+            with database(path, "not a study of autopeft", DAMAGED):
                 study = file.get_study_id_from_name(NAME)
                 stored = cls(path, file.get_study_user_attrs(study), read_trials(file, study, path))
         finally:

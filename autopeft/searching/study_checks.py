@@ -170,12 +170,15 @@ def _check(path: Path) -> None:
             raise AutopeftError(f"{path}: is empty; {DAMAGED}")
         try:
             with closing(_connect(path)) as connection:
-                found = connection.execute("PRAGMA quick_check(1)").fetchone()
+                found = connection.execute("PRAGMA integrity_check(1)").fetchone()
+                orphan = connection.execute("PRAGMA foreign_key_check").fetchone()
         except sqlite3.OperationalError as error:
             _refuse_locked(error, path)
             raise
         if found != ("ok",):
             raise ValueError(str(found[0]).replace("\n", " ") if found else "no answer of SQLite")
+        if orphan is not None:
+            raise ValueError(f"a row of {orphan[0]} belongs to nothing")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
