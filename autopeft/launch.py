@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autopeft.begin import open_study, search_info, setup_of, upgraded
 from autopeft.candidate import Evaluation
+from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, needing
+from autopeft.fingerprint import model_bytes
 from autopeft.progress import Progress
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
-from autopeft.session import Session, middle, typical_candidates
+from autopeft.session import Session
 from autopeft.task_facts import TaskFacts
-from autopeft.tracking import SearchInfo, Status, Tracker
+from autopeft.tracking import Status, Tracker
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Where run folders go that are not named.
 RUNS = Path("runs")
+#: Bytes of a model from which on it takes a while to read them.
+_LARGE = 8 * 2**30
 #: Seconds between two writings of the views. Candidates may end faster than that, and a view is of all of them.
 _PAUSE = 1.0
 #: Seconds of training from which on the 5 to 20 seconds of explaining a search are not noticed at its end.
@@ -66,38 +71,33 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
     with closing(progress):
         session, folder = Session(experiment, trust_remote_code), RunFolder(out.absolute())
         with folder.locked(), ThreadPoolExecutor(1) as background:
-            folder.claim(experiment)
-            study = _study(session, folder)
+            if (size := model_bytes(session.source.location)) > _LARGE:
+                progress.remarked([f"the model's {size / 2**30:.0f} GiB are read once, to know it again"])
+            study = open_study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
-            opening = background.submit(experiment.tracking.open, _info(session, folder))
-            progress.remarked(session.remarks)
-            TaskFacts.of(session).keep(folder.path)
-            with experiment.runner.session():
-                if opening.done():
-                    opening.result()
-                setup = _setup(session, folder, study)
-                progress.measured(setup)
-                views = Views(session, folder, study, opening.result())
-                _run(session, study, setup, views, progress)
+            opening = background.submit(experiment.tracking.open, search_info(session, folder, study))
+            try:
+                progress.remarked([*session.remarks, *upgraded(study)])
+                TaskFacts.of(session).keep(folder.path)
+                with experiment.runner.session():
+                    if opening.done():
+                        opening.result()
+                    setup = setup_of(session, folder, study)
+                    progress.measured(setup)
+                    views = Views(session, folder, study, opening.result())
+                    _run(session, study, setup, views, progress)
+            except BaseException as error:
+                _end_tracking(opening, error)
+                raise
     return SearchResult(folder)
 
 
-def _setup(session: Session, folder: RunFolder, study: Study) -> Setup:
-    """How this search trains: measured when it begins, and the same when it is resumed, since scores depend on it."""
-    experiment = session.experiment
-    # Before its first result a folder is nobody's: what stands there may be of another model.
-    runner, known = experiment.runner, folder.setup() if study.finished else None
-    if known is not None and experiment.training.precision in ("auto", known.precision):
-        setup = known
-    else:
-        typical = middle(session, typical_candidates(session))
-        setup = runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
-        folder.write_setup(setup)
-    if runner.pack != "auto":
-        return setup.model_copy(update={"pack": runner.pack})
-    if experiment.trials is None:
-        return setup
-    return setup.model_copy(update={"pack": setup.pack_of(experiment.trials, runner.parallel)})
+def _end_tracking(opening: Future[Tracker], error: BaseException) -> None:
+    """A search that does not get to its first candidate is not running either."""
+    with suppress(Exception):
+        tracker = opening.result()
+        status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        tracker.finish([], [], [], [], {}, status)
 
 
 def _run(session: Session, study: Study, setup: Setup, views: Views, progress: Progress) -> None:
@@ -157,18 +157,29 @@ class Views(Listener):
         self._catch_up()
 
     def finish(self, status: Status) -> None:
-        """The last views, with plots, hypervolume and summary."""
+        """The last views, with plots, hypervolume and summary; the tracker ends even when they can't be written."""
         evaluations = self._study.evaluations()
         if not evaluations:
             self._tracker.finish([], [], [], [], {}, status)
             return
-        front = self._update()
-        views = [self.folder.front_file, self.folder.trials_file, self.folder.setup_file]
-        files = [*views, *self.folder.write_plots(front)]
-        if status == "FINISHED":
-            files += _explained(self._session, self.folder, front)
-        hypervolume = front.hypervolume_curve(relative=True)
-        summary = {
+        front = self.front(evaluations)
+        files: list[Path] = []
+        try:
+            self._update()
+            files += [self.folder.front_file, self.folder.trials_file, self.folder.setup_file]
+            files += self.folder.write_plots(front)
+            if status == "FINISHED":
+                files += _explained(self._session, self.folder, front)
+        except AutopeftError:
+            status = "FAILED" if status == "FINISHED" else status
+            raise
+        finally:
+            hypervolume, keys = front.hypervolume_curve(relative=True), [e.key for e in front.points]
+            summary = self._summary(evaluations, front)
+            self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, front.to_markdown())
+
+    def _summary(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> dict[str, float]:
+        return {
             "candidates": len(evaluations),
             "failed": sum(e.status == "failed" for e in evaluations),
             "stopped": sum(e.status == "stopped" for e in evaluations),
@@ -182,8 +193,6 @@ class Views(Listener):
                 [e.fidelity for e in evaluations],
             ),
         }
-        keys = [e.key for e in front.points]
-        self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, front.to_markdown())
 
     def _catch_up(self) -> None:
         if self._behind and time.monotonic() >= self._next:
@@ -237,45 +246,3 @@ def _score_front(session: Session, study: Study, spec: WorkerSpec, views: Views)
         warnings.warn(
             "some members of the front could not be measured on test; the same command tries again", stacklevel=2
         )
-
-
-def _study(session: Session, folder: RunFolder) -> Study:
-    from autopeft.searching.study import Study
-
-    sampler = session.experiment.sampler
-    return Study.open(
-        folder.path,
-        session.space,
-        session.budget,
-        session.objectives,
-        {"name": sampler.name, **sampler.model_dump()},
-        fingerprint=session.data.fingerprint,
-        epochs=session.experiment.training.epochs,
-        prior=folder.prior(session.space, session.experiment.warm_start),
-    )
-
-
-def _info(session: Session, folder: RunFolder) -> SearchInfo:
-    experiment = session.experiment
-    params: dict[str, str | int | float] = {
-        "model": experiment.model,
-        "task": session.data.name,
-        "space": experiment.space if isinstance(experiment.space, str) else "own",
-        "sampler": experiment.sampler.name,
-        "sampler.seed": experiment.sampler.seed,
-        "stopping": experiment.stopping.name,
-        "metrics": ", ".join(session.data.metrics),
-        "splits": session.data.note,
-        "backbone_params": session.shape.backbone_params,
-        "head_params": session.head_params,
-        **{f"budget.{name}": limit for name, limit in session.budget.limits.items()},
-        **{f"training.{name}": value for name, value in experiment.training.model_dump().items()},
-    }
-    return SearchInfo(
-        name=experiment.name,
-        run_dir=folder.path,
-        search_id=folder.search_id(),
-        experiment_yaml=folder.experiment_file,
-        params=params,
-        objectives=[(o.metric, {"max": "maximize", "min": "minimize"}[o.direction]) for o in session.objectives],
-    )

@@ -15,19 +15,23 @@ from autopeft.candidate import Candidate, Evaluation
 from autopeft.doors import reason
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
+from autopeft.fingerprint import model_files
 from autopeft.models import ModelSource
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.identity import refuse_another
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
 from autopeft.task_facts import TaskFacts
+
+#: What to do with a run folder whose experiment was changed, for messages.
+_OTHERWISE = "export from it then"
 
 if TYPE_CHECKING:
     import torch
 
     from autopeft.exporting import Format
     from autopeft.searching.explain import Explanation
-    from autopeft.session import Session
 
 
 class SearchResult:
@@ -146,9 +150,13 @@ def _writing(to: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Trained:
-    """A candidate's weights, the metrics of these very weights, and what a card says of their model and task."""
+    """A candidate's weights, the metrics of these very weights, and what a card says of their model and task.
+
+    `files` is the model's fingerprint.
+    """
 
     source: ModelSource
+    files: dict[str, str]
     facts: TaskFacts
     weights: dict[str, torch.Tensor]
     metrics: dict[str, float]
@@ -162,10 +170,11 @@ def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> 
     """What the run folder has; what it lacks is trained and measured again, which needs the task's data."""
     from autopeft.engine.worker import load_weights
     from autopeft.searching.study import Study
-    from autopeft.session import source_of
+    from autopeft.session import settings_of, source_of
 
     run = RunFolder(result.run_dir)
-    facts = TaskFacts.kept(run.path, Study.read_header(run.path)["fingerprint"])
+    header = Study.read_header(run.path)
+    facts = TaskFacts.kept(run.path, header["fingerprint"])
     weights = load_weights(run.weights, chosen.key)
     why = ""
     if weights is None:
@@ -178,7 +187,9 @@ def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> 
     if facts is None or weights is None or why:
         return _with_data(result, chosen, trust_remote_code, why)
     source = source_of(result.experiment, trust_remote_code)
-    return _Trained(source, facts, weights, dict(chosen.metrics))
+    files = model_files(source.location)
+    refuse_another(run.path, header, settings_of(result.experiment, files), _OTHERWISE)
+    return _Trained(source, files, facts, weights, dict(chosen.metrics))
 
 
 def _with_data(
@@ -187,11 +198,13 @@ def _with_data(
     """The same with the task's data, which `AutopeftError` says `why` they are needed when they can't be read."""
     from autopeft.engine.report import score_on_test, train_again
     from autopeft.engine.worker import load_weights
+    from autopeft.searching.study import Study
     from autopeft.session import Session
 
     try:
         session = Session(result.experiment, trust_remote_code)
-        _check_data(result, session)
+        now = {"fingerprint": session.data.fingerprint, **session.settings}
+        refuse_another(result.run_dir, Study.read_header(result.run_dir), now, _OTHERWISE)
     except AutopeftError as error:
         raise AutopeftError(f"{error} ({why}, so the search's model and data are needed)") from error
     run, metrics = RunFolder(result.run_dir), dict(chosen.metrics)
@@ -203,17 +216,8 @@ def _with_data(
         metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
     elif f"test_{session.data.metrics[0]}" not in metrics:
         metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
-    return _Trained(session.source, TaskFacts.of(session), load_weights(run.weights, chosen.key) or {}, metrics)
-
-
-def _check_data(result: SearchResult, session: Session) -> None:
-    from autopeft.searching.study import Study
-
-    if Study.read_header(result.run_dir)["fingerprint"] != session.data.fingerprint:
-        raise AutopeftError(
-            f"{result.run_dir}: the task's data are not those of the search any more (files were edited, or the "
-            "libraries behind docstrings were upgraded); bring them back to export from it"
-        )
+    weights = load_weights(run.weights, chosen.key) or {}
+    return _Trained(session.source, session.model_files, TaskFacts.of(session), weights, metrics)
 
 
 def _record(
@@ -228,7 +232,7 @@ def _record(
         "training": dict(chosen.candidate.training),
         "seed": result.experiment.training.seed,
         "metrics": trained.metrics,
-        "model": {"name": trained.source.name, "location": trained.source.location},
+        "model": {"name": trained.source.name, "location": trained.source.location, "files": trained.files},
         "trust_remote_code": trained.source.trust_remote_code,
         "num_labels": facts.num_labels,
         "labels": list(facts.labels),

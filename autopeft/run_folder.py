@@ -6,23 +6,23 @@ import csv
 import io
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from autopeft.candidate import Evaluation
-from autopeft.config import dump_yaml
+from autopeft.config import dump_yaml, parse
+from autopeft.doors import door, read_json
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.searching.front import ParetoFront, point_to_json
+from autopeft.searching.stored import Stored
+from autopeft.searching.study_checks import DAMAGED, remove
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
     from autopeft.searching.explain import Explanation
-    from autopeft.searching.problem import Prior
-    from autopeft.space import SearchSpace
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ class RunFolder:
         self.front_file = path / "front.json"
         self.setup_file = path / "engine.json"
         self.prior_file = path / "prior.json"
+        self.search_id_file = path / ".search_id"
         self.plot_page = path / "pareto.html"
         self.plot_image = path / "pareto.png"
         self.explanation_files = (path / "explain.html", path / "explain.png", path / "explain.json")
@@ -61,25 +62,29 @@ class RunFolder:
         """The experiment that the folder holds."""
         return Experiment.load(self.experiment_file)
 
-    def claim(self, experiment: Experiment) -> None:
-        """Make the folder this experiment's; another experiment's folder is refused with the field that differs.
+    def claim(self, experiment: Experiment) -> bool:
+        """Make the folder ready for this experiment; whether it holds results, which the study must then agree with.
 
-        Before its first result a folder is nobody's: a mistake in the file can still be mended, and what was proposed
-        or kept for the mistaken experiment goes.
+        Before its first result a folder is nobody's: a mistake in the file can still be mended, and what was kept for
+        the mistaken experiment goes. `AutopeftError` when results are there without a study, or of another experiment.
         """
-        different = self._difference(experiment)
-        if different and self._has_results():
+        different, has_results = self._difference(experiment), self._has_results()
+        # Later studies say themselves what they are of: this file may have been edited.
+        if different and has_results and "format" not in Stored.load(self.path).header():
             raise AutopeftError(
                 f"{self.path}: holds another search: {different}; give another run folder (out), or delete this one"
             )
-        try:
-            leftover = [self.study_file, self.prior_file, self.setup_file] if different else []
-            # Of a killed search.
-            leftover += [*self.path.glob(".*.partial"), *self.weights.glob(_LEFT_OVER)]
-            for file in leftover:
+        with door(self.path, "cannot be written"):
+            # Of a killed search, or of a mistaken one.
+            leftover = [*self.path.glob(".*.partial*"), *self.weights.glob(_LEFT_OVER)]
+            for file in [*leftover, *([] if has_results or not different else [self.prior_file, self.setup_file])]:
                 file.unlink(missing_ok=True)
-        except OSError as error:
-            raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
+        if not has_results:
+            self.write_experiment(experiment)
+        return has_results
+
+    def write_experiment(self, experiment: Experiment) -> None:
+        """Write `experiment.yaml`, with all defaults."""
         write_whole(self.experiment_file, dump_yaml(experiment.resolved()))
 
     def _difference(self, experiment: Experiment) -> str | None:
@@ -92,36 +97,34 @@ class RunFolder:
             return f"its experiment.yaml can't be read ({error})"
 
     def _has_results(self) -> bool:
-        from autopeft.searching.study import Study
-
-        return self.trials_file.is_file() or (self.study_file.is_file() and bool(Study.read(self.path)))
+        """Whether the study has an evaluation; `AutopeftError` when it has none, and the table has."""
+        is_there = self.study_file.exists()
+        # A version before this one may have been killed when it began to write.
+        is_empty = self.study_file.is_file() and not self.study_file.stat().st_size
+        if is_there and not is_empty and Stored.load(self.path).evaluations():
+            return True
+        with door(self.trials_file):
+            rows = len(self.trials_file.read_bytes().splitlines()) - 1 if self.trials_file.exists() else 0
+        if rows > 0:
+            what = "is empty" if is_empty else "has no evaluation" if is_there else "is missing"
+            raise AutopeftError(f"{self.study_file}: {what}, but there are candidates in trials.csv; {DAMAGED}")
+        if is_empty:
+            remove(self.study_file)
+        return False
 
     def setup(self) -> Setup | None:
         """What was measured of the engine when the search began; None before that."""
         from autopeft.engine.setup import Setup
 
-        try:
-            return Setup.model_validate_json(self.setup_file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
+        known = Stored.load(self.path).remembered("setup") if self.study_file.exists() else None
+        if known is None and self.setup_file.is_file():
+            # Searches that were begun with version 0.1 have it here only.
+            known = read_json(self.setup_file)
+        return None if known is None else parse(Setup, known, str(self.setup_file))
 
     def write_setup(self, setup: Setup) -> None:
-        """Keep it for when the search is resumed."""
+        """Show it."""
         write_whole(self.setup_file, setup.model_dump_json(indent=2) + "\n")
-
-    def prior(self, space: SearchSpace, other: str | None) -> Prior | None:
-        """What the search in the run folder `other` found; kept here, so that a resumed search has what it began with.
-
-        None without another one. `AutopeftError` when that cannot serve (see `prior_of`).
-        """
-        from autopeft.searching.warm_start import kept_prior, prior_of, prior_text
-
-        if other is None:
-            return None
-        # Before its first result a folder is nobody's: what stands there may be of another run.
-        if not (self.prior_file.is_file() and self.trials_file.is_file()):
-            write_whole(self.prior_file, prior_text(prior_of(Path(other), space)))
-        return kept_prior(self.prior_file)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -141,13 +144,6 @@ class RunFolder:
         finally:
             lock.release()
 
-    def search_id(self) -> str:
-        """A name for this folder's search that stays when it is resumed, and differs when it is made anew."""
-        file = self.path / ".search_id"
-        if not file.is_file():
-            write_whole(file, uuid.uuid4().hex)
-        return file.read_text(encoding="utf-8").strip()
-
     def write_views(self, front: ParetoFront, evaluations: Sequence[Evaluation]) -> None:
         """`front.json` and `trials.csv`, whole or not at all."""
         terms = json.dumps(front.terms_to_json(), indent=2).removesuffix("\n}")
@@ -159,7 +155,7 @@ class RunFolder:
         """The interactive and the still Pareto plot."""
         figure = front.plot()
         write_whole(self.plot_page, figure.to_html(include_plotlyjs=True, full_html=True))
-        draw_whole(self.plot_image, front.still)
+        _write_still(self.plot_image, front.still)
         return [self.plot_page, self.plot_image]
 
     def write_explanation(self, explanation: Explanation) -> list[Path]:
@@ -167,13 +163,14 @@ class RunFolder:
         page, image, figures = self.explanation_files
         write_whole(figures, json.dumps(explanation.to_json(), indent=2) + "\n")
         write_whole(page, explanation.plot().to_html(include_plotlyjs=True, full_html=True))
-        draw_whole(image, explanation.still)
+        _write_still(image, explanation.still)
         return [page, image, figures]
 
     def drop_weights(self, keys: Iterable[str]) -> None:
         """Delete the weights of these candidates. Others stay: a worker may have just written them."""
-        for key in keys:
-            (self.weights / f"{key}.safetensors").unlink(missing_ok=True)
+        with door(self.weights, "cannot be written"):
+            for key in keys:
+                (self.weights / f"{key}.safetensors").unlink(missing_ok=True)
 
 
 class _Remembered(Generic[T]):
@@ -220,21 +217,23 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader (or a crash) never sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise AutopeftError(f"{path}: cannot be written ({error.strerror}); what is finished is in study.db") from error
+    _whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def draw_whole(path: Path, draw: Callable[[Path], None]) -> None:
-    """Draw a picture as `write_whole` writes: never through a link, which may lead out of the folder."""
+def _write_still(path: Path, save: Callable[[Path], None]) -> None:
+    # Before the first file: fonts are looked up, and an error of that is none of the folder's.
+    import matplotlib.font_manager  # noqa: F401
+
+    _whole(path, save)
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        draw(partial)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise AutopeftError(f"{path}: cannot be written ({error.strerror}); what is finished is in study.db") from error
+    with door(path, "cannot be written", "what is finished is in study.db: mend that, and give the same command again"):
+        try:
+            # Replaced, not written through: it may be a link that leads out of the folder.
+            write(partial)
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)

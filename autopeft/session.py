@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from autopeft.costs import COSTS
 from autopeft.dimensions import Dimension, Ordinal
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
+from autopeft.fingerprint import model_files
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
 from autopeft.searching.budgeted import LEAST_SHARE
@@ -59,6 +60,16 @@ class Session:
         from autopeft.engine.data import TokenizedTask
 
         return TokenizedTask.of(self.data, self.source.tokenizer(), self.experiment.training.max_length)
+
+    @cached_property
+    def model_files(self) -> dict[str, str]:
+        """The fingerprint of the model's configuration, tokenizer and weights."""
+        return model_files(self.source.location)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that scores depend on beside the data, the space, the objectives and the budget."""
+        return settings_of(self.experiment, self.model_files)
 
     def worker_spec(self, weights: Path, setup: Setup | None = None) -> WorkerSpec:
         """How the experiment's workers are built; they keep trained weights in the folder `weights`."""
@@ -124,6 +135,16 @@ def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelS
     """The experiment's model; its own code runs where it is needed and the caller trusts it."""
     where = f"experiment '{experiment.name}'"
     return find_model(experiment.model, trusted(experiment.trust_remote_code, trust_remote_code, where))
+
+
+def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, Any]:
+    """All that scores depend on beside the data, the space, the objectives and the budget, with the model's files."""
+    stopping, training = experiment.stopping, experiment.training
+    return {
+        "model": dict(files),
+        "training": training.model_dump(mode="json"),
+        "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},
+    }
 
 
 def _least(dimension: Dimension) -> int:

@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"secrets"},
     {"errors", "hub", "on_import"},
     {"doors", "registry", "resources", "trust"},
-    {"config"},
+    {"config", "fingerprint"},
     {"anatomy"},
     {"methods"},
     {"hybrid"},
@@ -36,7 +36,7 @@ FLOORS: list[set[str]] = [
     {"experiment"},
     {"session", "run_folder", "progress"},
     {"task_facts"},
-    {"result"},
+    {"begin", "result"},
     {"launch"},
     {"cli"},
 ]

@@ -40,7 +40,7 @@ class Heard(Listener):
 def finish(loop: SearchLoop, *packs: list[Proposal]) -> None:
     for pack in packs:
         for proposal in pack:
-            loop.done(proposal.number, evaluated(proposal))
+            loop.done({proposal.number: evaluated(proposal)})
 
 
 def numbers(pack: list[Proposal]) -> list[int]:
@@ -82,15 +82,22 @@ def test_the_last_packs_are_shared_by_the_workers(
     assert study.finished == trials
 
 
-def test_a_pack_begins_with_what_a_killed_search_left_over(tmp_path: Path) -> None:
-    killed = SearchLoop(opened(tmp_path), costs, trials=6)
+def test_a_killed_search_goes_on_with_its_packs(tmp_path: Path) -> None:
+    killed = SearchLoop(opened(tmp_path), costs, trials=12)
     finish(killed, killed.next_pack(1))
-    left = killed.next_pack(3)
-    resumed = SearchLoop(opened(tmp_path), costs, trials=6)
-    pack = resumed.next_pack(4)
-    assert pack[:3] == left
-    assert numbers(pack) == [1, 2, 3, 4]
-    assert numbers(resumed.next_pack(4)) == [5]
+    first, second = killed.next_pack(3), killed.next_pack(2)
+    resumed = SearchLoop(opened(tmp_path), costs, trials=12)
+    assert [resumed.next_pack(4) for _ in range(2)] == [first, second]
+    assert (numbers(first), numbers(second), numbers(resumed.next_pack(4))) == ([1, 2, 3], [4, 5], [6, 7, 8, 9])
+
+
+def test_a_pack_that_was_too_large_is_divided(tmp_path: Path) -> None:
+    """The machine may have killed the search for it; and what was asked for above the number of trials waits."""
+    SearchLoop(opened(tmp_path), costs, trials=12).next_pack(5)
+    resumed = SearchLoop(opened(tmp_path), costs, trials=12)
+    assert [numbers(resumed.next_pack(2)) for _ in range(4)] == [[0, 1], [2, 3], [4], [5, 6]]
+    fewer = SearchLoop(opened(tmp_path), costs, trials=4)
+    assert [numbers(fewer.next_pack(8)) for _ in range(2)] == [[0, 1, 2, 3], []]
 
 
 def test_a_pack_ends_where_the_space_does(tmp_path: Path) -> None:

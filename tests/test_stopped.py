@@ -30,7 +30,9 @@ from autopeft.engine.train import epochs
 from autopeft.engine.worker import Run, Worker, WorkerSpec, load_weights
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
+from autopeft.launch import launch
 from autopeft.models import find_model
+from autopeft.progress import Silent
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
@@ -213,7 +215,7 @@ def test_other_rules_in_the_folder_are_refused(finished: SearchResult) -> None:
     assert "stopping.name" in (Experiment.of(resolved, "x").difference(finished.experiment) or "")
     resolved["stopping"] = {**HALVING, "factor": 3}
     with pytest.raises(AutopeftError, match=r"stopping\.factor \(there: 2, now: 3\)"):
-        RunFolder(finished.run_dir).claim(Experiment.of(resolved, "x"))
+        launch(Experiment.of(resolved, "x"), finished.run_dir, Silent())
 
 
 def test_the_default_is_pareto(tmp_path: Path) -> None:

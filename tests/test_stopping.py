@@ -233,7 +233,7 @@ def test_a_rule_sees_the_whole_search_and_stops_in_the_pack_that_asks(tmp_path: 
     assert seen.scores == ((0.7,), (0.8,))
     assert seen.losses == pytest.approx((0.3, 0.2))
     assert seen.costs == (costs(second[0].candidate.hybrid)["trainable_params"],)
-    loop.done(2, evaluated(second[0], curve=tuple(point(e, 0.9) for e in range(1, EPOCHS + 1))))
+    loop.done({2: evaluated(second[0], curve=tuple(point(e, 0.9) for e in range(1, EPOCHS + 1)))})
     loop.failed(0, "killed")
     loop.next_pack(1)
     loop.epoch({4: point(1, 0.9)})

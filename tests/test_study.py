@@ -156,7 +156,8 @@ def test_the_file_is_what_optuna_would_have_written(tmp_path: Path) -> None:
     assert first.values == [first.user_attrs["evaluation"]["metrics"][o.metric] for o in OBJECTIVES]
     assert SPACE.decode(third.params) == running.candidate
     assert third.distributions == SPACE.distributions()
-    assert third.user_attrs == {"repaired": running.repaired, "key": running.candidate.key}
+    assert third.user_attrs.keys() == {"repaired", "key", "pack", "digest"}
+    assert (third.user_attrs["repaired"], third.user_attrs["key"]) == (running.repaired, running.candidate.key)
     assert first.datetime_start < first.datetime_complete
     assert third.datetime_complete is None
 
@@ -185,17 +186,24 @@ def test_a_second_program_that_writes_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"budget": Budget({"trainable_params": 1400})}, r"other settings \(budget\)"),
-        ({"objectives": (Objective.of("accuracy"),)}, r"other settings \(objectives\)"),
-        ({"sampler": "random"}, r"other settings \(sampler\)"),
+        ({"budget": Budget({"trainable_params": 999})}, r"budget\.trainable_params \(there: 1500, now: 999\)"),
+        ({"objectives": (OBJECTIVES[0],)}, r"objectives \(there: \['accuracy', 'trainable_params'\], now: \['acc"),
+        ({"sampler": "random"}, r"sampler\.name \(there: 'tpe', now: 'random'\)"),
+        ({"settings": {"training": {"epochs": 2}}}, r"training\.epochs \(there: 1, now: 2\)"),
         ({"fingerprint": "other data"}, "the task's data are not those"),
-        ({"space": SearchSpace.load({"blocks": {"lora": {"rank": [0, 2]}}}, TINY)}, r"other settings \(space\)"),
+        (
+            {"space": SearchSpace.load({"blocks": {"lora": {"rank": [0, 2]}}}, TINY)},
+            r"space\.blocks\.lora\.rank \(there",
+        ),
     ],
 )
 def test_a_folder_with_other_settings_is_refused(tmp_path: Path, changes: dict, named: str) -> None:
-    opened(tmp_path).ask()
+    study = opened(tmp_path, settings={"training": {"epochs": 1}})
+    study.tell(evaluated(study.ask()))
+    before = (tmp_path / "study.db").read_bytes()
     with pytest.raises(AutopeftError, match=named):
-        opened(tmp_path, **changes)
+        opened(tmp_path, **{"settings": {"training": {"epochs": 1}}, **changes})
+    assert (tmp_path / "study.db").read_bytes() == before
 
 
 def test_reading_what_is_no_study(tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ _REMEDY = "give a folder that 'autopeft export' wrote"
 
 
 class _Model(BaseModel):
-    """The base model as it was named, and where it was."""
+    """The base model as it was named, where it was, and its files' fingerprint (empty where there is none)."""
 
     name: str = Field(min_length=1)
     location: str
+    files: dict[str, str] = {}
 
 
 class Record(BaseModel):

@@ -22,6 +22,7 @@ from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 from autopeft.exporting._adapter import CONFIG, WEIGHTS, config_of
 from autopeft.exporting._record import FILE, Record
+from autopeft.fingerprint import difference, model_files
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
 from autopeft.tasks import TaskData, task_from
@@ -50,6 +51,8 @@ def measure_export(folder: Path, on: Path | None = None, trust_remote_code: bool
     settings = record.settings_of(str(folder / FILE))
     data = _data(record, folder) if on is None else data_of_file(_task(record, folder), on, *_classes(record))
     source = find_model(record.model.name, trust)
+    if differs := difference(record.model.files, model_files(source.location)):
+        warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=3)
     task = TokenizedTask.of(data, source.tokenizer(), settings.max_length)
     model = load_export(folder, record, source, task.pad_id)
     device = "cuda" if torch.cuda.is_available() else "cpu"

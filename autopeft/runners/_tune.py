@@ -140,8 +140,8 @@ class AskTell(Searcher):
                 return
             self._loop.failed(proposals[0].number, "its worker was killed, twice (out of memory?)")
         elif "evaluations" in result:
-            for proposal, data in zip(proposals, json.loads(result["evaluations"]), strict=True):
-                self._loop.done(proposal.number, Evaluation.from_json(data))
+            told = [Evaluation.from_json(data) for data in json.loads(result["evaluations"])]
+            self._loop.done(dict(zip((p.number for p in proposals), told, strict=True)))
         # Else Tune was interrupted: the candidates stay open in the study, and are trained first when resumed.
 
     def _guarded(self, action: Callable[[], T]) -> T | None:

@@ -50,8 +50,7 @@ class InProcess(Runner):
                     epoch = run.send(stopped)
                     stopped = [positions[n] for n in loop.epoch({proposals[i].number: m for i, m in epoch.items()})]
             except StopIteration as end:
-                for proposal, evaluation in zip(proposals, end.value, strict=True):
-                    loop.done(proposal.number, evaluation)
+                loop.done(dict(zip(positions, end.value, strict=True)))
 
     def score_on_test(
         self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]

@@ -51,7 +51,7 @@ class BudgetedSampler(BaseSampler):
         space, budget = problem.space, problem.budget
         budget.check_feasible(space)
         plugin.check(problem)
-        self._problem, self._plugin = problem, plugin
+        self.problem, self._plugin = problem, plugin
         self._space, self._budget, self._seed = space, budget, plugin.seed
         self._spread, self._least_share = plugin.spread, max(LEAST_SHARE, budget.least_share(space))
         self._distributions = space.distributions()
@@ -84,7 +84,7 @@ class BudgetedSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A point of the space within the budget."""
-        inner, rng, prior = self._inner(trial), self._rng(trial), self._problem.prior
+        inner, rng, prior = self._inner(trial), self._rng(trial), self.problem.prior
         if prior is not None and self._plugin.takes_prior and trial.number < len(prior.front):
             drawn, spread = dict(prior.front[trial.number]), False
         else:
@@ -130,7 +130,7 @@ class BudgetedSampler(BaseSampler):
 
     def _inner(self, trial: FrozenTrial, *salt: int) -> BaseSampler:
         seed = int(np.random.SeedSequence([self._seed, trial.number, *salt]).generate_state(1)[0])
-        return self._plugin.make(seed, self._problem)
+        return self._plugin.make(seed, self.problem)
 
     def _rng(self, trial: FrozenTrial) -> np.random.Generator:
         # One number more than the inner sampler's seed sequence, so that the two streams differ.

@@ -42,7 +42,8 @@ class SearchLoop:
     """Proposals out, evaluations in.
 
     Invariants: every proposal is answered by `done` or `failed`; what `done` has returned from is in the study's
-    storage; proposals left over by a killed search come first, under their old numbers.
+    storage; proposals left over by a killed search come first, under their old numbers and in their old packs. With one
+    worker a kill comes before a pack is asked for, before it is told, or after: so it changes nothing that follows.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class SearchLoop:
         self._study, self._costs, self._listeners = study, costs, listeners
         self._trials = trials
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
-        self._left_over = list(study.pending())
+        self._left_over = study.pending_packs()
         self._running: dict[int, Proposal] = {}
         self._courses = Courses(stopping or NoStopping(), study.objectives, epochs, study.evaluations())
         self._ended = False
@@ -68,38 +69,47 @@ class SearchLoop:
         """Whether it has come to its end, with nothing running; false after an interrupt."""
         return self._ended and not self._running
 
-    def next(self) -> Proposal | None:
-        """The next candidate to train; None when no more shall be started."""
-        if self._ended:
-            return None
-        late = self._deadline is not None and time.monotonic() >= self._deadline
-        if late or (self._trials is not None and self._study.finished + len(self._running) >= self._trials):
-            self._ended = True
-            return None
-        proposal = self._left_over.pop(0) if self._left_over else self._study.ask()
-        if proposal.candidate.key in self._known():
-            warnings.warn("the sampler finds no new candidate in this space and budget: the search ends", stacklevel=2)
-            self._study.withdraw(proposal)
-            self._ended = True
-            return None
-        self._running[proposal.number] = proposal
-        self._courses.begin(proposal.number, self._costs(proposal.candidate.hybrid))
-        for listener in self._listeners:
-            listener.started(proposal)
-        return proposal
-
     def next_pack(self, size: int, workers: int = 1) -> list[Proposal]:
-        """Up to `size` candidates to train at once; none when no more shall be started.
+        """Up to `size` candidates to train at once, all of them stored; none when no more shall be started.
 
-        Near the end of a known number of trials a pack is a worker's share of what is left, so that all `workers`
+        Packs of a killed search come first, as they were: what is trained in equal company is equal to the bit. Near
+        the end of a known number of trials a new pack is a worker's share of what is left, so that all `workers`
         finish together.
         """
-        if self._trials is not None:
-            left = self._trials - self._study.finished - len(self._running)
-            size = min(size, max(1, math.ceil(left / workers)))
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        left = None if self._trials is None else self._trials - self._study.finished - len(self._running)
+        if self._ended or late or (left is not None and left <= 0):
+            self._ended = True
+            return []
+        if self._left_over:
+            # Larger ones where a smaller pack is asked for now: the old one may have been too much for the machine.
+            first, room = self._left_over[0], size if left is None else min(size, left)
+            pack, self._left_over[:1] = first[:room], [first[room:]] if first[room:] else []
+        else:
+            pack = self._ask(size if left is None else min(size, max(1, math.ceil(left / workers))))
+        for proposal in pack:
+            self._running[proposal.number] = proposal
+            self._courses.begin(proposal.number, self._costs(proposal.candidate.hybrid))
+        for proposal in pack:
+            for listener in self._listeners:
+                listener.started(proposal)
+        return pack
+
+    def _ask(self, size: int) -> list[Proposal]:
+        """A new pack; a kill leaves all of it or nothing."""
         pack: list[Proposal] = []
-        while len(pack) < size and (proposal := self.next()) is not None:
-            pack.append(proposal)
+        with self._study.together():
+            known = {e.key for e in self._study.evaluations()} | {p.candidate.key for p in self._running.values()}
+            while len(pack) < size and not self._ended:
+                proposal = self._study.ask(pack[0].number if pack else None)
+                if proposal.candidate.key in known:
+                    self._study.withdraw(proposal)
+                    self._ended = True
+                else:
+                    known.add(proposal.candidate.key)
+                    pack.append(proposal)
+        if self._ended:
+            warnings.warn("the sampler finds no new candidate in this space and budget: the search ends", stacklevel=2)
         return pack
 
     def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:
@@ -113,25 +123,25 @@ class SearchLoop:
                 listener.epoch(self._running[number], metrics)
         return self._courses.stop(pack)
 
-    def done(self, number: int, evaluation: Evaluation) -> None:
-        """Record an evaluation, with the candidate's costs among its metrics."""
+    def done(self, evaluations: Mapping[int, Evaluation]) -> None:
+        """Record the evaluations of a pack by number, all or none, with the candidates' costs among their metrics."""
+        told = self._study.tell_all([self._whole(number, e) for number, e in evaluations.items()])
+        for evaluation in told:
+            self._courses.end(evaluation)
+            del self._running[evaluation.number]
+        for evaluation in told:
+            for listener in self._listeners:
+                listener.finished(evaluation)
+        self._give_up_when_hopeless()
+
+    def _whole(self, number: int, evaluation: Evaluation) -> Evaluation:
         proposal = self._running[number]
         metrics = {**evaluation.metrics, **self._costs(proposal.candidate.hybrid)}
-        evaluation = replace(evaluation, number=number, repaired=proposal.repaired, metrics=metrics)
-        evaluation = self._study.tell(evaluation)
-        self._courses.end(evaluation)
-        del self._running[number]
-        for listener in self._listeners:
-            listener.finished(evaluation)
-        self._give_up_when_hopeless()
+        return replace(evaluation, number=number, repaired=proposal.repaired, metrics=metrics)
 
     def failed(self, number: int, reason: str) -> None:
         """Record a candidate whose worker died."""
-        self.done(number, failed(self._running[number].candidate, reason))
-
-    def _known(self) -> set[str]:
-        """Keys of the candidates that are evaluated or being trained."""
-        return {e.key for e in self._study.evaluations()} | {p.candidate.key for p in self._running.values()}
+        self.done({number: failed(self._running[number].candidate, reason)})
 
     def _give_up_when_hopeless(self) -> None:
         known = self._study.evaluations()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,24 +12,23 @@ from typing import Any, Self
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from autopeft.budget import Budget
 from autopeft.candidate import Candidate, Evaluation
+from autopeft.doors import door
 from autopeft.errors import AutopeftError
-from autopeft.hybrid import canonical_json
 from autopeft.searching.budgeted import BudgetedSampler
+from autopeft.searching.identity import FORMAT, refuse_another, versions
 from autopeft.searching.objective import Objective
 from autopeft.searching.problem import Prior, Problem
-from autopeft.searching.samplers import sampler_from
-from autopeft.searching.study_file import StudyFile, open_file
+from autopeft.searching.samplers import SamplerPlugin, sampler_from
+from autopeft.searching.stored import EVALUATION, FILE, Kept
+from autopeft.searching.study_checks import DAMAGED, NAME, new_file, remove, sealed
+from autopeft.searching.study_file import StudyFile
 from autopeft.space import SearchSpace
 
-#: The file in the folder of a run, and the study's name in it.
-FILE, NAME = "study.db", "autopeft"
-#: The attribute of a trial that holds its evaluation, whole or not at all.
-_EVALUATION = "evaluation"
-_FINISHED = (TrialState.COMPLETE, TrialState.FAIL)
+#: The attribute of a trial with the number of the first candidate of its pack.
+_PACK = "pack"
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,19 @@ class Proposal:
     repaired: bool
 
 
-class Study:
+class Study(Kept):
     """Ask and tell over an Optuna study in `<run>/study.db`.
 
     Invariants: a proposal is stored before it is handed out, and an evaluation before its trial is finished, so a
-    killed run loses nothing: its open proposals are `pending`, under their numbers. With equal evaluations, a resumed
-    study proposes what an undisturbed one would have. One process asks; any number may read.
+    killed run loses nothing: its open proposals are `pending`, under their numbers, in their packs. With equal
+    evaluations, a resumed study proposes what an undisturbed one would have. One process asks; any number may read.
     """
 
-    def __init__(
-        self, study: optuna.Study, file: StudyFile, space: SearchSpace, objectives: Sequence[Objective]
-    ) -> None:
-        self._study, self._file, self._space, self.objectives = study, file, space, tuple(objectives)
+    def __init__(self, file: StudyFile, sampler: BudgetedSampler, run: Path) -> None:
+        super().__init__(file, run)
+        self._study = optuna.load_study(study_name=NAME, storage=file, sampler=sampler)
+        self._space, self.objectives = sampler.problem.space, sampler.problem.objectives
         self._asked: set[int] = set()
-        self._read: dict[int, Evaluation] = {}
-        for trial in self._trials(TrialState.RUNNING):
-            # Killed in the middle of `tell`: the evaluation is there, and only the trial's end is missing.
-            if _EVALUATION in trial.user_attrs:
-                self._end(Evaluation.from_json(trial.user_attrs[_EVALUATION]))
 
     @classmethod
     def open(
@@ -70,35 +65,44 @@ class Study:
         fingerprint: str = "",
         epochs: int = 1,
         prior: Prior | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> Self:
-        """The study of a run's folder, made when it is not there.
+        """The study of a run's folder, made when it is not there, or has no evaluation and is of other settings.
 
-        `fingerprint` stands for all other settings that evaluations depend on, `epochs` is a whole training, `prior`
-        what another search found.
-        `AutopeftError` when the folder holds a study of other settings, and for a budget or a sampler that can't be.
+        `fingerprint` stands for the task's data, `settings` for all else that evaluations depend on, `epochs` is a
+        whole training, `prior` what another search found.
+        `AutopeftError` when the folder holds the evaluations of another search (with what differs), or a file that is
+        no study any more, and for a budget or a sampler that can't be.
         """
         if not objectives:
             raise AutopeftError("objectives: needs at least one")
         plugin = sampler_from(sampler)
-        header = {
-            "objectives": [o.model_dump() for o in objectives],
-            "budget": dict(budget.limits),
-            "length": budget.length,
-            "space": space.to_json(),
-            "sampler": {"name": plugin.name, **plugin.model_dump()},
-            "fingerprint": fingerprint,
-        }
+        header = _header(space, budget, objectives, plugin) | {"fingerprint": fingerprint} | dict(settings or {})
         wrapped = BudgetedSampler(Problem(space, budget, tuple(objectives), epochs, prior), plugin)
-        run.mkdir(parents=True, exist_ok=True)
-        file = StudyFile(run / FILE)
-        study = _load_or_create(file, wrapped, objectives)
-        _agree(study, header, run)
-        return cls(study, file, space, objectives)
+        if (run / FILE).exists():
+            study = cls(StudyFile(run / FILE), wrapped, run)
+            if study._is_of(header):
+                return study
+            study._file.close()
+            remove(run / FILE)
+        directions = [StudyDirection.MAXIMIZE if o.direction == "max" else StudyDirection.MINIMIZE for o in objectives]
+        new_file(run / FILE, directions, {"header": sealed(header), "versions": sealed(versions())})
+        return cls(StudyFile(run / FILE), wrapped, run)
 
-    def ask(self) -> Proposal:
-        """The next candidate to evaluate."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is asked, told and withdrawn inside is stored at the end: all of it, or nothing."""
+        with self._file.together():
+            yield
+
+    def ask(self, pack: int | None = None) -> Proposal:
+        """The next candidate to evaluate; `pack` is the number of the one that begins its pack, without it its own."""
         trial = self._study.ask()
         candidate = self._space.suggest(trial)
+        if "key" not in self._file.get_trial(trial._trial_id).user_attrs:
+            # The sampler is not asked for one that was enqueued whole.
+            self._file.set_trial_user_attr(trial._trial_id, "key", candidate.key)
+        self._file.set_trial_user_attr(trial._trial_id, _PACK, trial.number if pack is None else pack)
         self._file.keep()
         self._asked.add(trial.number)
         # `trial` does not know what the sampler has written to the storage.
@@ -106,24 +110,41 @@ class Study:
 
     def pending(self) -> list[Proposal]:
         """Proposals of a killed run that have no evaluation yet, to be evaluated under their numbers."""
-        left = [t for t in self._trials(TrialState.RUNNING) if t.number not in self._asked]
-        return [self._proposal(t, self._space.decode(t.params)) for t in left]
+        return [proposal for pack in self.pending_packs() for proposal in pack]
+
+    def pending_packs(self) -> list[list[Proposal]]:
+        """The same by the packs that they were asked for in; those that were in none are together."""
+        packs: dict[int, list[Proposal]] = {}
+        for trial in self._trials(TrialState.RUNNING):
+            # What others have begun is theirs to end.
+            if trial.number not in self._asked and "key" in trial.user_attrs:
+                with door(self._run / FILE, f"trial {trial.number} is damaged", DAMAGED):
+                    candidate = self._space.decode(trial.params)
+                proposal = self._proposal(trial, candidate)
+                packs.setdefault(int(trial.user_attrs.get(_PACK, -1)), []).append(proposal)
+        return [packs[first] for first in sorted(packs)]
 
     def _proposal(self, trial: FrozenTrial, candidate: Candidate) -> Proposal:
         return Proposal(trial.number, candidate, bool(trial.user_attrs.get("repaired", False)))
 
     def tell(self, evaluation: Evaluation) -> Evaluation:
-        """Store an evaluation and finish its trial; what was stored.
+        """Store an evaluation and finish its trial; what was stored. See `tell_all`."""
+        return self.tell_all([evaluation])[0]
+
+    def tell_all(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+        """Store evaluations and finish their trials, all or none; what was stored.
 
         An evaluation whose objective is missing or not finite is stored as failed. A stopped one is a complete trial,
         with the values of its last epoch: there is no pruned state for several objectives, and samplers shall learn
-        from it. `AutopeftError` when the trial was never asked for, or is finished.
+        from it. `AutopeftError` when a trial was never asked for, or is finished.
         """
-        evaluation = self._checked(evaluation)
-        self._file.set_trial_user_attr(self._running(evaluation.number), _EVALUATION, evaluation.to_json())
-        self._end(evaluation)
-        self._asked.discard(evaluation.number)
-        return evaluation
+        stored = [_checked(evaluation, self.objectives) for evaluation in evaluations]
+        with self.together():
+            for evaluation in stored:
+                self._file.set_trial_user_attr(self._running(evaluation.number), EVALUATION, evaluation.to_json())
+                self._end(evaluation)
+        self._asked -= {evaluation.number for evaluation in stored}
+        return stored
 
     def withdraw(self, proposal: Proposal) -> None:
         """End a proposal's trial without an evaluation: it will not be trained, and counts for nothing."""
@@ -131,39 +152,21 @@ class Study:
         self._study.tell(proposal.number, state=TrialState.FAIL)
         self._asked.discard(proposal.number)
 
-    def evaluations(self) -> list[Evaluation]:
-        """The finished ones, in the order of their numbers."""
-        return _evaluations(self._trials(*_FINISHED), self._notes, self._read)
-
-    @property
-    def finished(self) -> int:
-        """How many evaluations there are: done, stopped and failed."""
-        return sum(_EVALUATION in t.user_attrs for t in self._trials(*_FINISHED))
-
-    def annotate(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Add metrics (test scores) to a finished evaluation."""
-        # Optuna does not change finished trials, so these stand beside them.
-        known = self._notes.get(_note(number), {})
-        self._study.set_user_attr(_note(number), {**known, **metrics})
-
-    @staticmethod
-    def read(run: Path) -> list[Evaluation]:
-        """The evaluations of a run's folder; nothing but the file is needed."""
-        study = _load(run)
-        return _evaluations(study.get_trials(deepcopy=False, states=_FINISHED), study.user_attrs, {})
-
-    @staticmethod
-    def read_header(run: Path) -> dict[str, Any]:
-        """What the study was opened with: `objectives`, `budget`, `length`, `space`, `sampler`, `fingerprint`."""
-        return dict(_load(run).user_attrs["header"])
-
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states)
-
-    @property
-    def _notes(self) -> Mapping[str, Any]:
-        # `optuna.Study.user_attrs` is a deep copy.
-        return self._file.get_study_user_attrs(self._study._study_id)
+    def _is_of(self, header: Mapping[str, Any]) -> bool:
+        """Whether the study is of these settings; `AutopeftError` when it is not, and has evaluations."""
+        known = self._stored.header()
+        try:
+            refuse_another(self._run, known, header)
+        except AutopeftError:
+            if self.finished:
+                raise
+            return False
+        if "format" not in known:
+            # Begun with version 0.1: from now on compared like all others.
+            self._file.sign()
+            self.remember("header", {**known, **header})
+        self.evaluations()
+        return True
 
     def _end(self, evaluation: Evaluation) -> None:
         if evaluation.status != "failed":
@@ -178,73 +181,26 @@ class Study:
                 return trial._trial_id
         raise AutopeftError(f"study: trial {number} was not asked for, or has been told already")
 
-    def _checked(self, evaluation: Evaluation) -> Evaluation:
-        """The evaluation, as failed when an objective is missing or not finite."""
-        if evaluation.status == "failed":
-            return evaluation
-        for objective in self.objectives:
-            value = evaluation.metrics.get(objective.metric, math.nan)
-            if not math.isfinite(value):
-                return replace(evaluation, status="failed", error=f"{objective.metric} is {value}")
+
+def _checked(evaluation: Evaluation, objectives: Sequence[Objective]) -> Evaluation:
+    """The evaluation, as failed when an objective is missing or not finite."""
+    if evaluation.status == "failed":
         return evaluation
+    for objective in objectives:
+        value = evaluation.metrics.get(objective.metric, math.nan)
+        if not math.isfinite(value):
+            return replace(evaluation, status="failed", error=f"{objective.metric} is {value}")
+    return evaluation
 
 
-def _load_or_create(file: StudyFile, sampler: BudgetedSampler, objectives: Sequence[Objective]) -> optuna.Study:
-    if any(s.study_name == NAME for s in file.get_all_studies()):
-        study = optuna.load_study(study_name=NAME, storage=file, sampler=sampler)
-        if study.get_trials(deepcopy=False):
-            return study
-        # Nothing was asked of it yet: settings may still be mended.
-        optuna.delete_study(study_name=NAME, storage=file)
-    directions = [StudyDirection.MAXIMIZE if o.direction == "max" else StudyDirection.MINIMIZE for o in objectives]
-    return optuna.create_study(study_name=NAME, storage=file, sampler=sampler, directions=directions)
-
-
-def _load(run: Path) -> optuna.Study:
-    """The study of a folder, to read."""
-    if not (run / FILE).is_file():
-        what = f"it has no {FILE}" if run.is_dir() else "there is no such folder"
-        raise AutopeftError(f"{run}: no study here ({what}); give the folder of a search that has begun")
-    try:
-        # Any sampler that is cheap to make: it is not asked.
-        return optuna.load_study(
-            study_name=NAME, storage=open_file(run / FILE), sampler=optuna.samplers.RandomSampler()
-        )
-    except (KeyError, SQLAlchemyError) as error:
-        raise AutopeftError(f"{run / FILE}: not a study of autopeft ({type(error).__name__})") from error
-
-
-def _agree(study: optuna.Study, header: Mapping[str, Any], run: Path) -> None:
-    """Write the header into a new study; `AutopeftError` when it is not that of an old one."""
-    known = study.user_attrs.get("header")
-    if known is None:
-        study.set_user_attr("header", header)
-        return
-    differ = [key for key, value in header.items() if canonical_json(known.get(key)) != canonical_json(value)]
-    if differ == ["fingerprint"]:
-        raise AutopeftError(
-            f"{run}: the task's data are not those that this search began with (files were edited, or the libraries "
-            "behind docstrings were upgraded); bring them back, or use a new folder"
-        )
-    if differ:
-        raise AutopeftError(
-            f"{run}: holds a search of other settings ({', '.join(differ)}); go on with those, or use a new folder"
-        )
-
-
-def _evaluations(
-    finished: Sequence[FrozenTrial], notes: Mapping[str, Any], read: dict[int, Evaluation]
-) -> list[Evaluation]:
-    """The evaluations of finished trials; `read` keeps them, without what was added later, from call to call."""
-    for trial in finished:
-        # A trial without one is not of our making (added by hand, or ended by a dashboard).
-        if trial.number not in read and _EVALUATION in trial.user_attrs:
-            read[trial.number] = Evaluation.from_json(trial.user_attrs[_EVALUATION])
-    return [
-        replace(e, metrics={**e.metrics, **notes[_note(n)]}) if _note(n) in notes else e
-        for n, e in sorted(read.items())
-    ]
-
-
-def _note(number: int) -> str:
-    return f"metrics of trial {number}"
+def _header(
+    space: SearchSpace, budget: Budget, objectives: Sequence[Objective], sampler: SamplerPlugin
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "objectives": [o.model_dump() for o in objectives],
+        "budget": dict(budget.limits),
+        "length": budget.length,
+        "space": space.to_json(),
+        "sampler": {"name": sampler.name, **sampler.model_dump()},
+    }

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import distribution_to_json
-from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.storages import InMemoryStorage
 from optuna.storages._rdb import models
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL, Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from autopeft.errors import AutopeftError
+from autopeft.searching.study_checks import (
+    DAMAGED,
+    DIGEST,
+    NAME,
+    check_writable,
+    checked,
+    database,
+    digest_of,
+    is_ours,
+    open_file,
+    parts_of,
+)
+
+#: Seconds to wait for who holds the file in the middle of a search (a copy is made of it).
+_PATIENCE = 60.0
+#: When the file can't be written.
+_REMEDY = "what is finished stays; mend that, and give the same command again"
 
 
 class StudyFile(InMemoryStorage):
@@ -25,62 +39,83 @@ class StudyFile(InMemoryStorage):
 
     Optuna over SQLite makes a transaction a parameter, and reads the running trials again whenever a sampler looks at
     the study. Here what is done to a running trial stays in memory until `keep`, or until the trial's end: each of the
-    two is one transaction. So a kill leaves no half trial, and only one process may write at a time; `keep` notices
-    when another one has added trials. The file is Optuna's own kind: any number may read it, by `open_file`.
+    two is one transaction, or one for many trials inside `together`. So a kill leaves no half trial, and only one
+    process may write at a time; what is written is noticed when another one has added trials. The file is Optuna's own
+    kind: any number may read it, by `open_file`.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path, self._file = path, open_file(path)
-        #: The file's ids of the study and of the trials (by their ids in memory).
-        self._file_study, self._rows = -1, dict[int, int]()
-        #: The trial that is being asked for.
+        self._path, self._file = path, open_file(path, _PATIENCE)
+        check_writable(path)
+        self._inode = path.stat().st_ino
+        #: The file's ids of the trials, by their ids in memory.
+        self._rows = dict[int, int]()
+        #: The trial that is being asked for, and those that have been asked for and are not in the file yet.
         self._draft: int | None = None
-        for study in self._file.get_all_studies():
-            self._load(study.study_name, study._study_id)
+        self._new: list[int] = []
+        #: How trials have ended that are not so in the file yet; None outside `together`.
+        self._ended: dict[int, FrozenTrial] | None = None
+        with database(path, "not a study of autopeft", DAMAGED):
+            self._file_study = self._file.get_study_id_from_name(NAME)
+            self._load()
 
-    def _load(self, name: str, file_study: int) -> None:
-        study = super().create_new_study(self._file.get_study_directions(file_study), name)
-        self._file_study = file_study
+    def _load(self) -> None:
+        file_study = self._file_study
+        self.study = study = super().create_new_study(self._file.get_study_directions(file_study), NAME)
         for key, value in self._file.get_study_user_attrs(file_study).items():
             super().set_study_user_attr(study, key, value)
         for key, value in self._file.get_study_system_attrs(file_study).items():
             super().set_study_system_attr(study, key, value)
-        for trial in sorted(self._file.get_all_trials(file_study, deepcopy=False), key=lambda t: t.number):
-            self._rows[super().create_new_trial(study, trial)] = trial._trial_id
+        for trial in read_trials(self._file, file_study, self._path):
+            row = trial._trial_id
+            self._rows[super().create_new_trial(study, trial)] = row
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is kept and ended inside is written at the end: all of it, or nothing."""
+        self._ended = {}
+        try:
+            yield
+            self._write(self._ended)
+        finally:
+            self._ended = None
 
     def keep(self) -> None:
         """Write the trial that was asked for into the file."""
         if self._draft is not None:
-            self._write(self.get_trial(self._draft))
+            self._new.append(self._draft)
             self._draft = None
+        if self._ended is None:
+            self._write({})
 
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """As Optuna has it."""
-        self._file_study = self._file.create_new_study(directions, study_name)
-        return super().create_new_study(directions, study_name)
+    def sign(self) -> None:
+        """Write all trials again, with digests: of a file that has none."""
+        trials = {i: self.get_trial(i) for i in self._rows}
+        self._store({i: trial for i, trial in trials.items() if is_ours(trial)}, trials)
 
-    def delete_study(self, study_id: int) -> None:
-        """As Optuna has it."""
-        self._file.delete_study(self._file_study)
-        super().delete_study(study_id)
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.engine.dispose()
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """As Optuna has it."""
-        self._file.set_study_user_attr(self._file_study, key, value)
+        with self._writing():
+            self._file.set_study_user_attr(self._file_study, key, value)
         super().set_study_user_attr(study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """As Optuna has it."""
-        self._file.set_study_system_attr(self._file_study, key, value)
+        with self._writing():
+            self._file.set_study_system_attr(self._file_study, key, value)
         super().set_study_system_attr(study_id, key, value)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """A draft, or the one that an error left; what is enqueued or added whole is written at once."""
         if template_trial is not None:
-            trial_id = super().create_new_trial(study_id, template_trial)
-            self._write(self.get_trial(trial_id))
-            return trial_id
+            self._new.append(super().create_new_trial(study_id, template_trial))
+            self._write({})
+            return self._new[-1]
         if self._draft is None:
             self._draft = super().create_new_trial(study_id)
         return self._draft
@@ -94,65 +129,74 @@ class StudyFile(InMemoryStorage):
         ended = copy.copy(self.get_trial(trial_id))
         self.check_trial_is_updatable(trial_id, ended.state)
         ended.state, ended.values, ended.datetime_complete = state, values, datetime.now()
-        self._write(ended)
-        return super().set_trial_state_values(trial_id, state, values)
+        if self._ended is None:
+            self._write({trial_id: ended})
+        else:
+            self._ended[trial_id] = ended
+        return True
 
-    def _write(self, trial: FrozenTrial) -> None:
-        """Bring the file's trial to this state. Through Optuna's storage it would be five times as slow."""
+    def _write(self, ended: Mapping[int, FrozenTrial]) -> None:
+        """Bring new and ended trials into the file, in one transaction, and then the ends into memory."""
+        new = {i: self.get_trial(i) for i in self._new}
+        self._store({**new, **ended}, new)
+        self._new = []
+        for i, trial in ended.items():
+            super().set_trial_state_values(i, trial.state, trial.values)
+
+    def _store(self, trials: Mapping[int, FrozenTrial], with_params: Collection[int]) -> None:
+        """Write trials by their ids in memory. Through Optuna's storage it would be five times as slow.
+
+        The parameters of one that was kept do not change any more.
+        """
+        if trials:
+            with self._writing(), self._file.engine.begin() as connection:
+                rows = {i: self._put(connection, i, trials[i], i in with_params) for i in sorted(trials)}
+            self._rows |= rows
+
+    def _put(self, connection: Connection, trial_id: int, trial: FrozenTrial, with_params: bool) -> int:
+        """The row of the trial in the file."""
         now = {
             "state": trial.state,
             "datetime_start": trial.datetime_start,
             "datetime_complete": trial.datetime_complete,
         }
-        with self._file.engine.begin() as connection:
-            row = self._rows.get(trial._trial_id)
-            if row is None:
-                row = self._add(connection, {**now, "study_id": self._file_study, "number": trial.number})
-            else:
-                connection.execute(update(models.TrialModel).where(models.TrialModel.trial_id == row).values(**now))
-            for table, values in _parts(trial):
-                # The parameters of a trial that was kept do not change any more.
-                settled = table is models.TrialParamModel and trial._trial_id in self._rows
-                if values and (not settled or trial._trial_id == self._draft):
-                    rows = [{"trial_id": row, **columns} for columns in values]
-                    connection.execute(insert(table).prefix_with("OR REPLACE"), rows)
-        self._rows[trial._trial_id] = row
+        row = self._rows.get(trial_id)
+        if row is None:
+            row = _add(connection, {**now, "study_id": self._file_study, "number": trial.number}, self._path)
+        else:
+            connection.execute(update(models.TrialModel).where(models.TrialModel.trial_id == row).values(**now))
+        signed = copy.copy(trial)
+        signed.user_attrs = {**trial.user_attrs, DIGEST: digest_of(trial)}
+        for table, values in parts_of(signed):
+            if values and (with_params or table is not models.TrialParamModel):
+                rows = [{"trial_id": row, **columns} for columns in values]
+                connection.execute(insert(table).prefix_with("OR REPLACE"), rows)
+        return row
 
-    def _add(self, connection: Connection, columns: dict[str, Any]) -> int:
-        added = connection.execute(insert(models.TrialModel).values(**columns)).inserted_primary_key
-        assert added is not None
-        count = select(func.count()).where(models.TrialModel.study_id == self._file_study)
-        if connection.execute(count).scalar_one() != columns["number"] + 1:
-            raise AutopeftError(f"{self._path}: another program has added trials to this search; start it again")
-        return int(added[0])
-
-
-def _parts(trial: FrozenTrial) -> Iterator[tuple[type[models.BaseModel], list[dict[str, Any]]]]:
-    """The rows that belong to a trial, by table."""
-    yield (
-        models.TrialParamModel,
-        [
-            {
-                "param_name": name,
-                "param_value": distribution.to_internal_repr(trial.params[name]),
-                "distribution_json": distribution_to_json(distribution),
-            }
-            for name, distribution in trial.distributions.items()
-        ],
-    )
-    yield models.TrialUserAttributeModel, _attributes(trial.user_attrs)
-    yield models.TrialSystemAttributeModel, _attributes(trial.system_attrs)
-    stored = [models.TrialValueModel.value_to_stored_repr(value) for value in trial.values or []]
-    yield models.TrialValueModel, [{"objective": i, "value": v, "value_type": t} for i, (v, t) in enumerate(stored)]
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with database(self._path, "cannot be written", _REMEDY):
+            # SQLite would write on into a file that has no name any more.
+            if self._path.stat().st_ino != self._inode:
+                raise AutopeftError(f"{self._path}: was replaced while the search ran; give the same command again")
+            yield
 
 
-def _attributes(given: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value_json": json.dumps(value)} for key, value in given.items()]
+def _add(connection: Connection, columns: dict[str, Any], path: Path) -> int:
+    """A new trial's row."""
+    added = connection.execute(insert(models.TrialModel).values(**columns)).inserted_primary_key
+    assert added is not None
+    count = select(func.count()).where(models.TrialModel.study_id == columns["study_id"])
+    if connection.execute(count).scalar_one() != columns["number"] + 1:
+        raise AutopeftError(f"{path}: another program has added trials to this search; start it again")
+    return int(added[0])
 
 
-def open_file(path: Path) -> RDBStorage:
-    """Optuna's own storage of a study's file."""
-    # Optuna tells of every study and trial on the console; that is the command line's to do.
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # A reader may hold the file for a moment.
-    return RDBStorage(str(URL.create("sqlite", database=str(path))), engine_kwargs={"connect_args": {"timeout": 60}})
+def read_trials(file: Any, study: int, path: Path) -> list[FrozenTrial]:
+    """The trials of a study in a file, checked, in the order of their numbers."""
+    # A study that was begun before there were digests has a header without a format.
+    signed = "format" in (file.get_study_user_attrs(study).get("header") or {})
+    trials = sorted(file.get_all_trials(study, deepcopy=False), key=lambda t: t.number)
+    if [t.number for t in trials] != list(range(len(trials))):
+        raise AutopeftError(f"{path}: trials are missing; {DAMAGED}")
+    return [checked(trial, path, signed) for trial in trials]

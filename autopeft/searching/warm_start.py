@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from autopeft.doors import door, read_json
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import canonical_json
 from autopeft.searching.front import ParetoFront
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 #: Members of the other front that are tried first; of a longer one, so many at equal distances.
 FIRST = 8
+_REMEDY = "restore a copy of it, or use a new folder"
 
 
 def prior_of(run: Path, space: SearchSpace) -> Prior:
@@ -57,7 +59,14 @@ def prior_from(front: ParetoFront, space: SearchSpace) -> Prior:
 
 def kept_prior(file: Path) -> Prior:
     """The prior that `prior_text` wrote: a search does not depend on the other run's folder after its start."""
-    return Prior(**json.loads(file.read_text(encoding="utf-8")))
+    content = read_json(file, _REMEDY)
+    with door(file, "not what was written", _REMEDY):
+        prior = Prior(**content)
+        points = [*prior.points, *prior.front]
+        numbers = [*prior.scores, *(value for point in points for value in point.values())]
+        if len(prior.points) != len(prior.scores) or not all(isinstance(n, int | float) for n in numbers):
+            raise ValueError("points and scores do not belong together")
+    return prior
 
 
 def prior_text(prior: Prior) -> str:

@@ -1,0 +1,137 @@
+"""How a search begins, or goes on: its folder, its study, what it was measured to be."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autopeft.errors import AutopeftError
+from autopeft.run_folder import RunFolder, write_whole
+from autopeft.searching.identity import versions
+from autopeft.session import Session, middle, typical_candidates
+from autopeft.tracking import SearchInfo
+
+if TYPE_CHECKING:
+    from autopeft.engine.setup import Setup
+    from autopeft.searching.problem import Prior
+    from autopeft.searching.study import Study
+
+
+def open_study(session: Session, folder: RunFolder) -> Study:
+    """The study of the folder, which is this experiment's from now on.
+
+    `AutopeftError` when the folder holds another search, or one whose study is damaged.
+    """
+    from autopeft.searching.study import Study
+    from autopeft.searching.warm_start import prior_text
+
+    sampler = session.experiment.sampler
+    prior = _prior(session, folder, folder.claim(session.experiment))
+    kept = None if prior is None else hashlib.sha256(prior_text(prior).encode()).hexdigest()[:12]
+    study = Study.open(
+        folder.path,
+        session.space,
+        session.budget,
+        session.objectives,
+        {"name": sampler.name, **sampler.model_dump()},
+        fingerprint=session.data.fingerprint,
+        epochs=session.experiment.training.epochs,
+        prior=prior,
+        settings={**session.settings, "prior.json": kept},
+    )
+    folder.write_experiment(session.experiment)
+    return study
+
+
+def setup_of(session: Session, folder: RunFolder, study: Study) -> Setup:
+    """How this search trains: measured when it begins, and the same when it is resumed, since scores depend on it."""
+    experiment = session.experiment
+    # Before its first result a folder is nobody's: what stands there may be of another model.
+    runner, known = experiment.runner, folder.setup() if study.finished or study.remembered("setup") else None
+    if known is not None:
+        setup = known
+    elif study.finished:
+        raise AutopeftError(
+            f"{folder.setup_file}: is missing, and the scores of this search depend on how its engine was measured; "
+            "restore a copy of it, or use a new folder"
+        )
+    else:
+        typical = middle(session, typical_candidates(session))
+        setup = runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
+    if study.remembered("setup") is None:
+        study.remember("setup", setup.model_dump(mode="json"))
+    folder.write_setup(setup)
+    if runner.pack != "auto":
+        return setup.model_copy(update={"pack": runner.pack})
+    if experiment.trials is None:
+        return setup
+    return setup.model_copy(update={"pack": setup.pack_of(experiment.trials, runner.parallel)})
+
+
+def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo:
+    """What a tracker is told of the search."""
+    experiment = session.experiment
+    params: dict[str, str | int | float] = {
+        "model": experiment.model,
+        "task": session.data.name,
+        "space": experiment.space if isinstance(experiment.space, str) else "own",
+        "sampler": experiment.sampler.name,
+        "sampler.seed": experiment.sampler.seed,
+        "stopping": experiment.stopping.name,
+        "metrics": ", ".join(session.data.metrics),
+        "splits": session.data.note,
+        "backbone_params": session.shape.backbone_params,
+        "head_params": session.head_params,
+        **{f"budget.{name}": limit for name, limit in session.budget.limits.items()},
+        **{f"training.{name}": value for name, value in experiment.training.model_dump().items()},
+    }
+    return SearchInfo(
+        name=experiment.name,
+        run_dir=folder.path,
+        search_id=_search_id(folder, study),
+        experiment_yaml=folder.experiment_file,
+        params=params,
+        objectives=[(o.metric, {"max": "maximize", "min": "minimize"}[o.direction]) for o in session.objectives],
+    )
+
+
+def upgraded(study: Study) -> list[str]:
+    """What to know of libraries that are others than when the search began."""
+    now, began = versions(), study.remembered("versions") or {}
+    differ = [f"{name} {old} then, {now[name]} now" for name, old in began.items() if now.get(name, old) != old]
+    if not differ:
+        return []
+    return [f"this search began with other libraries ({'; '.join(differ)}): scores may differ in the last digits"]
+
+
+def _prior(session: Session, folder: RunFolder, has_results: bool) -> Prior | None:
+    """What the search that this one starts from found; kept here, so that a resumed search has what it began with.
+
+    None without another one. `AutopeftError` when that cannot serve (see `prior_of`).
+    """
+    from autopeft.searching.warm_start import kept_prior, prior_of, prior_text
+
+    other = session.experiment.warm_start
+    if other is None:
+        return None
+    # Before its first result a folder is nobody's: what stands there may be of another run.
+    if not (has_results and folder.prior_file.is_file()):
+        write_whole(folder.prior_file, prior_text(prior_of(Path(other), session.space)))
+    return kept_prior(folder.prior_file)
+
+
+def _search_id(folder: RunFolder, study: Study) -> str:
+    """A name for this folder's search that stays when it is resumed, and differs when it is made anew."""
+    try:
+        here = uuid.UUID(folder.search_id_file.read_text(encoding="utf-8").strip()).hex
+    except (OSError, ValueError):
+        here = None
+    known = study.remembered("search")
+    name = str(known["id"]) if known else here or uuid.uuid4().hex
+    if name != here:
+        write_whole(folder.search_id_file, name)
+    if known is None:
+        study.remember("search", {"id": name})
+    return name

@@ -1,0 +1,70 @@
+"""What makes a search the search that it is: all that its scores and proposals depend on, kept in its study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from autopeft import fingerprint
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import canonical_json
+
+#: Of the header. One without belongs to version 0.1, and lacks what is compared since then.
+FORMAT = 2
+#: Packages that scores may depend on in their last digits.
+_PACKAGES = ("torch", "transformers", "peft", "optuna", "tokenizers")
+#: So many differences are named, so much of each value.
+_NAMED, _LENGTH = 4, 60
+_ELSE = "give another run folder (out), or delete this one"
+
+
+def refuse_another(run: Path, there: Mapping[str, Any], now: Mapping[str, Any], otherwise: str = _ELSE) -> None:
+    """`AutopeftError` with what differs when `now` is not what `there`, the header in the run folder, says.
+
+    Of `now` only what is given counts; what a header of version 0.1 lacks is not compared.
+    """
+    asked = {key: value for key, value in now.items() if key in there or "format" in there}
+    if "fingerprint" in asked and there.get("fingerprint") != asked.pop("fingerprint"):
+        raise AutopeftError(
+            f"{run}: the task's data are not those that this search began with (files were edited, or the libraries "
+            f"behind docstrings were upgraded); bring them back, or {otherwise}"
+        )
+    model = fingerprint.difference(there.get("model") or {}, asked.pop("model", None) or {})
+    if model:
+        raise AutopeftError(
+            f"{run}: the model is not the one that this search began with: {model}; bring it back, or {otherwise}"
+        )
+    differ = list(_differences("", {key: there.get(key) for key in asked}, asked))
+    if differ:
+        more = f" and {len(differ) - _NAMED} more" if len(differ) > _NAMED else ""
+        raise AutopeftError(f"{run}: holds another search: {', '.join(differ[:_NAMED])}{more}; {otherwise}")
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that scores may depend on in their last digits."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def _differences(path: str, there: Any, now: Any) -> Iterator[str]:
+    """The leaves in which two values differ, with both."""
+    if isinstance(there, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*there, *now]):
+            yield from _differences(f"{path}.{key}" if path else str(key), there.get(key), now.get(key))
+    elif canonical_json(there) != canonical_json(now):
+        yield f"{path} (there: {_said(there)}, now: {_said(now)})"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Sequence) and value and all(isinstance(v, Mapping) and "metric" in v for v in value):
+        value = [v["metric"] for v in value]
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 1]}…"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
