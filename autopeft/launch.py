@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from autopeft.begin import open_study, search_info, setup_of, upgraded
@@ -69,6 +70,7 @@ def search(
 def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_code: bool = False) -> SearchResult:
     """Run an experiment to its end in a run folder; an interrupt leaves a folder that can be resumed, and is raised."""
     with closing(progress):
+        experiment.runner.check()
         session, folder = Session(experiment, trust_remote_code), RunFolder(out.absolute())
         with folder.locked(), ThreadPoolExecutor(1) as background:
             if (size := model_bytes(session.source.location)) > _LARGE:
@@ -76,7 +78,7 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
             study = open_study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, search_info(session, folder, study))
-            try:
+            with _tracking_ended(opening) as begun:
                 progress.remarked([*session.remarks, *upgraded(study)])
                 TaskFacts.of(session).keep(folder.path)
                 with experiment.runner.session():
@@ -85,19 +87,23 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
                     setup = setup_of(session, folder, study)
                     progress.measured(setup)
                     views = Views(session, folder, study, opening.result())
+                    begun.set()
                     _run(session, study, setup, views, progress)
-            except BaseException as error:
-                _end_tracking(opening, error)
-                raise
     return SearchResult(folder)
 
 
-def _end_tracking(opening: Future[Tracker], error: BaseException) -> None:
-    """A search that does not get to its first candidate is not running either."""
-    with suppress(Exception):
-        tracker = opening.result()
-        status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        tracker.finish([], [], [], [], {}, status)
+@contextmanager
+def _tracking_ended(opening: Future[Tracker]) -> Iterator[Event]:
+    """What ends the search before it has begun (the event is set then) ends its tracking too; later the views do."""
+    begun = Event()
+    try:
+        yield begun
+    except BaseException as error:
+        if not begun.is_set():
+            with suppress(Exception):
+                status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                opening.result().finish([], [], [], [], {}, status)
+        raise
 
 
 def _run(session: Session, study: Study, setup: Setup, views: Views, progress: Progress) -> None:
@@ -117,7 +123,7 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
     try:
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
-            # Ray Tune ends quietly at an interrupt.
+            # A runner that ends quietly at an interrupt.
             raise KeyboardInterrupt
         _score_front(session, study, spec, views)
         status = "FINISHED"

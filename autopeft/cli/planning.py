@@ -28,7 +28,9 @@ _SEED = 0
 
 def run_plan(name: str, samples: int, trust_remote_code: bool, as_json: bool) -> None:
     """Print the plan."""
-    session = Session(needing(Experiment.load(name), trust_remote_code), trust_remote_code)
+    experiment = needing(Experiment.load(name), trust_remote_code)
+    experiment.runner.check()
+    session = Session(experiment, trust_remote_code)
     facts = plan(session, samples)
     if as_json:
         print(json.dumps(facts, indent=2))

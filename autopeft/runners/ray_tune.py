@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import socket
+import math
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from autopeft.candidate import Candidate
+from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.runners._base import Runner
-from autopeft.runners._safe_path import safe_job
+from autopeft.runners._cluster import check_nodes
+from autopeft.runners._machine import check_gpus, check_workers, cpus
+from autopeft.runners._ray_session import RaySession, ray_session, users_own
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
     from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
+    from autopeft.runners._tune import AskTell
     from autopeft.searching.loop import SearchLoop
 
-_OBJECT_STORE = 256 * 2**20
+
+T = TypeVar("T")
+
+_TUNE = ".tune-"
 
 
 class RayTune(Runner):
@@ -33,10 +39,18 @@ class RayTune(Runner):
 
     name: ClassVar[str] = "ray"
     description: ClassVar[str] = "Ray Tune workers on this machine or a cluster (default)"
-    workers: int = Field(1, ge=1, description="processes that train")
-    cpus_per_worker: float = Field(1, gt=0, description="CPU threads of each")
-    gpus_per_worker: float = Field(0, ge=0, description="or a part of one")
+    workers: int = Field(1, ge=1, le=100_000, description="processes that train")
+    cpus_per_worker: float = Field(1, ge=0.01, le=10_000, description="CPU threads of each")
+    gpus_per_worker: float = Field(0, ge=0, le=1_000, description="or a part of one")
     address: str | None = Field(None, description="of a Ray cluster; without it one is started here and stopped again")
+
+    @field_validator("cpus_per_worker", "gpus_per_worker")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        """Ray shares one CPU or GPU, and gives several only whole."""
+        if (value > 1 and value % 1) or 0 < value < 0.01:
+            raise ValueError("expected a whole number, or a part of 1 that is not below 0.01")
+        return value
 
     @property
     def parallel(self) -> int:
@@ -49,47 +63,56 @@ class RayTune(Runner):
 
         if self._is_here:
             return measure(spec, task, typical, share=self.workers)
-        import ray
-
-        remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(measure)
         # Workers beside it share the machine's memory, or a GPU's.
         share = 1 / self.gpus_per_worker if 0 < self.gpus_per_worker < 1 else self.workers
-        try:
-            setup: Setup = ray.get(remote.remote(spec, task, typical, share=share))
-        except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
-        except ray.exceptions.RayError as error:
-            raise AutopeftError(f"runner: a worker was killed while it was measured ({type(error).__name__})") from None
+        with self._ray() as session:
+            self._check_nodes(session, spec)
+            (setup,) = session.call(lambda: self._remote(measure, [(spec, task, typical, share)]))
+        if setup is None:
+            raise AutopeftError("runner: a worker was killed while it was measured (out of memory?)")
         return setup
 
     def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop, pack: int) -> None:
-        """`Tuner.fit` over the loop."""
-        with self.session():
-            from ray import tune
-
-            from autopeft.runners._tune import AskTell, PackTrainable
+        """`Tuner.fit` over the loop, in Ray's thread."""
+        with self._ray() as session:
+            from autopeft.runners._tune import AskTell
 
             searcher = AskTell(loop, pack, self.workers)
-            with tempfile.TemporaryDirectory(prefix="autopeft-tune-") as scratch:
-                if self._is_here and self.workers > 1:
-                    spec = replace(spec, frozen=_frozen_file(spec, task, Path(scratch)))
-                trainable = tune.with_parameters(PackTrainable, spec=spec, task=task)
-                tuner = tune.Tuner(
-                    tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
-                    tune_config=tune.TuneConfig(
-                        search_alg=searcher.limited(),
-                        num_samples=-1,
-                        reuse_actors=True,
-                        trial_dirname_creator=lambda trial: str(trial.trial_id),
-                    ),
-                    # A worker that is killed gets its pack once more, on a new worker.
-                    run_config=tune.RunConfig(
-                        storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=1)
-                    ),
-                )
-                tuner.fit()
+            self._check_nodes(session, spec)
+            if self._is_here and self.workers > 1:
+                spec = replace(spec, frozen=_frozen_file(spec, task, session.folder))
+            try:
+                with _scratch(session, spec) as scratch:
+                    session.call(lambda: self._fit(searcher, spec, task, scratch), let_go=searcher.end)
+            except Exception as error:
+                raise (searcher.error or error) from None
             if searcher.error is not None:
                 raise searcher.error
+
+    def _fit(self, searcher: AskTell, spec: WorkerSpec, task: TokenizedTask, scratch: Path) -> None:
+        from ray import tune
+
+        from autopeft.runners._tune import EndsWith, PackTrainable
+
+        trainable = tune.with_parameters(PackTrainable, spec=spec, task=task)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher.limited(),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(scratch),
+                verbose=0,
+                callbacks=[EndsWith(searcher)],
+                # A worker that is killed gets its pack once more, on a new worker.
+                failure_config=tune.FailureConfig(max_failures=1),
+            ),
+        )
+        with door("runner", "Ray Tune ended with an error", "start the same command again, it goes on with the search"):
+            tuner.fit()
 
     def score_on_test(
         self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]
@@ -100,56 +123,64 @@ class RayTune(Runner):
         if not candidates:
             return []
         if self._is_here:
-            return score_on_test(replace(spec, threads=self.workers * self.threads), task, candidates)
-        with self.session():
-            import ray
-
-            remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(score_on_test)
-            shared = ray.put(task)
-            shares = [list(candidates[i :: self.workers]) for i in range(self.workers)]
-            given = [share for share in shares if share]
-            running = [remote.remote(spec, shared, share) for share in given]
-            answers = [_answer(ray, reference, share) for reference, share in zip(running, given, strict=True)]
+            threads = max(self.threads, min(self.workers * self.threads, cpus()))
+            return score_on_test(replace(spec, threads=threads), task, candidates)
+        shares = [list(candidates[i :: self.workers]) for i in range(self.workers)]
+        given = [share for share in shares if share]
+        with self._ray() as session:
+            inputs = [(spec, task, share) for share in given]
+            found = session.call(lambda: self._remote(_scored, inputs))
+        answers = [scores or [{}] * len(share) for scores, share in zip(found, given, strict=True)]
         scored = [
             pair for share, scores in zip(given, answers, strict=True) for pair in zip(share, scores, strict=True)
         ]
         by_key = {candidate.key: scores for candidate, scores in scored}
         return [by_key[c.key] for c in candidates]
 
+    def _check_nodes(self, session: RaySession, spec: WorkerSpec) -> None:
+        if not session.own:
+            session.call(lambda: check_nodes(spec))
+
+    def _remote(self, function: Callable[..., T], inputs: Sequence[tuple[Any, ...]]) -> list[T | None]:
+        """What the function makes of the inputs, on a worker each; None where the worker was killed."""
+        import ray
+
+        from autopeft.engine.data import TokenizedTask
+
+        remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(function)
+        # The data go to the object store once.
+        shared = {id(value): ray.put(value) for given in inputs for value in given if isinstance(value, TokenizedTask)}
+        running = [remote.remote(*(shared.get(id(value), value) for value in given)) for given in inputs]
+        return [_answer(ray, reference) for reference in running]
+
     @property
     def _is_here(self) -> bool:
         """Whether workers are processes on this machine's CPU."""
-        return self.address is None and not self.gpus_per_worker
+        return self.address is None and not self.gpus_per_worker and not users_own()
 
     @property
     def threads(self) -> int:
         """As many as a worker has CPUs."""
         return max(1, int(self.cpus_per_worker))
 
-    @contextlib.contextmanager
+    def check(self) -> None:
+        """Workers on this machine are not more than it has; of a cluster nothing is known yet."""
+        if self.address is None and not users_own():
+            check_workers(self.workers, self.cpus_per_worker, "runner")
+            check_gpus(self.gpus_per_worker, self.workers, "runner")
+
+    @contextmanager
     def session(self) -> Iterator[None]:
         """A Ray that this process is connected to: one that the user has already, the one at `address`, or our own."""
-        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
+        with self._ray():
+            yield
 
-        if ray.is_initialized():
-            self._check_resources()
-            yield
-            return
-        _check_address(self.address)
-        try:
-            ray.init(**self._init_options())
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = f"the cluster at '{self.address}' cannot be reached" if self.address else "Ray cannot be started"
-            raise AutopeftError(f"runner: {where} ({str(error).splitlines()[0][:200]}); see runner.address") from error
-        try:
-            self._check_resources()
-            yield
-        finally:
-            ray.shutdown()
+    @contextmanager
+    def _ray(self) -> Iterator[RaySession]:
+        cpus = max(1, math.ceil(self.workers * self.cpus_per_worker))
+        with ray_session(self.address, cpus) as session:
+            session.call(self._check_resources)
+            yield session
 
     def _check_resources(self) -> None:
         """Ray itself waits for ever, and without a word, for a worker that fits on no machine."""
@@ -164,19 +195,6 @@ class RayTune(Runner):
                 f"(at most: {most}); mend runner.cpus_per_worker and runner.gpus_per_worker"
             )
 
-    def _init_options(self) -> dict[str, Any]:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-        quiet["job_config"] = safe_job()
-        if self.address:
-            return {"address": self.address, **quiet}
-        cpus = max(1, -(-int(self.workers * self.cpus_per_worker * 100) // 100))
-        return {
-            "num_cpus": cpus,
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE,
-            **quiet,
-        }
-
 
 def _frozen_file(spec: WorkerSpec, task: TokenizedTask, folder: Path) -> Path | None:
     """The backbone's weights for workers on this machine to share; None where each has its own."""
@@ -188,26 +206,38 @@ def _frozen_file(spec: WorkerSpec, task: TokenizedTask, folder: Path) -> Path | 
     return write_frozen(model, folder / "frozen.safetensors")
 
 
-def _check_address(address: str | None) -> None:
-    """Ray itself tries for minutes before it says that nobody answers."""
-    if (address or "").startswith("ray://"):
-        raise AutopeftError("runner.address: run this command on a machine of the cluster, with address: auto")
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit():
+@contextmanager
+def _scratch(session: RaySession, spec: WorkerSpec) -> Iterator[Path]:
+    """Where Tune keeps its records: of a cluster, all machines must see the place, so it is in the run folder."""
+    if session.own or spec.keep is None:
+        yield session.folder
         return
+    run = spec.keep.parent
+    for old in run.glob(f"{_TUNE}*"):
+        # Of a killed search.
+        shutil.rmtree(old, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=_TUNE, dir=run))
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise AutopeftError(
-            f"runner: the Ray cluster at {address} does not answer ({reason}); see runner.address"
-        ) from error
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _answer(ray: Any, reference: Any, share: Sequence[Candidate]) -> list[dict[str, float]]:
-    """A worker's test scores; none when it was killed."""
+def _scored(spec: WorkerSpec, task: TokenizedTask, share: Sequence[Candidate]) -> list[dict[str, float]] | None:
+    """Test scores; None after an error: the search is over, and the same command tries again."""
+    from autopeft.engine.report import score_on_test
+
     try:
-        scores: list[dict[str, float]] = ray.get(reference)
-        return scores
+        return score_on_test(spec, task, share)
+    except Exception:
+        return None
+
+
+def _answer(ray: Any, reference: Any) -> Any:
+    """What a worker returns or raises; None when it was killed."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.as_instanceof_cause() from None
     except ray.exceptions.RayError:
-        return [{} for _ in share]
+        return None
