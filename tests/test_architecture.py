@@ -18,6 +18,7 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if "_shipped" not in p.parts)
 FLOORS: list[set[str]] = [
     {"errors", "hub", "on_import"},
     {"doors", "registry", "resources"},
+    {"checkpoint"},
     {"config"},
     {"anatomy"},
     {"methods"},
