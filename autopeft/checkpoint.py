@@ -21,7 +21,7 @@ MOST: Mapping[str, int] = {
     **dict.fromkeys(("max_position_embeddings", "n_positions"), _ANY),
 }
 #: Of the task that a checkpoint was trained for, and of what a model returns: ours to say, whatever is in the file.
-_OURS = (
+OURS = (
     "num_labels", "id2label", "label2id", "problem_type", "return_dict", "use_return_dict", "torchscript",
     "output_attentions", "output_hidden_states", "attn_implementation", "_attn_implementation",
 )  # fmt: skip
@@ -56,7 +56,7 @@ def _check_index(path: Path) -> None:
 
 
 def read_config(location: str, name: str, local: bool) -> dict[str, Any]:
-    """The configuration file of a folder, or of a hub id, without what is ours to say; its sizes are sane."""
+    """The configuration file of a folder, or of a hub id; `AutopeftError` where its sizes are not sane."""
     if Path(location).is_dir():
         values = read_json(Path(location) / "config.json")
     else:
@@ -64,7 +64,7 @@ def read_config(location: str, name: str, local: bool) -> dict[str, Any]:
 
         values, _ = PretrainedConfig.get_config_dict(location, local_files_only=local)
     check_sizes(values, f"model '{name}': config.json")
-    return {key: value for key, value in values.items() if key not in _OURS}
+    return values
 
 
 def check_sizes(values: Mapping[str, Any], place: str) -> None:

@@ -23,7 +23,7 @@ from autopeft.anatomy import (
     shape_from_config,
     unsupported,
 )
-from autopeft.checkpoint import check_folder, check_weights, read_config
+from autopeft.checkpoint import OURS, check_folder, check_weights, read_config
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
@@ -66,10 +66,8 @@ class ModelSource:
         from transformers import AutoConfig
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+        values = {key: value for key, value in self.saved().items() if key not in OURS}
         with self._opened() as options:
-            if self._is_folder:
-                check_folder(Path(self.location), self.name)
-            values = read_config(self.location, self.name, options["local_files_only"])
             if self.trust_remote_code and "AutoConfig" in (values.get("auto_map") or {}):
                 config = AutoConfig.from_pretrained(self.location, **options, **overrides)
             else:
@@ -78,6 +76,13 @@ class ModelSource:
                 config = CONFIG_MAPPING[values["model_type"]].from_dict(made)
         family_of(config)
         return config
+
+    def saved(self) -> dict[str, Any]:
+        """What its config.json says, all of it; its sizes are sane."""
+        with self._opened() as options:
+            if self._is_folder:
+                check_folder(Path(self.location), self.name)
+            return read_config(self.location, self.name, options["local_files_only"])
 
     def shape(self) -> ModelShape:
         """The backbone's shape, without loading its weights."""
@@ -120,24 +125,13 @@ class ModelSource:
         candidate. `pad_id` is what batches are padded with (the tokenizer's padding token): causal models look for it
         to find the last token of a text. None leaves the configuration's.
         """
-        from transformers import AutoModelForSequenceClassification
-
-        kind = "regression" if regression else "single_label_classification"
+        # One output is regression for transformers, also where only the size of the head matters here.
+        kind = "regression" if regression or num_labels == 1 else "single_label_classification"
         config = self.config(num_labels=num_labels, problem_type=kind)
         if self._is_folder:
-            check_weights(
-                Path(self.location), shape_from_config(config, self.trust_remote_code).backbone_params, self.name
-            )
-        load = AutoModelForSequenceClassification.from_pretrained
-        with self._opened() as options:
-            model, info = load(
-                self.location,
-                config=config,
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **options,
-            )
+            parameters = shape_from_config(config, self.trust_remote_code).backbone_params
+            check_weights(Path(self.location), parameters, self.name)
+        model, info = self._load(config, dtype=dtype)
         self._check_fit(model, info)
         if pad_id is not None:
             # After loading: RoBERTa's positions depend on the token that it was built with.
@@ -145,6 +139,20 @@ class ModelSource:
         model.eval().requires_grad_(False)
         self._check_computes(model)
         return model
+
+    def has_other_head(self, num_labels: int) -> bool:
+        """Whether the checkpoint has a head that is not of so many outputs; no weight is read."""
+        _, info = self._load(self.config(num_labels=num_labels), device_map="meta")
+        return bool(info["mismatched_keys"])
+
+    def _load(self, config: PretrainedConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        from transformers import AutoModelForSequenceClassification
+
+        load = AutoModelForSequenceClassification.from_pretrained
+        with self._opened() as more:
+            options |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True, **more}
+            model, info = load(self.location, **options)
+        return model, info
 
     def _check_fit(self, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
         """All weights outside the head must be the checkpoint's: what is drawn anew at every load fits no adapter."""

@@ -75,9 +75,9 @@ class Evil:
 
 
 def evil(folder: Path) -> None:
-    """A pickle that runs something, as it is and as torch wraps it."""
+    """A pickle that runs something, as torch wraps it."""
     (folder / "model.safetensors").unlink()
-    torch.save({"weight": Evil(folder / "ran")}, folder / "pytorch_model.bin")
+    torch.save({"weight": Evil(folder / "ran"), "rest": torch.zeros(30_000)}, folder / "pytorch_model.bin")
 
 
 def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Spoil:

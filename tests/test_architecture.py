@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"methods"},
     {"hybrid"},
     {"candidate", "costs", "attention", "models"},
-    {"attachment"},
+    {"attachment", "snippet"},
     {"peft_tuner"},
     {"dimensions", "space_spec", "tasks"},
     {"space"},

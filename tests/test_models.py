@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from tiny_models import CONFIGS, FAMILIES, LABELS, LAYERS, classifier
+from tiny_models import CONFIGS, FAMILIES, LABELS, classifier
 from tiny_task import save_model
 from transformers import AutoTokenizer, BertForMaskedLM
 
