@@ -132,12 +132,12 @@ class ModelSource:
             parameters = shape_from_config(config, self.trust_remote_code).backbone_params
             check_weights(Path(self.location), parameters, self.name)
         model, info = self._load(config, dtype=dtype)
-        self._check_fit(model, info)
+        _check_fit(model, info, self.name)
         if pad_id is not None:
             # After loading: RoBERTa's positions depend on the token that it was built with.
             model.config.pad_token_id = pad_id
         model.eval().requires_grad_(False)
-        self._check_computes(model)
+        _check_computes(model, self.name)
         return model
 
     def has_other_head(self, num_labels: int) -> bool:
@@ -153,42 +153,6 @@ class ModelSource:
             options |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True, **more}
             model, info = load(self.location, **options)
         return model, info
-
-    def _check_fit(self, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
-        """All weights outside the head must be the checkpoint's: what is drawn anew at every load fits no adapter."""
-        heads = tuple(f"{name}." for name in head_names(model))
-        for name, saved, described in sorted(info["mismatched_keys"]):
-            if not name.startswith(heads):
-                raise AutopeftError(
-                    f"model '{self.name}': {name} is {list(saved)} in the checkpoint, and {list(described)} by its "
-                    "config.json; use the files that belong together"
-                )
-        more_layers = [name for name in info["unexpected_keys"] if _layer_of(name, model) >= len(layers_of(model))]
-        if more_layers:
-            raise AutopeftError(
-                f"model '{self.name}': the checkpoint has more than the {len(layers_of(model))} layers that its "
-                f"config.json says ({more_layers[0]}); mend num_hidden_layers, or save the model without them"
-            )
-        names = sorted({name.rpartition(".")[0] for name in info["missing_keys"] if not name.startswith(heads)})
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise AutopeftError(
-                f"model '{self.name}': the checkpoint lacks weights of {', '.join(names[:3])}{more}; "
-                f"use a checkpoint that has them"
-            )
-
-    def _check_computes(self, model: PreTrainedModel) -> None:
-        """A forward pass of three tokens: what configuration or weights spoil shows here, and not in training."""
-        import torch
-
-        place, limits = f"model '{self.name}'", input_limits(model.config)
-        ids = torch.arange(3, device=model.device)[None, : limits.tokens] % limits.vocabulary
-        with torch.no_grad(), door(place, "cannot compute with its config.json"):
-            finite = bool(model(input_ids=ids).logits.isfinite().all())
-        if not finite:
-            raise AutopeftError(
-                f"{place}: computes no numbers (NaN or infinite), so its weights are broken; get it anew"
-            )
 
     @property
     def _is_folder(self) -> bool:
@@ -209,6 +173,41 @@ class ModelSource:
         with door(place, what), _plain_weights(place):
             # Never None: transformers would ask on the terminal whether to run a model's own code.
             yield {"local_files_only": self._is_folder or not answers, "trust_remote_code": self.trust_remote_code}
+
+
+def _check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str) -> None:
+    """All weights outside the head must be the checkpoint's: what is drawn anew at every load fits no adapter."""
+    place, heads = f"model '{name}'", tuple(f"{head}." for head in head_names(model))
+    for weight, saved, described in sorted(info["mismatched_keys"]):
+        if not weight.startswith(heads):
+            raise AutopeftError(
+                f"{place}: {weight} is {list(saved)} in the checkpoint, and {list(described)} by its config.json; "
+                "use the files that belong together"
+            )
+    layers = len(layers_of(model))
+    if above := sorted(weight for weight in info["unexpected_keys"] if _layer_of(weight, model) >= layers):
+        raise AutopeftError(
+            f"{place}: the checkpoint has more than the {layers} layers that its config.json says ({above[0]}); mend "
+            "num_hidden_layers, or save the model without them"
+        )
+    names = sorted({weight.rpartition(".")[0] for weight in info["missing_keys"] if not weight.startswith(heads)})
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise AutopeftError(
+            f"{place}: the checkpoint lacks weights of {', '.join(names[:3])}{more}; use a checkpoint that has them"
+        )
+
+
+def _check_computes(model: PreTrainedModel, name: str) -> None:
+    """A forward pass of three tokens: what configuration or weights spoil shows here, and not in training."""
+    import torch
+
+    place, limits = f"model '{name}'", input_limits(model.config)
+    ids = torch.arange(3, device=model.device)[None, : limits.tokens] % limits.vocabulary
+    with torch.no_grad(), door(place, "cannot compute with its config.json"):
+        finite = bool(model(input_ids=ids).logits.isfinite().all())
+    if not finite:
+        raise AutopeftError(f"{place}: computes no numbers (NaN or infinite), so its weights are broken; get it anew")
 
 
 @contextmanager

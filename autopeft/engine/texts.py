@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -16,25 +16,66 @@ from autopeft.tasks import Split
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Characters of a long text that are looked at for each token that is kept, at first: English has 4 or 5 a token.
-_CHARACTERS = 16
+#: Characters of a long text that are looked at for a token, at first (English has 4 or 5), and how many tokens there
+#: must be beyond those that are kept: a word that is cut at its end is other tokens, at most 100 of them.
+_CHARACTERS, _MARGIN = 16, 256
 _CHUNK = 2_000
 _SHOWN = 40
 _BROKEN = ("cannot be tokenised", "mend the text")
+_Ids = list[list[int]]
 
 
 @dataclass(frozen=True)
 class Encoded:
     """Token and segment ids of N examples (no segments: None), how many were cut, and how many hold no text token."""
 
-    ids: list[list[int]]
-    types: list[list[int]] | None
+    ids: _Ids
+    types: _Ids | None
     cut: int
     empty: int
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a tokenizer puts before, between and after one text or two: (id, segment) pairs; `kinds`: the texts' own."""
+
+    parts: tuple[tuple[tuple[int, int], ...], ...]
+    kinds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, texts: int) -> Self | None:
+        """None for tokenizers that don't tell, or do it in no such way."""
+        encoded = tokenizer(*["a", "b"][:texts])
+        encoding = encoded.encodings[0] if encoded.encodings else None
+        parts: list[list[tuple[int, int]]] = [[]]
+        kinds: list[int] = []
+        for number, kind, text in (
+            zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True) if encoding else ()
+        ):
+            if text is None:
+                parts[-1].append((number, kind))
+            elif text == len(kinds):
+                kinds.append(kind)
+                parts.append([])
+            elif text != len(kinds) - 1 or parts[-1]:
+                return None
+        return cls(tuple(map(tuple, parts)), tuple(kinds)) if len(kinds) == texts else None
+
+    def filled(self, texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+        """Token and segment ids of one example."""
+        ids, kinds = [i for i, _ in self.parts[0]], [k for _, k in self.parts[0]]
+        for own, kind, after in zip(texts, self.kinds, self.parts[1:], strict=True):
+            ids += [*own, *(i for i, _ in after)]
+            kinds += [kind] * len(own) + [k for _, k in after]
+        return ids, kinds
+
+
 class Reader:
-    """Turns splits into token ids, at most `limit` an example; `reason` says where that limit is from."""
+    """Turns splits into token ids, at most `limit` an example; `reason` says where that limit is from.
+
+    The ids are those that the tokenizer gives with `truncation=True`. Its own truncation also makes all that is cut
+    away, for pairs in every combination: gigabytes for two long texts.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, limits: InputLimits | None) -> None:
         self._tokenizer, self._limits = tokenizer, limits
@@ -45,89 +86,104 @@ class Reader:
         self.reason = min(known, key=lambda name: known[name])
         self.limit = int(known[self.reason])
         self.pad_id = _padding(tokenizer, limits)
+        self._right = tokenizer.truncation_side == "right"
 
     def read(self, name: str, split: Split) -> Encoded:
         """One split; `AutopeftError` with the row that cannot be tokenised, or holds what the model does not know."""
-        special = int(self._tokenizer.num_special_tokens_to_add(pair=split.second is not None))
+        texts = 1 if split.second is None else 2
+        with door("the tokenizer", "cannot be used"):
+            special = int(self._tokenizer.num_special_tokens_to_add(pair=texts == 2))
+            layout = Layout.of(self._tokenizer, texts) if self._tokenizer.is_fast else None
+            typed = "token_type_ids" in self._tokenizer("a")
         if self.limit <= special:
             raise AutopeftError(
                 f"{self.reason}: {self.limit} tokens leave no room beside the {special} that the tokenizer adds; "
                 "raise training.max_length or take a model of more positions"
             )
-        ids: list[list[int]] = []
-        types: list[list[int]] = []
-        cut = 0
+        ids: _Ids = []
+        types: _Ids = []
+        cut = empty = 0
         for start in range(0, len(split), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(split)))
-            found = self._chunk(name, split, rows)
-            ids += found["input_ids"]
-            types += found.get("token_type_ids", [])
-            cut += self._cut(split, rows, found["input_ids"])
-        empty = sum(len(x) <= special for x in ids)
+            pairs = [_texts(split, i) for i in rows]
+            columns = self._columns(name, split, rows, pairs)
+            for pair, own in zip(pairs, zip(*columns, strict=True), strict=True):
+                kept = self._kept(pair, own, self.limit - special)
+                cut += sum(kept) < sum(map(len, own))
+                empty += not any(own)
+                one, kinds = self._assembled(pair, own, kept, layout)
+                # An empty text is no token where a tokenizer adds none of its own, and a model needs at least one.
+                ids.append(one or [self._filler()])
+                types.append(kinds or [0])
         if name == "train" and empty == len(ids):
             raise AutopeftError(f"{name}: the tokenizer finds no token in any text; use a tokenizer of their language")
-        # An empty text is no token where a tokenizer adds none of its own, and a model needs at least one.
-        ids, types = [x or [self._filler()] for x in ids], [x or [0] for x in types]
-        self._check(name, split, ids, types)
-        return Encoded(ids, types or None, cut, empty)
+        self._check(name, split, ids, types if typed else [])
+        return Encoded(ids, types if typed else None, cut, empty)
 
     def unknown(self, ids: np.ndarray) -> float:
         """The share of these that stand for what the tokenizer does not know."""
         number = self._tokenizer.unk_token_id
         return 0.0 if number is None else float((ids == number).mean())
 
-    def _chunk(self, name: str, split: Split, rows: range) -> dict[str, list[list[int]]]:
-        pairs = []
-        for i in rows:
+    def _columns(self, name: str, split: Split, rows: range, pairs: Sequence[tuple[str, ...]]) -> list[_Ids]:
+        """Token ids of the first texts, and of the second ones: of their beginnings, where they are long."""
+        short = []
+        for i, pair in zip(rows, pairs, strict=True):
             with door(_where(name, split, i), *_BROKEN):
-                pairs.append(self._shortened(*_texts(split, i)))
+                short.append([self._beginning(text) for text in pair])
         try:
             with door(name, *_BROKEN):
-                return self._encode(pairs, self.limit)
+                return [self._bare(column) for column in zip(*short, strict=True)]
         except AutopeftError:
-            for i, pair in zip(rows, pairs, strict=True):
+            for i, parts in zip(rows, short, strict=True):
                 with door(_where(name, split, i), *_BROKEN):
-                    self._encode([pair], self.limit)
+                    self._bare(parts)
             raise
 
-    def _encode(self, pairs: Sequence[Sequence[str]], limit: int) -> dict[str, list[list[int]]]:
-        columns = [list(column) for column in zip(*pairs, strict=True)]
-        encoded: Any = self._tokenizer(*columns, truncation=True, max_length=limit)
-        return {key: encoded[key] for key in ("input_ids", "token_type_ids") if key in encoded}
-
-    def _cut(self, split: Split, rows: range, ids: Sequence[Sequence[int]]) -> int:
-        """How many of the rows had more tokens than the limit: only of those that reach it that is to be found out."""
-        full = [i for i, own in zip(rows, ids, strict=True) if len(own) == self.limit]
-        if not full:
-            return 0
-        again = self._encode([self._shortened(*_texts(split, i)) for i in full], self.limit + 1)
-        return sum(len(own) > self.limit for own in again["input_ids"])
-
-    def _shortened(self, *texts: str) -> tuple[str, ...]:
-        """Texts whose first tokens are the same, without most of what is cut away: a book takes seconds to tokenise."""
-        parts = [self._beginning(text) for text in texts]
-        shorter = [len(part) < len(text) for part, text in zip(parts, texts, strict=True)]
-        if len(texts) == 2 and any(shorter):
-            # What is left of a pair depends on which is the longer one.
-            counts = [self._count(part) for part in parts]
-            room = self.limit - int(self._tokenizer.num_special_tokens_to_add(pair=True))
-            if room % 2 if all(shorter) else counts[shorter.index(False)] >= counts[shorter.index(True)]:
-                return texts
-        return tuple(parts)
+    def _bare(self, texts: Sequence[str]) -> _Ids:
+        """Token ids without the tokenizer's own, all of them."""
+        found: _Ids = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return found
 
     def _beginning(self, text: str) -> str:
-        """So much of a text that the tokens which are kept end far before it does."""
-        if self._tokenizer.truncation_side != "right":
-            return text
-        size = _CHARACTERS * (self.limit + 1)
-        while size < len(text):
-            if self._count(text[:size]) >= 2 * (self.limit + 1):
+        """So much of a text that the tokens which are kept end far before it does: a book takes half a minute."""
+        enough = self.limit + _MARGIN
+        size = _CHARACTERS * enough
+        while self._right and size < len(text):
+            if len(self._bare([text[:size]])[0]) >= enough:
                 return text[:size]
             size *= 8
         return text
 
-    def _count(self, text: str) -> int:
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _kept(self, texts: Sequence[str], ids: Sequence[Sequence[int]], room: int) -> tuple[int, ...]:
+        """How many tokens of each are kept: of a pair, the longer one is cut first."""
+        if len(ids) == 1:
+            return (min(len(ids[0]), room),)
+        one, other = map(len, ids)
+        if one + other <= room:
+            return one, other
+        half = room // 2
+        if min(one, other) <= half:
+            return (one, room - one) if one <= other else (room - other, other)
+        if room % 2 and self._tokenizer.is_fast and any(len(text) > self._sure for text in texts):
+            one, other = (len(self._bare([text])[0]) for text in texts)
+        first = one > other if self._tokenizer.is_fast else True
+        return (room - half, half) if first else (half, room - half)
+
+    @property
+    def _sure(self) -> int:
+        """Characters of texts that are tokenised as a whole."""
+        return _CHARACTERS * (self.limit + _MARGIN)
+
+    def _assembled(
+        self, texts: Sequence[str], ids: Sequence[Sequence[int]], kept: Sequence[int], layout: Layout | None
+    ) -> tuple[list[int], list[int]]:
+        """Token and segment ids of an example with what the tokenizer adds."""
+        if layout is not None:
+            cut = (own[:n] if self._right else own[len(own) - n :] for own, n in zip(ids, kept, strict=True))
+            return layout.filled(list(cut))
+        encoded: Any = self._tokenizer(*map(self._beginning, texts), truncation=True, max_length=self.limit)
+        return encoded["input_ids"], encoded.get("token_type_ids", [])
 
     def _filler(self) -> int:
         """The token that stands for an empty text."""
@@ -135,7 +191,7 @@ class Reader:
         known = end is not None and (self._limits is None or end < self._limits.vocabulary)
         return int(end) if known else self.pad_id
 
-    def _check(self, name: str, split: Split, ids: list[list[int]], types: list[list[int]]) -> None:
+    def _check(self, name: str, split: Split, ids: _Ids, types: _Ids) -> None:
         if self._limits is None:
             return
         words, segments = self._limits.vocabulary, self._limits.segments
