@@ -254,12 +254,12 @@ def test_a_limit_without_room_for_a_text() -> None:
 
 
 def test_texts_without_tokens_are_said_and_a_split_of_them_is_refused() -> None:
-    made = tokenizer()
-    assert TokenizedTask.of(data(["w1", "", "w2", " "]), made, 16, LIMITS).remarks == (
-        "texts without any token: 2 of train's 4 (50.0%)",
-    )
+    """Empty ones are said where they are read."""
+    made = KINDS["wordpiece"]
+    said = TokenizedTask.of(data(["bar", "", "\u200b", " "]), made, 16).remarks
+    assert said == ("texts that are no token for the tokenizer: 1 of train's 4 (25.0%)",)
     with pytest.raises(AutopeftError, match="train: the tokenizer finds no token in any text"):
-        TokenizedTask.of(data(["", " "]), made, 16, LIMITS)
+        TokenizedTask.of(data(["", "\u200b"]), made, 16)
 
 
 def test_words_that_the_tokenizer_does_not_know_are_said() -> None:
@@ -324,7 +324,7 @@ def test_a_row_of_the_test_split_that_the_model_cannot_take_ends_it_before_train
     (tmp_path / "test.jsonl").write_text("\n".join(rows) + "\n")
     assert said_by(verb, tmp_path, monkeypatch) == 2
     error = capsys.readouterr().err
-    assert "autopeft: error: test, text 5 of 24 ('w9 new7'): token 'new7' has the number" in error
+    assert f"autopeft: error: {tmp_path / 'test.jsonl'}:5 ('w9 new7'): token 'new7' has the number" in error
     assert "Traceback" not in error
     assert not list(tmp_path.glob("runs/*/trials.csv"))
 
@@ -341,7 +341,7 @@ def test_roberta_with_64_positions_takes_62_tokens_and_says_so(tmp_path: Path) -
         rows[0] = json.dumps({"text": " ".join(WORDS), "label": "w1"})
         (tmp_path / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
     session = Session(Experiment.of(fields, "tiny"))
-    (remark,) = session.remarks
+    (remark,) = session.tokens.remarks
     assert remark.startswith("texts of more than 62 tokens (the positions that the model has) are cut: 1 of train's 96")
     result = autopeft.search(out=tmp_path / "run", quiet=True, **fields)
     assert [e.status for e in result.evaluations] == ["done"]

@@ -185,7 +185,7 @@ def _remarks(reader: Reader, read: Mapping[str, Encoded], train: np.ndarray) -> 
     if shares := _shares(read, lambda one: one.cut):
         found.append(f"texts of more than {reader.limit} tokens ({reader.reason}) are cut: {shares}")
     if shares := _shares(read, lambda one: one.empty):
-        found.append(f"texts without any token: {shares}")
+        found.append(f"texts that are no token for the tokenizer: {shares}")
     if (unknown := reader.unknown(train)) >= _MANY:
         found.append(f"{unknown:.0%} of train's tokens are unknown to the tokenizer")
     return tuple(found)

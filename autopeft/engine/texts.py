@@ -27,7 +27,7 @@ _Ids = list[list[int]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token and segment ids of N examples (no segments: None), how many were cut, and how many hold no text token."""
+    """Token and segment ids of N examples (no segments: None), how many were cut, how many texts have no token."""
 
     ids: _Ids
     types: _Ids | None
@@ -102,7 +102,7 @@ class Reader:
             )
         ids: _Ids = []
         types: _Ids = []
-        cut = empty = 0
+        cut = empty = nothing = 0
         for start in range(0, len(split), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(split)))
             pairs = [_texts(split, i) for i in rows]
@@ -110,12 +110,13 @@ class Reader:
             for pair, own in zip(pairs, zip(*columns, strict=True), strict=True):
                 kept = self._kept(pair, own, self.limit - special)
                 cut += sum(kept) < sum(map(len, own))
-                empty += not any(own)
+                nothing += not any(own)
+                empty += not any(own) and any(text.strip() for text in pair)
                 one, kinds = self._assembled(pair, own, kept, layout)
                 # An empty text is no token where a tokenizer adds none of its own, and a model needs at least one.
                 ids.append(one or [self._filler()])
                 types.append(kinds or [0])
-        if name == "train" and empty == len(ids):
+        if name == "train" and nothing == len(ids):
             raise AutopeftError(f"{name}: the tokenizer finds no token in any text; use a tokenizer of their language")
         self._check(name, split, ids, types if typed else [])
         return Encoded(ids, types if typed else None, cut, empty)
@@ -223,7 +224,7 @@ def _texts(split: Split, i: int) -> tuple[str, ...]:
 def _where(name: str, split: Split, i: int) -> str:
     """A row's place, as a person finds it."""
     text = " ".join(split.first[i][: 2 * _SHOWN].split())
-    return f"{name}, text {i + 1} of {len(split):,} ({text[:_SHOWN]!r})"
+    return f"{split.at(i) or f'{name}, text {i + 1} of {len(split):,}'} ({text[:_SHOWN]!r})"
 
 
 def _reaching(rows: Sequence[Sequence[int]], bound: int) -> int | None:
