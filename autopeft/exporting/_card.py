@@ -10,6 +10,7 @@ from typing import Any
 
 from autopeft.hybrid import Hybrid
 from autopeft.models import BUILT_IN, ModelSource
+from autopeft.snippet import base_lines
 
 #: What the format is, for the card.
 _KINDS = {
@@ -30,10 +31,7 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
     imports, base = _base(record["model"])
     load = _LOAD.format(
         imports=f"import autopeft  # registers the PEFT type AUTOPEFT\n{imports}" if written == "autopeft" else imports,
-        model=base,
-        labels=record["num_labels"],
-        trust=", trust_remote_code=True" if source.trust_remote_code else "",
-        padding=_padding_line(source),
+        base=base_lines(source, base, record["num_labels"]),
     )
     text = _CARD.format(
         base_yaml=json.dumps(record["model"]["name"]), base=plain(record["model"]["name"]),
@@ -63,8 +61,7 @@ _LOAD = """```python
 {imports}from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-base = AutoModelForSequenceClassification.from_pretrained({model}, num_labels={labels}, dtype="float32"{trust})
-{padding}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
+{base}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```"""
 
 _CARD = """---
@@ -95,9 +92,3 @@ Splits: {note}. One training seed.
 
 `autopeft evaluate path/to/this/folder` measures it again on the test split.
 """
-
-
-def _padding_line(source: ModelSource) -> str:
-    """The snippet's line that tells a model its tokenizer's padding token, where its configuration has another."""
-    pad_id = source.tokenizer().pad_token_id
-    return "" if source.config().pad_token_id == pad_id else f"base.config.pad_token_id = {pad_id}\n"
