@@ -31,11 +31,11 @@ MANY = 10 * _machine.cpus() + 100
     [
         (
             {"name": "ray", "cpus_per_worker": MANY},
-            f"cpus_per_worker: {MANY} are asked for, and this machine has",
+            f"cpus_per_worker: {MANY} CPUs are asked for, and this machine has",
         ),
         ({"name": "ray", "workers": 10 * MANY}, r"runner.workers: [\d,]+ with 1 CPU each .*at most \d+ workers"),
-        ({"name": "ray", "gpus_per_worker": 500}, r"runner.gpus_per_worker: 500 are asked for, .* has \d+ GPUs"),
-        ({"name": "in_process", "cpus": MANY}, f"runner.cpus: {MANY} are asked for, and this machine has"),
+        ({"name": "ray", "gpus_per_worker": 500}, r"runner.gpus_per_worker: 500 GPUs are asked for, .* has \d+"),
+        ({"name": "in_process", "cpus": MANY}, f"runner.cpus: {MANY} CPUs are asked for, and this machine has"),
     ],
 )
 def test_more_than_the_machine_has_is_refused_before_anything_is_done(

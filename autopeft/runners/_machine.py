@@ -26,7 +26,7 @@ def most_workers() -> int:
 def check_cpus(asked: float, where: str) -> None:
     """`AutopeftError` for a worker with more CPUs than there are: it would start as many threads."""
     if asked > cpus():
-        raise AutopeftError(f"{where}: {asked:g} are asked for, and this machine has {_counted(cpus(), 'CPU')}")
+        raise AutopeftError(f"{where}: {_counted(asked, 'CPU')} are asked for, and this machine has {cpus()}")
 
 
 def check_workers(workers: int, each: float, where: str) -> None:
@@ -47,7 +47,7 @@ def check_gpus(asked: float, workers: int, where: str) -> None:
 
     there = torch.cuda.device_count()
     if asked > there:
-        raise AutopeftError(f"{where}.gpus_per_worker: {asked:g} are asked for, and this machine has {there} GPUs")
+        raise AutopeftError(f"{where}.gpus_per_worker: {_counted(asked, 'GPU')} are asked for, and this machine has {there}")
     # A GPU's parts are whole: three workers of 0.4 need two GPUs.
     most = math.floor(there / asked) if asked >= 1 else there * math.floor(1 / asked + 1e-9)
     if workers > most:
