@@ -194,12 +194,14 @@ def test_views_are_made_again(loss: str, project: Path) -> None:
     assert (project / "run/pareto.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_weights_that_are_lost_are_trained_again(loss: str, project: Path) -> None:
+@pytest.mark.parametrize("loss", [*LOSSES, "bit"])
+def test_weights_that_are_lost_are_trained_again(loss: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = search(project)
     best = result.front.pick("best")
-    LOSSES[loss](project / "run/weights" / f"{best.key}.safetensors")
+    path = project / "run/weights" / f"{best.key}.safetensors"
+    LOSSES[loss](path) if loss in LOSSES else flip(path, -1)
     exported = result.export("best", project / "best")
+    assert "were not kept" in capsys.readouterr().err
     assert json.loads((exported / "hybrid.json").read_text())["metrics"]["accuracy"] == best.metrics["accuracy"]
     assert autopeft.evaluate(exported)["test_accuracy"] == pytest.approx(best.metrics["test_accuracy"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import time
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from autopeft.candidate import Candidate, Evaluation, Status
 from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_precision
@@ -183,7 +184,7 @@ def save_weights(folder: Path, key: str, weights: dict[str, torch.Tensor]) -> No
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Not `save_file`, whose files nobody else may read, whatever the umask.
-        partial.write_bytes(save(weights))
+        partial.write_bytes(save(weights, {"digest": _digest(weights)}))
         partial.replace(folder / f"{key}.safetensors")
     except (OSError, SafetensorError):
         with contextlib.suppress(OSError):
@@ -191,12 +192,19 @@ def save_weights(folder: Path, key: str, weights: dict[str, torch.Tensor]) -> No
 
 
 def load_weights(folder: Path, key: str) -> dict[str, torch.Tensor] | None:
-    """What `save_weights` wrote; None when it is not there or not readable."""
+    """What `save_weights` wrote; None when it is not there, not readable or not what was written."""
     try:
-        weights: dict[str, torch.Tensor] = load_file(folder / f"{key}.safetensors")
-        return weights
+        with safe_open(folder / f"{key}.safetensors", "pt") as file:
+            known = (file.metadata() or {}).get("digest")
+            weights: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
+    # Those of version 0.1 have none.
+    return weights if known in (None, _digest(weights)) else None
+
+
+def _digest(weights: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(save(weights)).hexdigest()
 
 
 def device() -> torch.device:
