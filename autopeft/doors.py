@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import AutopeftError
+from autopeft.secrets import hidden, spoken_of
 
 #: Bytes of a configuration, a hybrid or an adapter's description; the largest real ones have some hundred thousand.
 MOST_BYTES = 16 * 2**20
@@ -32,7 +33,8 @@ def door(place: str | Path, what: str = "cannot be read", remedy: str = "") -> I
     except AutopeftError:
         raise
     except Exception as error:
-        raise AutopeftError(f"{place}: {what} ({reason(error)})" + (f"; {remedy}" if remedy else "")) from error
+        cause = None if spoken_of(error) else error
+        raise AutopeftError(f"{place}: {what} ({reason(error)})" + (f"; {remedy}" if remedy else "")) from cause
 
 
 def reason(error: BaseException) -> str:
@@ -44,6 +46,7 @@ def reason(error: BaseException) -> str:
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     said = lines[0].strip() if lines else ""
     text = said if said and not isinstance(error, KeyError) else f"{type(error).__name__} {said}".strip()
+    text = hidden(text)  # before it is cut: half a secret is not recognised
     return text if len(text) <= _LENGTH else text[: _LENGTH - 1] + "…"
 
 

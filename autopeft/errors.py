@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from autopeft.secrets import hidden
+
 #: Bounds of what a message repeats from a file: names are foreign, and may be texts by the million.
 _NAME, _LISTED, _COMPARED = 60, 30, 2000
 
@@ -12,11 +14,11 @@ _NAME, _LISTED, _COMPARED = 60, 30, 2000
 class AutopeftError(Exception):
     """Something that the user can mend: the message names the place and the remedy, in one line.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Secrets are taken out of the message.
     """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(printable(hidden(arg)) if isinstance(arg, str) else arg for arg in args))
 
 
 def printable(text: str) -> str:

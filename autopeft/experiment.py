@@ -16,6 +16,7 @@ from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.searching.stopping import StoppingPlugin, stopping_from
+from autopeft.secrets import holds_secret, remember
 from autopeft.tasks import Task, task_from
 from autopeft.tracking import Tracking, tracking_from
 
@@ -77,6 +78,17 @@ class Experiment(Strict):
     def _ends(self) -> Self:
         if self.trials is None and self.time_limit is None:
             raise ValueError("a search needs an end: give trials, time_limit, or both")
+        return self
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> Self:
+        """What is written down and sent to a tracking server holds no user, password or token."""
+        task = {f"task.{key}": value for key, value in self.task.model_dump(mode="json").items()}
+        fields = {name: getattr(self, name) for name in ("description", "model", "warm_start", "space")} | task
+        for name, value in fields.items():
+            if isinstance(value, str) and holds_secret(value):
+                remember(value)
+                raise ValueError(f"{name}: an address with a user, password or token; HF_TOKEN is the way to give one")
         return self
 
     @classmethod

@@ -90,18 +90,21 @@ def run_evaluate(folder: Path, as_json: bool) -> None:
 
 def run_ui(run: Path | None, port: int) -> None:
     """`autopeft ui`."""
+    import os
     import subprocess
 
-    from autopeft.tracking.mlflow_store import MlflowTracking, ui_command
+    from autopeft.tracking.mlflow_store import MlflowTracking, check_port, ui_command
 
     run_dir = (run or RUNS / "any").absolute()
     tracking = SearchResult.open(run).experiment.tracking if run else MlflowTracking()
     if not isinstance(tracking, MlflowTracking):
         raise AutopeftError(f"{run}: this search was not tracked by MLflow (tracking: {tracking.name})")
-    uri = tracking.store(run_dir)
-    command = ui_command(uri, port)
+    command, variables = ui_command(tracking.place(run_dir), port)
+    check_port(port)
     _out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    subprocess.run(command, check=False)
+    status = subprocess.run(command, check=False, env={**os.environ, **variables}).returncode
+    if status > 0:
+        raise AutopeftError(f"MLflow's pages ended with status {status}; its own words are above")
 
 
 def _show(result: SearchResult) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from autopeft.candidate import Evaluation
+from autopeft.secrets import hidden
 from autopeft.tracking._base import Sizes, Status, Tracker
 
 T = TypeVar("T", bound=Tracker)
@@ -19,7 +21,7 @@ class Background(Tracker, Generic[T]):
     """Hands what is to be logged to another tracker, one call at a time; `finish` comes after all that was given.
 
     What is given is the whole state, so of those that come while a call lasts only the last one is logged. An error
-    that the other tracker raises is raised here, by one of the next calls.
+    that the other tracker raises, though it should not, is a warning, said once.
     """
 
     def __init__(self, tracker: T) -> None:
@@ -27,16 +29,18 @@ class Background(Tracker, Generic[T]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracking")
         self._given: SimpleQueue[tuple[Sequence[Evaluation], Sizes, Collection[str] | None]] = SimpleQueue()
         self._jobs: list[Future[None]] = []
+        self._said = False
 
     def sync(self, evaluations: Sequence[Evaluation], sizes: Sizes, on_front: Collection[str] | None = None) -> None:
         """Leave the state to the thread."""
-        self._raise_errors([job for job in self._jobs if job.done()])
+        self._jobs = [job for job in self._jobs if not job.done()]
         self._given.put((tuple(evaluations), sizes, on_front))
         self._jobs.append(self._thread.submit(self._log_newest))
 
     def wait(self) -> None:
         """Return when all that was given is logged."""
-        self._raise_errors(list(self._jobs))
+        for job in self._jobs:
+            job.result()
 
     def finish(
         self,
@@ -50,7 +54,8 @@ class Background(Tracker, Generic[T]):
     ) -> None:
         """Finish the other tracker, in this thread, after what it is at."""
         self.wait()
-        self.tracker.finish(evaluations, on_front, files, hypervolume, summary, status, note)
+        with self._warned():
+            self.tracker.finish(evaluations, on_front, files, hypervolume, summary, status, note)
 
     def _log_newest(self) -> None:
         state = None
@@ -59,10 +64,15 @@ class Background(Tracker, Generic[T]):
                 state = self._given.get_nowait()
         # Nothing when an earlier job has logged this one's state.
         if state is not None:
-            self.tracker.sync(*state)
+            with self._warned():
+                self.tracker.sync(*state)
 
-    def _raise_errors(self, jobs: Sequence[Future[None]]) -> None:
-        for job in jobs:
-            # First, as an error is raised once.
-            self._jobs.remove(job)
-            job.result()
+    @contextmanager
+    def _warned(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self._said:
+                self._said = True
+                what = hidden(" ".join(f"{type(error).__name__} {error}".split()))
+                warnings.warn(f"tracking: the search goes on without it ({what})", stacklevel=2)

@@ -17,8 +17,12 @@ from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.tracking import _mlflow_values as values
 from autopeft.tracking._base import Sizes, Status, Tracker
-from autopeft.tracking._mlflow_calls import failures, one_line, our_calls, refused
-from autopeft.tracking._mlflow_uri import check_place, shown
+from autopeft.tracking._mlflow_calls import one_line, our_calls, refused
+from autopeft.tracking._mlflow_check import check_place
+from autopeft.tracking._mlflow_uri import Place
+
+#: Seconds between two attempts after many that failed; each may leave a deleted run behind.
+_LONGEST_PAUSE = 60.0
 
 
 @dataclass
@@ -37,18 +41,20 @@ class MlflowTracker(Tracker):
     that failed may have done half of its work.
     """
 
-    def __init__(self, client: Any, uri: str, url_hint: str, experiment_id: str, parent_id: str) -> None:
-        self.uri, self.url_hint = uri, url_hint
+    def __init__(self, client: Any, place: Place, url_hint: str, experiment_id: str, parent_id: str) -> None:
+        self.uri, self.url_hint, self._place = place.shown, url_hint, place
         self.experiment_id, self.parent_id = experiment_id, parent_id
         self._client = client
         self._children: dict[tuple[str, str], _Child] | None = None
         self._sizes: Sizes = _no_sizes
-        self._failing, self._reason = False, ""
+        self._reason, self._failures, self._next = "", 0, 0.0
 
     def sync(self, evaluations: Sequence[Evaluation], sizes: Sizes, on_front: Collection[str] | None = None) -> None:
         """Log the candidates that MLflow does not have yet, and what is new of those that it has."""
         self._sizes = sizes
-        first = not self._failing
+        if time.monotonic() < self._next:
+            return
+        first = not self._failures
         if not self._attempt(partial(self._bring_up_to_date, evaluations, on_front)) and first:
             self._warn("the search goes on; what is missing is logged when MLflow is back, or on resume")
 
@@ -75,29 +81,30 @@ class MlflowTracker(Tracker):
             self._client.set_terminated(self.parent_id, status)
 
         if not self._attempt(work):
-            self._warn("this search is not complete there; resume it when MLflow is back")
+            self._warn("this search is not complete there; the same command completes it when MLflow is back")
 
     def _attempt(self, work: Callable[[], None]) -> bool:
         """Whether the work could be done; after a failure nothing is tried before the place answers again."""
-        if self._failing:
-            try:
-                check_place(self.uri)
-            except AutopeftError:
-                return False
         try:
-            with our_calls():
+            if self._failures:
+                check_place(self._place)
+            with our_calls(self._place):
                 if self._children is None:
                     self._children = self._read_children()
                 work()
-        except failures() as error:
-            self._failing, self._children = True, None
-            self._reason = one_line(error)
+        except Exception as error:
+            # Whatever it is: a view of the search is no reason to end it.
+            if not self._failures or not isinstance(error, AutopeftError):
+                self._reason = one_line(error)
+            self._children = None
+            self._next = time.monotonic() + min(_LONGEST_PAUSE, self._failures)
+            self._failures += 1
             return False
-        self._failing = False
+        self._failures = 0
         return True
 
     def _warn(self, consequence: str) -> None:
-        warnings.warn(f"tracking: MLflow at {shown(self.uri)} failed ({self._reason}); {consequence}", stacklevel=3)
+        warnings.warn(f"tracking: MLflow at {self._place.shown} failed ({self._reason}); {consequence}", stacklevel=3)
 
     def _read_children(self) -> dict[tuple[str, str], _Child]:
         """What is there. A run that a kill left unfinished is deleted, so that it is logged anew and whole."""
@@ -143,7 +150,7 @@ class MlflowTracker(Tracker):
         params = values.params(values.child_params(evaluation, self._sizes(evaluation)))
         self._log(run_id, values.child_metrics(evaluation, now), params)
         text = json.dumps(evaluation.candidate.to_json(), indent=2)
-        _upload(self.uri, run.info.artifact_uri, "candidate.json", text)
+        _upload(self._place.uri, run.info.artifact_uri, "candidate.json", text)
         # Last, as a run that has ended is taken for complete from then on.
         self._client.set_terminated(run_id, "FAILED" if evaluation.status == "failed" else "FINISHED", now)
         return _Child(run_id, set(values.final_metrics(evaluation)), on_front)
@@ -171,7 +178,7 @@ class MlflowTracker(Tracker):
         for some_metrics, some_params in values.batches(metrics, params):
             try:
                 self._client.log_batch(run_id, some_metrics, some_params)
-            except failures() as error:
+            except Exception as error:
                 if not refused(error):
                     raise
                 warnings.warn(f"tracking: MLflow did not take some values ({one_line(error)})", stacklevel=2)

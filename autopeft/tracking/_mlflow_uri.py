@@ -1,129 +1,165 @@
-"""Where MLflow stores: the default place, and a quick look whether a place can be used at all.
-
-MLflow's own attempts at a place that is not there take minutes, so they are not waited for.
-"""
+"""Where MLflow stores: the default place, and what the address of a place may look like."""
 
 from __future__ import annotations
 
 import os
 import re
-import socket
-import sqlite3
-import ssl
-from contextlib import closing
-from importlib.metadata import entry_points
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.parse import parse_qsl, unquote
 
 from autopeft.errors import AutopeftError
+from autopeft.secrets import holds_secret, remember
 
-_SQLITE = re.compile(r"^(?P<head>sqlite(\+\w+)?:///)(?P<path>[^?]*)(?P<query>.*)$")
-_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_TIMEOUT_S = 3.0
+#: The kinds of database that MLflow takes beside SQLite, with their ports.
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_SQLITE = re.compile(r"^(?P<head>sqlite(\+\w+)?:///)(?P<path>[^?]*)(?P<query>\?.*)?$")
+_SERVER = re.compile(
+    r"^(?P<scheme>https?)://(?:(?P<user>[^/?#@]*)@)?(?P<host>\[[0-9a-f:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?"
+    r"(?P<path>/[^?#@;]*)?$",
+    re.IGNORECASE,
+)
+_DATABASE = re.compile(
+    r"^(?P<scheme>[a-z]+(\+\w+)?)://(?:(?P<user>[^/?#@]*)@)?(?P<host>\[[0-9a-f:.]+\]|[\w.-]*)(?::(?P<port>\d{1,5}))?"
+    r"(?P<path>/[^/?#@;]*)?(?:\?(?P<query>[^#]*))?$",
+    re.IGNORECASE,
+)
+#: Options of a database that a file may hold, as none of them is a secret.
+_OPTIONS = {
+    *("charset", "connect_timeout", "application_name", "sslmode", "sslrootcert", "sslcert", "ssl_ca", "ssl_cert"),
+    *("driver", "Encrypt", "TrustServerCertificate", "timeout", "mode", "cache", "uri", "isolation_level"),
+}
+# SQLAlchemy decodes what MLflow does not: two files.
+_ENCODED = re.compile(r"%[0-9a-f]{2}", re.IGNORECASE)
+_LONGEST = 2000
+_VARIABLE = "MLFLOW_TRACKING_URI"
+#: The variables that MLflow takes a server's user or token from.
+_CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
-def resolve(uri: str | None, run_dir: Path) -> tuple[str, str]:
-    """(the store's URI, what gave it): the given one, else MLFLOW_TRACKING_URI, else SQLite beside the run folder.
+@dataclass(frozen=True)
+class Place:
+    """A store. `uri` is for MLflow alone, as a database's may hold a password; `shown` is for everything else.
 
-    A relative SQLite path is made absolute, as the working directory of whoever opens it later is another.
+    `source` is what gave the address. `environment` are the variables that MLflow takes a server's user from.
+    """
+
+    uri: str = field(repr=False)
+    shown: str
+    source: str = "uri"
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_server(self) -> bool:
+        """Whether an MLflow server is behind that address, rather than a database."""
+        return self.scheme in ("http", "https")
+
+    @property
+    def scheme(self) -> str:
+        """The address's scheme, without the driver of a database."""
+        return self.uri.partition(":")[0].partition("+")[0]
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite database; None for other places."""
+        match = _SQLITE.match(self.uri)
+        return Path(match["path"]) if match else None
+
+
+def resolve(uri: str | None, run_dir: Path) -> Place:
+    """The given place, else that of MLFLOW_TRACKING_URI, else SQLite beside the run folder.
+
+    `AutopeftError` for an address that can't be one. A relative SQLite path is made absolute, as the working directory
+    of whoever opens it later is another.
     """
     if uri:
-        return _absolute(uri), "uri"
-    if from_environment := os.environ.get("MLFLOW_TRACKING_URI"):
-        return _absolute(from_environment), "MLFLOW_TRACKING_URI"
-    return f"sqlite:///{(run_dir.absolute().parent / 'mlflow.db').as_posix()}", "default"
+        return place_of(uri, "uri")
+    if from_environment := os.environ.get(_VARIABLE, "").strip():
+        return place_of(from_environment, _VARIABLE)
+    path = run_dir.absolute().parent / "mlflow.db"
+    if "?" in str(path) or _ENCODED.search(str(path)):
+        raise AutopeftError(f"tracking: no address can be written for {path} ('?', '%'); set tracking.uri")
+    return place_of(f"sqlite:///{path.as_posix()}", "default")
 
 
-def _absolute(uri: str) -> str:
-    match, path = _SQLITE.match(uri), sqlite_path(uri)
-    if match is None or path is None:
-        return uri.rstrip("/") if is_server(uri) else uri
-    return f"{match['head']}{path.absolute().as_posix()}{match['query']}"
+def place_of(uri: str, source: str) -> Place:
+    """The place of an address; `AutopeftError`, which repeats no more than its scheme, for what can't be one."""
+    uri = uri.strip()
+    scheme, colon, rest = uri.partition(":")
+    uri = scheme.lower() + colon + rest
+    kind = scheme.lower().partition("+")[0]
+    remember(uri)
+    if len(uri) > _LONGEST:
+        raise _wrong(source, f"an address of {len(uri):,} characters (at most {_LONGEST:,})")
+    if not uri.isprintable():
+        raise _wrong(source, "an address with a line's end or a control character in it")
+    if kind in ("http", "https"):
+        return _server(uri, source)
+    if kind == "sqlite":
+        return _sqlite(uri, source)
+    if kind in PORTS:
+        return _database(uri, source)
+    plain = re.fullmatch(r"[\w:/.-]{1,100}", uri) is not None
+    return Place(uri, uri if plain else f"{scheme}://…" if rest.startswith("//") else "…", source)
 
 
-def is_server(uri: str) -> bool:
-    """Whether an MLflow server is behind that URI, rather than a database."""
-    return uri.startswith(("http://", "https://"))
+def check_for_a_file(uri: str) -> None:
+    """`AutopeftError` for an address that can't be one, and for one with a secret: a configuration is written down."""
+    place = place_of(uri, "uri")
+    if place.environment:
+        raise _wrong("uri", f"a user or password does not belong into a file; set {_CREDENTIALS}")
+    database = _DATABASE.match(uri.strip())
+    options = {key for key, _ in parse_qsl(uri.partition("?")[2], keep_blank_values=True)} - _OPTIONS
+    if place.scheme in PORTS and database is not None:
+        secret = ":" in (database["user"] or "") or bool(options)
+    else:
+        secret = bool(options) or (place.file is None and ("@" in uri or holds_secret(uri)))
+    if secret:
+        raise _wrong("uri", f"a password or token does not belong into a file; set the whole address as {_VARIABLE}")
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite URI; None for other URIs, and for SQLite in memory."""
-    match = _SQLITE.match(uri)
-    return Path(match["path"]) if match and match["path"] not in ("", ":memory:") else None
+def _wrong(source: str, what: str) -> AutopeftError:
+    return AutopeftError(f"tracking: {source}: {what}")
 
 
-def shown(uri: str) -> str:
-    """The URI without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def check_place(uri: str, source: str = "uri") -> None:
-    """`AutopeftError` when the place can't be used, as far as a few seconds tell; `source` is what gave the URI."""
-    scheme = uri.partition(":")[0].partition("+")[0]
-    if is_server(uri):
-        check_server(uri)
-    elif scheme == "sqlite":
-        _check_sqlite(uri)
-    elif scheme in _PORTS:
-        _check_database(uri, _PORTS[scheme])
-    elif scheme not in {"databricks", *(e.name for e in entry_points(group="mlflow.tracking_store"))}:
-        raise AutopeftError(
-            f"tracking: {source}: MLflow can't store to '{shown(uri)}'; "
-            "write sqlite:///<file>, or http://<host>:<port> of an MLflow server"
+def _server(uri: str, source: str) -> Place:
+    match = _SERVER.match(uri)
+    if match is None or not 0 < int(match["port"] or 80) < 2**16:
+        encoded = "" if source == "uri" else " (or percent-encode what is in the address: / as %2F, @ as %40)"
+        raise _wrong(
+            source,
+            "not the address of a server; write http://<host>:<port>, without user, token or options; "
+            f"a secret is set as {_CREDENTIALS}{encoded}",
         )
+    port = f":{int(match['port'])}" if match["port"] else ""
+    clean = f"{match['scheme']}://{match['host']}{port}{match['path'] or ''}".rstrip("/")
+    if match["user"] is None:
+        return Place(clean, clean, source)
+    user, _, password = (unquote(part) for part in match["user"].partition(":"))
+    if not (user and password) and not os.environ.get("MLFLOW_TRACKING_PASSWORD"):
+        raise _wrong(source, f"a user without a password, or a password without a user; set {_CREDENTIALS}")
+    environment = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    return Place(clean, clean, source, {name: value for name, value in environment.items() if value})
 
 
-def check_server(uri: str) -> None:
-    """`AutopeftError` when no server answers within some seconds; any HTTP answer of its own will do."""
-    request = Request(f"{shown(uri)}/health", headers={"User-Agent": "autopeft"})
-    try:
-        with urlopen(request, timeout=_TIMEOUT_S):
-            return
-    except HTTPError as error:
-        if error.code < 500:  # e.g. 401 or 404 of a proxy: there is a server, and MLflow knows how to talk to it
-            return
-        reason = f"HTTP {error.code}"
-    except (OSError, ValueError) as error:
-        cause = getattr(error, "reason", error) if isinstance(error, URLError) else error
-        if isinstance(cause, ssl.SSLError):  # MLflow may have been told of other certificates
-            return
-        reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    raise AutopeftError(
-        f"tracking: MLflow server {shown(uri)} does not answer ({reason}); "
-        "start it with 'mlflow server', or set tracking: none"
-    )
+def _sqlite(uri: str, source: str) -> Place:
+    match = _SQLITE.match(uri)
+    if match is None or match["path"] in ("", "/", ":memory:") or "mode=memory" in (match["query"] or ""):
+        raise _wrong(source, "names no file; write sqlite:///<file>, or set tracking: none")
+    if _ENCODED.search(match["path"]):
+        raise _wrong(source, "a file's name with '%' in it; write it as it is, not percent-encoded")
+    path = Path(match["path"]).absolute().as_posix()
+    return Place(f"{match['head']}{path}{match['query'] or ''}", f"{match['head']}{path}", source)
 
 
-def _check_sqlite(uri: str) -> None:
-    path = sqlite_path(uri)
-    if path is None:
-        raise AutopeftError(f"tracking: '{uri}' names no file; write sqlite:///<file>, or set tracking: none")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=_TIMEOUT_S, isolation_level=None)) as connection:
-            connection.execute("PRAGMA schema_version")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-    except (OSError, sqlite3.Error) as error:
-        if "locked" in str(error):  # somebody writes to it at this moment; MLflow has the patience
-            return
-        reason = getattr(error, "strerror", None) or str(error)
-        raise AutopeftError(
-            f"tracking: MLflow's database {path} can't be written ({reason}); "
-            "set tracking.uri to another place, or tracking: none"
-        ) from None
-
-
-def _check_database(uri: str, default_port: int) -> None:
-    try:
-        parts = urlsplit(uri)
-        place = (parts.hostname or "localhost", parts.port or default_port)
-        with socket.create_connection(place, timeout=_TIMEOUT_S):
-            return
-    except (OSError, ValueError) as error:
-        raise AutopeftError(
-            f"tracking: MLflow's database {shown(uri)} does not answer "
-            f"({getattr(error, 'strerror', None) or error}); start it, or set tracking: none"
-        ) from None
+def _database(uri: str, source: str) -> Place:
+    match = _DATABASE.match(uri)
+    scheme = uri.partition(":")[0]
+    if match is None or " " in uri or not 0 < int(match["port"] or 1) < 2**16:
+        form = f"{scheme}://<host>:<port>/<name>"
+        raise _wrong(
+            source, f"not the address of a database; write {form}, user and password percent-encoded (@ as %40)"
+        )
+    port = f":{match['port']}" if match["port"] else ""
+    return Place(uri, f"{scheme}://{match['host']}{port}{match['path'] or ''}", source)

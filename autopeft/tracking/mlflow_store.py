@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from autopeft.doors import door, read_text
 from autopeft.errors import AutopeftError
+from autopeft.secrets import hidden, spoken_of
 from autopeft.tracking import _mlflow_values as values
 from autopeft.tracking._background import Background
 from autopeft.tracking._base import SearchInfo, Tracking
-from autopeft.tracking._mlflow_calls import failures, one_line, our_calls
+from autopeft.tracking._mlflow_calls import one_line, our_calls
+from autopeft.tracking._mlflow_check import check_place
+from autopeft.tracking._mlflow_new import one_at_a_time
 from autopeft.tracking._mlflow_tracker import MlflowTracker
-from autopeft.tracking._mlflow_uri import check_place, is_server, resolve, shown, sqlite_path
+from autopeft.tracking._mlflow_uri import Place, check_for_a_file, resolve
 
 
 class MlflowTracking(Tracking):
     """Where to: `uri`, else the environment's MLFLOW_TRACKING_URI, else `mlflow.db` beside the run folder.
 
-    `open` takes seconds when it makes a new database; it may run in a thread of its own.
+    `uri` is written down, so it may hold no user, password or token. `open` takes seconds when it makes a new database;
+    it may run in a thread of its own.
     """
 
     name: ClassVar[str] = "mlflow"
@@ -31,48 +38,81 @@ class MlflowTracking(Tracking):
     uri: str | None = Field(None, min_length=1)
     experiment: str = Field("autopeft", min_length=1, max_length=500)
 
+    @field_validator("uri", mode="before")
+    @classmethod
+    def _holds_no_secret(cls, value: Any) -> Any:
+        # An error of pydantic's would repeat the value.
+        if isinstance(value, str) and value:
+            check_for_a_file(value)
+        return value
+
     def open(self, search: SearchInfo) -> Background[MlflowTracker]:
         """The search's parent run, made now or found again by `search_id`, ready for children."""
-        uri, source = resolve(self.uri, search.run_dir)
-        check_place(uri, source)
+        place = self.place(search.run_dir)
+        check_place(place)
         try:
-            with our_calls():
-                return Background(self._connect(uri, search))
-        except failures() as error:
-            raise AutopeftError(f"tracking: MLflow at {shown(uri)} can't be used ({one_line(error)})") from error
+            with one_at_a_time(place), our_calls(place):
+                return Background(self._connect(place, search))
+        except AutopeftError:
+            raise
+        except Exception as error:
+            raise AutopeftError(
+                f"tracking: MLflow at {place.shown} can't be used ({_explained(error)}); "
+                "set tracking.uri to another place, or tracking: none"
+            ) from (None if spoken_of(error) else error)
 
-    def store(self, run_dir: Path) -> str:
-        """The URI of the store for a search in `run_dir`."""
-        return resolve(self.uri, run_dir)[0]
+    def place(self, run_dir: Path) -> Place:
+        """The store for a search in `run_dir`."""
+        return resolve(self.uri, run_dir)
 
-    def _connect(self, uri: str, search: SearchInfo) -> MlflowTracker:
+    def _connect(self, place: Place, search: SearchInfo) -> MlflowTracker:
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=uri)
-        experiment_id = _experiment(client, self.experiment, _artifacts(uri, search.run_dir))
+        client = MlflowClient(tracking_uri=place.uri)
+        experiment_id = _experiment(client, self.experiment, _artifacts(place, search.run_dir))
         parent_id = _parent(client, experiment_id, search)
-        hint = f"{shown(uri)}/#/experiments/{experiment_id}/runs/{parent_id}"
-        if not is_server(uri):
-            hint = shlex.join(["mlflow", "ui", "--backend-store-uri", shown(uri)])
-        return MlflowTracker(client, uri, hint, experiment_id, parent_id)
+        hint = f"{place.shown}/#/experiments/{experiment_id}/runs/{parent_id}"
+        if not place.is_server:
+            # A database's whole address may hold a password; the command takes it from the environment.
+            hint = shlex.join(["autopeft", "ui", str(search.run_dir)])
+        return MlflowTracker(client, place, hint, experiment_id, parent_id)
 
 
-def ui_command(uri: str, port: int = 5000) -> list[str]:
-    """The command that serves MLflow's pages for a database, on this machine only: http://127.0.0.1:<port>.
+def ui_command(place: Place, port: int = 5000) -> tuple[list[str], dict[str, str]]:
+    """The command, and variables for it, that serve MLflow's pages for a database, on this machine only.
 
-    `AutopeftError` for a server's URI: it has its pages already.
+    The address is a variable, since everyone on the machine may read a command's arguments. `AutopeftError` for a
+    server's, which has its pages already, and for a database that can't be used.
     """
-    if is_server(uri):
-        raise AutopeftError(f"tracking: {shown(uri)} is a server already; open it in a browser")
-    place = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
-    return [sys.executable, "-m", "mlflow", "ui", *place]
+    if place.is_server:
+        raise AutopeftError(f"tracking: {place.shown} is a server already; open it in a browser")
+    if place.file is not None and not place.file.is_file():
+        raise AutopeftError(f"tracking: there is no database {place.file} yet; a search makes it")
+    check_place(place)
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    return command, {"MLFLOW_BACKEND_STORE_URI": place.uri}
 
 
-def _artifacts(uri: str, run_dir: Path) -> str | None:
+def check_port(port: int) -> None:
+    """`AutopeftError` when nothing can be served there on this machine."""
+    with door(f"port {port}", "can't be used", "give another one with --port"), socket.socket() as served:
+        served.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        served.bind(("127.0.0.1", port))
+
+
+def _explained(error: Exception) -> str:
+    """The error in one line; what MLflow says of a database's version is the wrong way round for a newer one."""
+    text = one_line(error)
+    if getattr(error, "error_code", None) in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"):
+        return f"{text}; see MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and MLFLOW_TRACKING_TOKEN"
+    return text
+
+
+def _artifacts(place: Place, run_dir: Path) -> str | None:
     """Where a new experiment's files go: a server decides itself, a database has them beside it."""
-    if is_server(uri) or uri.startswith("databricks"):
+    if place.is_server or place.uri.startswith("databricks"):
         return None
-    beside = sqlite_path(uri) or run_dir.absolute()
+    beside = place.file or run_dir.absolute()
     return (beside.parent / "mlartifacts").as_uri()
 
 
@@ -91,7 +131,20 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
         raise AutopeftError(
             f"tracking: experiment: '{name}' is deleted in MLflow; restore it there, or give another name"
         )
+    _check_moved(name, found.artifact_location, artifacts)
     return found.experiment_id
+
+
+def _check_moved(name: str, location: str, expected: str | None) -> None:
+    """MLflow keeps absolute paths: of a folder that was moved it would make the old one anew, for new files only."""
+    if expected is None or location == expected or not location.startswith("file:"):
+        return
+    folder = Path(unquote(urlsplit(location).path))
+    if not folder.is_dir() and not folder.parent.is_dir():
+        raise AutopeftError(
+            f"tracking: experiment: files of '{name}' are in {folder}, which is gone; "
+            "move it back, or give another name (its runs stay where they are)"
+        )
 
 
 def _parent(client: Any, experiment_id: str, search: SearchInfo) -> str:
@@ -107,8 +160,7 @@ def _parent(client: Any, experiment_id: str, search: SearchInfo) -> str:
         run = client.create_run(experiment_id, tags={**tags, **own}, run_name=search.name)
     _log_parameters(client, run, search, tags if found else {})
     if search.experiment_yaml is not None and search.experiment_yaml.is_file():
-        text = search.experiment_yaml.read_text(encoding="utf-8", errors="replace")
-        client.log_text(run.info.run_id, text, "experiment.yaml")
+        client.log_text(run.info.run_id, hidden(read_text(search.experiment_yaml)), "experiment.yaml")
     return run.info.run_id
 
 

@@ -1,0 +1,63 @@
+"""A new SQLite database of MLflow's: made by one process, and there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autopeft.doors import door
+from autopeft.errors import AutopeftError
+from autopeft.tracking._mlflow_calls import our_calls
+from autopeft.tracking._mlflow_uri import Place
+
+#: Seconds to wait for another process that makes or migrates the same database; it takes some 10.
+_PATIENCE_S = 180.0
+
+
+@contextmanager
+def one_at_a_time(place: Place) -> Iterator[None]:
+    """One process at a time is inside, with a database that is there: MLflow would have two make the same tables."""
+    from filelock import FileLock, Timeout
+
+    path = place.file
+    if path is None:
+        yield
+        return
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with door(f"tracking: MLflow's database {path}", "can't be made", "make room, or set tracking: none"):
+        try:
+            lock.acquire(timeout=_PATIENCE_S)
+        except Timeout:
+            raise AutopeftError(f"tracking: MLflow's database {path} is being made by another process; wait") from None
+        try:
+            if not path.is_file() or path.stat().st_size == 0:
+                _make(path)
+        except BaseException:
+            lock.release()
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(path: Path) -> None:
+    """Made elsewhere and moved here: a kill or a full disk would leave tables that MLflow can't go on with."""
+    from mlflow import MlflowClient
+
+    for leftover in path.parent.glob(f".{path.name}.*.partial"):
+        leftover.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with tempfile.TemporaryDirectory() as folder:
+        new = Path(folder) / path.name
+        with our_calls():
+            MlflowClient(f"sqlite:///{new.as_posix()}").search_experiments(max_results=1)
+        try:
+            shutil.copyfile(new, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
