@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +100,7 @@ class Experiment(Strict):
         """
         known = shipped("experiments")
         path = known.get(str(name)) or Path(name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             hint = suggest(str(name), known)
             raise AutopeftError(f"experiment '{name}': no such file, and no experiment of that name; {hint}")
         data = _relocate(read_yaml(path), path.parent)
@@ -147,11 +148,12 @@ def _relocate(value: Any, folder: Path) -> Any:
     if not _like_a_path(value):
         return value
     beside = folder / value
-    return str(beside) if not Path(value).exists() and beside.exists() else value
+    # Not `Path.exists`, which raises for names that no file can have.
+    return str(beside) if not os.path.exists(value) and os.path.exists(beside) else value
 
 
 def _absolute(value: Any) -> Any:
-    return str(Path(value).resolve()) if _like_a_path(value) and Path(value).exists() else value
+    return str(Path(value).resolve()) if _like_a_path(value) and os.path.exists(value) else value
 
 
 def _like_a_path(value: Any) -> bool:

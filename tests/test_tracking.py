@@ -50,23 +50,12 @@ def _no_uri_from_outside(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory) -> Path:
-    """An MLflow database without experiments of ours; making one takes seconds, copying it nothing."""
-    folder = tmp_path_factory.mktemp("mlflow template")
-    from mlflow import MlflowClient
-
-    with our_calls():
-        MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def info(tmp_path, template) -> SearchInfo:
+def info(tmp_path, mlflow_database) -> SearchInfo:
     """A search whose run folder stands beside a database."""
     runs = tmp_path / "my runs"
     runs.mkdir()
-    shutil.copy(template, runs / "mlflow.db")
+    shutil.copy(mlflow_database, runs / "mlflow.db")
     experiment = tmp_path / "trec.yaml"
     experiment.write_text("name: trec\n")
     params = {"model": "minilm", "trials": 20, "budget": 1e5}
@@ -519,8 +508,8 @@ def test_deleted_experiment(info):
     assert "'autopeft' is deleted in MLflow" in _refusal(None, info)
 
 
-def test_ui_command(template, tmp_path):
-    shutil.copy(template, tmp_path / "mlflow.db")
+def test_ui_command(mlflow_database, tmp_path):
+    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     command, variables = ui_command(place_of(uri, "uri"), port=5001)
     assert " ".join(command[1:]) == "-m mlflow ui --host 127.0.0.1 --port 5001"
@@ -533,10 +522,10 @@ def test_ui_command(template, tmp_path):
 
 
 @pytest.fixture
-def server(tmp_path, template):
+def server(tmp_path, mlflow_database):
     folder = tmp_path / "server"
     folder.mkdir()
-    shutil.copy(template, folder / "mlflow.db")
+    shutil.copy(mlflow_database, folder / "mlflow.db")
     server = Server(folder / "mlflow.db")
     server.start()
     yield server

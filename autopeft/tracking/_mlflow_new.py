@@ -36,6 +36,7 @@ def one_at_a_time(place: Place) -> Iterator[None]:
         try:
             if not path.is_file() or path.stat().st_size == 0:
                 _make(path)
+                _forget(place.uri)
         except BaseException:
             lock.release()
             raise
@@ -61,3 +62,12 @@ def _make(path: Path) -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _forget(uri: str) -> None:
+    """MLflow keeps connections while the process lives: here to a file that is no more."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = getattr(SqlAlchemyStore, "_engine_map", {}).get(uri)
+    if engine is not None:
+        engine.dispose()
