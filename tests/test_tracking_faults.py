@@ -122,6 +122,11 @@ def _another(runs: Path) -> None:
     optuna.create_study(storage=f"sqlite:///{runs}/mlflow.db")
 
 
+def _a_pipe(runs: Path) -> None:
+    (runs / "mlflow.db").unlink()
+    os.mkfifo(runs / "mlflow.db")
+
+
 def _a_folder(runs: Path) -> None:
     (runs / "mlflow.db").unlink()
     (runs / "mlflow.db").mkdir()
@@ -133,14 +138,15 @@ def _a_folder(runs: Path) -> None:
         (lambda runs: (runs / "mlflow.db").write_bytes(bytes(range(256)) * 40), "file is not a database"),
         (lambda runs: os.truncate(runs / "mlflow.db", 100_000), "malformed"),
         (_flip, "can't be (written|used)"),
-        (_a_folder, "unable to open database file"),
+        (_a_folder, "mlflow.db is no file"),
+        (_a_pipe, "mlflow.db is no file"),
         (_another, "holds something else, not MLflow's tables"),
         (lambda runs: _sql(runs, "DROP TABLE metrics"), "was left half-made"),
         (lambda runs: _sql(runs, _VERSION + "'f00'"), "a newer one made it"),
         (lambda runs: _sql(runs, _VERSION + "'451aebb31d03'"), "an older MLflow made it"),
         (lambda runs: _sql(runs, "ALTER TABLE experiments RENAME COLUMN name TO x"), "no such column: exp"),
     ],
-    ids=["garbage", "truncated", "flipped", "folder", "optuna's", "half", "newer", "older", "changed"],
+    ids=["garbage", "truncated", "flipped", "folder", "pipe", "optuna's", "half", "newer", "older", "changed"],
 )
 def test_a_database_that_is_none_is_one_line(runs, damage, message):
     damage(runs)
@@ -165,6 +171,16 @@ def test_files_in_a_folder_that_was_moved(tmp_path, runs):
     assert f"files of 'autopeft' are in {runs}/mlartifacts, which is gone; move it back, or give another name" in said
     assert not runs.exists()
     MlflowTracking(experiment="other").open(SearchInfo("s", tmp_path / "moved" / "run", "id"))
+
+
+@pytest.mark.slow
+def test_a_link_to_a_database_that_is_not_there_yet(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs" / "mlflow.db").symlink_to(tmp_path / "elsewhere" / "x.db")
+    MlflowTracking().open(SearchInfo("s", tmp_path / "runs" / "run", "id"))
+    assert (tmp_path / "runs" / "mlflow.db").is_symlink()
+    assert (tmp_path / "elsewhere" / "x.db").stat().st_size > 100_000
 
 
 @pytest.mark.parametrize("name", ["what?", "per%20cent"])

@@ -70,6 +70,12 @@ def _check_sqlite(place: Place, path: Path) -> None:
         "set tracking.uri to another place, or tracking: none",
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise AutopeftError(f"tracking: {path} is no file; set tracking.uri to one, or tracking: none")
+        if "+" in place.uri.partition(":")[0]:
+            import sqlalchemy
+
+            sqlalchemy.create_engine(place.uri)  # raises when its driver is not there
         try:
             with closing(sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None)) as connection:
                 tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -23,10 +23,11 @@ def one_at_a_time(place: Place) -> Iterator[None]:
     """One process at a time is inside, with a database that is there: MLflow would have two make the same tables."""
     from filelock import FileLock, Timeout
 
-    path = place.file
-    if path is None:
+    if place.file is None:
         yield
         return
+    # A link stays one, and its target has one lock under all its names.
+    path = Path(os.path.realpath(place.file))
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     with door(f"tracking: MLflow's database {path}", "can't be made", "make room, or set tracking: none"):
         try:
@@ -34,7 +35,8 @@ def one_at_a_time(place: Place) -> Iterator[None]:
         except Timeout:
             raise AutopeftError(f"tracking: MLflow's database {path} is being made by another process; wait") from None
         try:
-            if not path.is_file() or path.stat().st_size == 0:
+            # Never in place of anything else: a device, too, has no bytes.
+            if not path.exists() or (path.is_file() and path.stat().st_size == 0):
                 _make(path)
                 _forget(place.uri)
         except BaseException:

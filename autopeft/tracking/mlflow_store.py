@@ -127,7 +127,7 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(name)  # another search was quicker
-    if found.lifecycle_stage != "active":
+    if found.lifecycle_stage == "deleted":
         raise AutopeftError(
             f"tracking: experiment: '{name}' is deleted in MLflow; restore it there, or give another name"
         )
