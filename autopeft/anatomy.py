@@ -6,9 +6,11 @@ Shape letters used everywhere: L layers (or tokens, where said), d hidden width,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from autopeft.checkpoint import MOST, check_sizes
+from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Family:
     embeddings: str = "embeddings"
     causal: bool = False
     residual: str | None = None
+    segments: bool = False
+    counts_padding: bool = False
 
     def site(self, name: str) -> Site:
         """Where site `name` of a layer is."""
@@ -74,6 +78,7 @@ _BERT = Family(
     down="output.dense",
     heads=("classifier",),
     residual="attention.output",
+    segments=True,
 )
 _LLAMA = Family(
     layers="layers",
@@ -92,7 +97,7 @@ _LLAMA = Family(
 #: By the configuration's `model_type`. To add a family, add a row.
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
-    "roberta": _BERT,
+    "roberta": replace(_BERT, counts_padding=True),
     "electra": _BERT,
     "distilbert": Family(
         layers="transformer.layer",
@@ -144,12 +149,42 @@ class ModelShape:
     causal: bool = False
 
 
+@dataclass(frozen=True)
+class InputLimits:
+    """What a model can be given: token ids below `vocabulary`, `tokens` of them at most, segment ids below `segments`.
+
+    `segments` is None for families that look none up.
+    """
+
+    vocabulary: int
+    tokens: int
+    segments: int | None = None
+
+
 def family_of(config: PretrainedConfig) -> Family:
     """The family's row; `AutopeftError` names the family and the known ones."""
     kind = str(getattr(config, "model_type", ""))
     if kind not in FAMILIES:
-        raise AutopeftError(f"model family '{kind}' is not supported; {suggest(kind, FAMILIES)}")
+        raise AutopeftError(unsupported(kind))
     return FAMILIES[kind]
+
+
+def unsupported(kind: str) -> str:
+    """What to say of a family without a row."""
+    return f"model family '{kind:.100}' is not supported; {suggest(kind, FAMILIES)}"
+
+
+def input_limits(config: PretrainedConfig) -> InputLimits:
+    """What a model of this configuration can be given; rotary positions end where the model was made for no more."""
+    family = family_of(config)
+    tokens = int(config.max_position_embeddings)
+    if family.counts_padding:
+        tokens -= (config.pad_token_id or 0) + 1
+    if tokens < 1:
+        raise AutopeftError(
+            f"model family '{config.model_type}': max_position_embeddings leaves no position for a token"
+        )
+    return InputLimits(int(config.vocab_size), tokens, int(config.type_vocab_size) if family.segments else None)
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -179,6 +214,8 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     """The shape of a model, read from its modules (they may be on the meta device)."""
     family, layers = family_of(model.config), layers_of(model)
     sites = {name: _in_out(layers[0], family.site(name)) for name in SITES}
+    if any(_in_out(layer, family.site(name)) != wide for layer in layers for name, wide in sites.items()):
+        raise AutopeftError(f"model family '{model.config.model_type}': its layers are not all of one shape")
     hidden = sites["q"][0]
     query_heads = int(model.config.num_attention_heads)
     head_dim = sites["q"][1] // query_heads
@@ -197,24 +234,27 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     )
 
 
-def shape_from_config(config: PretrainedConfig) -> ModelShape:
+def shape_from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> ModelShape:
     """The shape of the model that a configuration describes, without allocating its weights."""
-    return shape_of(_without_weights(config))
+    return shape_of(_without_weights(config, trust_remote_code))
 
 
-def head_params_from_config(config: PretrainedConfig) -> int:
+def head_params_from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> int:
     """Parameters of the head on the model that a configuration describes, without allocating its weights."""
-    model = _without_weights(config)
+    model = _without_weights(config, trust_remote_code)
     return sum(p.numel() for name in head_names(model) for p in model.get_submodule(name).parameters())
 
 
-def _without_weights(config: PretrainedConfig) -> PreTrainedModel:
+def _without_weights(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForSequenceClassification
 
     family_of(config)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    place = f"model family '{config.model_type}'"
+    build = AutoModelForSequenceClassification.from_config
+    with torch.device("meta"), door(place, "no model can be built from this configuration", "mend config.json"):
+        check_sizes({name: getattr(config, name, None) for name in (*MOST, "pad_token_id")}, f"{place}: configuration")
+        model: PreTrainedModel = build(config, trust_remote_code=trust_remote_code)
     return model
 
 

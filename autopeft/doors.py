@@ -31,7 +31,10 @@ def door(place: str | Path, what: str = "cannot be read", remedy: str = "") -> I
         yield
     except AutopeftError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A panic of a library that is written in Rust is no `Exception`.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise AutopeftError(f"{place}: {what} ({reason(error)})" + (f"; {remedy}" if remedy else "")) from error
 
 
@@ -43,6 +46,8 @@ def reason(error: BaseException) -> str:
         return "out of memory"
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     said = lines[0].strip() if lines else ""
+    if said.endswith(":") and len(lines) > 1:
+        said = f"{said} {lines[1].strip()}"
     text = said if said and not isinstance(error, KeyError) else f"{type(error).__name__} {said}".strip()
     return text if len(text) <= _LENGTH else text[: _LENGTH - 1] + "…"
 

@@ -15,6 +15,7 @@ from autopeft.candidate import Candidate
 from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.hybrid import Hybrid
 from autopeft.models import BUILT_IN, ModelSource, find_model
+from autopeft.snippet import base_lines
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -102,9 +103,7 @@ def write_card(to: Path, record: Mapping[str, Any]) -> None:
     imports, base = _base(record["model"])
     load = _LOAD.format(
         imports=imports if stock else f"import autopeft  # registers the PEFT type AUTOPEFT\n{imports}",
-        model=base,
-        labels=record["num_labels"],
-        padding=_padding_line(find_model(record["model"]["name"], record["trust_remote_code"])),
+        base=base_lines(find_model(record["model"]["name"], record["trust_remote_code"]), base, record["num_labels"]),
     )
     text = _CARD.format(
         base=record["model"]["name"], task=record["task"]["name"], describe=hybrid.describe(), note=record["splits"],
@@ -128,8 +127,7 @@ _LOAD = """```python
 {imports}from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-base = AutoModelForSequenceClassification.from_pretrained({model}, num_labels={labels}, dtype="float32")
-{padding}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
+{base}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```"""
 
 _CARD = """---
@@ -160,12 +158,6 @@ Splits: {note}. One training seed.
 
 `autopeft evaluate path/to/this/folder` measures it again on the test split.
 """
-
-
-def _padding_line(source: ModelSource) -> str:
-    """The snippet's line that tells a model its tokenizer's padding token, where its configuration has another."""
-    pad_id = source.tokenizer().pad_token_id
-    return "" if source.config().pad_token_id == pad_id else f"base.config.pad_token_id = {pad_id}\n"
 
 
 def _write_hybrid(

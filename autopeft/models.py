@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from autopeft.anatomy import ModelShape, family_of, head_names, shape_from_config
+from autopeft.anatomy import (
+    FAMILIES,
+    InputLimits,
+    ModelShape,
+    family_of,
+    head_names,
+    head_params_from_config,
+    input_limits,
+    layers_of,
+    shape_from_config,
+    unsupported,
+)
+from autopeft.checkpoint import OURS, check_folder, check_weights, read_config
+from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
 
@@ -46,81 +62,192 @@ class ModelSource:
     trust_remote_code: bool = False
 
     def config(self, **overrides: Any) -> PretrainedConfig:
-        """The configuration, of a supported family."""
+        """The configuration, of a supported family; what it says of another task, or of outputs, is left out."""
         from transformers import AutoConfig
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-        config = self._load(AutoConfig.from_pretrained, **overrides)
+        values = {key: value for key, value in self.saved().items() if key not in OURS}
+        with self._opened() as options:
+            if self.trust_remote_code and "AutoConfig" in (values.get("auto_map") or {}):
+                config = AutoConfig.from_pretrained(self.location, **options, **overrides)
+            else:
+                _check_family(values, self.name)
+                made = {**values, **overrides, "name_or_path": self.location}
+                config = CONFIG_MAPPING[values["model_type"]].from_dict(made)
         family_of(config)
         return config
 
+    def saved(self) -> dict[str, Any]:
+        """What its config.json says, all of it; its sizes are sane."""
+        with self._opened() as options:
+            if self._is_folder:
+                check_folder(Path(self.location), self.name)
+            return read_config(self.location, self.name, options["local_files_only"])
+
     def shape(self) -> ModelShape:
         """The backbone's shape, without loading its weights."""
-        return shape_from_config(self.config())
+        return shape_from_config(self.config(), self.trust_remote_code)
+
+    def head_params(self, num_labels: int) -> int:
+        """Parameters of a head of so many outputs, without loading weights."""
+        return head_params_from_config(self.config(num_labels=num_labels), self.trust_remote_code)
+
+    def limits(self) -> InputLimits:
+        """What the model can be given."""
+        return input_limits(self.config())
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, with a padding token."""
+        """The tokenizer, with a padding token that the model has an embedding for."""
         from transformers import AutoTokenizer
 
-        tokenizer = self._load(AutoTokenizer.from_pretrained)
-        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
-            # Where the files are missing transformers makes a tokenizer that knows no word.
-            raise AutopeftError(self._explain(OSError("no vocabulary of a tokenizer in it")))
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        config = self.config()
+        with self._opened("its tokenizer ") as options:
+            tokenizer = AutoTokenizer.from_pretrained(self.location, config=config, **options)
+            if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
+                # Where the files are missing transformers makes a tokenizer that knows no word.
+                raise OSError("no vocabulary of a tokenizer in it")
+            if not tokenizer.model_max_length >= 1:
+                raise ValueError(f"model_max_length of its tokenizer is {tokenizer.model_max_length!r:.40}")
+            padded = _give_padding(tokenizer, input_limits(config).vocabulary)
+        if not padded:
+            raise AutopeftError(
+                f"model '{self.name}': its tokenizer has no token to pad with; add a \"pad_token\" that is below the "
+                "configuration's vocab_size to its tokenizer_config.json"
+            )
         return tokenizer
 
     def model(
         self, num_labels: int, regression: bool, dtype: torch.dtype | str, pad_id: int | None = None
     ) -> PreTrainedModel:
-        """The model with a fresh head, frozen, in evaluation mode (so without dropout).
+        """The model with a head for the task, frozen, in evaluation mode (so without dropout).
 
-        `pad_id` is what batches are padded with (the tokenizer's padding token): causal models look for it to find
-        the last token of a text. None leaves the configuration's.
+        A checkpoint's own head of the same size is loaded, one of another size is dropped: it is drawn anew for every
+        candidate. `pad_id` is what batches are padded with (the tokenizer's padding token): causal models look for it
+        to find the last token of a text. None leaves the configuration's.
         """
-        from transformers import AutoModelForSequenceClassification
-
-        kind = "regression" if regression else "single_label_classification"
+        # One output is regression for transformers, also where only the size of the head matters here.
+        kind = "regression" if regression or num_labels == 1 else "single_label_classification"
         config = self.config(num_labels=num_labels, problem_type=kind)
-        load = AutoModelForSequenceClassification.from_pretrained
-        model, info = self._load(load, config=config, dtype=dtype, output_loading_info=True)
-        self._check_complete(model, info["missing_keys"])
+        if self._is_folder:
+            parameters = shape_from_config(config, self.trust_remote_code).backbone_params
+            check_weights(Path(self.location), parameters, self.name)
+        model, info = self._load(config, dtype=dtype)
+        _check_fit(model, info, self.name)
         if pad_id is not None:
             # After loading: RoBERTa's positions depend on the token that it was built with.
             model.config.pad_token_id = pad_id
-        return model.eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+        _check_computes(model, self.name)
+        return model
 
-    def _check_complete(self, model: PreTrainedModel, missing: Iterable[str]) -> None:
-        """Weights outside the head that a checkpoint lacks are drawn anew at every load: no adapter would fit twice."""
-        heads = tuple(f"{name}." for name in head_names(model))
-        names = sorted({name.rpartition(".")[0] for name in missing if not name.startswith(heads)})
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise AutopeftError(
-                f"model '{self.name}': the checkpoint lacks weights of {', '.join(names[:3])}{more}; "
-                f"use a checkpoint that has them"
-            )
+    def has_other_head(self, num_labels: int) -> bool:
+        """Whether the checkpoint has a head that is not of so many outputs; no weight is read."""
+        _, info = self._load(self.config(num_labels=num_labels), device_map="meta")
+        return bool(info["mismatched_keys"])
 
-    def _load(self, loader: Callable[..., Any], **options: Any) -> Any:
-        from safetensors import SafetensorError
+    def _load(self, config: PretrainedConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        from transformers import AutoModelForSequenceClassification
 
+        load = AutoModelForSequenceClassification.from_pretrained
+        with self._opened() as more:
+            options |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True, **more}
+            model, info = load(self.location, **options)
+        return model, info
+
+    @property
+    def _is_folder(self) -> bool:
+        return Path(self.location).is_dir()
+
+    @contextmanager
+    def _opened(self, part: str = "") -> Iterator[dict[str, Any]]:
+        """What every loader is given; whatever it raises is one line that names the model."""
         quiet_transformers()
-        options["trust_remote_code"] = self.trust_remote_code
-        try:
-            local = Path(self.location).is_dir()
-            return loader(self.location, local_files_only=local or not hub_answers(), **options)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise AutopeftError(self._explain(error)) from error
-
-    def _explain(self, error: Exception) -> str:
-        if Path(self.location).is_dir():
-            return f"model '{self.name}': cannot be loaded from this folder ({_first_line(error)})"
-        if not hub_answers():
-            reason = "the hub does not answer and the model is not in the local cache"
+        known, place = f"neither a folder nor a built-in name ({', '.join(BUILT_IN)})", f"model '{self.name}'"
+        answers = self._is_folder or hub_answers()
+        if self._is_folder:
+            what = f"{part}cannot be loaded from this folder"
+        elif answers:
+            what = f"{known}; as a hub id {part or 'it '}cannot be loaded"
         else:
-            reason = _first_line(error)
-        return (
-            f"model '{self.name}': neither a folder nor a built-in name ({', '.join(BUILT_IN)}); as a hub id: {reason}"
+            what = f"{known}; as a hub id: the hub does not answer and the model is not in the local cache"
+        with door(place, what), _plain_weights(place):
+            # Never None: transformers would ask on the terminal whether to run a model's own code.
+            yield {"local_files_only": self._is_folder or not answers, "trust_remote_code": self.trust_remote_code}
+
+
+def _check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str) -> None:
+    """All weights outside the head must be the checkpoint's: what is drawn anew at every load fits no adapter."""
+    place, heads = f"model '{name}'", tuple(f"{head}." for head in head_names(model))
+    for weight, saved, described in sorted(info["mismatched_keys"]):
+        if not weight.startswith(heads):
+            raise AutopeftError(
+                f"{place}: {weight} is {list(saved)} in the checkpoint, and {list(described)} by its config.json; "
+                "use the files that belong together"
+            )
+    layers = len(layers_of(model))
+    if above := sorted(weight for weight in info["unexpected_keys"] if _layer_of(weight, model) >= layers):
+        raise AutopeftError(
+            f"{place}: the checkpoint has more than the {layers} layers that its config.json says ({above[0]}); mend "
+            "num_hidden_layers, or save the model without them"
         )
+    names = sorted({weight.rpartition(".")[0] for weight in info["missing_keys"] if not weight.startswith(heads)})
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise AutopeftError(
+            f"{place}: the checkpoint lacks weights of {', '.join(names[:3])}{more}; use a checkpoint that has them"
+        )
+
+
+def _check_computes(model: PreTrainedModel, name: str) -> None:
+    """A forward pass of three tokens: what configuration or weights spoil shows here, and not in training."""
+    import torch
+
+    place, limits = f"model '{name}'", input_limits(model.config)
+    ids = torch.arange(3, device=model.device)[None, : limits.tokens] % limits.vocabulary
+    with torch.no_grad(), door(place, "cannot compute with its config.json"):
+        finite = bool(model(input_ids=ids).logits.isfinite().all())
+    if not finite:
+        raise AutopeftError(f"{place}: computes no numbers (NaN or infinite), so its weights are broken; get it anew")
+
+
+@contextmanager
+def _plain_weights(place: str) -> Iterator[None]:
+    """In the place of torch's words, which tell how to have a pickle run what it likes."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise AutopeftError(
+            f"{place}: its .bin file holds other things than weights, or is broken, and is not opened; "
+            "use a checkpoint in safetensors"
+        ) from error
+
+
+def _check_family(values: Mapping[str, Any], name: str) -> None:
+    """A configuration that names no family would be guessed from the folder's name."""
+    if not isinstance(values.get("model_type"), str):
+        raise AutopeftError(f"model '{name}': its config.json names no model_type; known: {', '.join(FAMILIES)}")
+    if values["model_type"] not in FAMILIES:
+        raise AutopeftError(unsupported(values["model_type"]))
+
+
+def _layer_of(weight: str, model: PreTrainedModel) -> int:
+    """The layer that a weight of a checkpoint is named after; -1 for what is in no layer."""
+    found = re.match(rf"(?:{model.base_model_prefix}\.)?{re.escape(family_of(model.config).layers)}\.(\d+)\.", weight)
+    return int(found[1]) if found else -1
+
+
+def _give_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> bool:
+    """Make sure of a padding token below `vocabulary`; False where there is none.
+
+    Padding is masked, so any token will do, but for a causal model's, which must not end a text: a special one.
+    """
+    for name in ("pad_token", "eos_token", "sep_token", "cls_token", "unk_token"):
+        number = getattr(tokenizer, f"{name}_id")
+        if isinstance(number, int) and 0 <= number < vocabulary:
+            if name != "pad_token":
+                tokenizer.pad_token = getattr(tokenizer, name)
+            return True
+    return False
 
 
 def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
@@ -131,8 +258,12 @@ def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
         if spec is None or spec.origin is None:
             raise AutopeftError(f"model '{name}': its package is not installed; {built_in.install}")
         return ModelSource(name, str(Path(spec.origin).parent / built_in.folder))
-    if name and Path(name).is_dir():
+    with door(f"model '{name:.200}'"):
+        is_folder, is_file = bool(name) and Path(name).is_dir(), Path(name).is_file()
+    if is_folder:
         return ModelSource(name, str(Path(name).resolve()), trust_remote_code)
+    if is_file:
+        raise AutopeftError(f"model '{name}': is a file; give the folder that holds the model")
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name:
         raise AutopeftError(f"model '{name}': no such folder")
     if "/" not in name and suggest(name, BUILT_IN).startswith("did you mean"):
@@ -146,7 +277,3 @@ def quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autopeft.anatomy import head_params_from_config
 from autopeft.budget import Budget, costs_of
 from autopeft.candidate import Candidate
 from autopeft.costs import COSTS
@@ -47,15 +46,15 @@ class Session:
         self.budget = Budget.resolve(experiment.budget, self.shape, experiment.training.max_length)
         self.budget.check_feasible(self.space)
         self.objectives = self._objectives()
-        config = self.source.config(num_labels=self.data.num_labels)
-        self.head_params = head_params_from_config(config)
+        self.head_params = self.source.head_params(self.data.num_labels)
 
     @cached_property
     def tokens(self) -> TokenizedTask:
         """The task, tokenised once."""
         from autopeft.engine.data import TokenizedTask
 
-        return TokenizedTask.of(self.data, self.source.tokenizer(), self.experiment.training.max_length)
+        tokenizer, limits = self.source.tokenizer(), self.source.limits()
+        return TokenizedTask.of(self.data, tokenizer, self.experiment.training.max_length, limits)
 
     def worker_spec(self, weights: Path, setup: Setup | None = None) -> WorkerSpec:
         """How the experiment's workers are built; they keep trained weights in the folder `weights`."""

@@ -54,8 +54,8 @@ def test_the_shape_of_a_configuration_needs_no_weights(family: str, monkeypatch:
     made: list[torch.device] = []
     real = AutoModelForSequenceClassification.from_config
 
-    def spy(config: PretrainedConfig) -> object:
-        model = real(config)
+    def spy(config: PretrainedConfig, **options: object) -> object:
+        model = real(config, **options)
         made.extend(p.device for p in model.parameters())
         return model
 

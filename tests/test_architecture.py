@@ -16,14 +16,15 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if "_shipped" not in p.parts)
 
 #: A room may import from rooms above it in this list, and from its own.
 FLOORS: list[set[str]] = [
-    {"errors", "hub", "on_import"},
-    {"doors", "registry", "resources"},
+    {"errors", "on_import"},
+    {"doors", "hub", "registry", "resources"},
+    {"checkpoint"},
     {"config"},
     {"anatomy"},
     {"methods"},
     {"hybrid"},
     {"candidate", "costs", "attention", "models", "adapter_keys"},
-    {"attachment"},
+    {"attachment", "snippet"},
     {"peft_layer"},
     {"peft_tuner"},
     {"dimensions", "space_spec", "tasks"},

@@ -28,7 +28,7 @@ def test_metrics(record: Mapping[str, Any], folder: Path) -> dict[str, float]:
     if data.fingerprint != record["data"]:
         warnings.warn("the task's data are not those that the adapter was trained and measured on", stacklevel=2)
     source = find_model(record["model"]["name"], record["trust_remote_code"])
-    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length)
+    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
     base = source.model(data.num_labels, data.is_regression, torch.float32, task.pad_id)
     try:
         model = PeftModel.from_pretrained(base, str(folder)).eval()

@@ -5,13 +5,15 @@ Shapes: N examples, B of them in a batch, L tokens of the longest in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from autopeft.anatomy import InputLimits
+from autopeft.engine.texts import Encoded, Reader
 from autopeft.tasks import Split, TaskData
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Batches that are sorted by length together; more is tighter padding and less shuffling.
 _CHUNK = 50
+#: Share of unknown tokens from which on a user should hear of it.
+_MANY = 0.2
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,21 @@ class TokenizedTask:
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedTask:
-        """Tokenise all splits, cutting at `max_length` tokens (or the tokenizer's own limit)."""
-        limit = min(max_length, tokenizer.model_max_length)
+    def of(
+        cls, data: TaskData, tokenizer: PreTrainedTokenizerBase, max_length: int, limits: InputLimits | None = None
+    ) -> TokenizedTask:
+        """Tokenise all splits, cutting at `max_length` tokens (or the tokenizer's or the model's own limit).
+
+        `limits`: what the model can be given. `AutopeftError` names the split and the row of what it cannot take.
+        """
+        reader = Reader(tokenizer, max_length, limits)
+        read = {name: reader.read(name, getattr(data, name)) for name in _SPLITS}
         splits: dict[str, Any] = {
-            name: _tokenise(getattr(data, name), tokenizer, limit, data.is_regression) for name in _SPLITS
+            name: _tokens(read[name], getattr(data, name), data.is_regression) for name in _SPLITS
         }
-        pad_id = int(tokenizer.pad_token_id)
         return cls(data.name, **splits, num_labels=data.num_labels, regression=data.is_regression,
-                   metrics=tuple(data.metrics), pad_id=pad_id)  # fmt: skip
+                   metrics=tuple(data.metrics), pad_id=reader.pad_id,
+                   remarks=_remarks(reader, read, splits["train"].ids))  # fmt: skip
 
 
 _SPLITS = ("train", "validation", "test")
@@ -163,21 +173,28 @@ def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
     return torch.from_numpy(padded)
 
 
-def _tokenise(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int, regression: bool) -> Tokens:
-    second = list(split.second) if split.second is not None else None
-    encoded = tokenizer(list(split.first), second, truncation=True, max_length=limit)
-    # An empty text is no token where a tokenizer adds none of its own, and a model needs at least one.
-    ids: list[list[int]] = [x or [_filler(tokenizer)] for x in encoded["input_ids"]]
-    types: list[list[int]] | None = encoded.get("token_type_ids")
-    types = [x or [0] for x in types] if types is not None else None
-    offsets = np.concatenate([[0], np.cumsum([len(x) for x in ids])])
+def _tokens(read: Encoded, split: Split, regression: bool) -> Tokens:
+    offsets = np.concatenate([[0], np.cumsum([len(x) for x in read.ids])])
     labels = np.asarray(split.labels, dtype=np.float32 if regression else np.int64)
-    return Tokens(_flat(ids), _flat(types) if types is not None else None, offsets, labels)
+    return Tokens(_flat(read.ids), _flat(read.types) if read.types is not None else None, offsets, labels)
 
 
-def _filler(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that stands for an empty text."""
-    return int(tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
+def _remarks(reader: Reader, read: Mapping[str, Encoded], train: np.ndarray) -> tuple[str, ...]:
+    """What was lost of the texts, a sentence each."""
+    found = []
+    if shares := _shares(read, lambda one: one.cut):
+        found.append(f"texts of more than {reader.limit} tokens ({reader.reason}) are cut: {shares}")
+    if shares := _shares(read, lambda one: one.empty):
+        found.append(f"texts that are no token for the tokenizer: {shares}")
+    if (unknown := reader.unknown(train)) >= _MANY:
+        found.append(f"{unknown:.0%} of train's tokens are unknown to the tokenizer")
+    return tuple(found)
+
+
+def _shares(read: Mapping[str, Encoded], count: Callable[[Encoded], int]) -> str:
+    """Of each split that has any, how many examples, and their share."""
+    counts = {name: (count(one), len(one.ids)) for name, one in read.items() if count(one)}
+    return ", ".join(f"{n:,} of {name}'s {size:,} ({n / size:.1%})" for name, (n, size) in counts.items())
 
 
 def _flat(lists: list[list[int]]) -> np.ndarray:

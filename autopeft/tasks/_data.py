@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 
 @dataclass(frozen=True)
 class Split:
-    """Texts (or pairs of texts) and labels, in parallel; labels are class numbers, or floats for regression."""
+    """Texts (or pairs of texts) and labels, in parallel; labels are class numbers, or floats for regression.
+
+    `place` (a file, or a data set's split) and `numbers` (the line or row of each) are for messages only.
+    """
 
     first: tuple[str, ...]
     second: tuple[str, ...] | None
     labels: tuple[int, ...] | tuple[float, ...]
+    place: str = field(default="", compare=False)
+    numbers: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -23,7 +28,13 @@ class Split:
     def take(self, indices: Sequence[int]) -> Split:
         """The rows of those indices, in that order."""
         second = None if self.second is None else tuple(self.second[i] for i in indices)
-        return Split(tuple(self.first[i] for i in indices), second, tuple(self.labels[i] for i in indices))
+        labels = tuple(self.labels[i] for i in indices)
+        numbers = tuple(self.numbers[i] for i in indices) if self.numbers else ()
+        return Split(tuple(self.first[i] for i in indices), second, labels, self.place, numbers)
+
+    def at(self, index: int) -> str:
+        """Where the row of that index was read, for a message; nothing where that is not known."""
+        return f"{self.place}{self.numbers[index]}" if self.numbers else ""
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,8 @@ def encoded(raw: Raw, names: tuple[str, ...]) -> tuple[Split, Split | None, Spli
     def encode(rows: Rows, known_in: str) -> Split:
         labels = _class_numbers(rows, known, known_in) if names else _real_values(rows)
         second = None if rows.second is None else tuple(map(clean, rows.second))
-        return Split(tuple(map(clean, rows.first)), second, labels)
+        numbers = tuple(rows.numbers or range(1, len(rows.first) + 1))
+        return Split(tuple(map(clean, rows.first)), second, labels, f"{rows.place}{rows.mark}", numbers)
 
     train = encode(raw.train, "the classes of the set")
     trained = set(train.labels)
