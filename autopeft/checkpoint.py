@@ -91,6 +91,9 @@ def check_weights(folder: Path, parameters: int, name: str) -> None:
     with door(f"model '{name}'"):
         files = {file: file.stat().st_size for kind in _WEIGHTS for file in folder.glob(kind)}
     for file, size in files.items():
+        with door(file), file.open("rb"):
+            # Readers of weights take what they may not open for a file that is not there.
+            pass
         if not size:
             raise AutopeftError(f"{file}: is empty; download the model again")
     size = sum(files.values())

@@ -105,7 +105,7 @@ class ModelSource:
         from transformers import AutoTokenizer
 
         config = self.config()
-        with self._opened() as options:
+        with self._opened("its tokenizer ") as options:
             tokenizer = AutoTokenizer.from_pretrained(self.location, config=config, **options)
             if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
                 # Where the files are missing transformers makes a tokenizer that knows no word.
@@ -163,15 +163,15 @@ class ModelSource:
         return Path(self.location).is_dir()
 
     @contextmanager
-    def _opened(self) -> Iterator[dict[str, Any]]:
+    def _opened(self, part: str = "") -> Iterator[dict[str, Any]]:
         """What every loader is given; whatever it raises is one line that names the model."""
         quiet_transformers()
         known, place = f"neither a folder nor a built-in name ({', '.join(BUILT_IN)})", f"model '{self.name}'"
         answers = self._is_folder or hub_answers()
         if self._is_folder:
-            what = "cannot be loaded from this folder"
+            what = f"{part}cannot be loaded from this folder"
         elif answers:
-            what = f"{known}; as a hub id it cannot be loaded"
+            what = f"{known}; as a hub id {part or 'it '}cannot be loaded"
         else:
             what = f"{known}; as a hub id: the hub does not answer and the model is not in the local cache"
         with door(place, what), _in_our_words(place, self.trust_remote_code):

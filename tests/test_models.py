@@ -89,6 +89,16 @@ def test_a_hub_that_does_not_answer_is_one_clear_error(monkeypatch: pytest.Monke
     assert "the hub does not answer" in complaint(find_model("someone/some-model").config)
 
 
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:x", "nowhere", "http://[::1", "http://a..b"])
+def test_an_address_of_a_hub_that_is_none_is_named(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    said = complaint(find_model("someone/some-model").config)
+    assert said.startswith(f"HF_ENDPOINT: '{endpoint}' is no address of a hub (")
+
+
 # --- broken folders --------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +111,7 @@ def test_a_folder_of_another_family(folder: Path) -> None:
 def test_a_folder_without_a_tokenizer(folder: Path) -> None:
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    assert f"model '{folder}': cannot be loaded from this folder" in complaint(find_model(str(folder)).tokenizer)
+    assert f"model '{folder}': its tokenizer cannot be loaded from" in complaint(find_model(str(folder)).tokenizer)
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -116,7 +118,7 @@ CASES: dict[str, tuple[Spoil, str] | tuple[Spoil, str, str]] = {
     "shards a list": (shards(weight_map=[1]), "'weight_map' is no mapping"),
     # the tokenizer
     "no tokenizer": (removed("tokenizer.json", "tokenizer_config.json"), "no vocabulary of a tokenizer in it"),
-    "tokenizer empty": (written("tokenizer.json", ""), "cannot be loaded from this folder (Expecting value"),
+    "tokenizer empty": (written("tokenizer.json", ""), "its tokenizer cannot be loaded from this folder (Exp"),
     "tokenizer garbage": (written("tokenizer.json", b"\xff\x00"), "cannot be loaded from this folder"),
     "tokenizer without content": (written("tokenizer.json", "{}"), "cannot be loaded from this folder"),
     "tokenizer a list": (written("tokenizer.json", "[]"), "cannot be loaded from this folder"),
@@ -265,6 +267,25 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(good: Path, tmp_p
     assert all(
         f"{Path(folder).name} is 1000000000; expected" in line for folder, line in zip(folders, said, strict=True)
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "."])
+def test_what_must_not_be_read_is_said(name: str, good: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = shutil.copytree(good / "bert", Path(place) / "model")
+        opened(find_model(str(folder)))
+        Path(place).chmod(0o755)
+        (folder / name).chmod(0)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(AutopeftError) as caught:
+                opened(find_model(str(folder)))
+        finally:
+            os.seteuid(0)
+            folder.chmod(0o755)
+    assert str(folder) in str(caught.value)
+    assert "ermission denied" in str(caught.value)
 
 
 # --- through the command line ----------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ def check_gpus(asked: float, workers: int, where: str) -> None:
 
     there = torch.cuda.device_count()
     if asked > there:
-        raise AutopeftError(f"{where}.gpus_per_worker: {_counted(asked, 'GPU')} are asked for, and this machine has {there}")
+        raise AutopeftError(
+            f"{where}.gpus_per_worker: {_counted(asked, 'GPU')} are asked for, and this machine has {there}"
+        )
     # A GPU's parts are whole: three workers of 0.4 need two GPUs.
     most = math.floor(there / asked) if asked >= 1 else there * math.floor(1 / asked + 1e-9)
     if workers > most:
