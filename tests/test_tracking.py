@@ -495,7 +495,7 @@ def test_places_that_do_not_work(info, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("This is no database, and long enough for SQLite to see that. " * 20)
     assert "can't be written" in _refusal(f"sqlite:///{tmp_path}/file/x/mlflow.db", info)
     assert "file is not a database" in _refusal(f"sqlite:///{tmp_path}/file", info)
-    assert "can't be written" in _refusal(f"sqlite:///{tmp_path}", info)
+    assert "is no file" in _refusal(f"sqlite:///{tmp_path}", info)
     assert "names no file" in _refusal("sqlite://", info)
     assert "does not answer" in _refusal(f"postgresql://127.0.0.1:{free_port()}/x", info)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
