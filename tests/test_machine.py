@@ -31,11 +31,11 @@ MANY = 10 * _machine.cpus() + 100
     [
         (
             {"name": "ray", "cpus_per_worker": MANY},
-            f"cpus_per_worker: {MANY} CPUs are asked for, and this machine has",
+            f"cpus_per_worker: {MANY} CPUs asked for, and this machine has",
         ),
         ({"name": "ray", "workers": 10 * MANY}, r"runner.workers: [\d,]+ with 1 CPU each .*at most \d+ workers"),
-        ({"name": "ray", "gpus_per_worker": 500}, r"runner.gpus_per_worker: 500 GPUs are asked for, .* has \d+"),
-        ({"name": "in_process", "cpus": MANY}, f"runner.cpus: {MANY} CPUs are asked for, and this machine has"),
+        ({"name": "ray", "gpus_per_worker": 500}, r"runner.gpus_per_worker: 500 GPUs asked for, .* has \d+"),
+        ({"name": "in_process", "cpus": MANY}, f"runner.cpus: {MANY} CPUs asked for, and this machine has"),
     ],
 )
 def test_more_than_the_machine_has_is_refused_before_anything_is_done(
@@ -43,7 +43,7 @@ def test_more_than_the_machine_has_is_refused_before_anything_is_done(
 ) -> None:
     path = write_experiment(tmp_path, runner=runner)
     with pytest.raises(AutopeftError, match=said):
-        run_plan(str(path), 10, True)
+        run_plan(str(path), 10, False, True)
     with pytest.raises(AutopeftError, match=said):
         launch(Experiment.load(path), tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
@@ -87,7 +87,7 @@ def test_the_affinity_counts() -> None:
     try:
         os.sched_setaffinity(0, {min(before)})
         assert _machine.cpus() == 1
-        with pytest.raises(AutopeftError, match=r"this machine has 1 CPU$"):
+        with pytest.raises(AutopeftError, match=r"this machine has 1$"):
             runner_from({"name": "in_process", "cpus": 2}).check()
     finally:
         os.sched_setaffinity(0, before)
