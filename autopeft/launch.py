@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from autopeft.candidate import Evaluation
@@ -59,21 +60,38 @@ def search(
 def launch(experiment: Experiment, out: Path, progress: Progress) -> SearchResult:
     """Run an experiment to its end in a run folder; an interrupt leaves a folder that can be resumed, and is raised."""
     with closing(progress):
+        experiment.runner.check()
         session, folder = Session(experiment), RunFolder(out.absolute())
         with folder.locked(), ThreadPoolExecutor(1) as background:
             folder.claim(experiment)
             study = _study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, _info(session, folder))
-            progress.remarked(session.remarks)
-            with experiment.runner.session():
-                if opening.done():
-                    opening.result()
-                setup = _setup(session, folder, study)
-                progress.measured(setup)
-                views = Views(session, folder, study, opening.result())
-                _run(session, study, setup, views, progress)
+            with _tracking_ended(opening) as begun:
+                progress.remarked(session.remarks)
+                with experiment.runner.session():
+                    if opening.done():
+                        opening.result()
+                    setup = _setup(session, folder, study)
+                    progress.measured(setup)
+                    views = Views(session, folder, study, opening.result())
+                    begun.set()
+                    _run(session, study, setup, views, progress)
     return SearchResult(folder)
+
+
+@contextmanager
+def _tracking_ended(opening: Future[Tracker]) -> Iterator[Event]:
+    """What ends the search before it has begun (the event is set then) ends its tracking too; later the views do."""
+    begun = Event()
+    try:
+        yield begun
+    except BaseException as error:
+        if not begun.is_set():
+            with suppress(Exception):
+                status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                opening.result().finish([], [], [], [], {}, status)
+        raise
 
 
 def _setup(session: Session, folder: RunFolder, study: Study) -> Setup:
@@ -111,7 +129,7 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
     try:
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
-            # Ray Tune ends quietly at an interrupt.
+            # A runner that ends quietly at an interrupt.
             raise KeyboardInterrupt
         _score_front(session, study, spec, views)
         status = "FINISHED"

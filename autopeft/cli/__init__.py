@@ -27,5 +27,4 @@ def main() -> None:
         print(f"autopeft: error: {error.strerror or error}{place}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("autopeft: interrupted; a search goes on with the same command", file=sys.stderr)
         sys.exit(130)

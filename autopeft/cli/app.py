@@ -48,9 +48,11 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Launch a search, or go on with one: the same command with the same run folder resumes."""
+    from autopeft.cli.signals import ended_by_signals
     from autopeft.cli.verbs import run_search
 
-    run_search(experiment, out, trials, time_limit, workers, warm_start, quiet, as_json)
+    with ended_by_signals("the search goes on with the same command"):
+        run_search(experiment, out, trials, time_limit, workers, warm_start, quiet, as_json)
 
 
 @app.command()

@@ -28,7 +28,9 @@ _SEED = 0
 
 def run_plan(name: str, samples: int, as_json: bool) -> None:
     """Print the plan."""
-    session = Session(Experiment.load(name))
+    experiment = Experiment.load(name)
+    experiment.runner.check()
+    session = Session(experiment)
     facts = plan(session, samples)
     if as_json:
         print(json.dumps(facts, indent=2))

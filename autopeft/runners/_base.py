@@ -29,13 +29,21 @@ class Runner(Strict):
     name: ClassVar[str]
     description: ClassVar[str]
 
-    pack: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="candidates trained at once")
-    cache: float = Field(1.0, ge=0, description="GiB of frozen layers' outputs a worker keeps in memory, more on disk")
+    pack: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto", description="candidates trained at once"
+    )
+    cache: float = Field(
+        1.0, ge=0, le=65536, description="GiB of frozen layers' outputs a worker keeps in memory, more on disk"
+    )
 
     @property
     def parallel(self) -> int:
         """How many workers train at once."""
         return 1
+
+    def check(self) -> None:
+        """`AutopeftError` for what the machine has not, before anything is started."""
+        return
 
     def spec(self, spec: WorkerSpec) -> WorkerSpec:
         """The same with what the runner says of its workers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -85,11 +86,28 @@ class PackTrainable(tune.Trainable):
             self._run = self._worker.run(self._candidates)
 
 
+class Interrupted(Exception):
+    """The search is interrupted, or cannot go on."""
+
+
+class EndsWith(tune.Callback):
+    """Ends Tune's loop soon after its searcher has ended: Tune asks it between two looks at the workers."""
+
+    def __init__(self, searcher: AskTell) -> None:
+        self._searcher = searcher
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Raise `Interrupted`, upon which Tune ends its workers."""
+        if self._searcher.ended or self._searcher.error is not None:
+            raise Interrupted
+
+
 class AskTell(Searcher):
     """Three methods over the loop. Tune's own record of the search is not used.
 
     Tune logs and forgets what a searcher raises, so the first error ends the search here and is kept in `error`.
-    Candidates of a pack whose worker was killed twice are tried once more, each alone.
+    Candidates of a pack whose worker was killed twice are tried once more, each alone. After `end`, which another
+    thread may call, nothing reaches the loop any more.
     """
 
     def __init__(self, loop: SearchLoop, pack: int, workers: int) -> None:
@@ -97,11 +115,18 @@ class AskTell(Searcher):
         self._loop, self._pack, self._workers = loop, pack, workers
         self._running: dict[str, list[Proposal]] = {}
         self._alone: list[Proposal] = []
+        self._lock = threading.RLock()
+        self.ended = False
         self.error: Exception | None = None
 
     def limited(self) -> ConcurrencyLimiter:
         """At most as many packs at once as there are workers."""
         return ConcurrencyLimiter(self, max_concurrent=self._workers)
+
+    def end(self) -> None:
+        """The search is interrupted: the candidates in training stay open in the study, to be trained when resumed."""
+        with self._lock:
+            self.ended = True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next pack, or the end."""
@@ -145,15 +170,18 @@ class AskTell(Searcher):
         # Else Tune was interrupted: the candidates stay open in the study, and are trained first when resumed.
 
     def _guarded(self, action: Callable[[], T]) -> T | None:
-        try:
-            return action()
-        except Exception as error:
-            self.error = error
-            return None
+        with self._lock:
+            if self.ended:
+                return None
+            try:
+                return action()
+            except Exception as error:
+                self.error = error
+                return None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searchers; the loop is the driver's own, and the study is the state.
-        return {name: value for name, value in self.__dict__.items() if name != "_loop"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_loop", "_lock")}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study is the state."""

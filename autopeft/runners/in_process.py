@@ -9,6 +9,7 @@ from pydantic import Field
 
 from autopeft.candidate import Candidate
 from autopeft.runners._base import Runner
+from autopeft.runners._machine import check_cpus
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
@@ -23,6 +24,10 @@ class InProcess(Runner):
     name: ClassVar[str] = "in_process"
     description: ClassVar[str] = "one worker in this process, for debugging"
     cpus: int = Field(0, ge=0, description="CPU threads; 0 leaves it to torch")
+
+    def check(self) -> None:
+        """As many threads as there are CPUs."""
+        check_cpus(self.cpus, "runner.cpus")
 
     @property
     def threads(self) -> int:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import socket
-import tempfile
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,16 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from autopeft.candidate import Candidate
+from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.runners._base import Runner
+from autopeft.runners._machine import check_gpus, check_workers
+from autopeft.runners._ray_session import RaySession, ray_session
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
     from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
+    from autopeft.runners._tune import AskTell
     from autopeft.searching.loop import SearchLoop
-
-_OBJECT_STORE = 256 * 2**20
 
 
 class RayTune(Runner):
@@ -62,33 +61,44 @@ class RayTune(Runner):
         return setup
 
     def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop, pack: int) -> None:
-        """`Tuner.fit` over the loop."""
-        with self.session():
-            from ray import tune
-
-            from autopeft.runners._tune import AskTell, PackTrainable
+        """`Tuner.fit` over the loop, in Ray's thread."""
+        with self._ray() as session:
+            from autopeft.runners._tune import AskTell
 
             searcher = AskTell(loop, pack, self.workers)
-            with tempfile.TemporaryDirectory(prefix="autopeft-tune-") as scratch:
-                if self._is_here and self.workers > 1:
-                    spec = replace(spec, frozen=_frozen_file(spec, task, Path(scratch)))
-                trainable = tune.with_parameters(PackTrainable, spec=spec, task=task)
-                tuner = tune.Tuner(
-                    tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
-                    tune_config=tune.TuneConfig(
-                        search_alg=searcher.limited(),
-                        num_samples=-1,
-                        reuse_actors=True,
-                        trial_dirname_creator=lambda trial: str(trial.trial_id),
-                    ),
-                    # A worker that is killed gets its pack once more, on a new worker.
-                    run_config=tune.RunConfig(
-                        storage_path=scratch, verbose=0, failure_config=tune.FailureConfig(max_failures=1)
-                    ),
-                )
-                tuner.fit()
+            if self._is_here and self.workers > 1:
+                spec = replace(spec, frozen=_frozen_file(spec, task, session.folder))
+            try:
+                session.call(lambda: self._fit(searcher, spec, task, session.folder), let_go=searcher.end)
+            except Exception as error:
+                raise (searcher.error or error) from None
             if searcher.error is not None:
                 raise searcher.error
+
+    def _fit(self, searcher: AskTell, spec: WorkerSpec, task: TokenizedTask, scratch: Path) -> None:
+        from ray import tune
+
+        from autopeft.runners._tune import EndsWith, PackTrainable
+
+        trainable = tune.with_parameters(PackTrainable, spec=spec, task=task)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher.limited(),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(scratch),
+                verbose=0,
+                callbacks=[EndsWith(searcher)],
+                # A worker that is killed gets its pack once more, on a new worker.
+                failure_config=tune.FailureConfig(max_failures=1),
+            ),
+        )
+        with door("runner", "Ray Tune ended with an error", "start the same command again, it goes on with the search"):
+            tuner.fit()
 
     def score_on_test(
         self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]
@@ -125,30 +135,24 @@ class RayTune(Runner):
         """As many as a worker has CPUs."""
         return max(1, int(self.cpus_per_worker))
 
-    @contextlib.contextmanager
+    def check(self) -> None:
+        """Workers on this machine are not more than it has; of a cluster nothing is known yet."""
+        if self.address is None:
+            check_workers(self.workers, self.cpus_per_worker, "runner")
+            check_gpus(self.gpus_per_worker, self.workers, "runner")
+
+    @contextmanager
     def session(self) -> Iterator[None]:
         """A Ray that this process is connected to: one that the user has already, the one at `address`, or our own."""
-        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
+        with self._ray():
+            yield
 
-        if ray.is_initialized():
-            self._check_resources()
-            yield
-            return
-        _check_address(self.address)
-        try:
-            ray.init(**self._init_options())
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = f"the cluster at '{self.address}' cannot be reached" if self.address else "Ray cannot be started"
-            raise AutopeftError(f"runner: {where} ({str(error).splitlines()[0][:200]}); see runner.address") from error
-        try:
-            self._check_resources()
-            yield
-        finally:
-            ray.shutdown()
+    @contextmanager
+    def _ray(self) -> Iterator[RaySession]:
+        cpus = max(1, math.ceil(self.workers * self.cpus_per_worker))
+        with ray_session(self.address, cpus) as session:
+            session.call(self._check_resources)
+            yield session
 
     def _check_resources(self) -> None:
         """Ray itself waits for ever, and without a word, for a worker that fits on no machine."""
@@ -163,18 +167,6 @@ class RayTune(Runner):
                 f"(at most: {most}); mend runner.cpus_per_worker and runner.gpus_per_worker"
             )
 
-    def _init_options(self) -> dict[str, Any]:
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-        if self.address:
-            return {"address": self.address, **quiet}
-        cpus = max(1, -(-int(self.workers * self.cpus_per_worker * 100) // 100))
-        return {
-            "num_cpus": cpus,
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE,
-            **quiet,
-        }
-
 
 def _frozen_file(spec: WorkerSpec, task: TokenizedTask, folder: Path) -> Path | None:
     """The backbone's weights for workers on this machine to share; None where each has its own."""
@@ -184,22 +176,6 @@ def _frozen_file(spec: WorkerSpec, task: TokenizedTask, folder: Path) -> Path | 
         return None
     model = spec.source.model(task.num_labels, task.regression, spec.setup.chosen.dtype, task.pad_id)
     return write_frozen(model, folder / "frozen.safetensors")
-
-
-def _check_address(address: str | None) -> None:
-    """Ray itself tries for minutes before it says that nobody answers."""
-    if (address or "").startswith("ray://"):
-        raise AutopeftError("runner.address: run this command on a machine of the cluster, with address: auto")
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise AutopeftError(
-            f"runner: the Ray cluster at {address} does not answer ({reason}); see runner.address"
-        ) from error
 
 
 def _answer(ray: Any, reference: Any, share: Sequence[Candidate]) -> list[dict[str, float]]:

@@ -1,0 +1,293 @@
+"""A Ray of our own on this machine, or a connection to a cluster, that cannot hang or end the search's process.
+
+Ray's calls may block for a minute, and its signal handlers abort. So everything that Ray does in the driver happens in
+one thread, and the thread of the search waits for it: a signal interrupts that at once, and never in the middle of what
+Tune or the study writes; and a Ray that has died is noticed by its processes, not by what times out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from autopeft.doors import door
+from autopeft.errors import AutopeftError
+from autopeft.runners._places import private_folder
+from autopeft.runners._reaper import end_processes
+
+T = TypeVar("T")
+
+_OBJECT_STORE = 256 * 2**20
+#: Seconds between two looks at whether Ray lives; that Ray may take to start, to end what it does, to shut down; and
+#: that a cluster's head may be away.
+_LOOK, _START, _END, _SHUTDOWN, _AWAY = 0.2, 120.0, 5.0, 30.0, 20.0
+#: What says where Ray is: a Ray of our own is here, whatever these say.
+_ELSEWHERE = (
+    "RAY_ADDRESS",
+    "RAY_REDIS_ADDRESS",
+    "RAY_TMPDIR",
+    "RAY_GCS_SERVER_PORT",
+    "RAY_NAMESPACE",
+    "RAY_JOB_CONFIG_JSON_ENV_VAR",
+    "RAY_AUTH_TOKEN_PATH",
+    "RAY_OVERRIDE_RESOURCES",
+)
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # It would print where it was, and abort.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+}
+#: What a Ray of our own gets, and nobody else knows.
+_OWN = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+_HANDLED = (signal.SIGINT, signal.SIGTERM)
+_sessions: list[RaySession] = []
+
+
+@contextmanager
+def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
+    """The Ray that this process has already, the cluster at `address`, or one of our own with so many CPUs.
+
+    `AutopeftError` when it cannot be had. One of our own listens on localhost only, asks for a token that nobody else
+    has, keeps its files where nobody else can enter, and is gone afterwards.
+    """
+    if _sessions:
+        yield _sessions[-1]
+        return
+    theirs = "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+    with private_folder() as folder, _environment(own=address is None and not theirs):
+        session = RaySession(folder, address, theirs)
+        _sessions.append(session)
+        try:
+            session.start(cpus)
+            yield session
+        finally:
+            _sessions.remove(session)
+            session.stop()
+
+
+class RaySession:
+    """Calls Ray in its own thread, and knows when Ray has died."""
+
+    def __init__(self, folder: Path, address: str | None, theirs: bool) -> None:
+        self.folder = folder
+        self._address, self._theirs = address, theirs
+        self._todo: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="ray", daemon=True)
+        self._processes: dict[str, psutil.Process] = {}
+        self._head: tuple[str, int] | None = None
+        self._starting, self._dead = True, False
+        self._seen = self._looked = time.monotonic()
+        self._thread.start()
+
+    def start(self, cpus: int) -> None:
+        """Connect, or start our own."""
+        what, remedy = "Ray cannot be started", _variables()
+        if self._address:
+            what, remedy = f"the cluster at '{self._address}' cannot be reached", "see runner.address"
+        with door("runner", what, remedy):
+            if not self._theirs:
+                _check_address(self._address)
+                handlers = {number: signal.getsignal(number) for number in _HANDLED}
+                options = _options(self.folder, cpus) if self._address is None else {"address": self._address}
+                self.call(lambda: _init(options), limit=_START)
+                _set(handlers)
+            if self._theirs or self._address:
+                self._head = self.call(_head_address)
+        self._starting = False
+
+    def call(self, action: Callable[[], T], let_go: Callable[[], None] = lambda: None, limit: float = math.inf) -> T:
+        """What `action` returns in Ray's thread.
+
+        An interrupt, Ray's death and more than `limit` seconds (both `AutopeftError`) end the waiting: `let_go` is
+        called, so that the action comes to its end by itself.
+        """
+        future: Future[T] = Future()
+        self._todo.put((future, action))
+        deadline = time.monotonic() + limit
+        try:
+            while not wait([future], timeout=_LOOK).done:
+                self._check_alive()
+                if time.monotonic() > deadline:
+                    raise AutopeftError(f"runner: Ray did not answer in {limit:g} seconds")
+        except BaseException:
+            let_go()
+            wait([future], timeout=0 if self._dead else _END)
+            raise
+        if future.exception() is not None:
+            # What Ray says of its own death is long, and not to the point.
+            self._check_alive()
+        return future.result()
+
+    def stop(self) -> None:
+        """Shut down what was started; a Ray that was there already stays."""
+        if not self._theirs:
+            # In a thread of its own: the other may wait for what does not come any more.
+            shutdown = threading.Thread(target=_shutdown, name="ray-shutdown", daemon=True)
+            shutdown.start()
+            shutdown.join(_END if self._dead else _SHUTDOWN)
+        self._todo.put(None)
+        self._thread.join(0 if self._dead else _END)
+
+    def _work(self) -> None:
+        while (item := self._todo.get()) is not None:
+            future, action = item
+            try:
+                future.set_result(action())
+            except BaseException as error:
+                future.set_exception(error)
+
+    def _check_alive(self) -> None:
+        """`AutopeftError` when a process without which Ray does not work is gone, or the cluster does not answer."""
+        if self._starting and self._address is None:
+            self._note_processes()
+        for name, process in self._processes.items():
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                # The rest would try for a minute to reach it, and say much.
+                self._dead = True
+                end_processes(self.folder)
+                raise AutopeftError(
+                    f"runner: Ray's process '{name}' was killed (out of memory?); start the same command again, "
+                    "it goes on with the search"
+                )
+        if self._head is not None:
+            self._check_head(self._head)
+
+    def _note_processes(self) -> None:
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):
+                if child.name() in ("gcs_server", "raylet") and any(str(self.folder) in a for a in child.cmdline()):
+                    self._processes[child.name()] = child
+
+    def _check_head(self, head: tuple[str, int]) -> None:
+        """Now and then; a head that is started anew may be away for a while."""
+        now = time.monotonic()
+        if now - self._looked < _AWAY / 8:
+            return
+        self._looked = now
+        with suppress(OSError), socket.create_connection(head, timeout=2):
+            self._seen = time.monotonic()
+        if time.monotonic() - self._seen > _AWAY:
+            self._dead = True
+            raise AutopeftError(
+                f"runner: the head of the Ray cluster, {head[0]}:{head[1]}, does not answer any more; start the "
+                "cluster and the same command again, it goes on with the search"
+            )
+
+
+def _options(folder: Path, cpus: int) -> dict[str, Any]:
+    """Of a Ray of our own."""
+    return {
+        "address": "local",
+        "num_cpus": cpus,
+        "include_dashboard": False,
+        "object_store_memory": _OBJECT_STORE,
+        # Ray lets everybody into this folder, but not into the one around it.
+        "_temp_dir": str(folder / "ray"),
+    }
+
+
+def _init(options: dict[str, Any]) -> None:
+    import ray
+    from ray._private import ray_constants, worker
+
+    # Whatever Ray has to tell in the end is said in a line; it prints pages.
+    worker.print_to_stdstream = lambda *args, **kwargs: None
+    _take_token()
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
+    try:
+        if options["address"] == "local":
+            # As on macOS: every server then listens on localhost. Ray takes `_node_ip_address="127.0.0.1"` for a
+            # mistake, and puts the machine's address there.
+            ray_constants.ENABLE_RAY_CLUSTER = False
+        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **options)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+def _shutdown() -> None:
+    import ray
+
+    with suppress(Exception):
+        ray.shutdown()
+
+
+def _head_address() -> tuple[str, int]:
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _take_token() -> None:
+    """Ray reads its token once a process: have it read anew."""
+    with suppress(Exception):
+        from ray import _raylet
+
+        compiled: Any = _raylet
+        compiled.Config.initialize("")
+        compiled.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _set(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Ray puts its own in their place, some without telling Python."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _environment(own: bool) -> Iterator[None]:
+    """What Ray reads when it starts, in this process and in its own."""
+    before = dict(os.environ)
+    try:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        if own:
+            for name in _ELSEWHERE:
+                os.environ.pop(name, None)
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        yield
+    finally:
+        for name in {*_QUIET, *_ELSEWHERE, *_OWN}:
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+        if own and "ray" in sys.modules:
+            _take_token()
+
+
+def _variables() -> str:
+    """What of the user's environment Ray reads."""
+    names = sorted(name for name in os.environ if name.startswith("RAY_") and name not in {*_QUIET, *_OWN})
+    return f"the environment has {', '.join(names)}" if names else "is there room for it (memory, /dev/shm, /tmp)?"
+
+
+def _check_address(address: str | None) -> None:
+    """Ray itself tries for minutes before it says that nobody answers."""
+    if (address or "").startswith("ray://"):
+        raise AutopeftError("runner.address: run this command on a machine of the cluster, with address: auto")
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    with door("runner", f"the Ray cluster at {address} does not answer", "see runner.address"):
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
