@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from tiny_project import experiment, not_measured, write_experiment
 
@@ -25,6 +27,7 @@ from autopeft.launch import launch
 from autopeft.progress import Silent
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
+from autopeft.runners import _ray_session
 from autopeft.searching.study import Study
 from autopeft.session import Session
 
@@ -178,11 +181,49 @@ def test_a_search_that_is_ended_loses_and_repeats_nothing(
     assert all(kept[e.number].seconds == e.seconds for e in before), "a finished candidate was trained again"
 
 
+class Watching(Silent):
+    """Looks at Ray's processes, and at the folder that their files are in, while the search runs."""
+
+    def __init__(self) -> None:
+        self.before = self._listening()
+        self.addresses: set[str] = set()
+        self.folder, self.modes = Path(), set[int]()
+        self.processes: list[psutil.Process] = []
+        self.names: set[str] = set()
+
+    def finished(self, evaluation: Evaluation) -> None:
+        self.addresses |= {ip for ip, _ in self._listening() - self.before}
+        self.folder = _ray_session._sessions[-1].folder
+        self.modes.add(stat.S_IMODE(self.folder.stat().st_mode))
+        self.processes = psutil.Process().children(recursive=True)
+        self.names = {p.name() for p in self.processes}
+
+    def _listening(self) -> set[tuple[str, int]]:
+        process = psutil.Process()
+        every = [c for p in (process, *process.children(recursive=True)) for c in p.net_connections("inet")]
+        return {(c.laddr.ip, c.laddr.port) for c in every if c.status == psutil.CONN_LISTEN}
+
+
 @not_measured()
-def test_ray_gives_the_same_as_this_process(tmp_path: Path) -> None:
+def test_ray_gives_the_same_as_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an environment that is not to be heard: another Ray's address, long paths, a home that is not there."""
     here = run(tmp_path, "here", trials=3)
-    there = run(tmp_path, "there", trials=3, runner={"name": "ray", "workers": 1})
+    monkeypatch.setenv("RAY_ADDRESS", "203.0.113.1:6379")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / (100 * "t")))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / (100 * "r")))
+    monkeypatch.setenv("HOME", "/proc/nohome")
+    handler, watching = signal.getsignal(signal.SIGTERM), Watching()
+    fields = experiment(tmp_path, trials=3, runner={"name": "ray", "workers": 1})
+    there = launch(Experiment.of(fields, "test"), tmp_path / "there", watching)
     assert comparable(here.evaluations) == comparable(there.evaluations)
+    assert watching.addresses
+    assert watching.addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert watching.modes == {0o700}
+    assert not watching.folder.exists()
+    assert {"gcs_server", "raylet"} <= watching.names
+    assert not [p for p in watching.processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert os.environ["RAY_ADDRESS"] == "203.0.113.1:6379"
 
 
 def test_a_candidate_that_diverges_does_not_end_the_search(tmp_path: Path) -> None:

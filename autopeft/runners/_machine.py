@@ -34,7 +34,7 @@ def check_workers(workers: int, each: float, where: str) -> None:
     check_cpus(each, f"{where}.cpus_per_worker")
     if workers > 1 and workers * each > most_workers():
         raise AutopeftError(
-            f"{where}.workers: {workers:,} with {each:g} CPUs each are asked for, and this machine has "
+            f"{where}.workers: {workers:,} with {_counted(each, 'CPU')} each are asked for, and this machine has "
             f"{_counted(cpus(), 'CPU')} (at most {max(1, int(most_workers() / each))} workers)"
         )
 
@@ -72,5 +72,5 @@ def _quota() -> float:
         return math.inf
 
 
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+def _counted(n: float, what: str) -> str:
+    return f"{n:g} {what}" if n == 1 else f"{n:g} {what}s"

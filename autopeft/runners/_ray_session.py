@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import queue
-import secrets
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +26,7 @@ import psutil
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.runners._places import private_folder
+from autopeft.runners._ray_surroundings import environment, set_handlers, silence, take_token, variables
 from autopeft.runners._reaper import end_processes
 
 T = TypeVar("T")
@@ -36,30 +35,15 @@ _OBJECT_STORE = 256 * 2**20
 #: Seconds between two looks at whether Ray lives; that Ray may take to start, to end what it does, to shut down; and
 #: that a cluster's head may be away.
 _LOOK, _START, _END, _SHUTDOWN, _AWAY = 0.2, 120.0, 5.0, 30.0, 20.0
-#: What says where Ray is: a Ray of our own is here, whatever these say.
-_ELSEWHERE = (
-    "RAY_ADDRESS",
-    "RAY_REDIS_ADDRESS",
-    "RAY_TMPDIR",
-    "RAY_GCS_SERVER_PORT",
-    "RAY_NAMESPACE",
-    "RAY_JOB_CONFIG_JSON_ENV_VAR",
-    "RAY_AUTH_TOKEN_PATH",
-    "RAY_OVERRIDE_RESOURCES",
-)
-_QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # It would print where it was, and abort.
-    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
-    "RAY_ENABLE_AUTO_CONNECT": "0",
-}
-#: What a Ray of our own gets, and nobody else knows.
-_OWN = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
 _HANDLED = (signal.SIGINT, signal.SIGTERM)
 _sessions: list[RaySession] = []
+
+
+def users_own() -> bool:
+    """Whether the process is connected to a Ray that a session has not started."""
+    if _sessions:
+        return _sessions[-1].theirs
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 @contextmanager
@@ -72,8 +56,8 @@ def ray_session(address: str | None, cpus: int) -> Iterator[RaySession]:
     if _sessions:
         yield _sessions[-1]
         return
-    theirs = "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
-    with private_folder() as folder, _environment(own=address is None and not theirs):
+    theirs = users_own()
+    with private_folder() as folder, environment(own=address is None and not theirs):
         session = RaySession(folder, address, theirs)
         _sessions.append(session)
         try:
@@ -89,28 +73,28 @@ class RaySession:
 
     def __init__(self, folder: Path, address: str | None, theirs: bool) -> None:
         self.folder = folder
-        self._address, self._theirs = address, theirs
+        self._address, self.theirs = address, theirs
         self._todo: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="ray", daemon=True)
         self._processes: dict[str, psutil.Process] = {}
         self._head: tuple[str, int] | None = None
-        self._starting, self._dead = True, False
+        self._starting, self._dead, self._silence = True, False, ExitStack()
         self._seen = self._looked = time.monotonic()
         self._thread.start()
 
     def start(self, cpus: int) -> None:
         """Connect, or start our own."""
-        what, remedy = "Ray cannot be started", _variables()
+        what, remedy = "Ray cannot be started", variables()
         if self._address:
             what, remedy = f"the cluster at '{self._address}' cannot be reached", "see runner.address"
         with door("runner", what, remedy):
-            if not self._theirs:
+            if not self.theirs:
                 _check_address(self._address)
                 handlers = {number: signal.getsignal(number) for number in _HANDLED}
                 options = _options(self.folder, cpus) if self._address is None else {"address": self._address}
                 self.call(lambda: _init(options), limit=_START)
-                _set(handlers)
-            if self._theirs or self._address:
+                set_handlers(handlers)
+            if self.theirs or self._address:
                 self._head = self.call(_head_address)
         self._starting = False
 
@@ -139,13 +123,14 @@ class RaySession:
 
     def stop(self) -> None:
         """Shut down what was started; a Ray that was there already stays."""
-        if not self._theirs:
+        if not self.theirs:
             # In a thread of its own: the other may wait for what does not come any more.
             shutdown = threading.Thread(target=_shutdown, name="ray-shutdown", daemon=True)
             shutdown.start()
             shutdown.join(_END if self._dead else _SHUTDOWN)
         self._todo.put(None)
         self._thread.join(0 if self._dead else _END)
+        self._silence.close()
 
     def _work(self) -> None:
         while (item := self._todo.get()) is not None:
@@ -162,7 +147,7 @@ class RaySession:
         for name, process in self._processes.items():
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
                 # The rest would try for a minute to reach it, and say much.
-                self._dead = True
+                self._die()
                 end_processes(self.folder)
                 raise AutopeftError(
                     f"runner: Ray's process '{name}' was killed (out of memory?); start the same command again, "
@@ -170,6 +155,11 @@ class RaySession:
                 )
         if self._head is not None:
             self._check_head(self._head)
+
+    def _die(self) -> None:
+        if not self._dead:
+            self._dead = True
+            self._silence.enter_context(silence())
 
     def _note_processes(self) -> None:
         for child in psutil.Process().children():
@@ -186,7 +176,7 @@ class RaySession:
         with suppress(OSError), socket.create_connection(head, timeout=2):
             self._seen = time.monotonic()
         if time.monotonic() - self._seen > _AWAY:
-            self._dead = True
+            self._die()
             raise AutopeftError(
                 f"runner: the head of the Ray cluster, {head[0]}:{head[1]}, does not answer any more; start the "
                 "cluster and the same command again, it goes on with the search"
@@ -211,7 +201,7 @@ def _init(options: dict[str, Any]) -> None:
 
     # Whatever Ray has to tell in the end is said in a line; it prints pages.
     worker.print_to_stdstream = lambda *args, **kwargs: None
-    _take_token()
+    take_token()
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     try:
         if options["address"] == "local":
@@ -235,51 +225,6 @@ def _head_address() -> tuple[str, int]:
 
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     return host.strip("[]"), int(port)
-
-
-def _take_token() -> None:
-    """Ray reads its token once a process: have it read anew."""
-    with suppress(Exception):
-        from ray import _raylet
-
-        compiled: Any = _raylet
-        compiled.Config.initialize("")
-        compiled.AuthenticationTokenLoader.instance().reset_cache()
-
-
-def _set(handlers: Mapping[signal.Signals, Any]) -> None:
-    """Ray puts its own in their place, some without telling Python."""
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():
-            if handler is not None:
-                signal.signal(number, handler)
-
-
-@contextmanager
-def _environment(own: bool) -> Iterator[None]:
-    """What Ray reads when it starts, in this process and in its own."""
-    before = dict(os.environ)
-    try:
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
-        if own:
-            for name in _ELSEWHERE:
-                os.environ.pop(name, None)
-            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        yield
-    finally:
-        for name in {*_QUIET, *_ELSEWHERE, *_OWN}:
-            os.environ.pop(name, None)
-            if name in before:
-                os.environ[name] = before[name]
-        if own and "ray" in sys.modules:
-            _take_token()
-
-
-def _variables() -> str:
-    """What of the user's environment Ray reads."""
-    names = sorted(name for name in os.environ if name.startswith("RAY_") and name not in {*_QUIET, *_OWN})
-    return f"the environment has {', '.join(names)}" if names else "is there room for it (memory, /dev/shm, /tmp)?"
 
 
 def _check_address(address: str | None) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from autopeft.candidate import Candidate
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.runners._base import Runner
-from autopeft.runners._machine import check_gpus, check_workers
-from autopeft.runners._ray_session import RaySession, ray_session
+from autopeft.runners._cluster import check_nodes
+from autopeft.runners._machine import check_gpus, check_workers, cpus
+from autopeft.runners._ray_session import RaySession, ray_session, users_own
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
@@ -26,15 +27,26 @@ if TYPE_CHECKING:
     from autopeft.searching.loop import SearchLoop
 
 
+T = TypeVar("T")
+
+
 class RayTune(Runner):
     """Workers on this machine, or on the Ray cluster at `address`."""
 
     name: ClassVar[str] = "ray"
     description: ClassVar[str] = "Ray Tune workers on this machine or a cluster (default)"
-    workers: int = Field(1, ge=1, description="processes that train")
-    cpus_per_worker: float = Field(1, gt=0, description="CPU threads of each")
-    gpus_per_worker: float = Field(0, ge=0, description="or a part of one")
+    workers: int = Field(1, ge=1, le=100_000, description="processes that train")
+    cpus_per_worker: float = Field(1, ge=0.01, le=10_000, description="CPU threads of each")
+    gpus_per_worker: float = Field(0, ge=0, le=1_000, description="or a part of one")
     address: str | None = Field(None, description="of a Ray cluster; without it one is started here and stopped again")
+
+    @field_validator("cpus_per_worker", "gpus_per_worker")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        """Ray shares one CPU or GPU, and gives several only whole."""
+        if (value > 1 and value % 1) or 0 < value < 0.01:
+            raise ValueError("expected a whole number, or a part of 1 that is not below 0.01")
+        return value
 
     @property
     def parallel(self) -> int:
@@ -47,17 +59,13 @@ class RayTune(Runner):
 
         if self._is_here:
             return measure(spec, task, typical, share=self.workers)
-        import ray
-
-        remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(measure)
         # Workers beside it share the machine's memory, or a GPU's.
         share = 1 / self.gpus_per_worker if 0 < self.gpus_per_worker < 1 else self.workers
-        try:
-            setup: Setup = ray.get(remote.remote(spec, task, typical, share=share))
-        except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
-        except ray.exceptions.RayError as error:
-            raise AutopeftError(f"runner: a worker was killed while it was measured ({type(error).__name__})") from None
+        with self._ray() as session:
+            self._check_nodes(session, spec)
+            (setup,) = session.call(lambda: self._remote(measure, [(spec, task, typical, share)]))
+        if setup is None:
+            raise AutopeftError("runner: a worker was killed while it was measured (out of memory?)")
         return setup
 
     def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop, pack: int) -> None:
@@ -66,6 +74,7 @@ class RayTune(Runner):
             from autopeft.runners._tune import AskTell
 
             searcher = AskTell(loop, pack, self.workers)
+            self._check_nodes(session, spec)
             if self._is_here and self.workers > 1:
                 spec = replace(spec, frozen=_frozen_file(spec, task, session.folder))
             try:
@@ -109,26 +118,40 @@ class RayTune(Runner):
         if not candidates:
             return []
         if self._is_here:
-            return score_on_test(replace(spec, threads=self.workers * self.threads), task, candidates)
-        with self.session():
-            import ray
-
-            remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(score_on_test)
-            shared = ray.put(task)
-            shares = [list(candidates[i :: self.workers]) for i in range(self.workers)]
-            given = [share for share in shares if share]
-            running = [remote.remote(spec, shared, share) for share in given]
-            answers = [_answer(ray, reference, share) for reference, share in zip(running, given, strict=True)]
+            threads = max(self.threads, min(self.workers * self.threads, cpus()))
+            return score_on_test(replace(spec, threads=threads), task, candidates)
+        shares = [list(candidates[i :: self.workers]) for i in range(self.workers)]
+        given = [share for share in shares if share]
+        with self._ray() as session:
+            inputs = [(spec, task, share) for share in given]
+            found = session.call(lambda: self._remote(_scored, inputs))
+        answers = [scores or [{}] * len(share) for scores, share in zip(found, given, strict=True)]
         scored = [
             pair for share, scores in zip(given, answers, strict=True) for pair in zip(share, scores, strict=True)
         ]
         by_key = {candidate.key: scores for candidate, scores in scored}
         return [by_key[c.key] for c in candidates]
 
+    def _check_nodes(self, session: RaySession, spec: WorkerSpec) -> None:
+        if self.address is not None or session.theirs:
+            session.call(lambda: check_nodes(spec))
+
+    def _remote(self, function: Callable[..., T], inputs: Sequence[tuple[Any, ...]]) -> list[T | None]:
+        """What the function makes of the inputs, on a worker each; None where the worker was killed."""
+        import ray
+
+        from autopeft.engine.data import TokenizedTask
+
+        remote = ray.remote(num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker)(function)
+        # The data go to the object store once.
+        shared = {id(value): ray.put(value) for given in inputs for value in given if isinstance(value, TokenizedTask)}
+        running = [remote.remote(*(shared.get(id(value), value) for value in given)) for given in inputs]
+        return [_answer(ray, reference) for reference in running]
+
     @property
     def _is_here(self) -> bool:
         """Whether workers are processes on this machine's CPU."""
-        return self.address is None and not self.gpus_per_worker
+        return self.address is None and not self.gpus_per_worker and not users_own()
 
     @property
     def threads(self) -> int:
@@ -137,7 +160,7 @@ class RayTune(Runner):
 
     def check(self) -> None:
         """Workers on this machine are not more than it has; of a cluster nothing is known yet."""
-        if self.address is None:
+        if self.address is None and not users_own():
             check_workers(self.workers, self.cpus_per_worker, "runner")
             check_gpus(self.gpus_per_worker, self.workers, "runner")
 
@@ -178,10 +201,21 @@ def _frozen_file(spec: WorkerSpec, task: TokenizedTask, folder: Path) -> Path | 
     return write_frozen(model, folder / "frozen.safetensors")
 
 
-def _answer(ray: Any, reference: Any, share: Sequence[Candidate]) -> list[dict[str, float]]:
-    """A worker's test scores; none when it was killed."""
+def _scored(spec: WorkerSpec, task: TokenizedTask, share: Sequence[Candidate]) -> list[dict[str, float]] | None:
+    """Test scores; None after an error: the search is over, and the same command tries again."""
+    from autopeft.engine.report import score_on_test
+
     try:
-        scores: list[dict[str, float]] = ray.get(reference)
-        return scores
+        return score_on_test(spec, task, share)
+    except Exception:
+        return None
+
+
+def _answer(ray: Any, reference: Any) -> Any:
+    """What a worker returns or raises; None when it was killed."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.as_instanceof_cause() from None
     except ray.exceptions.RayError:
-        return [{} for _ in share]
+        return None

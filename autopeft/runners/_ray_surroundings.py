@@ -1,0 +1,99 @@
+"""What of a process Ray takes for its own (environment, signal handlers, the console), and how it is given back."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+#: What says where Ray is: a Ray of our own is here, whatever these say.
+_ELSEWHERE = (
+    "RAY_ADDRESS",
+    "RAY_REDIS_ADDRESS",
+    "RAY_TMPDIR",
+    "RAY_GCS_SERVER_PORT",
+    "RAY_NAMESPACE",
+    "RAY_JOB_CONFIG_JSON_ENV_VAR",
+    "RAY_AUTH_TOKEN_PATH",
+    "RAY_OVERRIDE_RESOURCES",
+)
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # It would print where it was, and abort.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+}
+#: What a Ray of our own gets, and nobody else knows.
+_OWN = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+
+
+@contextmanager
+def environment(own: bool) -> Iterator[None]:
+    """What Ray reads when it starts, in this process and in its own."""
+    before = dict(os.environ)
+    try:
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        if own:
+            for name in _ELSEWHERE:
+                os.environ.pop(name, None)
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        yield
+    finally:
+        for name in {*_QUIET, *_ELSEWHERE, *_OWN}:
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+        if own and "ray" in sys.modules:
+            take_token()
+
+
+def variables() -> str:
+    """What of the user's environment Ray reads."""
+    names = sorted(name for name in os.environ if name.startswith("RAY_") and name not in {*_QUIET, *_OWN})
+    return f"the environment has {', '.join(names)}" if names else "is there room for it (memory, /dev/shm, /tmp)?"
+
+
+def take_token() -> None:
+    """Ray reads its token once a process: have it read anew."""
+    with suppress(Exception):
+        from ray import _raylet
+
+        compiled: Any = _raylet
+        compiled.Config.initialize("")
+        compiled.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def set_handlers(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Ray puts its own in their place, some without telling Python."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Without what compiled code writes to the console; what Python writes there comes through."""
+    python, ours = sys.stderr, None
+    with suppress(OSError, ValueError, AttributeError):
+        if python.fileno() == 2:
+            ours = os.fdopen(os.dup(2), "w", buffering=1, encoding=python.encoding, errors="backslashreplace")
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), 2)
+            sys.stderr = ours
+    try:
+        yield
+    finally:
+        if ours is not None:
+            sys.stderr = python
+            os.dup2(ours.fileno(), 2)
+            ours.close()
