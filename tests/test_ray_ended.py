@@ -1,4 +1,4 @@
-"""A search on Ray that is ended from outside, in whatever way: a line, the right status, nothing left, and it goes on."""
+"""A search on Ray that is ended from outside, in whatever way: a line, the right status, nothing left; it goes on."""
 
 from __future__ import annotations
 

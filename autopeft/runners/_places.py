@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ _LONGEST = 16
 #: Bytes that Ray's logs and Tune's records take at most, but for shared weights, which are left out where there is
 #: no room.
 _ROOM = 32 * 2**20
+_HOUR = 3600
 
 
 @contextmanager
@@ -88,12 +90,14 @@ def _abandoned(folder: Path) -> bool:
     try:
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             return False
+        if not (folder / _OWNER).exists():
+            # One that is being made this moment has no owner yet.
+            return time.time() - folder.stat().st_mtime > _HOUR
         pid, began = (folder / _OWNER).read_text(encoding="ascii").split()
         return abs(psutil.Process(int(pid)).create_time() - float(began)) > 1
     except psutil.NoSuchProcess:
         return True
     except (OSError, ValueError, psutil.Error):
-        # One that is being made this moment has no owner yet.
         return False
 
 

@@ -26,7 +26,7 @@ import psutil
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.runners._places import private_folder
-from autopeft.runners._ray_surroundings import environment, set_handlers, silence, take_token, variables
+from autopeft.runners._ray_surroundings import environment, quiet, set_handlers, silence, take_token, variables
 from autopeft.runners._reaper import end_processes
 
 T = TypeVar("T")
@@ -78,7 +78,8 @@ class RaySession:
         self._thread = threading.Thread(target=self._work, name="ray", daemon=True)
         self._processes: dict[str, psutil.Process] = {}
         self._head: tuple[str, int] | None = None
-        self._starting, self._dead, self._silence = True, False, ExitStack()
+        self._starting, self._dead = True, False
+        self._quiet, self._silence = ExitStack(), ExitStack()
         self._seen = self._looked = time.monotonic()
         self._thread.start()
 
@@ -92,6 +93,7 @@ class RaySession:
                 _check_address(self._address)
                 handlers = {number: signal.getsignal(number) for number in _HANDLED}
                 options = _options(self.folder, cpus) if self._address is None else {"address": self._address}
+                self._quiet.enter_context(quiet())
                 self.call(lambda: _init(options), limit=_START)
                 set_handlers(handlers)
             if self.theirs or self._address:
@@ -131,6 +133,8 @@ class RaySession:
         self._todo.put(None)
         self._thread.join(0 if self._dead else _END)
         self._silence.close()
+        if not self._thread.is_alive():
+            self._quiet.close()
 
     def _work(self) -> None:
         while (item := self._todo.get()) is not None:
@@ -145,7 +149,7 @@ class RaySession:
         if self._starting and self._address is None:
             self._note_processes()
         for name, process in self._processes.items():
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            if _gone(process):
                 # The rest would try for a minute to reach it, and say much.
                 self._die()
                 end_processes(self.folder)
@@ -183,6 +187,13 @@ class RaySession:
             )
 
 
+def _gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def _options(folder: Path, cpus: int) -> dict[str, Any]:
     """Of a Ray of our own."""
     return {
@@ -197,10 +208,8 @@ def _options(folder: Path, cpus: int) -> dict[str, Any]:
 
 def _init(options: dict[str, Any]) -> None:
     import ray
-    from ray._private import ray_constants, worker
+    from ray._private import ray_constants
 
-    # Whatever Ray has to tell in the end is said in a line; it prints pages.
-    worker.print_to_stdstream = lambda *args, **kwargs: None
     take_token()
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     try:

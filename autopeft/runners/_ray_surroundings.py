@@ -29,7 +29,6 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # It would print where it was, and abort.
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
-    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 #: What a Ray of our own gets, and nobody else knows.
 _OWN = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
@@ -97,3 +96,16 @@ def silence() -> Iterator[None]:
             sys.stderr = python
             os.dup2(ours.fileno(), 2)
             ours.close()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the pages that Ray prints for its processes, and without a new Ray for who calls one that is gone."""
+    from ray._private import auto_init_hook, worker
+
+    before = worker.print_to_stdstream, auto_init_hook.enable_auto_connect
+    worker.print_to_stdstream, auto_init_hook.enable_auto_connect = lambda *args, **options: None, False
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream, auto_init_hook.enable_auto_connect = before
