@@ -23,12 +23,13 @@ pytestmark = pytest.mark.slow
 
 #: Random proposals do not depend on scores, which in the last digit depend on what was measured.
 CHANGES: dict[str, Any] = {
-    "trials": 60,
+    "trials": 16,
     "sampler": {"name": "random", "seed": 3},
     "stopping": "none",
     "training": {"epochs": 3, "batch_size": 4, "max_length": 16, "precision": "fp32"},
     "runner": {"name": "ray", "workers": 1, "pack": 2},
 }
+MIDDLE, START = "in the middle", "at the start"
 KILLED = (
     r"autopeft: error: runner: Ray's process '{}' was killed (out of memory?); start the same command again, it goes "
 )
@@ -107,23 +108,23 @@ def _foreign(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("target", "number", "status", "said", "tracked"),
+    ("target", "number", "when", "status", "said", "tracked"),
     [
-        ("driver", signal.SIGTERM, 143, "autopeft: ended by SIGTERM; ", "KILLED"),
-        ("driver", signal.SIGHUP, 129, "autopeft: ended by SIGHUP; ", "KILLED"),
-        ("driver", signal.SIGINT, 130, "autopeft: interrupted; ", "KILLED"),
-        ("raylet", signal.SIGKILL, 2, KILLED.format("raylet"), "FAILED"),
-        ("gcs_server", signal.SIGKILL, 2, KILLED.format("gcs_server"), "FAILED"),
-        ("driver", signal.SIGKILL, -9, "", "RUNNING"),
+        ("driver", signal.SIGTERM, MIDDLE, 143, "autopeft: ended by SIGTERM; ", "KILLED"),
+        ("raylet", signal.SIGKILL, MIDDLE, 2, KILLED.format("raylet"), "FAILED"),
+        ("gcs_server", signal.SIGKILL, MIDDLE, 2, KILLED.format("gcs_server"), "FAILED"),
+        ("driver", signal.SIGKILL, MIDDLE, -9, "", "RUNNING"),
+        ("driver", signal.SIGHUP, START, 129, "autopeft: ended by SIGHUP; ", "KILLED"),
+        ("raylet", signal.SIGKILL, START, 2, KILLED.format("raylet"), "FAILED"),
+        ("gcs_server", signal.SIGKILL, START, 2, KILLED.format("gcs_server"), "FAILED"),
     ],
 )
-@pytest.mark.parametrize("when", ["in the middle", "at the start"])
 def test_it_leaves_a_line_nothing_else_and_goes_on(
-    target: str, number: int, status: int, said: str, tracked: str, when: str, tmp_path: Path
+    target: str, number: int, when: str, status: int, said: str, tracked: str, tmp_path: Path
 ) -> None:
     before, search = temporary(), Search(tmp_path)
     search.start()
-    if when == "in the middle":
+    if when == MIDDLE:
         search.wait_for(3)
     else:
         search.find("gcs_server")
