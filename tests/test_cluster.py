@@ -146,3 +146,4 @@ def test_temporary_files_need_not_be_shared(cluster: Cluster, tmp_path: Path, mo
     here = run(tmp_path, "here", trials=3)
     assert comparable(there.evaluations) == comparable(here.evaluations)
     assert (there.run_dir / "weights" / f"{there.front.points[0].key}.safetensors").is_file()
+    assert not list(there.run_dir.glob(".*tune*"))

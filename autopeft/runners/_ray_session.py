@@ -83,6 +83,11 @@ class RaySession:
         self._seen = self._looked = time.monotonic()
         self._thread.start()
 
+    @property
+    def own(self) -> bool:
+        """Whether it is of this search alone, on this machine."""
+        return self._address is None and not self.theirs
+
     def start(self, cpus: int) -> None:
         """Connect, or start our own."""
         what, remedy = "Ray cannot be started", variables()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+_TUNE = ".tune-"
 
 
 class RayTune(Runner):
@@ -78,7 +82,8 @@ class RayTune(Runner):
             if self._is_here and self.workers > 1:
                 spec = replace(spec, frozen=_frozen_file(spec, task, session.folder))
             try:
-                session.call(lambda: self._fit(searcher, spec, task, session.folder), let_go=searcher.end)
+                with _scratch(session, spec) as scratch:
+                    session.call(lambda: self._fit(searcher, spec, task, scratch), let_go=searcher.end)
             except Exception as error:
                 raise (searcher.error or error) from None
             if searcher.error is not None:
@@ -133,7 +138,7 @@ class RayTune(Runner):
         return [by_key[c.key] for c in candidates]
 
     def _check_nodes(self, session: RaySession, spec: WorkerSpec) -> None:
-        if self.address is not None or session.theirs:
+        if not session.own:
             session.call(lambda: check_nodes(spec))
 
     def _remote(self, function: Callable[..., T], inputs: Sequence[tuple[Any, ...]]) -> list[T | None]:
@@ -199,6 +204,23 @@ def _frozen_file(spec: WorkerSpec, task: TokenizedTask, folder: Path) -> Path | 
         return None
     model = spec.source.model(task.num_labels, task.regression, spec.setup.chosen.dtype, task.pad_id)
     return write_frozen(model, folder / "frozen.safetensors")
+
+
+@contextmanager
+def _scratch(session: RaySession, spec: WorkerSpec) -> Iterator[Path]:
+    """Where Tune keeps its records: of a cluster, all machines must see the place, so it is in the run folder."""
+    if session.own or spec.keep is None:
+        yield session.folder
+        return
+    run = spec.keep.parent
+    for old in run.glob(f"{_TUNE}*"):
+        # Of a killed search.
+        shutil.rmtree(old, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=_TUNE, dir=run))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _scored(spec: WorkerSpec, task: TokenizedTask, share: Sequence[Candidate]) -> list[dict[str, float]] | None:
