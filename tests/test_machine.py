@@ -21,7 +21,7 @@ from autopeft.experiment import Experiment
 from autopeft.launch import launch
 from autopeft.progress import Silent
 from autopeft.runners import _machine, _places, runner_from
-from autopeft.runners._ray_surroundings import environment
+from autopeft.runners._ray_surroundings import check_variables, environment
 
 MANY = 10 * _machine.cpus() + 100
 
@@ -104,6 +104,18 @@ def test_what_the_environment_says_of_another_ray_is_not_heard(monkeypatch: pyte
     with environment(own=False):
         assert os.environ["RAY_ADDRESS"] == "nowhere"
         assert os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
+@pytest.mark.parametrize("name", ["RAY_memory_usage_threshold", "RAY_NUM_REDIS_GET_RETRIES"])
+def test_a_variable_that_ray_does_not_take_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ends the process that reads it, the other is a traceback while Ray is imported."""
+    monkeypatch.setenv(name, "abc")
+    with environment(own=True), pytest.raises(AutopeftError, match=f"what the environment says: see {name}"):
+        check_variables()
+    monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_DEDUP_LOGS", "1")
+    with environment(own=True):
+        check_variables()
 
 
 # --- temporary folders -----------------------------------------------------------------------------------------------
