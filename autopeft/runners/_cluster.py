@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 _SECONDS = 120.0
 
 
+def check_resources(cpus: float, gpus: float) -> None:
+    """`AutopeftError` when a worker fits on no machine; call it on Ray, which would wait for ever, without a word."""
+    import ray
+
+    asked = {"CPU": cpus, "GPU": gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(kind, 0) >= n for kind, n in asked.items()) for node in nodes):
+        most = ", ".join(f"{max((n.get(kind, 0) for n in nodes), default=0):g} {kind}s" for kind in asked)
+        raise AutopeftError(
+            f"runner: no machine has {cpus:g} CPUs and {gpus:g} GPUs for a worker (at most: {most}); mend "
+            "runner.cpus_per_worker and runner.gpus_per_worker"
+        )
+
+
 def check_nodes(spec: WorkerSpec) -> None:
     """`AutopeftError` when a machine of the cluster does not see the run folder or the model's; call it on Ray.
 

@@ -17,7 +17,7 @@ from autopeft.candidate import Candidate
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.runners._base import Runner
-from autopeft.runners._cluster import check_nodes
+from autopeft.runners._cluster import check_nodes, check_resources
 from autopeft.runners._machine import check_gpus, check_workers, cpus
 from autopeft.runners._ray_session import RaySession, ray_session, users_own
 
@@ -179,21 +179,8 @@ class RayTune(Runner):
     def _ray(self) -> Iterator[RaySession]:
         cpus = max(1, math.ceil(self.workers * self.cpus_per_worker))
         with ray_session(self.address, cpus) as session:
-            session.call(self._check_resources)
+            session.call(lambda: check_resources(self.cpus_per_worker, self.gpus_per_worker))
             yield session
-
-    def _check_resources(self) -> None:
-        """Ray itself waits for ever, and without a word, for a worker that fits on no machine."""
-        import ray
-
-        asked = {"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(all(node.get(kind, 0) >= n for kind, n in asked.items()) for node in nodes):
-            most = ", ".join(f"{max((n.get(kind, 0) for n in nodes), default=0):g} {kind}s" for kind in asked)
-            raise AutopeftError(
-                f"runner: no machine has {self.cpus_per_worker:g} CPUs and {self.gpus_per_worker:g} GPUs for a worker "
-                f"(at most: {most}); mend runner.cpus_per_worker and runner.gpus_per_worker"
-            )
 
 
 def _frozen_file(spec: WorkerSpec, task: TokenizedTask, folder: Path) -> Path | None:
