@@ -75,7 +75,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"tracking": {"name": "mlflow", "uri": "http://127.0.0.1:9"}},
         ["tracking", "http://127.0.0.1:9", "does not answer"],
     ),
-    "a GPU that is not there": ({"runner": {"name": "ray", "gpus_per_worker": 64}}, ["runner", "64 GPUs"]),
+    "a GPU that is not there": ({"runner": {"name": "ray", "gpus_per_worker": 64}}, ["runner", "64 are asked for"]),
     "a Ray client's address": ({"runner": {"name": "ray", "address": "ray://127.0.0.1:1"}}, ["runner.address", "auto"]),
     "cluster that is not there": ({"runner": {"name": "ray", "address": "127.0.0.1:1"}}, ["runner", "127.0.0.1:1"]),
 }

@@ -21,7 +21,7 @@ from autopeft.experiment import Experiment
 from autopeft.launch import launch
 from autopeft.progress import Silent
 from autopeft.runners import _machine, _places, runner_from
-from autopeft.runners._ray_surroundings import environment
+from autopeft.runners._ray_surroundings import check_variables, environment
 
 MANY = 10 * _machine.cpus() + 100
 
@@ -31,11 +31,11 @@ MANY = 10 * _machine.cpus() + 100
     [
         (
             {"name": "ray", "cpus_per_worker": MANY},
-            f"cpus_per_worker: {MANY} CPUs asked for, and this machine has",
+            f"cpus_per_worker: {MANY} are asked for, and this machine has",
         ),
         ({"name": "ray", "workers": 10 * MANY}, r"runner.workers: [\d,]+ with 1 CPU each .*at most \d+ workers"),
-        ({"name": "ray", "gpus_per_worker": 500}, r"runner.gpus_per_worker: 500 GPUs asked for, .* has \d+"),
-        ({"name": "in_process", "cpus": MANY}, f"runner.cpus: {MANY} CPUs asked for, and this machine has"),
+        ({"name": "ray", "gpus_per_worker": 500}, r"runner.gpus_per_worker: 500 are asked for, .* has \d+ GPUs"),
+        ({"name": "in_process", "cpus": MANY}, f"runner.cpus: {MANY} are asked for, and this machine has"),
     ],
 )
 def test_more_than_the_machine_has_is_refused_before_anything_is_done(
@@ -87,7 +87,7 @@ def test_the_affinity_counts() -> None:
     try:
         os.sched_setaffinity(0, {min(before)})
         assert _machine.cpus() == 1
-        with pytest.raises(AutopeftError, match=r"this machine has 1$"):
+        with pytest.raises(AutopeftError, match=r"this machine has 1 CPU$"):
             runner_from({"name": "in_process", "cpus": 2}).check()
     finally:
         os.sched_setaffinity(0, before)
@@ -104,6 +104,18 @@ def test_what_the_environment_says_of_another_ray_is_not_heard(monkeypatch: pyte
     with environment(own=False):
         assert os.environ["RAY_ADDRESS"] == "nowhere"
         assert os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
+@pytest.mark.parametrize("name", ["RAY_memory_usage_threshold", "RAY_NUM_REDIS_GET_RETRIES"])
+def test_a_variable_that_ray_does_not_take_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ends the process that reads it, the other is a traceback while Ray is imported."""
+    monkeypatch.setenv(name, "abc")
+    with environment(own=True), pytest.raises(AutopeftError, match=f"what the environment says: see {name}"):
+        check_variables()
+    monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_DEDUP_LOGS", "1")
+    with environment(own=True):
+        check_variables()
 
 
 # --- temporary folders -----------------------------------------------------------------------------------------------

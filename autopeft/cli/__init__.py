@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from types import TracebackType
+from typing import NoReturn
 
 
 def main() -> None:
-    """Run the command; errors that a user can mend are one line and status 2, an interrupt is status 130."""
+    """Run the command; errors that a user can mend are one line and status 2, an interrupt is status 130.
+
+    Our own mistakes are one line and status 70 (EX_SOFTWARE of sysexits.h), and a file to report.
+    """
     import warnings
 
     # What libraries will change in their next version is no news for who uses this command.
@@ -17,22 +23,45 @@ def main() -> None:
     from autopeft.cli.app import app
     from autopeft.cli.shown import one_line
     from autopeft.errors import AutopeftError
-    from autopeft.secrets import hidden
 
     warnings.formatwarning = _warning
     sys.excepthook = _uncaught
     try:
         app()
+    except SystemExit as end:
+        _leave(end.code)
     except AutopeftError as error:
-        print(f"autopeft: error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {one_line(error)}", 2)
     except OSError as error:
         # A full disk, a file that is taken away: the system's own words, without a traceback.
         place = f" ({error.filename})" if error.filename else ""
-        print(hidden(f"autopeft: error: {error.strerror or error}{place}"), file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error.strerror or error}{place}", 2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(130)
+    except Exception as error:
+        if os.environ.get("AUTOPEFT_TRACEBACK"):
+            raise
+        _end(f"bug: {_report(error)}", 70)
+
+
+def _end(text: str, status: int) -> NoReturn:
+    """Say it on one line, without secrets, and exit."""
+    from autopeft.secrets import hidden
+
+    print(hidden(f"autopeft: {text}"), file=sys.stderr)
+    _leave(status)
+
+
+def _report(error: Exception) -> str:
+    """Write the traceback to a file; what happened, and where that file is, in one line."""
+    import tempfile
+
+    from autopeft.cli.shown import one_line
+
+    what = one_line(f"{type(error).__name__}: {error}")
+    with tempfile.NamedTemporaryFile("w", prefix="autopeft-", suffix=".txt", delete=False, errors="replace") as file:
+        file.write(_traceback(error))
+    return f"{what}; this is a mistake of autopeft's own: please report it with {file.name}"
 
 
 def _warning(message: Warning | str, *_: object, **__: object) -> str:
@@ -44,8 +73,24 @@ def _warning(message: Warning | str, *_: object, **__: object) -> str:
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The usual traceback, without secrets."""
+    sys.stderr.write(_traceback(error))
+
+
+def _traceback(error: BaseException) -> str:
     import traceback
 
     from autopeft.secrets import hidden
 
-    sys.stderr.write(hidden("".join(traceback.format_exception(kind, error, trace))))
+    return hidden("".join(traceback.format_exception(error)))
+
+
+def _leave(status: str | int | None) -> NoReturn:
+    """Exit; without a word to Ray where its thread waits for a process that was killed: it would abort."""
+    import threading
+
+    if isinstance(status, int) and any(t.name in ("ray", "ray-shutdown") for t in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, AttributeError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 _SECONDS = 120.0
 
 
+def check_resources(cpus: float, gpus: float) -> None:
+    """`AutopeftError` when a worker fits on no machine; call it on Ray, which would wait for ever, without a word."""
+    import ray
+
+    asked = {"CPU": cpus, "GPU": gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(kind, 0) >= n for kind, n in asked.items()) for node in nodes):
+        most = ", ".join(f"{max((n.get(kind, 0) for n in nodes), default=0):g} {kind}s" for kind in asked)
+        raise AutopeftError(
+            f"runner: no machine has {cpus:g} CPUs and {gpus:g} GPUs for a worker (at most: {most}); mend "
+            "runner.cpus_per_worker and runner.gpus_per_worker"
+        )
+
+
 def check_nodes(spec: WorkerSpec) -> None:
     """`AutopeftError` when a machine of the cluster does not see the run folder or the model's; call it on Ray.
 
@@ -64,17 +78,3 @@ def _check(paths: Mapping[str, str]) -> None:
                 f"runner: the cluster's machine {name} ({address}) does not see the {paths[path]}; put it on a file "
                 "system that all machines share, under one path"
             )
-
-
-def check_resources(cpus: float, gpus: float) -> None:
-    """`AutopeftError` where no machine has room for a worker: Ray itself would wait for ever, and without a word."""
-    import ray
-
-    asked = {"CPU": cpus, "GPU": gpus}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(node.get(kind, 0) >= n for kind, n in asked.items()) for node in nodes):
-        most = ", ".join(f"{max((n.get(kind, 0) for n in nodes), default=0):g} {kind}s" for kind in asked)
-        raise AutopeftError(
-            f"runner: no machine has {cpus:g} CPUs and {gpus:g} GPUs for a worker "
-            f"(at most: {most}); mend runner.cpus_per_worker and runner.gpus_per_worker"
-        )

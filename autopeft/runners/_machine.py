@@ -26,7 +26,7 @@ def most_workers() -> int:
 def check_cpus(asked: float, where: str) -> None:
     """`AutopeftError` for a worker with more CPUs than there are: it would start as many threads."""
     if asked > cpus():
-        raise AutopeftError(f"{where}: {_counted(asked, 'CPU')} asked for, and this machine has {cpus()}")
+        raise AutopeftError(f"{where}: {asked:g} are asked for, and this machine has {_counted(cpus(), 'CPU')}")
 
 
 def check_workers(workers: int, each: float, where: str) -> None:
@@ -34,7 +34,7 @@ def check_workers(workers: int, each: float, where: str) -> None:
     check_cpus(each, f"{where}.cpus_per_worker")
     if workers > 1 and workers * each > most_workers():
         raise AutopeftError(
-            f"{where}.workers: {workers:,} with {_counted(each, 'CPU')} each asked for, and this machine has "
+            f"{where}.workers: {workers:,} with {_counted(each, 'CPU')} each are asked for, and this machine has "
             f"{_counted(cpus(), 'CPU')} (at most {max(1, int(most_workers() / each))} workers)"
         )
 
@@ -47,14 +47,12 @@ def check_gpus(asked: float, workers: int, where: str) -> None:
 
     there = torch.cuda.device_count()
     if asked > there:
-        raise AutopeftError(
-            f"{where}.gpus_per_worker: {_counted(asked, 'GPU')} asked for, and this machine has {there}"
-        )
+        raise AutopeftError(f"{where}.gpus_per_worker: {asked:g} are asked for, and this machine has {there} GPUs")
     # A GPU's parts are whole: three workers of 0.4 need two GPUs.
     most = math.floor(there / asked) if asked >= 1 else there * math.floor(1 / asked + 1e-9)
     if workers > most:
         raise AutopeftError(
-            f"{where}.workers: {workers:,} with {asked:g} GPUs each asked for, and this machine has {there} GPUs "
+            f"{where}.workers: {workers:,} with {asked:g} GPUs each are asked for, and this machine has {there} GPUs "
             f"(at most {most} workers)"
         )
 

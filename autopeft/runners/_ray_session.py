@@ -26,7 +26,15 @@ import psutil
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.runners._places import private_folder
-from autopeft.runners._ray_surroundings import environment, quiet, set_handlers, silence, take_token, variables
+from autopeft.runners._ray_surroundings import (
+    check_variables,
+    environment,
+    quiet,
+    remedy,
+    set_handlers,
+    silence,
+    take_token,
+)
 from autopeft.runners._reaper import end_processes
 from autopeft.runners._safe_path import safe_job
 
@@ -78,6 +86,7 @@ class RaySession:
         self._todo: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="ray", daemon=True)
         self._processes: dict[str, psutil.Process] = {}
+        self._others = {child.pid for child in psutil.Process().children()}
         self._head: tuple[str, int] | None = None
         self._starting, self._dead = True, False
         self._quiet, self._silence = ExitStack(), ExitStack()
@@ -91,14 +100,15 @@ class RaySession:
 
     def start(self, cpus: int) -> None:
         """Connect, or start our own."""
-        what, remedy = "Ray cannot be started", variables()
+        what, mend = "Ray cannot be started", remedy()
         if self._address:
-            what, remedy = f"the cluster at '{self._address}' cannot be reached", "see runner.address"
-        with door("runner", what, remedy):
+            what, mend = f"the cluster at '{self._address}' cannot be reached", "see runner.address"
+        with door("runner", what, mend):
             if not self.theirs:
                 _check_address(self._address)
                 handlers = {number: signal.getsignal(number) for number in _HANDLED}
                 options = _options(self.folder, cpus) if self._address is None else {"address": self._address}
+                check_variables()
                 self._quiet.enter_context(quiet())
                 self.call(lambda: _init(options), limit=_START)
                 set_handlers(handlers)
@@ -138,8 +148,9 @@ class RaySession:
             shutdown.join(_END if self._dead else _SHUTDOWN)
         self._todo.put(None)
         self._thread.join(0 if self._dead else _END)
-        self._silence.close()
+        # While it waits for what does not come, it is not to say so, nor to start another Ray.
         if not self._thread.is_alive():
+            self._silence.close()
             self._quiet.close()
 
     def _work(self) -> None:
@@ -174,7 +185,7 @@ class RaySession:
     def _note_processes(self) -> None:
         for child in psutil.Process().children():
             with suppress(psutil.Error):
-                if child.name() in ("gcs_server", "raylet") and any(str(self.folder) in a for a in child.cmdline()):
+                if child.name() in ("gcs_server", "raylet") and child.pid not in self._others:
                     self._processes[child.name()] = child
 
     def _check_head(self, head: tuple[str, int]) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from autopeft.errors import AutopeftError
 
 #: What says where Ray is: a Ray of our own is here, whatever these say.
 _ELSEWHERE = (
@@ -55,10 +58,26 @@ def environment(own: bool) -> Iterator[None]:
             take_token()
 
 
-def variables() -> str:
-    """What of the user's environment Ray reads."""
-    names = sorted(name for name in os.environ if name.startswith("RAY_") and name not in {*_QUIET, *_OWN})
+def remedy() -> str:
+    """What may help where Ray does not start."""
+    names = _variables()
     return f"the environment has {', '.join(names)}" if names else "is there room for it (memory, /dev/shm, /tmp)?"
+
+
+def check_variables() -> None:
+    """`AutopeftError` when Ray cannot live with what the user's environment tells it: it would end this process."""
+    names = _variables()
+    if not names:
+        return
+    code = "from ray import _raylet; _raylet.Config.initialize('')"
+    tried = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if tried.returncode:
+        raise AutopeftError(f"runner: Ray does not take what the environment says: see {', '.join(names)}")
+
+
+def _variables() -> list[str]:
+    """What of the user's environment Ray reads."""
+    return sorted(name for name in os.environ if name.startswith("RAY_") and name not in {*_QUIET, *_OWN})
 
 
 def take_token() -> None:
