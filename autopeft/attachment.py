@@ -38,7 +38,7 @@ class Banks(nn.Module):
         if list(starts) != sorted(starts):
             raise ValueError(f"candidates must be in the order of their starts, not {starts}")
         for hybrid, start in zip(hybrids, starts, strict=True):
-            hybrid.check(shape)
+            hybrid.check_room(shape)
             if start > hybrid.first_adapted:
                 raise ValueError(f"a hybrid that adapts layer {hybrid.first_adapted} cannot start at layer {start}")
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]

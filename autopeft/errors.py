@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
+
+#: Characters of a message, of its end (where the remedy stands) and of a value shown in it.
+_LENGTH, _END, _VALUE = 560, 160, 100
 
 #: Bounds of what a message repeats from a file: names are foreign, and may be texts by the million.
 _NAME, _LISTED, _COMPARED = 60, 30, 2000
@@ -12,11 +17,22 @@ _NAME, _LISTED, _COMPARED = 60, 30, 2000
 class AutopeftError(Exception):
     """Something that the user can mend: the message names the place and the remedy, in one line.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Whatever foreign names and values the
+    message holds, it is one line of a few hundred characters.
     """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(one_line(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+def one_line(text: str) -> str:
+    """The text as `printable` has it, and cut in its middle where it is long."""
+    line = printable(_cut(text))
+    return line if len(line) <= _LENGTH else _cut(line)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LENGTH else f"{text[: _LENGTH - _END - 5]} ... {text[-_END:]}"
 
 
 def printable(text: str) -> str:
@@ -24,6 +40,21 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+_shown = reprlib.Repr()
+_shown.maxlevel, _shown.maxlist, _shown.maxtuple, _shown.maxdict, _shown.maxset = 3, 8, 8, 8, 8
+_shown.maxstring = _shown.maxother = _shown.maxlong = _VALUE
+
+
+def shown(value: Any) -> str:
+    """`repr(value)`, short however large the value is."""
+    try:
+        text = _shown.repr(value)
+    except Exception:
+        # Python writes no number of more than 4,300 digits, and a foreign repr may raise what it likes.
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= 2 * _VALUE else f"{text[: 2 * _VALUE - 3]}..."
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

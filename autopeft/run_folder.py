@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from autopeft.candidate import Evaluation
-from autopeft.config import dump_yaml
+from autopeft.config import dump_yaml, parse
+from autopeft.doors import read_json
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.searching.front import ParetoFront, point_to_json
@@ -97,10 +98,11 @@ class RunFolder:
         """What was measured of the engine when the search began; None before that."""
         from autopeft.engine.setup import Setup
 
-        try:
-            return Setup.model_validate_json(self.setup_file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        if not os.path.lexists(self.setup_file):
             return None
+        # Not measured anew in silence: with another precision or pack the rest of the search would score otherwise.
+        remedy = "delete it to have the engine measured anew"
+        return parse(Setup, read_json(self.setup_file, remedy), str(self.setup_file))
 
     def write_setup(self, setup: Setup) -> None:
         """Keep it for when the search is resumed."""
@@ -118,7 +120,7 @@ class RunFolder:
         # Before its first result a folder is nobody's: what stands there may be of another run.
         if not (self.prior_file.is_file() and self.trials_file.is_file()):
             write_whole(self.prior_file, prior_text(prior_of(Path(other), space)))
-        return kept_prior(self.prior_file)
+        return kept_prior(self.prior_file, space)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -183,7 +183,7 @@ def test_keys_are_the_same_in_every_process() -> None:
         ({"method": "lora", "rnak": 2}, "unknown field 'rnak'; did you mean 'rank'?"),
         ({"method": "lora", "rank": 2, "sites": ["w"]}, "unknown site 'w'"),
         ({"method": "lora"}, "not a method"),
-        ({"method": "lora", "rank": 2, "scale": "big"}, "not a method"),
+        ({"method": "lora", "rank": 2, "scale": "big"}, "scale must be above 0"),
         ("lora", "not a method"),
         (7, "not a method"),
         (None, "not a method"),

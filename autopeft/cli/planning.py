@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     names = facts["dimensions"]
     listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     table.add_row("dimensions", f"{len(names)} ({listed})")
-    table.add_row("hybrids in the space", f"{facts['hybrids']:.3g}")
+    table.add_row("hybrids in the space", f"{Decimal(facts['hybrids']):.3g}")
     table.add_row("backbone, head", f"{facts['backbone_params']:,} and {facts['head_params']:,} parameters")
     table.add_row("examples", f"{facts['examples']} ({facts['splits']})")
     for name, costs in facts["costs"].items():

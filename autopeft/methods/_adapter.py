@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, suggest
+from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods._base import Method, MethodFlops
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Bottleneck(Method):
         super().__post_init__()
         if self.activation not in ACTIVATIONS:
             hint = suggest(str(self.activation), ACTIVATIONS)
-            raise AutopeftError(f"method '{self.name}': unknown activation '{self.activation}'; {hint}")
+            raise AutopeftError(f"method '{self.name}': unknown activation {shown(self.activation)}; {hint}")
 
     def site_params(self, shape: ModelShape, site: str) -> int:
         """2dr + r + d; 0 when absent."""

@@ -29,8 +29,12 @@ class Runner(Strict):
     name: ClassVar[str]
     description: ClassVar[str]
 
-    pack: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="candidates trained at once")
-    cache: float = Field(1.0, ge=0, description="GiB of frozen layers' outputs a worker keeps in memory, more on disk")
+    pack: Annotated[int, Field(ge=1, le=1_024)] | Literal["auto"] = Field(
+        "auto", description="candidates trained at once"
+    )
+    cache: float = Field(
+        1.0, ge=0, le=1e6, description="GiB of frozen layers' outputs a worker keeps in memory, more on disk"
+    )
 
     @property
     def parallel(self) -> int:
