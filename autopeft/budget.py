@@ -185,8 +185,9 @@ def _atoms(space: SearchSpace) -> Iterator[Hybrid]:
 
 
 def _amount(value: Any, reference: int, where: str) -> int:
-    huge = isinstance(value, int) and abs(value) > _MOST
-    match = None if huge else _AMOUNT.fullmatch(str(value).strip())
+    # Before its text is made: Python writes out no number of more than 4,300 digits.
+    told = isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) <= _MOST)
+    match = None if not told else _AMOUNT.fullmatch(str(value).strip())
     if isinstance(value, bool) or match is None:
         raise AutopeftError(f"{where}: expected a number, '1.2M' or a share like '0.5%' (given: {shown(value)})")
     number, unit = Decimal(match[1]), match[2]

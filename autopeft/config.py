@@ -32,7 +32,7 @@ else:
 
 #: Bytes and values (aliases written out) of a YAML file, and characters of one value. Real ones have some thousand
 #: bytes; a run folder's, with the points of the sampler `given` in it, a million.
-_MOST_BYTES, _MOST_VALUES, _MOST_CHARACTERS = 4 * 2**20, 150_000, 50_000
+_MOST_BYTES, _MOST_VALUES, _MOST_CHARACTERS = 2 * 2**20, 100_000, 50_000
 _MOST_DIGITS = 100
 _TAG = "tag:yaml.org,2002:"
 _TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
@@ -115,7 +115,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from cause
     if not isinstance(data, dict):
         raise AutopeftError(f"{path}: expected 'key: value' lines, found {'nothing' if data is None else 'no mapping'}")
-    check_plain(data, str(path))
+    check_plain(data, str(path), _MOST_VALUES)
     return data
 
 
@@ -124,22 +124,24 @@ def _check_events(text: str) -> None:
 
     Aliases count as what they stand for: nine of nine of nine are few characters, and millions of values.
     """
-    count, sizes = 0, {}
+    count = 0
+    sizes: dict[str | None, int] = {}
     inside: list[tuple[str | None, int]] = []
     for event in yaml.parse(text, Loader=_Parser):
         problem = None
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, before = inside.pop()
-            sizes[anchor] = count - before
+            if anchor is not None:
+                sizes[anchor] = count - before
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
                 problem = f"alias '{event.anchor}' of nothing before it, or of what it stands in"
             count += sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.NodeEvent):
-            problem = _problem(event)
+            problem = f"anchor '{event.anchor}' twice" if event.anchor in sizes else _problem(event)
             if isinstance(event, yaml.CollectionStartEvent):
                 inside.append((event.anchor, count))
-            else:
+            elif event.anchor is not None:
                 sizes[event.anchor] = 1
             count += 1
         if len(inside) > MOST_LEVELS:
@@ -163,7 +165,7 @@ def _problem(event: yaml.NodeEvent) -> str | None:
 
 def parse(model: type[M], data: Mapping[str, Any], where: str) -> M:
     """`data` as a `model`; `AutopeftError("<where>: <path>: <what>")` for the first thing that is wrong."""
-    check_plain(data, where)
+    check_plain(data, where, _MOST_VALUES)
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:

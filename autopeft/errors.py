@@ -57,11 +57,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 2 * _VALUE else f"{text[: 2 * _VALUE - 3]}..."
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: object, known: Iterable[str]) -> str:
     """A closing phrase for "unknown X": the nearest known name if one is near, and what is known (the first 30)."""
     names = sorted(known)
     short = [name if len(name) <= _NAME else name[: _NAME - 1] + "…" for name in names[:_COMPARED]]
-    close = difflib.get_close_matches(word[:_NAME], short, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word[:_NAME], short, n=1, cutoff=0.6) if isinstance(word, str) else []
     hint = f"did you mean '{close[0]}'? " if close else ""
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     return f"{hint}known: {', '.join(short[:_LISTED]) or 'none'}{more}"

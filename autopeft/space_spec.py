@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from autopeft.anatomy import ModelShape
 from autopeft.config import Strict, parse, read_yaml
-from autopeft.doors import check_plain, door, within
+from autopeft.doors import door, within
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods import METHODS, MOST_SIZE, Method
 from autopeft.resources import shipped
@@ -138,7 +138,6 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[
     `AutopeftError` for the first thing that is wrong, with the file and the path inside it.
     """
     data, where = _find(source)
-    check_plain(data, where)
     spec = parse(SpaceSpec, data, where)
     blocks = tuple(_block(name, raw, f"{where}: blocks.{name}") for name, raw in spec.blocks.items())
     _check_collisions(blocks, where)
@@ -148,6 +147,8 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[
 def _find(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     if isinstance(source, Mapping):
         return source, "search space"
+    if not isinstance(source, (str, Path)):
+        raise AutopeftError(f"search space: expected a name, a file or a mapping (given: {shown(source)})")
     named = shipped("search_spaces")
     if str(source) in named:
         return read_yaml(named[str(source)]), f"search_spaces/{source}.yaml"
@@ -178,7 +179,7 @@ def _method(name: str, raw: Mapping[str, Any], where: str) -> type[Method]:
     given = raw.get("method", name)
     if isinstance(given, str) and given in METHODS.names():
         return METHODS.get(given)
-    hint = suggest(str(given), METHODS.names())
+    hint = suggest(given, METHODS.names())
     if "method" in raw:
         raise AutopeftError(f"{where}.method: unknown method {shown(given)}; {hint}")
     raise AutopeftError(f"{where}: unknown method '{name}'; {hint}. Give 'method: ...' to name a block freely")

@@ -178,7 +178,7 @@ def test_keys_are_the_same_in_every_process() -> None:
     ("layer", "what"),
     [
         ({"method": "lroa", "rank": 2}, "unknown method 'lroa'; did you mean 'lora'?"),
-        ({"rank": 2}, "unknown method 'None'"),
+        ({"rank": 2}, "unknown method None"),
         ({"method": "lora", "rank": -2}, "rank must be a whole number from 0 up, not -2"),
         ({"method": "lora", "rnak": 2}, "unknown field 'rnak'; did you mean 'rank'?"),
         ({"method": "lora", "rank": 2, "sites": ["w"]}, "unknown site 'w'"),

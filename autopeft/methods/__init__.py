@@ -19,12 +19,13 @@ def method_from_json(data: Mapping[str, Any]) -> Method:
     if not isinstance(data, Mapping):
         raise AutopeftError(f"not a method: {shown(data)}; expected a mapping with 'method' and its fields")
     fields = dict(data)
-    cls = METHODS.get(str(fields.pop("method", None)))
+    name = fields.pop("method", None)
+    if not isinstance(name, str):
+        raise AutopeftError(f"unknown method {shown(name)}; {suggest(name, METHODS.names())}")
+    cls = METHODS.get(name)
     for name in fields:
         if name not in cls.option_names():
-            raise AutopeftError(
-                f"method '{cls.name}': unknown field '{name}'; {suggest(str(name), cls.option_names())}"
-            )
+            raise AutopeftError(f"method '{cls.name}': unknown field '{name}'; {suggest(name, cls.option_names())}")
     return cls(**fields)
 
 

@@ -27,7 +27,7 @@ class Bottleneck(Method):
         """Check the activation too."""
         super().__post_init__()
         if self.activation not in ACTIVATIONS:
-            hint = suggest(str(self.activation), ACTIVATIONS)
+            hint = suggest(self.activation, ACTIVATIONS)
             raise AutopeftError(f"method '{self.name}': unknown activation {shown(self.activation)}; {hint}")
 
     def site_params(self, shape: ModelShape, site: str) -> int:

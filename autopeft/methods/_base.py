@@ -72,7 +72,7 @@ class Method(ABC):
         sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
         for site in sites:
             if site not in self.allowed_sites:
-                hint = suggest(str(site), self.allowed_sites)
+                hint = suggest(site, self.allowed_sites)
                 raise AutopeftError(f"method '{self.name}': unknown site {shown(site)}; {hint}")
         if not sites:
             raise AutopeftError(f"method '{self.name}': sites must not be empty; leave the method out instead")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Given = Mapping[str, int | float]
 
 #: Coordinates of all points.
-_MOST_VALUES = 50_000
+_MOST_VALUES = 40_000
 
 
 class GivenPlugin(SamplerPlugin):
