@@ -78,29 +78,27 @@ def _places(data: Any, level: int = 0) -> list[tuple[Any, Any]]:
 
 
 def _edit(draw: st.DrawFn, inside: Any, key: Any, values: list[Any]) -> None:
-    kind = draw(
-        st.sampled_from(["value", "value", "value", "made", "delete", "rename", "wrap", "nest", "repeat", "add"])
-    )
+    kind = draw(st.sampled_from(_EDITS))
     old = inside[key]
     if kind == "value":
-        inside[key] = draw(st.sampled_from(values))
+        inside[key] = copy.deepcopy(draw(st.sampled_from(values)))
     elif kind == "made":
         inside[key] = draw(_MADE)
     elif kind == "wrap":
         inside[key] = draw(st.sampled_from([[old], {"x": old}, [old, old], str(type(old)), [[old]]]))
     elif kind == "nest":
-        for _ in range(draw(st.sampled_from([5, 70, 200]))):
+        for _ in range(draw(st.sampled_from([2, 5, 70]))):
             inside[key] = [inside[key]]
     elif kind == "repeat":
-        inside[key] = [copy.deepcopy(old) for _ in range(draw(st.sampled_from([2, 7, 300])))]
+        inside[key] = [copy.deepcopy(old) for _ in range(draw(st.sampled_from([2, 7] if _places(old) else [300])))]
     elif kind == "delete" and isinstance(inside, dict):
         del inside[key]
     elif kind == "rename" and isinstance(inside, dict):
         inside[draw(_KEYS)] = inside.pop(key)
     elif isinstance(old, dict):
-        old[draw(_KEYS)] = draw(st.sampled_from(values))
+        old[draw(_KEYS)] = copy.deepcopy(draw(st.sampled_from(values)))
     elif isinstance(old, list):
-        old.append(draw(st.sampled_from(values)))
+        old.append(copy.deepcopy(draw(st.sampled_from(values))))
 
 
 _EDITS = ["value", "value", "value", "made", "delete", "rename", "wrap", "nest", "repeat", "add"]
