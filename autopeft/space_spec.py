@@ -65,6 +65,10 @@ class Values(Strict):
         return {"low": self.low, "high": self.high, "log": self.log}
 
 
+#: fp32 holds no larger number. A rate below it that makes no sense is a failed candidate, and costs nothing before.
+_LARGEST = 1e38
+
+
 def _below(most: float) -> AfterValidator:
     def check(values: Values) -> Values:
         largest = max(values.choices or (values.high or 0.0,))
@@ -78,10 +82,10 @@ def _below(most: float) -> AfterValidator:
 class Training(Strict):
     """The hyper-parameters of training that may be searched; one that is left out is the trainer's own."""
 
-    learning_rate: Annotated[Values, _below(1e3)] | None = None
-    weight_decay: Annotated[Values, _below(1e3)] | None = None
+    learning_rate: Annotated[Values, _below(_LARGEST)] | None = None
+    weight_decay: Annotated[Values, _below(_LARGEST)] | None = None
     warmup: Annotated[Values, _below(1)] | None = None
-    max_grad_norm: Annotated[Values, _below(1e9)] | None = None
+    max_grad_norm: Annotated[Values, _below(_LARGEST)] | None = None
 
 
 class SpaceSpec(Strict):

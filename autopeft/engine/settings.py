@@ -19,7 +19,7 @@ class TrainingSettings(Strict):
     )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = Field(0, ge=0, lt=2**32, description="of initial weights and of the order of the data")
-    learning_rate: float = Field(1e-3, gt=0, lt=1e3)
-    weight_decay: float = Field(0.01, ge=0, lt=1e3)
+    learning_rate: float = Field(1e-3, gt=0, lt=1e38)
+    weight_decay: float = Field(0.01, ge=0, lt=1e38)
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising rate; then linear decay")
-    max_grad_norm: float = Field(1.0, gt=0, lt=1e9)
+    max_grad_norm: float = Field(1.0, gt=0, lt=1e38)
