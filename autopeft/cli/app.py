@@ -79,9 +79,13 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a search would do, without training: dimensions, costs, share within the budget, time."""
+    from autopeft.experiment import Experiment
+
+    # Before torch is imported, which takes seconds: a mistake in the file is told at once.
+    loaded = Experiment.load(experiment)
     from autopeft.cli.planning import run_plan
 
-    run_plan(experiment, samples, as_json)
+    run_plan(loaded, samples, as_json)
 
 
 @app.command()

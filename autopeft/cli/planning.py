@@ -27,9 +27,9 @@ from autopeft.session import Session, middle, typical_candidates
 _SEED = 0
 
 
-def run_plan(name: str, samples: int, as_json: bool) -> None:
+def run_plan(experiment: Experiment, samples: int, as_json: bool) -> None:
     """Print the plan."""
-    session = Session(Experiment.load(name))
+    session = Session(experiment)
     facts = plan(session, samples)
     if as_json:
         print(json.dumps(facts, indent=2))
