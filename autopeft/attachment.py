@@ -12,7 +12,8 @@ from torch import nn
 
 from autopeft.anatomy import Family, ModelShape, family_of, head_names, layers_of, shape_of
 from autopeft.attention import AttentionChoice, set_prefix
-from autopeft.errors import AutopeftError
+from autopeft.doors import door
+from autopeft.errors import AutopeftError, shown
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 from autopeft.methods._bank import Bank
@@ -38,10 +39,10 @@ class Banks(nn.Module):
         if list(starts) != sorted(starts):
             raise ValueError(f"candidates must be in the order of their starts, not {starts}")
         for hybrid, start in zip(hybrids, starts, strict=True):
-            hybrid.check(shape)
+            hybrid.check_room(shape)
             if start > hybrid.first_adapted:
                 raise ValueError(f"a hybrid that adapts layer {hybrid.first_adapted} cannot start at layer {start}")
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        generators = [_generator(seed) for seed in seeds]
         self.layers = nn.ModuleDict()
         for i in range(shape.layers):
             sites: dict[str, dict[str, Bank]] = {}
@@ -244,6 +245,11 @@ class SiteHook:
         for index, bank in self.banks:
             slices[index] = bank(slices[index], args[0], block_input)
         return slices[0] if self.parts == 1 else torch.cat(slices, dim=-1)
+
+
+def _generator(seed: int) -> torch.Generator:
+    with door(f"seed {shown(seed)}", "is no whole number of 64 bits"):
+        return torch.Generator().manual_seed(seed)
 
 
 def _groups(layers: Sequence[tuple[Method, ...]]) -> list[tuple[str, str, list[Method | None]]]:

@@ -119,7 +119,7 @@ def _prior(session: Session, folder: RunFolder, has_results: bool) -> Prior | No
     # Before its first result a folder is nobody's: what stands there may be of another run.
     if not (has_results and folder.prior_file.is_file()):
         write_whole(folder.prior_file, prior_text(prior_of(Path(other), session.space)))
-    return kept_prior(folder.prior_file)
+    return kept_prior(folder.prior_file, session.space)
 
 
 def _search_id(folder: RunFolder, study: Study) -> str:

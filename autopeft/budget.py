@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.anatomy import ModelShape
 from autopeft.costs import COSTS
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, shown
 from autopeft.hybrid import Hybrid
 from autopeft.space import Point, SearchSpace
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-_AMOUNT = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*([%kKMGT]?)")
+_AMOUNT = re.compile(r"([0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?)\s*([%kKMGT]?)")
+#: No cost of a model comes near, and what follows (databases, arrays) has 63 bits.
+_MOST = 10**18
 _FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -183,11 +185,15 @@ def _atoms(space: SearchSpace) -> Iterator[Hybrid]:
 
 
 def _amount(value: Any, reference: int, where: str) -> int:
-    match = _AMOUNT.fullmatch(str(value).strip())
+    # Before its text is made: Python writes out no number of more than 4,300 digits.
+    told = isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) <= _MOST)
+    match = None if not told else _AMOUNT.fullmatch(str(value).strip())
     if isinstance(value, bool) or match is None:
-        raise AutopeftError(f"{where}: expected a number, '1.2M' or a share like '0.5%' (given: {value!r})")
+        raise AutopeftError(f"{where}: expected a number, '1.2M' or a share like '0.5%' (given: {shown(value)})")
     number, unit = Decimal(match[1]), match[2]
     amount = int(number * reference / 100 if unit == "%" else number * _FACTORS[unit])
     if amount < 1:
-        raise AutopeftError(f"{where}: must be at least 1; write a share as '0.5%' (given: {value!r})")
+        raise AutopeftError(f"{where}: must be at least 1; write a share as '0.5%' (given: {shown(value)})")
+    if amount > _MOST:
+        raise AutopeftError(f"{where}: must be at most {_MOST:,} (given: {shown(value)})")
     return amount

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
+from autopeft.doors import door
+from autopeft.errors import AutopeftError, shown
 from autopeft.hybrid import Hybrid, short_hash
 
 #: How a candidate's training ended: at its end, stopped early, or by an error.
@@ -35,8 +38,13 @@ class Candidate:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The candidate that `to_json` wrote."""
-        return cls(Hybrid.from_json(data["hybrid"]), dict(data["training"]))
+        """The candidate that `to_json` wrote; `AutopeftError` when it is none."""
+        with door("candidate", "expected {'hybrid': ..., 'training': {...}}"):
+            hybrid, training = data["hybrid"], {str(name): float(value) for name, value in data["training"].items()}
+        wrong = next((name for name, value in training.items() if not math.isfinite(value)), None)
+        if wrong is not None:
+            raise AutopeftError(f"candidate: training.{wrong} must be a finite number, not {training[wrong]}")
+        return cls(Hybrid.from_json(hybrid), training)
 
 
 def failed(candidate: Candidate, error: Exception | str) -> Evaluation:
@@ -91,6 +99,11 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The evaluation that `to_json` wrote."""
-        rest = {k: v for k, v in data.items() if k not in ("candidate", "curve")}
-        return cls(candidate=Candidate.from_json(data["candidate"]), curve=tuple(data["curve"]), **rest)
+        """The evaluation that `to_json` wrote; `AutopeftError` when it is none."""
+        with door("evaluation", "not what a search wrote"):
+            rest = {k: v for k, v in data.items() if k not in ("candidate", "curve")}
+            candidate, curve = Candidate.from_json(data["candidate"]), tuple(data["curve"])
+            found = cls(candidate=candidate, curve=curve, **rest)
+            if found.status not in get_args(Status) or not all(isinstance(m, dict) for m in (found.metrics, *curve)):
+                raise ValueError(f"status {shown(found.status)}, or metrics that are no mapping")
+        return found

@@ -5,45 +5,84 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autopeft.errors import AutopeftError, suggest
+from autopeft.doors import MOST_LEVELS, check_plain, door, read_text, reason
+from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.registry import Registry
 
 
 class Strict(BaseModel):
-    """Base of every configuration value: frozen, and an unknown key is an error."""
+    """Base of every configuration value: frozen, an unknown key is an error, and numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `1e-4` as a number (YAML 1.1 does not) and refuses a key given twice."""
+if TYPE_CHECKING:
+    _Parser = yaml.SafeLoader
+else:
+    # The same in C, where there is one: ten times as fast.
+    _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+#: Bytes and values (aliases written out) of a YAML file, and characters of one value. Real ones have some thousand
+#: bytes; a run folder's, with the points of the sampler `given` in it, a million.
+_MOST_BYTES, _MOST_VALUES, _MOST_CHARACTERS = 2 * 2**20, 100_000, 50_000
+_MOST_DIGITS = 100
+_TAG = "tag:yaml.org,2002:"
+_TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
+
+
+class _Loader(_Parser):
+    """Safe YAML that reads `1e-4` as a number (YAML 1.1 does not), dates as texts, and refuses a key given twice."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Whatever a value's own type says of its text, said with its line."""
+        try:
+            return super().construct_object(node, deep=deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:
+            what = f"not a value of type '{node.tag.removeprefix(_TAG)}': {reason(error)}"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.tag == f"{_TAG}merge":
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(None, None, "a key that is no text", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {shown(key)} twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
+    def _number(self, node: yaml.ScalarNode) -> int | float:
+        """A number; one of thousands of digits is none."""
+        if len(node.value) > _MOST_DIGITS:
+            what = f"a number of {len(node.value):,} digits"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        read = self.construct_yaml_int if node.tag == f"{_TAG}int" else self.construct_yaml_float
+        value: int | float = read(node)
+        return value
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_FLOAT = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*([eE][-+]?\d+)|\.\d+([eE][-+]?\d+)?)$")
+
+for _type in ("int", "float"):
+    _Loader.add_constructor(_TAG + _type, _Loader._number)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in rules if tag in _TAGS]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_FLOAT = re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?([eE][-+]?\d+)|\.\d+([eE][-+]?\d+)?)$")
 for _first in "-+.0123456789":
-    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ("tag:yaml.org,2002:float", _FLOAT))
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, (f"{_TAG}float", _FLOAT))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -60,28 +99,73 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; `AutopeftError` names the file (and line) when there is none."""
+    """The mapping in a YAML file, as plain data; `AutopeftError` names the file (and line) when there is none."""
+    text = read_text(path, most=_MOST_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AutopeftError(f"{path}: cannot be read ({_reason(error)})") from error
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise AutopeftError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        with door(path, "not valid YAML"):
+            _check_events(text)
+            data = yaml.load(text, Loader=_Loader)
+    except AutopeftError as error:
+        cause = error.__cause__
+        mark = getattr(cause, "problem_mark", None)
+        if mark is None:
+            raise
+        raise AutopeftError(
+            f"{path}, line {mark.line + 1}: not valid YAML ({getattr(cause, 'problem', None) or reason(error)})"
+        ) from cause
     if not isinstance(data, dict):
         raise AutopeftError(f"{path}: expected 'key: value' lines, found {'nothing' if data is None else 'no mapping'}")
+    check_plain(data, str(path), _MOST_VALUES)
     return data
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
+def _check_events(text: str) -> None:
+    """`YAMLError` for what would take long to build, found while nothing is built.
+
+    Aliases count as what they stand for: nine of nine of nine are few characters, and millions of values.
+    """
+    count = 0
+    sizes: dict[str | None, int] = {}
+    inside: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, Loader=_Parser):
+        problem = None
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = inside.pop()
+            if anchor is not None:
+                sizes[anchor] = count - before
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                problem = f"alias '{event.anchor}' of nothing before it, or of what it stands in"
+            count += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.NodeEvent):
+            problem = f"anchor '{event.anchor}' twice" if event.anchor in sizes else _problem(event)
+            if isinstance(event, yaml.CollectionStartEvent):
+                inside.append((event.anchor, count))
+            elif event.anchor is not None:
+                sizes[event.anchor] = 1
+            count += 1
+        if len(inside) > MOST_LEVELS:
+            problem = f"nested more than {MOST_LEVELS} levels deep"
+        if count > _MOST_VALUES:
+            problem = f"more than {_MOST_VALUES:,} values, aliases written out"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=cast(Any, event.start_mark))
+
+
+def _problem(event: yaml.NodeEvent) -> str | None:
+    """What is wrong with one value as it is written."""
+    tag = getattr(event, "tag", None)
+    if tag not in (None, "!") and tag not in _TAGS:
+        return f"type '{tag.removeprefix(_TAG)}' is not used here; write plain values"
+    value = getattr(event, "value", "")
+    if len(value) > _MOST_CHARACTERS:
+        return f"a value of {len(value):,} characters"
+    return None
 
 
 def parse(model: type[M], data: Mapping[str, Any], where: str) -> M:
     """`data` as a `model`; `AutopeftError("<where>: <path>: <what>")` for the first thing that is wrong."""
+    check_plain(data, where, _MOST_VALUES)
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
@@ -100,7 +184,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     if first["type"] == "missing":
         return f"{head}: missing"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    given = "" if isinstance(first["input"], (dict, BaseModel)) else f" (given: {first['input']!r})"
+    given = "" if isinstance(first["input"], (dict, BaseModel)) else f" (given: {shown(first['input'])})"
     return f"{head}: {message}{given}"
 
 

@@ -2,23 +2,30 @@
 
 Whatever is wrong with such a file, a model, a data set or a database is an `AutopeftError` of one line that names it:
 a list of exception types at the place of reading is never complete, since parsers and libraries raise what they like.
+What is too large for what it claims to be is refused before it is read.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, shown
 from autopeft.secrets import hidden, spoken_of
 
 #: Bytes of a configuration, a hybrid or an adapter's description; the largest real ones have some hundred thousand.
-MOST_BYTES = 16 * 2**20
+MOST_BYTES = 8 * 2**20
+#: Bytes of a file for each value in it, at the least: what plain data take in memory is bounded by their number.
+_BYTES_A_VALUE = 8
 #: Levels of lists and mappings in one.
 MOST_LEVELS = 64
+#: Whole numbers in plain data are smaller: no float holds one of 400 digits, no text one of 5,000.
+_MOST_NUMBER = 10**40
 _LENGTH = 200
 
 
@@ -37,7 +44,16 @@ def door(place: str | Path, what: str = "cannot be read", remedy: str = "") -> I
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         cause = None if spoken_of(error) else error
-        raise AutopeftError(f"{place}: {what} ({reason(error)})" + (f"; {remedy}" if remedy else "")) from cause
+        raise AutopeftError(f"{place}: {what} ({reason(error)})" + _after(remedy)) from cause
+
+
+@contextmanager
+def within(place: str | Path, remedy: str = "") -> Iterator[None]:
+    """An `AutopeftError` inside is said to be of this place."""
+    try:
+        yield
+    except AutopeftError as error:
+        raise AutopeftError(f"{place}: {error}" + _after(remedy)) from error.__cause__
 
 
 def reason(error: BaseException) -> str:
@@ -46,6 +62,8 @@ def reason(error: BaseException) -> str:
         return "nested too deeply"
     if isinstance(error, MemoryError):
         return "out of memory"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text; save it as UTF-8"
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     said = lines[0].strip() if lines else ""
     if said.endswith(":") and len(lines) > 1:
@@ -55,35 +73,84 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= _LENGTH else text[: _LENGTH - 1] + "…"
 
 
-def read_text(path: Path, remedy: str = "") -> str:
-    """A small text file in UTF-8, of at most `MOST_BYTES`."""
+def read_text(path: Path, remedy: str = "", most: int = MOST_BYTES) -> str:
+    """A small text file in UTF-8 (a byte order mark is dropped), of at most `most` bytes.
+
+    A pipe or a device is refused: it has no end, or comes late.
+    """
     with door(path, remedy=remedy):
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise AutopeftError(f"{path}: {size:,} bytes are more than such a file has ({MOST_BYTES:,} at most)")
-        return path.read_text(encoding="utf-8")
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise AutopeftError(f"{path}: cannot be read (not a file, but a pipe or a device)" + _after(remedy))
+            data = file.read(most + 1) if status.st_size <= most else b""
+        if max(len(data), status.st_size) > most:
+            raise AutopeftError(
+                f"{path}: {max(len(data), status.st_size):,} bytes are more than such a file has ({most:,} at most)"
+                + _after(remedy)
+            )
+        return data.decode("utf-8-sig")
 
 
-def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "", most: int = MOST_BYTES) -> dict[str, Any]:
     """The object in a small JSON file."""
-    text = read_text(path, remedy)
-    with door(path, "not valid JSON", remedy):
-        data = json.loads(text)
+    data = read_json_value(path, remedy, most)
     if not isinstance(data, dict):
-        raise AutopeftError(f"{path}: expected a JSON object" + (f"; {remedy}" if remedy else ""))
-    check_levels(data, str(path))
+        raise AutopeftError(f"{path}: expected a JSON object" + _after(remedy))
     return data
 
 
-def check_levels(data: Any, where: str) -> None:
-    """`AutopeftError` when plain data is nested more deeply than `MOST_LEVELS` (or holds itself)."""
-    level, values = 0, [data]
-    seen: set[int] = set()
+def read_json_value(path: Path, remedy: str = "", most: int = MOST_BYTES) -> Any:
+    """Whatever a small JSON file holds, as plain data (see `check_plain`)."""
+    text = read_text(path, remedy, most)
+    if sum(map(text.count, ",[{")) > most // _BYTES_A_VALUE:
+        raise AutopeftError(f"{path}: more than {most // _BYTES_A_VALUE:,} values" + _after(remedy))
+    with door(path, "not valid JSON", remedy):
+        data = json.loads(text)
+    check_plain(data, str(path), most // _BYTES_A_VALUE)
+    return data
+
+
+def check_plain(data: Any, where: str, most: int = MOST_BYTES // _BYTES_A_VALUE) -> None:
+    """`AutopeftError` when plain data holds what nothing can be done with.
+
+    That is more than `MOST_LEVELS` levels of lists and mappings (so also one that holds itself), more than `most`
+    values, a whole number of more than 40 digits, and a text with a NUL or half of a surrogate pair.
+    """
+    level, values, count = 0, [data], 1
     while values:
-        level += 1
-        if level > MOST_LEVELS:
+        inner: list[Any] = []
+        for value in values:
+            if isinstance(value, dict):
+                inner += value
+                inner += value.values()
+            elif isinstance(value, (list, tuple)):
+                inner += value
+            elif isinstance(value, (str, int)) and (what := _wrong(value)):
+                raise AutopeftError(f"{where}: {what}: {shown(value)}")
+            if count + len(inner) > most:
+                raise AutopeftError(f"{where}: more than {most:,} values")
+        level, values, count = level + 1, inner, count + len(inner)
+        if level > MOST_LEVELS and inner:
             raise AutopeftError(f"{where}: nested more than {MOST_LEVELS} levels deep")
-        inner = [v for value in values for v in (value.values() if isinstance(value, dict) else value)]
-        fresh = {id(v): v for v in inner if isinstance(v, (dict, list))}
-        values = [v for key, v in fresh.items() if key not in seen]
-        seen |= fresh.keys()
+
+
+def _wrong(value: str | int) -> str | None:
+    if isinstance(value, int):
+        return "a number of more than 40 digits" if abs(value) >= _MOST_NUMBER else None
+    if "\0" in value:
+        return "a text with a NUL character"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "a text with half of a character (a lone surrogate)"
+    return None
+
+
+def _after(remedy: str) -> str:
+    return f"; {remedy}" if remedy else ""
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open at once: a pipe that nobody writes would block for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -21,8 +21,14 @@ from autopeft.secrets import holds_secret, remember
 from autopeft.tasks import Task, task_from
 from autopeft.tracking import Tracking, tracking_from
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([smhd]?)")
+_NAME = re.compile(r"\w[\w.-]*")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+#: Of a text that names something, in characters; and of a file's name, in bytes (what is made of it is longer).
+_LONG, _FILE_NAME = 4_096, 150
+_MOST_TRIALS, _MOST_SECONDS = 1_000_000, 10 * 366 * 86_400
+Text = Annotated[str, Field(min_length=1, max_length=_LONG)]
 
 #: Fields that may differ when a run folder is resumed: they change how far and where, not what is searched.
 RESUMABLE = ("name", "trials", "time_limit", "runner", "tracking")
@@ -39,27 +45,43 @@ def _plugin(kind: type[Strict], reader: Any) -> Any:
 class Experiment(Strict):
     """One search, as its YAML says it."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    name: Text
     description: str = ""
-    model: str = Field(min_length=1, description="built-in name, hub id or folder")
+    model: Text = Field(description="built-in name, hub id or folder")
     #: That the model needs Python code of its own. Whether that runs is up to the caller: see `autopeft.trust`.
     trust_remote_code: bool = False
     task: Annotated[Task, *_plugin(Task, task_from)]
     space: str | dict[str, Any] = "hybrid"
-    budget: dict[str, int | float | str] = Field(default_factory=dict)
-    objectives: list[str] | None = Field(None, description="metrics and costs; default: the task's metric, parameters")
+    budget: dict[str, int | float | Text] = Field(default_factory=dict, max_length=100)
+    objectives: list[Text] | None = Field(
+        None, max_length=100, description="metrics and costs; default: the task's metric, parameters"
+    )
     sampler: Annotated[SamplerPlugin, *_plugin(SamplerPlugin, sampler_from)] = Field(
         "known_cost", validate_default=True
     )
     stopping: Annotated[StoppingPlugin, *_plugin(StoppingPlugin, stopping_from)] = Field(
         "pareto", validate_default=True
     )
-    warm_start: str | None = Field(None, description="run folder of an earlier search of the same space, to learn from")
+    warm_start: Text | None = Field(
+        None, description="run folder of an earlier search of the same space, to learn from"
+    )
     training: TrainingSettings = TrainingSettings()
-    trials: int | None = Field(None, ge=1)
-    time_limit: float | None = Field(None, gt=0, description="seconds, or '30m', '2h'; of one run of the command")
+    trials: int | None = Field(None, ge=1, le=_MOST_TRIALS)
+    time_limit: float | None = Field(
+        None, gt=0, le=_MOST_SECONDS, description="seconds, or '30m', '2h'; of one run of the command"
+    )
     runner: Annotated[Runner, *_plugin(Runner, runner_from)] = Field("ray", validate_default=True)
     tracking: Annotated[Tracking, *_plugin(Tracking, tracking_from)] = Field("mlflow", validate_default=True)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        """The run folder is called so: `..` or `.` would be another folder, and `-x` an option of any command."""
+        if not _NAME.fullmatch(name):
+            raise ValueError("a name is letters, digits, '_', '-' and '.', and begins with a letter, a digit or '_'")
+        if len(name.encode()) > _FILE_NAME:
+            raise ValueError(f"a name has at most {_FILE_NAME} bytes, since a folder is called so")
+        return name
 
     @field_validator("time_limit", mode="before")
     @classmethod
@@ -101,7 +123,7 @@ class Experiment(Strict):
         """
         known = shipped("experiments")
         path = known.get(str(name)) or Path(name)
-        if not os.path.isfile(path):
+        if not os.path.exists(path):
             hint = suggest(str(name), known)
             raise AutopeftError(f"experiment '{name}': no such file, and no experiment of that name; {hint}")
         data = _relocate(read_yaml(path), path.parent)

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from autopeft.anatomy import ModelShape
+from autopeft.doors import door, within
 from autopeft.errors import AutopeftError
 from autopeft.methods import Method, method_from_json
+
+#: Layers of a model, and methods written in one: more than any has.
+MOST_LAYERS, _MOST_METHODS = 1_024, 100
+#: A hybrid of more parameters than this, and than the whole backbone times this, is a mistake and not an adapter.
+_SMALL, _TIMES = 10_000_000, 4
 
 
 @dataclass(frozen=True)
@@ -26,17 +32,20 @@ class Hybrid:
 
     def __post_init__(self) -> None:
         """Bring the layers into canonical form."""
+        _check_layers(len(self.layers))
         canonical = tuple(_canonical(methods, i) for i, methods in enumerate(self.layers))
         object.__setattr__(self, "layers", canonical)
 
     @classmethod
     def uniform(cls, layers: int, *methods: Method) -> Self:
         """The same methods in each of `layers` layers."""
+        _check_layers(layers)
         return cls((tuple(methods),) * layers)
 
     @classmethod
     def from_layers(cls, layers: int, chosen: Mapping[int, Iterable[Method]]) -> Self:
         """Methods in the chosen layers (0 is the lowest), nothing in the others."""
+        _check_layers(layers)
         wrong = [i for i in chosen if not 0 <= i < layers]
         if wrong:
             raise AutopeftError(f"hybrid: layer {wrong[0]} does not exist; layers are 0 to {layers - 1}")
@@ -69,6 +78,14 @@ class Hybrid:
         if len(self.layers) != shape.layers:
             raise AutopeftError(f"hybrid: made for {len(self.layers)} layers, but the model has {shape.layers}")
 
+    def check_room(self, shape: ModelShape) -> None:
+        """`AutopeftError` when the hybrid is far larger than the model: before anything is allocated for it."""
+        count, most = self.num_params(shape), max(_SMALL, _TIMES * shape.backbone_params)
+        if count > most:
+            raise AutopeftError(
+                f"hybrid: {count:,} parameters on a model of {shape.backbone_params:,}; at most {most:,} are allowed"
+            )
+
     def describe(self) -> str:
         """One short line for people: `lora 8 q,v in 0-5; prefix 4 in 3`."""
         groups: dict[str, list[int]] = {}
@@ -95,9 +112,13 @@ class Hybrid:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The hybrid that `to_json` wrote; `AutopeftError` names the layer that is wrong."""
-        layers = data.get("layers")
-        if not isinstance(layers, Sequence) or isinstance(layers, str) or not all(isinstance(m, list) for m in layers):
+        layers = data.get("layers") if isinstance(data, Mapping) else None
+        if not isinstance(layers, (list, tuple)) or not all(isinstance(m, (list, tuple)) for m in layers):
             raise AutopeftError("hybrid: expected {'layers': [[method, ...], ...]}")
+        _check_layers(len(layers))
+        crowded = next((i for i, methods in enumerate(layers) if len(methods) > _MOST_METHODS), None)
+        if crowded is not None:
+            raise AutopeftError(f"hybrid: layer {crowded} has {len(layers[crowded]):,} methods")
         return cls(tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)))
 
 
@@ -111,13 +132,14 @@ def short_hash(data: Any) -> str:
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:12]
 
 
+def _check_layers(layers: int) -> None:
+    if layers > MOST_LAYERS:
+        raise AutopeftError(f"hybrid: {layers:,} layers; at most {MOST_LAYERS:,} are allowed")
+
+
 def _read(data: Any, where: str) -> Method:
-    try:
+    with within(where), door("not a method", "its fields are wrong"):
         return method_from_json(data)
-    except AutopeftError as error:
-        raise AutopeftError(f"{where}: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise AutopeftError(f"{where}: not a method: {data!r} ({error})") from None
 
 
 def _canonical(methods: Iterable[Method], layer: int) -> tuple[Method, ...]:

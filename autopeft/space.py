@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autopeft.anatomy import ModelShape
 from autopeft.candidate import Candidate
 from autopeft.dimensions import Continuous, Dimension, Ordinal
-from autopeft.errors import AutopeftError, suggest
+from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 from autopeft.space_spec import Block, Values, read_spec
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 #: A value for every dimension by name: an index for ordinal dimensions, a number for continuous ones.
 Point = Mapping[str, int | float]
+
+
+#: Of a space; the largest models with all methods in all layers have a tenth of it. Python writes out no whole number
+#: of more than 4,300 digits.
+_MOST_DIMENSIONS, _MOST_DIGITS = 10_000, 4_000
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ class SearchSpace:
             *self._structure(),
             *(_training(name, v) for name, v in training.items() if not v.is_fixed),
         )
+        self._check_size()
         self._by_name = {d.name: d for d in self.dimensions}
+        self._made = {b.name: tuple(b.make(size) for size in self._sizes[b.name]) for b in self._blocks}
         self._seen_layers: dict[tuple[Method, ...], tuple[Method, ...]] = {}
         self._layers = tuple(self._slots(i) for i in range(shape.layers))
 
@@ -107,12 +114,12 @@ class SearchSpace:
         """`AutopeftError` unless the point has a value in the domain for every dimension, and no other."""
         for name in point:
             if name not in self._by_name:
-                raise AutopeftError(f"point: unknown dimension '{name}'; {suggest(name, self._by_name)}")
+                raise AutopeftError(f"point: unknown dimension '{name}'; {suggest(str(name), self._by_name)}")
         for name, dimension in self._by_name.items():
             if name not in point:
                 raise AutopeftError(f"point: dimension '{name}' is missing")
             if not dimension.contains(point[name]):
-                raise AutopeftError(f"point: {name} = {point[name]!r} is outside its domain")
+                raise AutopeftError(f"point: {name} = {shown(point[name])} is outside its domain")
 
     def encode(self, candidate: Candidate) -> dict[str, int | float]:
         """The point that decodes to `candidate`; `AutopeftError` when the space has none."""
@@ -171,12 +178,17 @@ class SearchSpace:
         ]
         return sizes + [Ordinal(f"L{i:02}.on", (0, 1), "bit", i) for i in numbers if self.shared]
 
+    def _check_size(self) -> None:
+        """`AutopeftError` for a space that no search could see anything of."""
+        hybrids = sum(math.log10(len(d.values)) for d in self.ordinal if d.kind != "training")
+        if len(self.dimensions) > _MOST_DIMENSIONS or hybrids > _MOST_DIGITS:
+            size = f"{len(self.dimensions):,} dimensions and 10^{hybrids:.0f} hybrids on {self.shape.layers:,} layers"
+            most = f"at most {_MOST_DIMENSIONS:,} and 10^{_MOST_DIGITS} can be searched"
+            raise AutopeftError(f"{self.where}: {size}; {most}: leave blocks or sizes out")
+
     def _slots(self, layer: int) -> tuple[_Slot, ...]:
         named = [(_size_name(None if self.shared else layer, b), b) for b in self._blocks]
-        return tuple(
-            _Slot(name if name in self._by_name else None, b, tuple(b.make(size) for size in self._sizes[b.name]))
-            for name, b in named
-        )
+        return tuple(_Slot(name if name in self._by_name else None, b, self._made[b.name]) for name, b in named)
 
     def _canonical(self, methods: tuple[Method, ...]) -> tuple[Method, ...]:
         """A layer in the hybrid's canonical form; there are few different layers, so each is worked out once."""

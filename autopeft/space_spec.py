@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from autopeft.anatomy import ModelShape
 from autopeft.config import Strict, parse, read_yaml
-from autopeft.errors import AutopeftError, suggest
-from autopeft.methods import METHODS, Method
+from autopeft.doors import door, within
+from autopeft.errors import AutopeftError, shown, suggest
+from autopeft.methods import METHODS, MOST_SIZE, Method
 from autopeft.resources import shipped
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_FRACTION = re.compile(r"d(?:\s*/\s*([1-9]\d*))?")
+_FRACTION = re.compile(r"d(?:\s*/\s*([1-9][0-9]{0,8}))?")
+#: Of blocks, and of the values to choose from in one place.
+_MOST_BLOCKS, _MOST_CHOICES = 100, 1_000
 
 
 class Values(Strict):
@@ -27,7 +31,7 @@ class Values(Strict):
     low: float | None = None
     high: float | None = None
     log: bool = False
-    choices: list[float] | None = None
+    choices: list[float] | None = Field(None, max_length=_MOST_CHOICES)
 
     @model_validator(mode="before")
     @classmethod
@@ -61,13 +65,27 @@ class Values(Strict):
         return {"low": self.low, "high": self.high, "log": self.log}
 
 
+#: fp32 holds no larger number. A rate below it that makes no sense is a failed candidate, and costs nothing before.
+_LARGEST = 1e38
+
+
+def _below(most: float) -> AfterValidator:
+    def check(values: Values) -> Values:
+        largest = max(values.choices or (values.high or 0.0,))
+        if largest >= most:
+            raise ValueError(f"must be below {most:g}, not {largest:g}")
+        return values
+
+    return AfterValidator(check)
+
+
 class Training(Strict):
     """The hyper-parameters of training that may be searched; one that is left out is the trainer's own."""
 
-    learning_rate: Values | None = None
-    weight_decay: Values | None = None
-    warmup: Values | None = None
-    max_grad_norm: Values | None = None
+    learning_rate: Annotated[Values, _below(_LARGEST)] | None = None
+    weight_decay: Annotated[Values, _below(_LARGEST)] | None = None
+    warmup: Annotated[Values, _below(1)] | None = None
+    max_grad_norm: Annotated[Values, _below(_LARGEST)] | None = None
 
 
 class SpaceSpec(Strict):
@@ -75,7 +93,7 @@ class SpaceSpec(Strict):
 
     description: str = ""
     sizes: Literal["per_layer", "shared"] = "per_layer"
-    blocks: dict[str, dict[str, Any]]
+    blocks: dict[str, dict[str, Any]] = Field(max_length=_MOST_BLOCKS)
     training: Training = Training()
 
     @field_validator("blocks")
@@ -133,11 +151,13 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[
 def _find(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     if isinstance(source, Mapping):
         return source, "search space"
+    if not isinstance(source, (str, Path)):
+        raise AutopeftError(f"search space: expected a name, a file or a mapping (given: {shown(source)})")
     named = shipped("search_spaces")
     if str(source) in named:
         return read_yaml(named[str(source)]), f"search_spaces/{source}.yaml"
     path = Path(source)
-    if path.exists() or path.suffix in (".yaml", ".yml") or path.name != str(source):
+    if os.path.exists(path) or path.suffix in (".yaml", ".yml") or path.name != str(source):
         return read_yaml(path), str(source)
     raise AutopeftError(f"unknown search space '{source}' (and no such file); {suggest(str(source), named)}")
 
@@ -154,32 +174,34 @@ def _block(name: str, raw: Mapping[str, Any], where: str) -> Block:
     if method.size not in options:
         raise AutopeftError(f"{where}: missing '{method.size}', the list of sizes of '{method.name}'")
     block = Block(name, method, _sizes(options.pop(method.size), f"{where}.{method.size}"), options)
-    try:
+    with within(where), door(f"method '{method.name}'", "its fields are wrong"):
         block.make(1)
-    except (AutopeftError, TypeError, ValueError) as error:
-        raise AutopeftError(f"{where}: {error}") from None
     return block
 
 
 def _method(name: str, raw: Mapping[str, Any], where: str) -> type[Method]:
     given = raw.get("method", name)
-    if given in METHODS.names():
+    if isinstance(given, str) and given in METHODS.names():
         return METHODS.get(given)
-    hint = suggest(str(given), METHODS.names())
+    hint = suggest(given, METHODS.names())
     if "method" in raw:
-        raise AutopeftError(f"{where}.method: unknown method '{given}'; {hint}")
+        raise AutopeftError(f"{where}.method: unknown method {shown(given)}; {hint}")
     raise AutopeftError(f"{where}: unknown method '{name}'; {hint}. Give 'method: ...' to name a block freely")
 
 
 def _sizes(raw: Any, where: str) -> tuple[int | str, ...]:
     if not isinstance(raw, (list, tuple)):
-        raise AutopeftError(f"{where}: expected a list of sizes, like [0, 4, 8] (given: {raw!r})")
+        raise AutopeftError(f"{where}: expected a list of sizes, like [0, 4, 8] (given: {shown(raw)})")
+    if len(raw) > _MOST_CHOICES:
+        raise AutopeftError(f"{where}: {len(raw):,} sizes; at most {_MOST_CHOICES:,} can be searched")
     for size in raw:
-        whole = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+        whole = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= MOST_SIZE
         if not whole and not (isinstance(size, str) and _FRACTION.fullmatch(size)):
-            raise AutopeftError(f"{where}: a size is a whole number from 0 up, 'd' or 'd/8' (given: {size!r})")
+            raise AutopeftError(
+                f"{where}: a size is a whole number from 0 to {MOST_SIZE:,}, 'd' or 'd/8' (given: {shown(size)})"
+            )
     if not any(raw):
-        raise AutopeftError(f"{where}: needs a size above 0; leave the block out instead (given: {list(raw)})")
+        raise AutopeftError(f"{where}: needs a size above 0; leave the block out instead (given: {shown(list(raw))})")
     return tuple(raw)
 
 

@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
     assert complaint(read_yaml, file) == f"{file}: cannot be read (No such file or directory)"
     assert complaint(read_yaml, tmp_path) == f"{tmp_path}: cannot be read (Is a directory)"
     file.write_bytes(b"a: \xff\xfe\n")
-    assert complaint(read_yaml, file) == f"{file}: cannot be read (UnicodeDecodeError)"
+    assert complaint(read_yaml, file) == f"{file}: cannot be read (not UTF-8 text; save it as UTF-8)"
 
 
 @pytest.mark.parametrize("text", ["[1, 2]: 3", "{a: 1}: 2", "? [x]\n: 1"])

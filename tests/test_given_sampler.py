@@ -86,7 +86,7 @@ def test_what_is_no_list_of_points_is_refused(tmp_path: Path) -> None:
     assert f"{tmp_path}/none.json: cannot be read (No such file" in complaint({"file": f"{tmp_path}/none.json"})
     path = tmp_path / "points.json"
     for text, said in (
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ("[]", "expected a list"),
         ("[1]", "expected a list"),
         ("{}", "expected a list"),

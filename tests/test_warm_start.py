@@ -14,7 +14,6 @@ import autopeft
 from autopeft.cli.app import app
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
-from autopeft.searching.problem import Prior
 from autopeft.searching.study import Study
 from autopeft.searching.warm_start import FIRST, kept_prior, prior_of, prior_text
 from autopeft.session import Session
@@ -61,10 +60,32 @@ def test_a_prior_is_the_finished_candidates_with_their_scores(other: Path) -> No
     assert list(prior.scores) == [e.metrics["accuracy"] for e in evaluations if e.status == "done"]
 
 
-def test_a_prior_reads_back(tmp_path: Path) -> None:
-    prior = Prior([{"a": 1, "b": 0.25}], [0.5], [{"a": 1, "b": 0.25}])
-    (tmp_path / "prior.json").write_text(prior_text(prior))
-    assert kept_prior(tmp_path / "prior.json") == prior
+def test_a_prior_reads_back(other: Path, tmp_path: Path) -> None:
+    space = Session(SearchResult.open(other / "run").experiment).space
+    prior, file = prior_of(other / "run", space), tmp_path / "prior.json"
+    file.write_text(prior_text(prior))
+    assert kept_prior(file, space) == prior
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"points": [{"L00.lora.rank": 1}]},
+        {"points": [7]},
+        {"points": None},
+        {"scores": [0.5, None]},
+        {"scores": []},
+        {"scores": "0.5"},
+        {"front": [{"x": 1}]},
+    ],
+)
+def test_a_prior_that_was_edited_is_refused(change: dict, other: Path, tmp_path: Path) -> None:
+    space, file = Session(SearchResult.open(other / "run").experiment).space, tmp_path / "prior.json"
+    file.write_text(json.dumps(json.loads(prior_text(prior_of(other / "run", space))) | change))
+    with pytest.raises(AutopeftError) as caught:
+        kept_prior(file, space)
+    assert "prior.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

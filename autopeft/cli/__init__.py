@@ -21,7 +21,6 @@ def main() -> None:
     warnings.simplefilter("ignore", DeprecationWarning)
 
     from autopeft.cli.app import app
-    from autopeft.cli.shown import one_line
     from autopeft.errors import AutopeftError
 
     warnings.formatwarning = _warning
@@ -31,7 +30,7 @@ def main() -> None:
     except SystemExit as end:
         _leave(end.code)
     except AutopeftError as error:
-        _end(f"error: {one_line(error)}", 2)
+        _end(f"error: {error}", 2)
     except OSError as error:
         # A full disk, a file that is taken away: the system's own words, without a traceback.
         place = f" ({error.filename})" if error.filename else ""
@@ -56,7 +55,7 @@ def _report(error: Exception) -> str:
     """Write the traceback to a file; what happened, and where that file is, in one line."""
     import tempfile
 
-    from autopeft.cli.shown import one_line
+    from autopeft.errors import one_line
 
     what = one_line(f"{type(error).__name__}: {error}")
     with tempfile.NamedTemporaryFile("w", prefix="autopeft-", suffix=".txt", delete=False, errors="replace") as file:

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from autopeft import __version__
+from autopeft.errors import shown
 
 app = typer.Typer(
     name="autopeft",
@@ -18,7 +19,19 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Run = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", show_default=False)]
+
+def _path(given: str | Path) -> Path:
+    """A path; an empty one would be the current folder, which is what a variable that isn't set makes of it."""
+    text = str(given)
+    if not text.strip() or not text.isprintable():
+        raise typer.BadParameter(f"{shown(text)} is no path")
+    return Path(text)
+
+
+Run = Annotated[
+    Path,
+    typer.Argument(parser=_path, metavar="FOLDER", help="A run folder, such as runs/quickstart.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Trust = Annotated[
     bool,
@@ -45,11 +58,17 @@ def _main(
 @app.command()
 def search(
     experiment: Name,
-    out: Annotated[Optional[Path], typer.Option(help="Run folder; default runs/<name>.")] = None,  # noqa: UP045
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(parser=_path, metavar="FOLDER", help="Run folder; default runs/<name>."),
+    ] = None,
     trials: Annotated[Optional[int], typer.Option(help="Candidates; replaces the file's.")] = None,  # noqa: UP045
     time_limit: Annotated[Optional[str], typer.Option(help="Such as 30m; replaces the file's.")] = None,  # noqa: UP045
     workers: Annotated[Optional[int], typer.Option(help="Replaces runner.workers.")] = None,  # noqa: UP045
-    warm_start: Annotated[Optional[Path], typer.Option(help="Run folder of an earlier search to learn from.")] = None,  # noqa: UP045
+    warm_start: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(parser=_path, metavar="FOLDER", help="Run folder of an earlier search to learn from."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
     trust_remote_code: Trust = False,
     as_json: Json = False,
@@ -65,14 +84,18 @@ def search(
 @app.command()
 def plan(
     experiment: Name,
-    samples: Annotated[int, typer.Option(min=10, help="Uniform points to draw.")] = 1000,
+    samples: Annotated[int, typer.Option(min=10, max=100_000, help="Uniform points to draw.")] = 1000,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Say what a search would do, without training: dimensions, costs, share within the budget, time."""
+    from autopeft.experiment import Experiment
+
+    # Before torch is imported, which takes seconds: a mistake in the file is told at once.
+    loaded = Experiment.load(experiment)
     from autopeft.cli.planning import run_plan
 
-    run_plan(experiment, samples, trust_remote_code, as_json)
+    run_plan(loaded, samples, trust_remote_code, as_json)
 
 
 @app.command()
@@ -95,8 +118,8 @@ def explain(run: Run, trust_remote_code: Trust = False, as_json: Json = False) -
 def export(
     run: Run,
     pick: Annotated[str, typer.Option(help="best, knee, or the key of a candidate.")] = "best",
-    to: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/best"),
-    max_params: Annotated[Optional[int], typer.Option(help="Leave out what has more parameters.")] = None,  # noqa: UP045
+    to: Annotated[Path, typer.Option(parser=_path, metavar="FOLDER", help="Folder to write.")] = Path("out/best"),
+    max_params: Annotated[Optional[int], typer.Option(min=0, help="Leave out what has more parameters.")] = None,  # noqa: UP045
     format: Annotated[
         str, typer.Option(help="auto (stock LoRA where it can be), lora, lora-padded (one rank), autopeft.")
     ] = "auto",
@@ -110,10 +133,15 @@ def export(
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="A folder that 'autopeft export' wrote.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            parser=_path, metavar="FOLDER", help="A folder that 'autopeft export' wrote.", show_default=False
+        ),
+    ],
     on: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="A file with the task's columns, to measure on in place of its test split."),
+        typer.Option(parser=_path, metavar="FILE", help="A file with the task's columns, in place of its test split."),
     ] = None,
     trust_remote_code: Trust = False,
     as_json: Json = False,
@@ -126,8 +154,11 @@ def evaluate(
 
 @app.command()
 def ui(
-    run: Annotated[Optional[Path], typer.Argument(help="A run folder; default: runs/mlflow.db.")] = None,  # noqa: UP045
-    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000,
+    run: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(parser=_path, metavar="FOLDER", help="A run folder; default: runs/mlflow.db."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="On 127.0.0.1.")] = 5000,
 ) -> None:
     """Open MLflow on the store that holds a search (Ctrl-C ends it)."""
     from autopeft.cli.verbs import run_ui

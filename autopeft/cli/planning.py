@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from autopeft.session import Session, middle, typical_candidates
 _SEED = 0
 
 
-def run_plan(name: str, samples: int, trust_remote_code: bool, as_json: bool) -> None:
+def run_plan(experiment: Experiment, samples: int, trust_remote_code: bool, as_json: bool) -> None:
     """Print the plan."""
-    experiment = needing(Experiment.load(name), trust_remote_code)
+    experiment = needing(experiment, trust_remote_code)
     experiment.runner.check()
     session = Session(experiment, trust_remote_code)
     facts = plan(session, samples)
@@ -105,7 +106,7 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     names = facts["dimensions"]
     listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     table.add_row("dimensions", f"{len(names)} ({safe(listed)})")
-    table.add_row("hybrids in the space", f"{facts['hybrids']:.3g}")
+    table.add_row("hybrids in the space", f"{Decimal(facts['hybrids']):.3g}")
     table.add_row("backbone, head", f"{facts['backbone_params']:,} and {facts['head_params']:,} parameters")
     table.add_row("examples", f"{facts['examples']} ({safe(facts['splits'])})")
     for name, costs in facts["costs"].items():

@@ -12,12 +12,14 @@ from autopeft.config import Strict
 class TrainingSettings(Strict):
     """How every candidate is trained; the search space may set the rates per candidate."""
 
-    epochs: int = Field(3, ge=1)
-    batch_size: int = Field(32, ge=1)
-    max_length: int = Field(128, ge=4, description="tokens; longer texts are cut, and FLOPs are counted at this length")
+    epochs: int = Field(3, ge=1, le=10_000)
+    batch_size: int = Field(32, ge=1, le=65_536)
+    max_length: int = Field(
+        128, ge=4, le=2**20, description="tokens; longer texts are cut, and FLOPs are counted at this length"
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = Field(0, ge=0, description="of initial weights and of the order of the data")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32, description="of initial weights and of the order of the data")
+    learning_rate: float = Field(1e-3, gt=0, lt=1e38)
+    weight_decay: float = Field(0.01, ge=0, lt=1e38)
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising rate; then linear decay")
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, lt=1e38)

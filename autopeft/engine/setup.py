@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import torch
+from pydantic import Field
 
 from autopeft.attention import FUSED, MATMUL
 from autopeft.config import Strict
@@ -29,10 +30,10 @@ class Setup(Strict):
 
     device: str
     precision: Name
-    attention: str
-    pack: int
-    flops_per_second: float
-    seconds_per_step: float
+    attention: str = Field(pattern="^(fused|matmul)$")
+    pack: int = Field(ge=1, le=1_024)
+    flops_per_second: float = Field(gt=0)
+    seconds_per_step: float = Field(ge=0)
     milliseconds: dict[str, float] = {}
 
     @property

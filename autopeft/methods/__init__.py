@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autopeft.errors import AutopeftError, suggest
-from autopeft.methods._base import Method, MethodFlops
+from autopeft.errors import AutopeftError, shown, suggest
+from autopeft.methods._base import MOST_SIZE, Method, MethodFlops
 from autopeft.registry import Registry
 
 METHODS: Registry[Method] = Registry("autopeft.methods", Method, "method")
 
-__all__ = ["METHODS", "Method", "MethodFlops", "method_from_json"]
+__all__ = ["METHODS", "MOST_SIZE", "Method", "MethodFlops", "method_from_json"]
 
 
 def method_from_json(data: Mapping[str, Any]) -> Method:
     """The method that `Method.to_json` wrote; `AutopeftError` for an unknown name, field or value."""
+    if not isinstance(data, Mapping):
+        raise AutopeftError(f"not a method: {shown(data)}; expected a mapping with 'method' and its fields")
     fields = dict(data)
-    cls = METHODS.get(str(fields.pop("method", None)))
+    name = fields.pop("method", None)
+    if not isinstance(name, str):
+        raise AutopeftError(f"unknown method {shown(name)}; {suggest(name, METHODS.names())}")
+    cls = METHODS.get(name)
     for name in fields:
         if name not in cls.option_names():
             raise AutopeftError(f"method '{cls.name}': unknown field '{name}'; {suggest(name, cls.option_names())}")

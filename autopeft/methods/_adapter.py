@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, suggest
+from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods._base import Method, MethodFlops
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class Bottleneck(Method):
         """Check the activation too."""
         super().__post_init__()
         if self.activation not in ACTIVATIONS:
-            hint = suggest(str(self.activation), ACTIVATIONS)
-            raise AutopeftError(f"method '{self.name}': unknown activation '{self.activation}'; {hint}")
+            hint = suggest(self.activation, ACTIVATIONS)
+            raise AutopeftError(f"method '{self.name}': unknown activation {shown(self.activation)}; {hint}")
 
     def site_params(self, shape: ModelShape, site: str) -> int:
         """2dr + r + d; 0 when absent."""

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, suggest
+from autopeft.errors import AutopeftError, shown, suggest
 
 if TYPE_CHECKING:
     import torch
 
     from autopeft.methods._bank import Bank
+
+
+#: Of a method's size in one layer: more than any width of a model, and little enough to count and compare with.
+MOST_SIZE = 65_536
+#: Of a factor on what a method adds, and 1 / the least: what lies beyond is zero or infinite in half precision.
+_MOST_SCALE = 1e6
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,27 @@ class Method(ABC):
         """Check the size and the sites; sites are put into the order of computation."""
         value = getattr(self, self.size)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise AutopeftError(f"method '{self.name}': {self.size} must be a whole number from 0 up, not {value!r}")
+            raise AutopeftError(
+                f"method '{self.name}': {self.size} must be a whole number from 0 up, not {shown(value)}"
+            )
+        if value > MOST_SIZE:
+            raise AutopeftError(f"method '{self.name}': {self.size} must be at most {MOST_SIZE:,}, not {shown(value)}")
         sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
         for site in sites:
             if site not in self.allowed_sites:
-                raise AutopeftError(f"method '{self.name}': unknown site '{site}'; {suggest(site, self.allowed_sites)}")
+                hint = suggest(site, self.allowed_sites)
+                raise AutopeftError(f"method '{self.name}': unknown site {shown(site)}; {hint}")
         if not sites:
             raise AutopeftError(f"method '{self.name}': sites must not be empty; leave the method out instead")
         object.__setattr__(self, "sites", tuple(s for s in self.allowed_sites if s in sites))
+
+    def _check_scale(self, scale: Any) -> float:
+        """A factor on what the method adds, as a float."""
+        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+        if not number or not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
+            most = f"{_MOST_SCALE:,.0f}"
+            raise AutopeftError(f"method '{self.name}': scale must be above 0 (1/{most} to {most}), not {shown(scale)}")
+        return float(scale)
 
     @classmethod
     def option_names(cls) -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from autopeft.anatomy import SITES, ModelShape
-from autopeft.errors import AutopeftError
 from autopeft.methods._base import Method, MethodFlops
 
 if TYPE_CHECKING:
@@ -39,11 +37,8 @@ class LoRA(Method):
     def __post_init__(self, alpha: float | None) -> None:
         """Turn `alpha` into the scale; then the checks of every method."""
         super().__post_init__()
-        if alpha is not None:
-            object.__setattr__(self, "scale", alpha / max(self.rank, 1))
-        if not 0 < self.scale < math.inf:
-            raise AutopeftError(f"method 'lora': scale must be above 0 and finite, not {self.scale!r}")
-        object.__setattr__(self, "scale", float(self.scale))
+        scale = self.scale if alpha is None else self._check_scale(alpha) / max(self.rank, 1)
+        object.__setattr__(self, "scale", self._check_scale(scale))
 
     @classmethod
     def option_names(cls) -> list[str]:

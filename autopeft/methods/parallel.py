@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from autopeft.errors import AutopeftError
 from autopeft.methods._adapter import Bottleneck
 
 if TYPE_CHECKING:
@@ -34,9 +32,7 @@ class Parallel(Bottleneck):
     def __post_init__(self) -> None:
         """Check the scale too."""
         super().__post_init__()
-        if not 0 < self.scale < math.inf:
-            raise AutopeftError(f"method 'parallel': scale must be above 0 and finite, not {self.scale!r}")
-        object.__setattr__(self, "scale", float(self.scale))
+        object.__setattr__(self, "scale", self._check_scale(self.scale))
 
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None

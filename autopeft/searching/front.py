@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from autopeft.candidate import Candidate, Evaluation
+from autopeft.config import parse
+from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.searching.dominance import hypervolume, non_dominated
 from autopeft.searching.objective import Objective
@@ -47,12 +49,14 @@ class ParetoFront:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The front that `to_json` wrote; of dominated evaluations it knows nothing."""
-        points = [
-            Evaluation(Candidate.from_json(point), "done", dict(point["metrics"]), number=i)
-            for i, point in enumerate(data["points"])
-        ]
-        return cls(points, [Objective(**objective) for objective in data["objectives"]], data["budget"])
+        """The front that `to_json` wrote; of dominated evaluations it knows nothing. `AutopeftError` for other data."""
+        with door("front", "expected {'objectives': [...], 'budget': {...}, 'points': [...]}"):
+            points = [
+                Evaluation(Candidate.from_json(point), "done", _numbers(point["metrics"]), number=i)
+                for i, point in enumerate(data["points"])
+            ]
+            objectives = [parse(Objective, dict(objective), "front: objectives") for objective in data["objectives"]]
+            return cls(points, objectives, {name: int(limit) for name, limit in data["budget"].items()})
 
     def to_json(self) -> dict[str, Any]:
         """`{"objectives": [...], "budget": {...}, "points": [{"key", "metrics", "hybrid", "training"}, ...]}`."""
@@ -185,6 +189,13 @@ class ParetoFront:
     def _scale(self, corner: Sequence[float], relative: bool) -> float:
         sides = [c for o, c in zip(self.objectives, corner, strict=True) if o.is_cost and c > 0]
         return math.prod(sides) if relative else 1.0
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    wrong = next((name for name, value in metrics.items() if not isinstance(value, (int, float))), None)
+    if wrong is not None:
+        raise ValueError(f"metric '{wrong}' is no number")
+    return dict(metrics)
 
 
 def point_to_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class SamplerPlugin(Strict):
     #: Whether the front of another search (`Prior`) is proposed before its own points.
     takes_prior: ClassVar[bool] = True
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
     def check(self, problem: Problem) -> None:
         """`AutopeftError` for a problem that this sampler cannot serve."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from autopeft.errors import AutopeftError, suggest
+from autopeft.doors import read_json_value
+from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.searching.samplers._base import SamplerPlugin
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from autopeft.searching.problem import Problem
 
 Given = Mapping[str, int | float]
+
+#: Coordinates of all points.
+_MOST_VALUES = 40_000
 
 
 class GivenPlugin(SamplerPlugin):
@@ -36,6 +39,14 @@ class GivenPlugin(SamplerPlugin):
 
     file: str | None = None
     points: tuple[dict[str, int | float], ...] = Field((), description="in place of a file")
+
+    @field_validator("points")
+    @classmethod
+    def _some(cls, points: tuple[dict[str, int | float], ...]) -> tuple[dict[str, int | float], ...]:
+        """They are written into the run folder's experiment, and must be few enough to be read there."""
+        if (values := sum(map(len, points))) > _MOST_VALUES:
+            raise ValueError(f"{values:,} coordinates; at most {_MOST_VALUES:,} can be given")
+        return points
 
     @model_validator(mode="before")
     @classmethod
@@ -75,11 +86,9 @@ class GivenPlugin(SamplerPlugin):
 def _read(path: Path) -> Sequence[Any]:
     """The list in a JSON file; `ValueError`, for pydantic to place, when there is none."""
     try:
-        points = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"file: {path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        raise ValueError(f"file: {path}: no JSON ({error})") from None
+        points = read_json_value(path)
+    except AutopeftError as error:
+        raise ValueError(f"file: {error}") from None
     if not isinstance(points, list) or not points or not all(isinstance(p, dict) for p in points):
         raise ValueError(f"file: {path}: expected a list of mappings from dimension to coordinate, not empty")
     return points
@@ -89,9 +98,9 @@ def _check(point: Given, space: Mapping[str, BaseDistribution], where: str) -> N
     """`AutopeftError` unless the point has a value in the domain for every dimension, and no other."""
     for name in point:
         if name not in space:
-            raise AutopeftError(f"{where}: unknown dimension '{name}'; {suggest(name, space)}")
+            raise AutopeftError(f"{where}: unknown dimension '{name}'; {suggest(str(name), space)}")
     for name, distribution in space.items():
         if name not in point:
             raise AutopeftError(f"{where}: dimension '{name}' is missing")
         if not distribution._contains(distribution.to_internal_repr(point[name])):
-            raise AutopeftError(f"{where}: {name} = {point[name]!r} is outside its domain")
+            raise AutopeftError(f"{where}: {name} = {shown(point[name])} is outside its domain")

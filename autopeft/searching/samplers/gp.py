@@ -24,7 +24,7 @@ class GPPlugin(SamplerPlugin):
     # against 0.68 of relative hypervolume after 40 trials.
     spread: ClassVar[bool] = False
 
-    startup: int = Field(10, ge=1, description="random trials at the start")
+    startup: int = Field(10, ge=1, le=1_000_000, description="random trials at the start")
 
     def make(self, seed: int, problem: Problem) -> BaseSampler:
         """Optuna's `GPSampler`."""

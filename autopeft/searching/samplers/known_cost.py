@@ -29,7 +29,7 @@ class KnownCostPlugin(SamplerPlugin):
     # Its proposals are within the budget, and the improvement weighs cost.
     spread: ClassVar[bool] = False
 
-    startup: int = Field(8, ge=1, description="trials of the starting design")
+    startup: int = Field(8, ge=1, le=1_000_000, description="trials of the starting design")
     axis: Literal["log", "linear"] = Field("log", description="of the costs, when hypervolume is measured; or linear")
 
     def check(self, problem: Problem) -> None:

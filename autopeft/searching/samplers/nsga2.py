@@ -20,7 +20,7 @@ class NSGA2Plugin(SamplerPlugin):
     name: ClassVar[str] = "nsga2"
     description: ClassVar[str] = "genetic algorithm with non-dominated sorting (Deb 2002)"
 
-    population: int = Field(20, ge=2, description="trials of a generation")
+    population: int = Field(20, ge=2, le=10_000, description="trials of a generation")
     crossover: float = Field(0.9, ge=0, le=1, description="probability")
 
     def make(self, seed: int, problem: Problem) -> BaseSampler:

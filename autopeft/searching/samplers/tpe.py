@@ -20,8 +20,8 @@ class TPEPlugin(SamplerPlugin):
     name: ClassVar[str] = "tpe"
     description: ClassVar[str] = "multivariate Parzen estimators of good and other trials (Bergstra 2011, Ozaki 2022)"
 
-    startup: int = Field(10, ge=1, description="random trials at the start")
-    candidates: int = Field(24, ge=1, description="drawn for each proposal")
+    startup: int = Field(10, ge=1, le=1_000_000, description="random trials at the start")
+    candidates: int = Field(24, ge=1, le=10_000, description="drawn for each proposal")
 
     def make(self, seed: int, problem: Problem) -> BaseSampler:
         """Optuna's `TPESampler`; running trials count as bad ones, so that parallel proposals spread."""

@@ -23,9 +23,11 @@ class HalvingStopping(StoppingPlugin):
     name: ClassVar[str] = "halving"
     description: ClassVar[str] = "asynchronous successive halving by non-dominated rank (Li 2020, Schmucker 2021)"
 
-    factor: int = Field(2, ge=2, description="one in so many goes on from a rung")
-    first: int = Field(1, ge=1, description="epochs before the first rung")
-    startup: int = Field(4, ge=2, description="courses that must have got to a rung before any is stopped there")
+    factor: int = Field(2, ge=2, le=1_000_000, description="one in so many goes on from a rung")
+    first: int = Field(1, ge=1, le=1_000_000, description="epochs before the first rung")
+    startup: int = Field(
+        4, ge=2, le=1_000_000, description="courses that must have got to a rung before any is stopped there"
+    )
 
     def stop(self, courses: Sequence[Course], epochs: int) -> set[int]:
         """Those at a rung whose rank is not among the best."""

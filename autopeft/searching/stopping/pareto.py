@@ -25,8 +25,12 @@ class ParetoStopping(StoppingPlugin):
     description: ClassVar[str] = "what a finished candidate of no greater cost dominates, with confidence (default)"
 
     confidence: float = Field(0.995, gt=0.5, lt=1, description="that what is stopped would have been dominated")
-    startup: int = Field(10, ge=1, description="candidates that must be trained to their end before any is stopped")
-    rungs: tuple[int, ...] = Field((), description="after which epochs to look; none given: after each")
+    startup: int = Field(
+        10, ge=1, le=1_000_000, description="candidates that must be trained to their end before any is stopped"
+    )
+    rungs: tuple[int, ...] = Field(
+        (), max_length=1_000, description="after which epochs to look; none given: after each"
+    )
 
     def stop(self, courses: Sequence[Course], epochs: int) -> set[int]:
         """Those that are dominated with confidence."""
