@@ -16,6 +16,7 @@ from tiny_project import write_experiment
 
 from autopeft import launch
 from autopeft.anatomy import ModelShape
+from autopeft.begin import open_study
 from autopeft.budget import Budget
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
@@ -286,8 +287,7 @@ def run_folder(tmp_path: Path, count: int, **changes: Any) -> tuple[Session, Run
     experiment = Experiment.load(write_experiment(tmp_path, **changes))
     session, folder = Session(experiment), RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    folder.claim(experiment)
-    study = launch._study(session, folder)
+    study = open_study(session, folder)
     for _ in range(count):
         proposal = study.ask()
         costs = session.costs(proposal.candidate.hybrid)

@@ -201,7 +201,7 @@ def test_weights_that_are_lost_are_trained_again(loss: str, project: Path, capsy
     path = project / "run/weights" / f"{best.key}.safetensors"
     LOSSES[loss](path) if loss in LOSSES else flip(path, -1)
     exported = result.export("best", project / "best")
-    assert "were not kept" in capsys.readouterr().err
+    assert ("were not kept" if loss == "missing" else "cannot be read") in capsys.readouterr().err
     assert json.loads((exported / "hybrid.json").read_text())["metrics"]["accuracy"] == best.metrics["accuracy"]
     assert autopeft.evaluate(exported)["test_accuracy"] == pytest.approx(best.metrics["test_accuracy"])
 
@@ -244,7 +244,7 @@ def test_what_a_search_started_from_is_part_of_it(project: Path) -> None:
         {"points": [], "scores": [1], "front": []},
     ):
         (project / "run/prior.json").write_text(json.dumps(wrong))
-        refused(project, r"prior\.json: not what was written .*; restore a copy of it", **start)
+        refused(project, r"prior\.json: .*; restore a copy of it", **start)
     (project / "run/prior.json").unlink()
     search(project, **start)
     assert (project / "run/prior.json").read_text() == kept

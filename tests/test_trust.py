@@ -207,7 +207,8 @@ def test_pickled_weights_of_a_base_model_run_nothing(
 ) -> None:
     (project.model / "model.safetensors").unlink()
     torch.save(Boom(project.mark), project.model / "pytorch_model.bin")
-    refused(capsys, project, verb, str(project.model))
+    # A run folder knows that it is not the model that it had.
+    refused(capsys, project, verb, "model.safetensors" if verb == "export" else str(project.model))
 
 
 def test_pickled_weights_of_a_run_are_trained_again(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -353,7 +354,7 @@ def test_names_are_shown_as_they_are(project: Project, capsys: pytest.CaptureFix
     assert "\x1b" not in safe(NAME)
     assert "\\[/x]" in safe(NAME)
     status, _, err = autopeft(capsys, "front", str(project.folder / NAME))
-    assert (status, err.count("\n"), "\x1b" in err) == (2, 1, False)
+    assert (status, "\x1b" in err) == (2, False)
 
 
 def decoys(folder: Path, mark: Path) -> None:
