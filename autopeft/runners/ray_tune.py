@@ -39,10 +39,12 @@ class RayTune(Runner):
 
     name: ClassVar[str] = "ray"
     description: ClassVar[str] = "Ray Tune workers on this machine or a cluster (default)"
-    workers: int = Field(1, ge=1, le=100_000, description="processes that train")
+    workers: int = Field(1, ge=1, le=1_000_000, description="processes that train")
     cpus_per_worker: float = Field(1, ge=0.01, le=10_000, description="CPU threads of each")
     gpus_per_worker: float = Field(0, ge=0, le=1_000, description="or a part of one")
-    address: str | None = Field(None, description="of a Ray cluster; without it one is started here and stopped again")
+    address: str | None = Field(
+        None, min_length=1, description="of a Ray cluster; without it one is started here and stopped again"
+    )
 
     @field_validator("cpus_per_worker", "gpus_per_worker")
     @classmethod
@@ -125,14 +127,13 @@ class RayTune(Runner):
         if self._is_here:
             threads = max(self.threads, min(self.workers * self.threads, cpus()))
             return score_on_test(replace(spec, threads=threads), task, candidates)
-        shares = [list(candidates[i :: self.workers]) for i in range(self.workers)]
-        given = [share for share in shares if share]
+        shares = [list(candidates[i :: self.workers]) for i in range(min(self.workers, len(candidates)))]
         with self._ray() as session:
-            inputs = [(spec, task, share) for share in given]
+            inputs = [(spec, task, share) for share in shares]
             found = session.call(lambda: self._remote(_scored, inputs))
-        answers = [scores or [{}] * len(share) for scores, share in zip(found, given, strict=True)]
+        answers = [scores or [{}] * len(share) for scores, share in zip(found, shares, strict=True)]
         scored = [
-            pair for share, scores in zip(given, answers, strict=True) for pair in zip(share, scores, strict=True)
+            pair for share, scores in zip(shares, answers, strict=True) for pair in zip(share, scores, strict=True)
         ]
         by_key = {candidate.key: scores for candidate, scores in scored}
         return [by_key[c.key] for c in candidates]
