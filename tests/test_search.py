@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -200,8 +202,19 @@ class Watching(Silent):
 
     def _listening(self) -> set[tuple[str, int]]:
         process = psutil.Process()
-        every = [c for p in (process, *process.children(recursive=True)) for c in p.net_connections("inet")]
-        return {(c.laddr.ip, c.laddr.port) for c in every if c.status == psutil.CONN_LISTEN}
+        own = (process, *process.children(recursive=True))
+        every = [c for p in own for c in p.net_connections("inet")]
+        return {(c.laddr.ip, c.laddr.port) for c in every if c.status == psutil.CONN_LISTEN} | _said_by_ss(own)
+
+
+def _said_by_ss(processes: Sequence[psutil.Process]) -> set[tuple[str, int]]:
+    """The same as the system's own tool has it, where that is installed."""
+    if shutil.which("ss") is None:
+        return set()
+    pids = {f"pid={p.pid}," for p in processes}
+    lines = subprocess.run(["ss", "-tlnpH"], capture_output=True, text=True, check=True).stdout.splitlines()
+    places = [line.split()[3].rpartition(":") for line in lines if any(pid in line for pid in pids)]
+    return {(host.strip("[]"), int(port)) for host, _, port in places}
 
 
 @not_measured()
