@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,9 @@ from autopeft.doors import reason
 from autopeft.errors import AutopeftError
 from autopeft.runners import _reaper
 
+#: Of the thread that works in the folder.
+THREAD = "ray"
+_staying: list[subprocess.Popen[bytes] | None] = []
 _PREFIX, _OWNER = "autopeft-ray-", "owner"
 #: Ray adds up to 77 characters for its sockets and the folder's own name has 22, of 107 that a socket's path may have.
 _LONGEST = 16
@@ -46,9 +50,12 @@ def private_folder() -> Iterator[Path]:
         yield folder
     finally:
         _reaper.reap(folder)
-        if watcher is not None:
-            with suppress(OSError):
-                watcher.communicate(timeout=5)
+        if any(thread.name == THREAD for thread in threading.enumerate()):
+            # It may still make a file there: the watcher stays until the process ends.
+            _staying.append(watcher)
+        elif watcher is not None:
+            watcher.kill()
+            watcher.communicate()
 
 
 def _places() -> list[Path]:

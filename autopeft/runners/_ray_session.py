@@ -25,7 +25,7 @@ import psutil
 
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
-from autopeft.runners._places import private_folder
+from autopeft.runners._places import THREAD, private_folder
 from autopeft.runners._ray_surroundings import (
     check_variables,
     environment,
@@ -84,7 +84,7 @@ class RaySession:
         self.folder = folder
         self._address, self.theirs = address, theirs
         self._todo: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="ray", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
         self._processes: dict[str, psutil.Process] = {}
         self._others = {child.pid for child in psutil.Process().children()}
         self._head: tuple[str, int] | None = None

@@ -48,3 +48,6 @@ def _users(folder: Path) -> list[psutil.Process]:
 if __name__ == "__main__":
     sys.stdin.buffer.read()
     reap(Path(sys.argv[1]))
+    # What was being ended may have made a folder anew.
+    time.sleep(1)
+    reap(Path(sys.argv[1]))
