@@ -16,6 +16,8 @@ _UNUSED = (
     *("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "trainer_state.json", "*_results.json"),
     *("*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf", "generation_config.json"),
 )
+#: Texts that a tokenizer is made of; others are for people.
+_TEXTS = ("vocab.txt", "merges.txt", "bpe.codes.txt", "spiece.txt")
 #: Files that are hashed at the same time.
 _THREADS = 4
 
@@ -62,6 +64,7 @@ def _used(folder: Path) -> Iterator[Path]:
     safetensors = {"model.safetensors", "model.safetensors.index.json"} & {path.name for path in names}
     for path in names:
         unused = any(fnmatch(path.name, pattern) for pattern in _UNUSED)
+        unused |= path.suffix == ".txt" and path.name not in _TEXTS
         if not unused and not (safetensors and fnmatch(path.name, "pytorch_model*.bin*")):
             yield path
 

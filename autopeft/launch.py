@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.begin import open_study, search_info, setup_of, upgraded
 from autopeft.candidate import Evaluation
-from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, needing
 from autopeft.fingerprint import model_bytes
 from autopeft.progress import Progress
@@ -108,19 +107,20 @@ def _tracking_ended(opening: Future[Tracker]) -> Iterator[Event]:
 
 def _run(session: Session, study: Study, setup: Setup, views: Views, progress: Progress) -> None:
     """Search, and measure the front on test; the views are brought to their end whatever happens."""
-    experiment, spec = session.experiment, session.worker_spec(views.folder.weights, setup)
-    listeners: list[Listener] = [progress, views]
-    loop = SearchLoop(
-        study,
-        session.costs,
-        listeners,
-        experiment.trials,
-        experiment.time_limit,
-        experiment.stopping,
-        experiment.training.epochs,
-    )
+    experiment = session.experiment
     status: Status = "FAILED"
+    listeners: list[Listener] = [progress, views]
     try:
+        spec = session.worker_spec(views.folder.weights, setup)
+        loop = SearchLoop(
+            study,
+            session.costs,
+            listeners,
+            experiment.trials,
+            experiment.time_limit,
+            experiment.stopping,
+            experiment.training.epochs,
+        )
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
@@ -176,8 +176,9 @@ class Views(Listener):
             files += self.folder.write_plots(front)
             if status == "FINISHED":
                 files += _explained(self._session, self.folder, front)
-        except AutopeftError:
-            status = "FAILED" if status == "FINISHED" else status
+        except BaseException as error:
+            if status == "FINISHED":
+                status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             raise
         finally:
             hypervolume, keys = front.hypervolume_curve(relative=True), [e.key for e in front.points]

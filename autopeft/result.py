@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from autopeft.exporting import Format
     from autopeft.searching.explain import Explanation
+    from autopeft.searching.stored import Stored
 
 
 class SearchResult:
@@ -56,19 +57,26 @@ class SearchResult:
         return self._folder.experiment()
 
     @cached_property
+    def _stored(self) -> Stored:
+        from autopeft.searching.stored import Stored
+
+        return Stored.load(self.run_dir)
+
+    @cached_property
+    def header(self) -> dict[str, Any]:
+        """What the search was begun with: model files, data, training, space, budget, objectives, sampler."""
+        return self._stored.header()
+
+    @cached_property
     def evaluations(self) -> list[Evaluation]:
         """All finished candidates, in the order in which they were proposed."""
-        from autopeft.searching.study import Study
-
-        return Study.read(self.run_dir)
+        return self._stored.evaluations()
 
     @cached_property
     def front(self) -> ParetoFront:
         """The Pareto front of the validation scores and the costs."""
-        from autopeft.searching.study import Study
-
-        header = Study.read_header(self.run_dir)
-        return ParetoFront(self.evaluations, [Objective(**o) for o in header["objectives"]], header["budget"])
+        objectives = [Objective(**o) for o in self.header["objectives"]]
+        return ParetoFront(self.evaluations, objectives, self.header["budget"])
 
     def export(
         self,
@@ -89,10 +97,11 @@ class SearchResult:
         few candidates are finished. The model's own code runs only where it is needed and the caller trusts it.
         """
         from autopeft.searching.explain import explain
-        from autopeft.searching.study import Study
-        from autopeft.session import source_of
+        from autopeft.session import settings_of, source_of
 
-        header, experiment = Study.read_header(self.run_dir), self.experiment
+        header, experiment = self.header, self.experiment
+        # The model is taken for its shape only: its files are not compared.
+        refuse_another(self.run_dir, header, settings_of(experiment, {}), "explain it then")
         shape = source_of(experiment, trust_remote_code).shape()
         space, budget = SearchSpace.load(header["space"], shape), Budget(header["budget"], header["length"])
         return explain(self.front, space, budget, experiment.training.epochs)
@@ -125,14 +134,16 @@ def export(
     format = format_of(format, chosen.candidate.hybrid)
     check_free(to)
     trained = _kept(result, chosen, trust_remote_code)
+    try:
+        with _writing(to):
+            peft_type = write_adapter(*trained.adapter(chosen), to, format)
+    except UnfitWeights as error:
+        print(f"{error}: training it again", file=sys.stderr)
+        trained = _with_data(result, chosen, trust_remote_code, why=str(error), again=True)
+        with _writing(to):
+            peft_type = write_adapter(*trained.adapter(chosen), to, format)
+    record = _record(result, trained, chosen, peft_type, format)
     with _writing(to):
-        try:
-            peft_type = write_adapter(*trained.adapter(chosen), to, format)
-        except UnfitWeights as error:
-            print(f"{error}: training it again", file=sys.stderr)
-            trained = _with_data(result, chosen, trust_remote_code, why=str(error), again=True)
-            peft_type = write_adapter(*trained.adapter(chosen), to, format)
-        record = _record(result, trained, chosen, peft_type, format)
         write_record(to, record)
         write_card(to, record, trained.source)
     return to
@@ -169,11 +180,9 @@ class _Trained:
 def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> _Trained:
     """What the run folder has; what it lacks is trained and measured again, which needs the task's data."""
     from autopeft.engine.worker import load_weights
-    from autopeft.searching.study import Study
     from autopeft.session import settings_of, source_of
 
-    run = RunFolder(result.run_dir)
-    header = Study.read_header(run.path)
+    run, header = RunFolder(result.run_dir), result.header
     facts = TaskFacts.kept(run.path, header["fingerprint"])
     weights = load_weights(run.weights, chosen.key)
     why = ""
@@ -198,13 +207,12 @@ def _with_data(
     """The same with the task's data, which `AutopeftError` says `why` they are needed when they can't be read."""
     from autopeft.engine.report import score_on_test, train_again
     from autopeft.engine.worker import load_weights
-    from autopeft.searching.study import Study
     from autopeft.session import Session
 
     try:
         session = Session(result.experiment, trust_remote_code)
         now = {"fingerprint": session.data.fingerprint, **session.settings}
-        refuse_another(result.run_dir, Study.read_header(result.run_dir), now, _OTHERWISE)
+        refuse_another(result.run_dir, result.header, now, _OTHERWISE)
     except AutopeftError as error:
         raise AutopeftError(f"{error} ({why}, so the search's model and data are needed)") from error
     run, metrics = RunFolder(result.run_dir), dict(chosen.metrics)

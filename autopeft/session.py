@@ -141,6 +141,9 @@ def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, A
     stopping, training = experiment.stopping, experiment.training
     return {
         "model": dict(files),
+        # With its own code a model is another one.
+        "trust_remote_code": experiment.trust_remote_code,
+        "warm_start": experiment.resolved().get("warm_start"),
         "training": training.model_dump(mode="json"),
         "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},
     }

@@ -75,9 +75,13 @@ def shape() -> ModelShape:
 
 @cache
 def folder() -> Path:
+    import atexit
+    import shutil
     import tempfile
 
-    return Path(tempfile.mkdtemp(prefix="autopeft-fuzz-"))
+    made = Path(tempfile.mkdtemp(prefix="autopeft-fuzz-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def put(name: str, content: str | bytes) -> Path:

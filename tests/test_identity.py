@@ -110,6 +110,24 @@ def test_an_edited_model_is_refused(file: str, project: Path) -> None:
     refused(project, rf"the model is not the one .*: {file} \(there: \w{{12}}, now: \w{{12}}\); bring it back")
 
 
+def test_a_models_own_code_makes_it_another(project: Path) -> None:
+    with pytest.raises(AutopeftError, match=r"trust_remote_code \(there: False, now: True\)"):
+        launch(
+            Experiment.of(experiment(project, **FIELDS, trust_remote_code=True), "test"),
+            project / "run",
+            Heard(),
+            trust_remote_code=True,
+        )
+
+
+def test_an_edited_experiment_is_not_explained(project: Path) -> None:
+    edited = yaml.safe_load((project / "run/experiment.yaml").read_text())
+    edited["training"]["epochs"] = 7
+    (project / "run/experiment.yaml").write_text(yaml.safe_dump(edited))
+    with pytest.raises(AutopeftError, match=r"training\.epochs \(there: 1, now: 7\)"):
+        SearchResult.open(project / "run").explain()
+
+
 def test_edited_data_are_refused(project: Path) -> None:
     path = project / "test.jsonl"
     path.write_text(path.read_text().replace("w1", "w2", 1))
@@ -233,6 +251,8 @@ def test_what_a_search_started_from_is_part_of_it(project: Path) -> None:
     search(project, **start)
     kept = (project / "run/prior.json").read_text()
     refused(project, r"prior\.json \(there: '\w{12}', now: nothing\)")
+    shutil.copytree(project / "other", project / "another")
+    refused(project, r"warm_start \(there: .*now: ", warm_start=str(project / "another"))
     edit(project / "run/prior.json", "scores", [0.1] * len(json.loads(kept)["scores"]))
     refused(project, r"prior\.json \(there: '\w{12}', now: '\w{12}'\)", **start)
     for loss in ("empty", "garbage"):

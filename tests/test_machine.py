@@ -112,10 +112,17 @@ def test_a_variable_that_ray_does_not_take_is_named(name: str, monkeypatch: pyte
     monkeypatch.setenv(name, "abc")
     with environment(own=True), pytest.raises(AutopeftError, match=f"what the environment says: see {name}"):
         check_variables()
-    monkeypatch.delenv(name)
+
+
+def test_what_looks_at_variables_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray.py").write_text("open('ran', 'w')\nclass _raylet: ...\n")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_DEDUP_LOGS", "1")
     with environment(own=True):
         check_variables()
+    assert not (tmp_path / "ran").exists()
 
 
 # --- temporary folders -----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from test_study import OBJECTIVES, evaluated, in_optuna, opened
 
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
+from autopeft.searching import study_checks
 from autopeft.searching.study import Study
 
 #: What the line says to do.
@@ -172,8 +173,6 @@ def test_what_is_damaged_is_said_with_what_to_do(damage: str, copy: Path) -> Non
 
 def test_metrics_of_a_stranger_are_numbers_under_their_own_candidate(copy: Path) -> None:
     """Someone who knows how to sign what he has changed."""
-    from autopeft.searching import study_checks
-
     storage = study_checks.open_file(copy / "study.db")
     trial = storage.get_all_trials(storage.get_study_id_from_name("autopeft"))[0]
     other = storage.get_all_trials(storage.get_study_id_from_name("autopeft"))[1].user_attrs["evaluation"]
@@ -194,7 +193,7 @@ def test_metrics_of_a_stranger_are_numbers_under_their_own_candidate(copy: Path)
             statement = "UPDATE trial_user_attributes SET value_json = ? WHERE key = ? AND trial_id = 1"
             changed(statement, json.dumps(value), key)(copy / "study.db")
         for action in (lambda: Study.read(copy), lambda: opened(copy, settings=SETTINGS)):
-            with pytest.raises(AutopeftError, match=r"the evaluation of trial 0 is damaged .*; restore a copy"):
+            with pytest.raises(AutopeftError, match=r"the evaluation of trial 0 is damaged.*; restore a copy"):
                 action()
 
 
@@ -228,7 +227,7 @@ time.sleep(100)
 
 
 @pytest.mark.parametrize("what", ["all", "writing"])
-def test_a_locked_file_is_said_at_once(what: str, copy: Path) -> None:
+def test_a_locked_file_is_said_at_once(what: str, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-c", HOLD, str(copy / "study.db"), what]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -239,6 +238,11 @@ def test_a_locked_file_is_said_at_once(what: str, copy: Path) -> None:
             if what == "all":
                 with pytest.raises(AutopeftError, match="locked by another program"):
                     Study.read(copy)
+                # Held a moment after it was looked at.
+                monkeypatch.setattr(study_checks, "_check", lambda path: None)
+                with pytest.raises(AutopeftError, match="locked by another program"):
+                    Study.read(copy)
+                monkeypatch.undo()
             else:
                 assert len(Study.read(copy)) == 5
         finally:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
 from types import TracebackType
 from typing import NoReturn
+
+#: What the machine refuses, and no mistake of ours: a full disk, a file that may not be written, a closed pipe.
+_MACHINES = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EPIPE),
+    *(errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+}
 
 
 def main() -> None:
@@ -31,15 +38,15 @@ def main() -> None:
         _leave(end.code)
     except AutopeftError as error:
         _end(f"error: {error}", 2)
-    except OSError as error:
-        # A full disk, a file that is taken away: the system's own words, without a traceback.
-        place = f" ({error.filename})" if error.filename else ""
-        _end(f"error: {error.strerror or error}{place}", 2)
     except KeyboardInterrupt:
         _leave(130)
     except Exception as error:
         if os.environ.get("AUTOPEFT_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.errno in _MACHINES:
+            # The system's own words, without a traceback.
+            place = f" ({error.filename})" if error.filename else ""
+            _end(f"error: {error.strerror or error}{place}", 2)
         _end(f"bug: {_report(error)}", 70)
 
 

@@ -69,8 +69,11 @@ def check_variables() -> None:
     names = _variables()
     if not names:
         return
+    # `-P`: nothing is imported from the current folder, whose files may be a stranger's.
     code = "from ray import _raylet; _raylet.Config.initialize('')"
-    tried = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    tried = subprocess.run(
+        [sys.executable, "-P", "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
     if tried.returncode:
         raise AutopeftError(f"runner: Ray does not take what the environment says: see {', '.join(names)}")
 

@@ -10,7 +10,7 @@ from typing import Any, Self, get_args
 from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.candidate import Evaluation, Status
-from autopeft.doors import door
+from autopeft.doors import door, within
 from autopeft.errors import AutopeftError
 from autopeft.searching.objective import Objective
 from autopeft.searching.study_checks import DAMAGED, NAME, database, open_file, sealed, unsealed
@@ -89,8 +89,10 @@ class Stored:
         return unsealed(self.attributes[name], self.path, f"its '{name}'")
 
     def _evaluation(self, trial: FrozenTrial) -> Evaluation:
-        with door(self.path, f"the evaluation of trial {trial.number} is damaged", DAMAGED):
+        what = f"the evaluation of trial {trial.number} is damaged"
+        with within(f"{self.path}: {what}", DAMAGED):
             evaluation = Evaluation.from_json(trial.user_attrs[EVALUATION])
+        with door(self.path, what, DAMAGED):
             numbers = [*evaluation.metrics.values(), *(v for epoch in evaluation.curve for v in epoch.values())]
             if not all(map(_is_number, [*numbers, evaluation.seconds, evaluation.seed])):
                 raise ValueError("a metric is no number")

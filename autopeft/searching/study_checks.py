@@ -57,6 +57,7 @@ def database(path: Path, what: str, remedy: str) -> Iterator[None]:
         try:
             yield
         except StorageInternalError as error:
+            _refuse_locked(error.__cause__ or error, path)
             raise error.__cause__ or error from None
 
 
@@ -132,15 +133,25 @@ def parts_of(trial: FrozenTrial) -> Iterator[tuple[type[models.BaseModel], list[
 
 def digest_of(trial: FrozenTrial) -> str:
     """Changes with whatever is stored of a trial, but for its times and what a dashboard adds."""
+    # Not Optuna's own JSON of a distribution, which may get more fields in a later version.
     rows = [
         sorted(
-            json.dumps(row, default=str)
+            json.dumps({**row, "distribution_json": _bounds(trial, row)}, default=str)
             for row in rows
             if not str(row.get("key", "")).startswith(("dashboard", DIGEST))
         )
         for _, rows in parts_of(trial)
     ]
     return _sha([trial.number, trial.state.name, rows])
+
+
+def _bounds(trial: FrozenTrial, row: Mapping[str, Any]) -> list[Any]:
+    """The kind and the bounds of the distribution in a parameter's row; none in other rows."""
+    distribution = trial.distributions.get(row.get("param_name", ""))
+    if distribution is None:
+        return []
+    bounds = (getattr(distribution, name, None) for name in ("low", "high", "log", "step", "choices"))
+    return [type(distribution).__name__, *bounds]
 
 
 def is_ours(trial: FrozenTrial) -> bool:
@@ -191,7 +202,7 @@ def _storage(path: Path, seconds: float = _PATIENCE, **options: Any) -> RDBStora
     return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": seconds}}, **options)
 
 
-def _refuse_locked(error: Exception, path: Path) -> None:
+def _refuse_locked(error: BaseException, path: Path) -> None:
     if "locked" in str(error):
         message = f"{path}: locked by another program that writes into it; end that, and try again"
         raise AutopeftError(message) from error
