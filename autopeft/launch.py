@@ -78,6 +78,7 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, search_info(session, folder, study))
             with _tracking_ended(opening) as begun:
+                progress.resumed(study.evaluations())
                 progress.remarked([*session.remarks, *upgraded(study)])
                 TaskFacts.of(session).keep(folder.path)
                 with experiment.runner.session():

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 class Progress(Listener, Protocol):
     """A listener that also hears what is remarkable of the search, and how it trains."""
 
+    def resumed(self, finished: Sequence[Evaluation]) -> None:
+        """The search goes on; so many candidates are finished."""
+
     def remarked(self, remarks: Sequence[str]) -> None:
         """The task is tokenised; what a user should know of it."""
 
@@ -47,6 +50,9 @@ _HEARTBEAT = 30.0
 class Silent(Progress):
     """Shows nothing."""
 
+    def resumed(self, finished: Sequence[Evaluation]) -> None:
+        """Nothing."""
+
     def remarked(self, remarks: Sequence[str]) -> None:
         """Nothing."""
 
@@ -69,13 +75,23 @@ class Lines(Progress):
     def __init__(self, console: Console, trials: int | None, epochs: int, live: bool) -> None:
         self._console, self._trials, self._epochs = console, trials, epochs
         self._begin = time.monotonic()
-        self._done, self._stopped, self._best = 0, 0, ""
+        self._before, self._done, self._stopped, self._best = 0, 0, 0, ""
         self._best_score: float | None = None
         self._running: dict[int, str] = {}
         self._said = self._begin - _HEARTBEAT
         self._status = console.status("starting workers") if live else None
         if self._status:
             self._status.start()
+
+    def resumed(self, finished: Sequence[Evaluation]) -> None:
+        """A line on what is known; the best of it stays the best until it is beaten."""
+        self._before = len(finished)
+        self._stopped = sum(evaluation.status == "stopped" for evaluation in finished)
+        for evaluation in finished:
+            self._keep_best(evaluation)
+        if finished:
+            best = f", best {self._best}" if self._best else ""
+            self._say(f"[dim]going on after {self._before} finished candidates{best}[/]")
 
     def remarked(self, remarks: Sequence[str]) -> None:
         """A line each."""
@@ -109,7 +125,7 @@ class Lines(Progress):
         stopped = f", {self._stopped} stopped" if self._stopped else ""
         self._say(
             f"[bold]#{evaluation.number + 1}{total}[/] {self._describe(evaluation)}  [dim]{evaluation.seconds:.0f} s[/]"
-            f"  best {self._best}{stopped}{self._left(evaluation)}"
+            f"  best {self._best}{stopped}{self._left()}"
         )
         self._show()
 
@@ -136,8 +152,8 @@ class Lines(Progress):
         if self._best_score is None or sign * score > sign * self._best_score:
             self._best_score, self._best = score, f"{score:.4f}"
 
-    def _left(self, evaluation: Evaluation) -> str:
-        left = self._trials - evaluation.number - 1 if self._trials else 0
+    def _left(self) -> str:
+        left = self._trials - self._before - self._done if self._trials else 0
         seconds = (time.monotonic() - self._begin) / self._done * left
         return f"  [dim]about {duration(seconds)} left[/]" if left > 0 else ""
 

@@ -47,6 +47,18 @@ def test_what_is_stopped_early_says_when_and_is_counted() -> None:
     assert "stopped" not in lines[1]
 
 
+def test_what_was_finished_before_is_counted_and_its_best_stays() -> None:
+    console = Console(file=StringIO(), width=200)
+    lines = Lines(console, 4, epochs=1, live=False)
+    lines.resumed([done(0, accuracy=0.75), replace(done(1, accuracy=0.9), status="stopped")])
+    lines.finished(done(3, accuracy=0.5))
+    lines.finished(done(2, accuracy=0.25))
+    text = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert text[0] == "going on after 2 finished candidates, best 0.7500"
+    assert "best 0.7500, 1 stopped  about " in text[1]
+    assert text[2].endswith("best 0.7500, 1 stopped")
+
+
 def test_less_is_better_for_errors() -> None:
     assert "best 0.1000" in said(done(0, mse=0.1), done(1, mse=0.9))[-1]
 

@@ -161,9 +161,12 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="On 127.0.0.1.")] = 5000,
 ) -> None:
     """Open MLflow on the store that holds a search (Ctrl-C ends it)."""
-    from autopeft.cli.verbs import run_ui
+    from autopeft.cli.signals import ended_by_signals
 
-    run_ui(run, port)
+    with ended_by_signals("MLflow's pages are closed"):
+        from autopeft.cli.pages import run_ui
+
+        run_ui(run, port)
 
 
 @app.command("list")

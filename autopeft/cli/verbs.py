@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -104,34 +103,9 @@ def run_evaluate(folder: Path, on: Path | None, trust_remote_code: bool, as_json
         _out.print(f"{safe(name)}  [bold]{value:.4f}[/]")
 
 
-def run_ui(run: Path | None, port: int) -> None:
-    """`autopeft ui`."""
-    import subprocess
-    import tempfile
-
-    from autopeft.tracking.mlflow_store import MlflowTracking, check_port, ui_command
-
-    run_dir = (run or RUNS / "any").absolute()
-    tracking = SearchResult.open(run).experiment.tracking if run else MlflowTracking()
-    if not isinstance(tracking, MlflowTracking):
-        raise AutopeftError(f"{run}: this search was not tracked by MLflow (tracking: {tracking.name})")
-    command, variables = ui_command(tracking.place(run_dir), port)
-    check_port(port)
-    _out.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    with tempfile.TemporaryDirectory(prefix="autopeft-ui-") as elsewhere:
-        environment = away_from_here() | variables
-        status = subprocess.run(command, check=False, env=environment, cwd=elsewhere).returncode
-    if status > 0:
-        raise AutopeftError(f"MLflow's pages ended with status {status}; its own words are above")
-
-
-def away_from_here() -> dict[str, str]:
-    """The environment for MLflow's pages in another folder than the current one, whose files may be a stranger's.
-
-    Python (with `-m`) and uvicorn import from the current folder before all others.
-    """
-    artifacts = {"MLFLOW_ARTIFACTS_DESTINATION": str(Path("mlartifacts").absolute())}
-    return {**artifacts, **os.environ, "PYTHONSAFEPATH": "1"}
+def say(text: str) -> None:
+    """A line of the command's own."""
+    _out.print(text, soft_wrap=True, markup=False)
 
 
 def _show(result: SearchResult) -> None:

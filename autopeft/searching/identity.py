@@ -17,7 +17,7 @@ FORMAT = 2
 _PACKAGES = ("torch", "transformers", "peft", "optuna", "tokenizers")
 #: So many differences are named, so much of each value.
 _NAMED, _LENGTH = 4, 60
-_ELSE = "give another run folder (out), or delete this one"
+_ELSE = "go back to those settings, or give another run folder (out)"
 
 
 def refuse_another(run: Path, there: Mapping[str, Any], now: Mapping[str, Any], otherwise: str = _ELSE) -> None:
@@ -28,8 +28,9 @@ def refuse_another(run: Path, there: Mapping[str, Any], now: Mapping[str, Any], 
     asked = {key: value for key, value in now.items() if key in there or "format" in there}
     if "fingerprint" in asked and there.get("fingerprint") != asked.pop("fingerprint"):
         raise AutopeftError(
-            f"{run}: the task's data are not those that this search began with (files were edited, or the libraries "
-            f"behind docstrings were upgraded); bring them back, or {otherwise}"
+            f"{run}: the task's data are not those that this search began with (files or options of the task, such "
+            "as train_limit, were changed, or the libraries behind docstrings upgraded); bring them back, or "
+            f"{otherwise}"
         )
     model = fingerprint.difference(there.get("model") or {}, asked.pop("model", None) or {})
     if model:
