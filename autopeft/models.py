@@ -132,9 +132,7 @@ class ModelSource:
         # One output is regression for transformers, also where only the size of the head matters here.
         kind = "regression" if regression or num_labels == 1 else "single_label_classification"
         config = self.config(num_labels=num_labels, problem_type=kind)
-        if self._is_folder:
-            parameters = shape_from_config(config, self.trust_remote_code).backbone_params
-            check_weights(Path(self.location), parameters, self.name)
+        self.check_weights(shape_from_config(config, self.trust_remote_code))
         model, info = self._load(config, dtype=dtype)
         _check_fit(model, info, self.name)
         if pad_id is not None:
@@ -143,6 +141,11 @@ class ModelSource:
         model.eval().requires_grad_(False)
         _check_computes(model, self.name)
         return model
+
+    def check_weights(self, shape: ModelShape) -> None:
+        """`AutopeftError` where a folder's weights are far too small for a model of that shape."""
+        if self._is_folder:
+            check_weights(Path(self.location), shape.backbone_params, self.name)
 
     def has_other_head(self, num_labels: int) -> bool:
         """Whether the checkpoint has a head that is not of so many outputs; no weight is read."""

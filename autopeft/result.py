@@ -100,9 +100,10 @@ class SearchResult:
         from autopeft.session import settings_of, source_of
 
         header, experiment = self.header, self.experiment
+        source = source_of(experiment, trust_remote_code)
         # The model is taken for its shape only: its files are not compared.
         refuse_another(self.run_dir, header, settings_of(experiment, {}), "explain it then")
-        shape = source_of(experiment, trust_remote_code).shape()
+        shape = source.shape()
         space, budget = SearchSpace.load(header["space"], shape), Budget(header["budget"], header["length"])
         return explain(self.front, space, budget, experiment.training.epochs)
 

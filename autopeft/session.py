@@ -45,6 +45,8 @@ class Session:
         self.experiment = experiment
         self.source = source_of(experiment, trust_remote_code)
         self.shape = self.source.shape()
+        # Before anything is computed from it: a configuration may promise far more than is there.
+        self.source.check_weights(self.shape)
         self.data = experiment.task.load()
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.budget = Budget.resolve(experiment.budget, self.shape, experiment.training.max_length)

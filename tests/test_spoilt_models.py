@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -31,12 +32,14 @@ from spoilt_models import (
     written,
 )
 from tiny_models import LABELS
-from tiny_project import experiment
+from tiny_project import experiment, write_experiment
 from tiny_task import save_model
 
 from autopeft.cli import main
 from autopeft.errors import AutopeftError
+from autopeft.experiment import Experiment
 from autopeft.models import ModelSource, find_model
+from autopeft.session import Session
 
 BELONG = "use the files that belong together"
 QUANTISED = {"bitsandbytes": {"load_in_8bit": True}, "gptq": {"bits": 4}, "awq": {}, "torchao": {}, "hqq": {}}
@@ -319,3 +322,12 @@ def test_the_command_line_ends_with_status_2_and_one_line(
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("autopeft: error: ")]
     assert len(error) == 1
     assert says in error[0]
+
+
+def test_more_than_the_weights_hold_is_refused_before_anything_is_computed(good: Path, tmp_path: Path) -> None:
+    """Layers up to the bound took over a minute, of costs and repairs, before the weights were looked at."""
+    folder = shutil.copytree(good / "bert", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 512}))
+    with pytest.raises(AutopeftError, match=r"describes [\d,]+ parameters, but its weights are [\d,]+ bytes"):
+        Session(Experiment.load(write_experiment(tmp_path, model=str(folder))))

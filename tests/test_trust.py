@@ -335,6 +335,10 @@ def test_an_export_overwrites_exports_only(project: Project) -> None:
     with pytest.raises(AutopeftError, match=r"README\.md that is not of an export"):
         export(project.run, to=mine)
     (mine / "README.md").unlink()
+    with pytest.raises(AutopeftError, match="is the folder of a search"):
+        export(project.run, to=project.run)
+    with pytest.raises(AutopeftError, match="is the folder of a model"):
+        export(project.run, to=project.model)
     (mine / "hybrid.json").symlink_to(project.yaml)
     with pytest.raises(AutopeftError, match="is a link"):
         export(project.run, to=mine)

@@ -31,8 +31,9 @@ class UnfitWeights(AutopeftError):
 
 def check_free(to: Path) -> None:
     """`AutopeftError` when an export would overwrite what is no export's, there or where a link leads to."""
-    if (to / "study.db").exists():
-        raise AutopeftError(f"{to}: is the folder of a search; give a folder of its own (to)")
+    for name, whose in (("study.db", "a search"), ("config.json", "a model")):
+        if (to / name).exists():
+            raise AutopeftError(f"{to}: is the folder of {whose} (it has a {name}); give a folder of its own (to)")
     for name in ("README.md", CONFIG, WEIGHTS, FILE):
         if (to / name).is_symlink():
             raise AutopeftError(f"{to}: its {name} is a link to another file; give another folder (to), or remove it")
