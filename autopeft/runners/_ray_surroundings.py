@@ -35,6 +35,8 @@ _QUIET = {
 }
 #: What a Ray of our own gets, and nobody else knows.
 _OWN = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+#: Whether Ray has read the token of the session that goes on.
+_tokens: list[bool] = []
 
 
 @contextmanager
@@ -54,8 +56,10 @@ def environment(own: bool) -> Iterator[None]:
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]
-        if own and "ray" in sys.modules:
+        # Only where it was read: reading what Ray does not take ends the process.
+        if own and _tokens:
             take_token()
+            _tokens.clear()
 
 
 def remedy() -> str:
@@ -85,6 +89,7 @@ def _variables() -> list[str]:
 
 def take_token() -> None:
     """Ray reads its token once a process: have it read anew."""
+    _tokens.append(True)
     with suppress(Exception):
         from ray import _raylet
 
