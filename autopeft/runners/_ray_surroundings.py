@@ -83,8 +83,9 @@ def check_variables() -> None:
 
 
 def _variables() -> list[str]:
-    """What of the user's environment Ray reads."""
-    return sorted(name for name in os.environ if name.startswith("RAY_") and name not in {*_QUIET, *_OWN})
+    """What of the user's environment Ray reads; one is set by Ray itself."""
+    others = {*_QUIET, *_OWN, "RAY_CLIENT_MODE"}
+    return sorted(name for name in os.environ if name.startswith("RAY_") and name not in others)
 
 
 def take_token() -> None:
