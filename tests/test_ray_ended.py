@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from test_search import finished_in
-from tiny_project import write_experiment
+from test_search import comparable, finished_in, run
+from tiny_project import experiment, not_measured, write_experiment
 
+from autopeft.experiment import Experiment
+from autopeft.launch import launch
+from autopeft.progress import Silent
 from autopeft.result import SearchResult
 from autopeft.runners._places import _PREFIX, _places
+from autopeft.searching.study import Proposal
 
 pytestmark = pytest.mark.slow
 
@@ -155,3 +161,33 @@ def test_a_killed_worker_costs_nothing(tmp_path: Path) -> None:
     assert (search.main.returncode, told) == (0, "")
     assert all(e.status == "done" for e in SearchResult.open(search.out).evaluations)
     assert search.left(before) == ([], set())
+
+
+class Impatient(Silent):
+    """Presses Ctrl-C when so many epochs of the search have ended."""
+
+    def __init__(self, epochs: int) -> None:
+        self._left = epochs
+
+    def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
+        self._left -= 1
+        if not self._left:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@not_measured()
+def test_ended_in_a_pack_it_proposes_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """With one worker, its proposals depend on scores, and some candidates are stopped."""
+    changes = {"trials": 10, "sampler": {"name": "known_cost", "startup": 4}, "stopping": "halving"}
+    changes |= {"training": CHANGES["training"], "tracking": "none"}
+    whole = run(tmp_path, "whole", **changes, runner={"name": "in_process", "cpus": 1, "pack": 2})
+    fields = experiment(tmp_path, **changes, runner={"name": "ray", "workers": 1, "pack": 2})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for epochs in (7, 8):
+            with pytest.raises(KeyboardInterrupt):
+                launch(Experiment.of(fields, "test"), tmp_path / "ended", Impatient(epochs))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    ended = launch(Experiment.of(fields, "test"), tmp_path / "ended", Silent())
+    assert comparable(ended.evaluations) == comparable(whole.evaluations)
