@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tiny_server import Server
 
 # Before anything imports huggingface_hub: no test asks a hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,3 +30,15 @@ def mlflow_database(tmp_path_factory) -> Path:
     with our_calls():
         MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture
+def server(tmp_path: Path, mlflow_database: Path) -> Iterator[Server]:
+    """A running MLflow server over a database of its own."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(mlflow_database, folder / "mlflow.db")
+    running = Server(folder / "mlflow.db")
+    running.start()
+    yield running
+    running.kill()

@@ -521,17 +521,6 @@ def test_ui_command(mlflow_database, tmp_path):
     assert not (tmp_path / "none.db").exists()
 
 
-@pytest.fixture
-def server(tmp_path, mlflow_database):
-    folder = tmp_path / "server"
-    folder.mkdir()
-    shutil.copy(mlflow_database, folder / "mlflow.db")
-    server = Server(folder / "mlflow.db")
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.mark.slow
 def test_server_that_dies_in_the_middle(info, server, capfd):
     tracker = opened(info, server.uri)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 from tiny_project import experiment, not_measured
-from tiny_server import Server
 
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
@@ -361,17 +360,6 @@ def test_two_searches_make_one_new_database(tmp_path):
     client, found = _client(runs)
     assert {run.info.run_name for run in client.search_runs([found])} == {"s1", "s2"}
     assert not list(runs.glob(".*.partial"))
-
-
-@pytest.fixture
-def server(tmp_path, mlflow_database):
-    folder = tmp_path / "server"
-    folder.mkdir()
-    shutil.copy(mlflow_database, folder / "mlflow.db")
-    server = Server(folder / "mlflow.db")
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.mark.slow

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from rich.markup import escape
 
-
-def one_line(text: object) -> str:
-    """The text on one line, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split()))
+from autopeft.errors import printable
 
 
 def safe(text: object) -> str:
-    """The same for rich's tables and lines: square brackets in it are no markup."""
-    return escape(one_line(text))
+    """The text on one line, for rich's tables and lines: it holds no markup, and nothing that a terminal obeys."""
+    return escape(printable(" ".join(str(text).split())))
