@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -19,6 +18,7 @@ from autopeft.experiment import Experiment
 from autopeft.searching.front import ParetoFront, point_to_json
 from autopeft.searching.stored import Stored
 from autopeft.searching.study_checks import DAMAGED, remove
+from autopeft.writing import replacing
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
@@ -228,12 +228,6 @@ def _write_still(path: Path, save: Callable[[Path], None]) -> None:
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with door(path, "cannot be written", "what is finished is in study.db: mend that, and give the same command again"):
-        try:
-            # Replaced, not written through: it may be a link that leads out of the folder.
-            write(partial)
-            partial.replace(path)
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+    remedy = "what is finished is in study.db: mend that, and give the same command again"
+    with door(path, "cannot be written", remedy), replacing(path) as partial:
+        write(partial)

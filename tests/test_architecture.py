@@ -16,7 +16,7 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if "_shipped" not in p.parts)
 
 #: A room may import from rooms above it in this list, and from its own.
 FLOORS: list[set[str]] = [
-    {"secrets"},
+    {"secrets", "writing"},
     {"errors", "on_import"},
     {"doors", "hub", "registry", "resources", "trust"},
     {"checkpoint", "config", "fingerprint"},

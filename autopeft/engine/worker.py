@@ -27,6 +27,7 @@ from autopeft.engine.setup import Setup
 from autopeft.engine.sharing import map_frozen
 from autopeft.engine.train import epochs, evaluation_tokens, measure_pack, train_steps
 from autopeft.models import ModelSource
+from autopeft.writing import replacing
 
 #: What `Worker.run` yields after each epoch (metrics by the candidate's position), is sent (positions to stop; None for
 #: none) and returns at the end.
@@ -180,15 +181,11 @@ def drain(run: Run) -> list[Evaluation]:
 
 def save_weights(folder: Path, key: str, weights: dict[str, torch.Tensor]) -> None:
     """Write `<folder>/<key>.safetensors`, whole or not at all; a full disk loses the weights, not the evaluation."""
-    partial = folder / f".{key}.{os.getpid()}.partial"
-    try:
+    with contextlib.suppress(OSError, SafetensorError):
         folder.mkdir(parents=True, exist_ok=True)
-        # Not `save_file`, whose files nobody else may read, whatever the umask.
-        partial.write_bytes(save(weights, {"digest": _digest(weights)}))
-        partial.replace(folder / f"{key}.safetensors")
-    except (OSError, SafetensorError):
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        with replacing(folder / f"{key}.safetensors") as partial:
+            # Not `save_file`, whose files nobody else may read, whatever the umask.
+            partial.write_bytes(save(weights, {"digest": _digest(weights)}))
 
 
 def load_weights(folder: Path, key: str) -> dict[str, torch.Tensor] | None:

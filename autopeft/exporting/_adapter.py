@@ -18,6 +18,7 @@ from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
 from autopeft.exporting._record import FILE, Format
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
+from autopeft.writing import replacing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,7 +85,8 @@ def write_adapter(
     config.save_pretrained(str(to))
     state = lora_state(hybrid, weights, backbone.model, padded)
     # Not `save_file`, whose files nobody else may read, whatever the umask.
-    (to / WEIGHTS).write_bytes(save(state, metadata={"format": "pt"}))
+    with replacing(to / WEIGHTS) as partial:
+        partial.write_bytes(save(state, metadata={"format": "pt"}))
     return "LORA"
 
 

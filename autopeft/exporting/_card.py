@@ -11,6 +11,7 @@ from typing import Any
 from autopeft.hybrid import Hybrid
 from autopeft.models import BUILT_IN, ModelSource
 from autopeft.snippet import base_lines
+from autopeft.writing import replacing
 
 #: What the format is, for the card.
 _KINDS = {
@@ -40,7 +41,8 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
         remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
         kind=_KINDS[written],
     )  # fmt: skip
-    (to / "README.md").write_text(text, encoding="utf-8")
+    with replacing(to / "README.md") as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def plain(text: str) -> str:

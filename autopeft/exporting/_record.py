@@ -15,6 +15,7 @@ from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.tasks._metrics import METRICS, complaint
+from autopeft.writing import replacing
 
 FILE = "hybrid.json"
 #: How a hybrid is written: stock LoRA with each module's own rank or with one rank, or PEFT type AUTOPEFT.
@@ -96,4 +97,5 @@ class Record(BaseModel):
 
 def write_record(to: Path, record: Mapping[str, Any]) -> None:
     """Write `hybrid.json`."""
-    (to / FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with replacing(to / FILE) as partial:
+        partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.tracking._mlflow_calls import our_calls
 from autopeft.tracking._mlflow_uri import Place
+from autopeft.writing import replacing
 
 #: Seconds to wait for another process that makes or migrates the same database; it takes some 10.
 _PATIENCE_S = 180.0
@@ -54,16 +55,12 @@ def _make(path: Path) -> None:
 
     for leftover in path.parent.glob(f".{path.name}.*.partial"):
         leftover.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with tempfile.TemporaryDirectory() as folder:
         new = Path(folder) / path.name
         with our_calls():
             MlflowClient(f"sqlite:///{new.as_posix()}").search_experiments(max_results=1)
-        try:
+        with replacing(path) as partial:
             shutil.copyfile(new, partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _forget(uri: str) -> None:
