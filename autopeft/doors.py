@@ -49,10 +49,12 @@ def door(place: str | Path, what: str = "cannot be read", remedy: str = "") -> I
 
 @contextmanager
 def within(place: str | Path, remedy: str = "") -> Iterator[None]:
-    """An `AutopeftError` inside is said to be of this place."""
+    """An `AutopeftError` inside is said to be of this place, if it does not say so itself."""
     try:
         yield
     except AutopeftError as error:
+        if str(error).startswith((f"{place}:", f"{place},", f"{place} ")):
+            raise
         raise AutopeftError(f"{place}: {error}" + _after(remedy)) from error.__cause__
 
 

@@ -43,19 +43,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-_shown = reprlib.Repr()
-_shown.maxlevel, _shown.maxlist, _shown.maxtuple, _shown.maxdict, _shown.maxset = 3, 8, 8, 8, 8
-_shown.maxstring = _shown.maxother = _shown.maxlong = _VALUE
-
-
-def shown(value: Any) -> str:
-    """`repr(value)`, short however large the value is."""
+def shown(value: Any, size: int = _VALUE) -> str:
+    """`repr(value)`, in about `size` characters however large the value is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxtuple, short.maxdict, short.maxset = 3, 8, 8, 8, 8
+    short.maxstring = short.maxother = short.maxlong = size
     try:
-        text = _shown.repr(value)
+        text = short.repr(value)
     except Exception:
         # Python writes no number of more than 4,300 digits, and a foreign repr may raise what it likes.
         return f"a huge {type(value).__name__}"
-    return text if len(text) <= 2 * _VALUE else f"{text[: 2 * _VALUE - 3]}..."
+    return text if len(text) <= 2 * size else f"{text[: 2 * size - 3]}..."
 
 
 def suggest(word: object, known: Iterable[str]) -> str:

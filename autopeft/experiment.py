@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from autopeft.config import Strict, parse, read_yaml
+from autopeft.doors import within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError, suggest
 from autopeft.resources import shipped
@@ -132,11 +133,8 @@ class Experiment(Strict):
     @classmethod
     def of(cls, data: Mapping[str, Any], where: str) -> Self:
         """The experiment of plain data; `AutopeftError` with `where` and the path inside it."""
-        try:
+        with within(where):
             return parse(cls, data, where)
-        except AutopeftError as error:
-            text = str(error)
-            raise AutopeftError(text if text.startswith(f"{where}: ") else f"{where}: {text}") from None
 
     def resolved(self) -> dict[str, Any]:
         """All fields, defaults written out, paths absolute: what `load` reads back to an equal experiment."""

@@ -10,9 +10,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autopeft.config import parse
-from autopeft.doors import door, read_json
+from autopeft.doors import door, read_json, within
 from autopeft.engine.settings import TrainingSettings
-from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.tasks._metrics import METRICS, complaint
 from autopeft.writing import replacing
@@ -82,12 +81,8 @@ class Record(BaseModel):
 
     def value(self, where: str) -> Hybrid:
         """The hybrid itself; `AutopeftError` starting with `where`."""
-        try:
-            with door(where, "hybrid: not valid", _REMEDY):
-                return Hybrid.from_json(self.hybrid)
-        except AutopeftError as error:
-            text = str(error)
-            raise AutopeftError(text if text.startswith(where) else f"{where}: {text}") from error
+        with within(where), door(where, "hybrid: not valid", _REMEDY):
+            return Hybrid.from_json(self.hybrid)
 
     @property
     def written_as(self) -> Format:

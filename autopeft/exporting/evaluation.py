@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autopeft.adapter_keys import as_saved_now
-from autopeft.doors import door, read_json
+from autopeft.doors import door, read_json, within
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
@@ -84,12 +84,8 @@ def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """A door whose messages all begin with the file, those of our own too."""
-    try:
-        with door(path, f"does not fit {FILE}", _REMEDY):
-            yield
-    except AutopeftError as error:
-        text = str(error)
-        raise AutopeftError(text if text.startswith(str(path)) else f"{path}: {text}; {_REMEDY}") from error
+    with within(path, _REMEDY), door(path, f"does not fit {FILE}", _REMEDY):
+        yield
 
 
 def _task(record: Record, folder: Path) -> Any:

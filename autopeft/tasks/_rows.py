@@ -5,19 +5,16 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
-import reprlib
 import unicodedata
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autopeft import errors
 from autopeft.errors import AutopeftError, suggest
 
 Label = str | int | float
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 40
 
 
 @dataclass(frozen=True)
@@ -173,12 +170,8 @@ def _decoded(value: bytes) -> str | bytes:
 
 
 def shown(value: object) -> str:
-    """A value in a message: its repr, of some forty characters at most however large it is."""
-    try:
-        text = _SHORT.repr(value)
-    except Exception:  # numbers of 5,000 digits have none, nor has what is nested too deeply
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:59] + "…"
+    """A cell in a message, short."""
+    return errors.shown(value, 40)
 
 
 def clean(text: str) -> str:
