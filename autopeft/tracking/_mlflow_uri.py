@@ -108,7 +108,10 @@ def check_for_a_file(uri: str) -> None:
     """`AutopeftError` for an address that can't be one, and for one with a secret: a configuration is written down."""
     place = place_of(uri, "uri")
     if place.environment:
-        raise _wrong("uri", f"a user or password does not belong into a file; set {_CREDENTIALS}")
+        raise _wrong(
+            "uri",
+            f"a user or password does not belong into a file; take it out of this address, and set {_CREDENTIALS}",
+        )
     database = _DATABASE.match(uri.strip())
     options = {key for key, _ in parse_qsl(uri.partition("?")[2], keep_blank_values=True)} - _OPTIONS
     if place.scheme in PORTS and database is not None:
@@ -116,7 +119,9 @@ def check_for_a_file(uri: str) -> None:
     else:
         secret = bool(options) or (place.file is None and ("@" in uri or holds_secret(uri)))
     if secret:
-        raise _wrong("uri", f"a password or token does not belong into a file; set the whole address as {_VARIABLE}")
+        raise _wrong(
+            "uri", f"a password or token does not belong into a file; take the address out, and set it as {_VARIABLE}"
+        )
 
 
 def _wrong(source: str, what: str) -> AutopeftError:
