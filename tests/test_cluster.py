@@ -93,7 +93,8 @@ def as_alone(out: Path, evaluations: list[Any]) -> None:
 
 def wait_for(out: Path, candidates: int) -> None:
     deadline = time.monotonic() + 240
-    while finished_in(out) < candidates and time.monotonic() < deadline:
+    while finished_in(out) < candidates:
+        assert time.monotonic() < deadline, "it does not get so far"
         time.sleep(0.02)
 
 

@@ -71,7 +71,8 @@ class Search:
 
     def wait_for(self, candidates: int) -> None:
         deadline = time.monotonic() + 240
-        while finished_in(self.out) < candidates and time.monotonic() < deadline:
+        while finished_in(self.out) < candidates:
+            assert time.monotonic() < deadline, "it does not get so far"
             time.sleep(0.02)
 
     def end(self) -> tuple[int, str]:
@@ -140,7 +141,8 @@ def test_it_leaves_a_line_nothing_else_and_goes_on(
     assert (ended, told[: len(said)]) == (status, said), told
     assert told.count("\n") == (1 if said else 0), told
     assert search.left(before) == ([], set())
-    assert search.status() in ([tracked], [])
+    # At the start MLflow may not have heard of it yet.
+    assert search.status() in ([tracked], [] if when == START else [tracked])
     done = finished_in(search.out)
     assert done < CHANGES["trials"]
     search.start()
