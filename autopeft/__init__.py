@@ -27,7 +27,7 @@ _NAMES = {
     "BudgetedSampler": "autopeft.searching.budgeted",
     "ParetoFront": "autopeft.searching.front",
     "HybridConfig": "autopeft.peft_tuner",
-    "attach": "autopeft.attachment",
+    "attach": "autopeft.attaching",
     "shape_of": "autopeft.anatomy",
     "AutopeftError": "autopeft.errors",
 }

@@ -6,6 +6,7 @@ Shapes: N = K*B sequences, H heads, G key/value heads, L tokens, l prefix column
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,12 +30,12 @@ _PREFIX = "_autopeft_prefix"
 _FIRST_ONLY = "_autopeft_first_only"
 
 
-def set_prefix(module: nn.Module, bank: Bank | None) -> None:
-    """Give an attention module a prefix bank, or take it away; not registered as a submodule."""
-    if bank is None:
-        module.__dict__.pop(_PREFIX, None)
+def set_prefixes(module: nn.Module, banks: Sequence[Bank]) -> None:
+    """Give an attention module the banks that add keys and values, or take them away; they are no submodules of it."""
+    if banks:
+        module.__dict__[_PREFIX] = tuple(banks)
     else:
-        module.__dict__[_PREFIX] = bank
+        module.__dict__.pop(_PREFIX, None)
 
 
 class AttentionChoice:
@@ -159,13 +160,24 @@ def with_prefix(
     value: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Keys and values [N, G, l + S, h] and the mask [N or 1, 1 or H, L, l + S] (or None), prefix in front.
+    """Keys and values [N, G, l + S, h] and the mask [N or 1, 1 or H, L, l + S] (or None), prefixes in front.
 
     A mask is boolean (True is seen), or of floats that are added to the scores.
     """
-    bank: Bank | None = module.__dict__.get(_PREFIX)
-    if bank is None:
-        return key, value, mask
+    banks: tuple[Bank, ...] = module.__dict__.get(_PREFIX, ())
+    for bank in banks:
+        key, value, mask = _with_bank(bank, module, query, key, value, mask)
+    return key, value, mask
+
+
+def _with_bank(
+    bank: Bank,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     sequences = query.shape[0]
     if mask is None and query.shape[2] > 1 and bool(getattr(module, "is_causal", False)):
         # With no mask SDPA would crop the keys to the length of the query, and drop the newest tokens.
@@ -175,14 +187,14 @@ def with_prefix(
     if mask is not None:
         mask = mask.expand(sequences, -1, -1, -1)
         mask = torch.cat([_column_mask(bank, mask), mask], dim=-1)
-    learned = dict(bank.named_parameters())
-    key = torch.cat([_expand(learned["key"], sequences, key), key], dim=2)
-    value = torch.cat([_expand(learned["value"], sequences, value), value], dim=2)
+    more_keys, more_values = bank.method.prefix(bank, sequences)
+    key = torch.cat([_expand(more_keys, sequences, key), key], dim=2)
+    value = torch.cat([_expand(more_values, sequences, value), value], dim=2)
     return key, value, mask
 
 
 def _expand(prefix: torch.Tensor, sequences: int, like: torch.Tensor) -> torch.Tensor:
-    """[K, l, G, h] as [N, G, l, h], candidate-major."""
+    """[K, l, G, h] (or [N, l, G, h]) as [N, G, l, h], candidate-major."""
     per_candidate = sequences // prefix.shape[0]
     tiled = prefix.to(like.dtype).transpose(1, 2)[:, None].expand(-1, per_candidate, -1, -1, -1)
     return tiled.reshape(sequences, *tiled.shape[2:])

@@ -71,12 +71,27 @@ class Hybrid:
     def num_params(self, shape: ModelShape) -> int:
         """Trainable parameters without the task's head, exactly; nothing is built."""
         self.check(shape)
-        return sum(method.num_params(shape) for methods in self.layers for method in methods)
+        own = sum(method.num_params(shape) for methods in self.layers for method in methods)
+        return own + sum(method.shared_params(shape) for method in self.sharing(shape))
+
+    def sharing(self, shape: ModelShape) -> list[Method]:
+        """Of all methods that hold weights once a model: for each kind and its bank options the largest member."""
+        largest: dict[tuple[Any, ...], Method] = {}
+        for methods in self.layers:
+            for method in methods:
+                if shares(method) and method.places(shape):
+                    key = (method.name, method.bank_options())
+                    largest[key] = max(largest.get(key, method), method, key=lambda m: m.size_value)
+        return list(largest.values())
 
     def check(self, shape: ModelShape) -> None:
-        """`AutopeftError` when the hybrid has another number of layers than the model."""
+        """`AutopeftError` when the model has another number of layers, or lacks all places of a method."""
         if len(self.layers) != shape.layers:
             raise AutopeftError(f"hybrid: made for {len(self.layers)} layers, but the model has {shape.layers}")
+        for method in (method for methods in self.layers for method in methods):
+            if not any(shape.has(site) for site in method.sites):
+                where = ", ".join(method.sites)
+                raise AutopeftError(f"hybrid: '{method.name}' at {where}: models of family '{shape.family}' have none")
 
     def check_room(self, shape: ModelShape) -> None:
         """`AutopeftError` when the hybrid is far larger than the model: before anything is allocated for it."""
@@ -120,6 +135,11 @@ class Hybrid:
         if crowded is not None:
             raise AutopeftError(f"hybrid: layer {crowded} has {len(layers[crowded]):,} methods")
         return cls(tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)))
+
+
+def shares(method: Method) -> bool:
+    """Whether a method may hold weights once a model."""
+    return type(method).shared is not Method.shared
 
 
 def canonical_json(data: Any) -> str:

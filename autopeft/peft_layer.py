@@ -10,7 +10,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from autopeft.adapter_keys import BANKS
-from autopeft.attachment import Banks, Hooks
+from autopeft.attaching import Banks, Hooks
 from autopeft.errors import AutopeftError
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from autopeft.adapter_keys import WRAPPED, as_saved_now, check_fit, check_name, without_adapter
 from autopeft.anatomy import head_names, shape_of
-from autopeft.attachment import NAME, Banks
+from autopeft.attaching import NAME, Banks
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.peft_layer import HybridLayer, own_keys

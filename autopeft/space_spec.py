@@ -120,7 +120,7 @@ class Block:
 
     def scaled(self, shape: ModelShape) -> tuple[int, ...]:
         """The sizes for a model, sorted, each once."""
-        return tuple(sorted({_scaled(size, shape.hidden) for size in self.sizes}))
+        return tuple(sorted({_scaled(size, shape.hidden, self.method.step) for size in self.sizes}))
 
     def to_json(self, sizes: Iterable[int | str]) -> dict[str, Any]:
         """The block as it is written, with those sizes."""
@@ -128,12 +128,13 @@ class Block:
         return {**named, self.method.size: list(sizes), **self.options}
 
 
-def _scaled(size: int | str, hidden: int) -> int:
+def _scaled(size: int | str, hidden: int, step: int) -> int:
+    """Parts of the width are rounded to the nearest multiple that the method allows."""
     if isinstance(size, int):
         return size
     match = _FRACTION.fullmatch(size)
     assert match, "checked when the block was read"
-    return max(1, math.floor(hidden / int(match[1] or 1) + 0.5))
+    return step * max(1, math.floor(hidden / int(match[1] or 1) / step + 0.5))
 
 
 def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[Block, ...], str]:
@@ -175,7 +176,8 @@ def _block(name: str, raw: Mapping[str, Any], where: str) -> Block:
         raise AutopeftError(f"{where}: missing '{method.size}', the list of sizes of '{method.name}'")
     block = Block(name, method, _sizes(options.pop(method.size), f"{where}.{method.size}"), options)
     with within(where), door(f"method '{method.name}'", "its fields are wrong"):
-        block.make(1)
+        for size in {method.step, *(size for size in block.sizes if isinstance(size, int))}:
+            block.make(size)
     return block
 
 
@@ -209,7 +211,7 @@ def _check_collisions(blocks: Iterable[Block], where: str) -> None:
     """Two blocks of one method at one site would both claim the same place of a layer."""
     taken: dict[tuple[str, str], str] = {}
     for block in blocks:
-        method = block.make(1)
+        method = block.make(block.method.step)
         for site in method.sites:
             other = taken.setdefault((method.name, site), block.name)
             if other != block.name:

@@ -46,7 +46,7 @@ from transformers import (
 )
 
 from autopeft.adapter_keys import as_saved_now, without_adapter
-from autopeft.attachment import Attachment
+from autopeft.attaching import Attachment
 from autopeft.engine.worker import load_weights, save_weights
 from autopeft.errors import AutopeftError
 from autopeft.methods.lora import LoRA

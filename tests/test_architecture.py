@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     {"methods"},
     {"hybrid"},
     {"candidate", "costs", "attention", "models", "adapter_keys"},
-    {"attachment", "snippet"},
+    {"attaching", "snippet"},
     {"peft_layer"},
     {"peft_tuner"},
     {"dimensions", "space_spec", "tasks"},

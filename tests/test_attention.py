@@ -25,8 +25,8 @@ from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from autopeft.anatomy import ModelShape, shape_from_config
-from autopeft.attachment import Attachment
-from autopeft.attention import FUSED, MATMUL, fused_attention, matmul_attention, set_prefix
+from autopeft.attaching import Attachment
+from autopeft.attention import FUSED, MATMUL, fused_attention, matmul_attention, set_prefixes
 from autopeft.hybrid import Hybrid
 from autopeft.methods._bank import Bank
 from autopeft.methods.prefix import Prefix
@@ -208,13 +208,13 @@ def reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prefix: Bank, a
 def test_attention_is_its_definition(function: Any, masked: bool, causal: bool) -> None:
     shape, generator = small_shape(), torch.Generator().manual_seed(0)
     members = [Prefix(2), None, Prefix(3)]
-    bank = Bank(members, shape, "attention", [generator] * 3)
+    bank = Bank(members, shape, "attention", [0] * 3, 0)
     for k, size in enumerate((2, 0, 3)):
         for name in ("key", "value"):
             getattr(bank, name)[k, :size].normal_(generator=generator)
     module = nn.Module()
     module.is_causal, module.num_key_value_groups, module.training = causal, 2, False
-    set_prefix(module, bank)
+    set_prefixes(module, [bank])
     q, k, v = (torch.randn(6, heads, 5, 8, generator=generator) for heads in (4, 2, 2))
     allowed = torch.ones(6, 5, 5, dtype=torch.bool)
     if masked:

@@ -23,7 +23,7 @@ from tiny_models import (
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
-from autopeft.attachment import Attachment
+from autopeft.attaching import Attachment
 from autopeft.attention import FUSED, MATMUL
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from autopeft.anatomy import SITES, ModelShape, shape_from_config, shape_of
-from autopeft.attachment import Attachment, Banks
+from autopeft.attaching import Attachment, Banks
 from autopeft.attention import MATMUL
 from autopeft.costs import COSTS
 from autopeft.errors import AutopeftError

@@ -15,7 +15,7 @@ from mutations import written
 from test_fuzz import EXPERIMENT, FRONT, HYBRID, SPACE, shape
 from typer.testing import CliRunner
 
-from autopeft.attachment import Banks
+from autopeft.attaching import Banks
 from autopeft.budget import Budget
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.cli.app import app

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from autopeft.anatomy import shape_of
-from autopeft.attachment import Attachment
+from autopeft.attaching import Attachment
 from autopeft.attention import FUSED, MATMUL, matmul_attention
 from autopeft.hybrid import Hybrid
 from autopeft.methods._bank import Bank
@@ -79,15 +79,15 @@ def test_each_layers_banks_are_on_its_device(family: str) -> None:
 
 def test_masks_are_kept_and_scales_of_one_cost_nothing() -> None:
     shape = shape_of(classifier("bert"))
-    drawn = [torch.Generator().manual_seed(0)] * 2
-    differ = Bank([Prefix(2), Prefix(1)], shape, "attention", drawn)
+    seeds = [0, 0]
+    differ = Bank([Prefix(2), Prefix(1)], shape, "attention", seeds, 0)
     assert differ.own_columns.tolist() == [[True, True], [True, False]]
     assert "own_columns" not in differ.state_dict()
-    assert Bank([Prefix(2), Prefix(2)], shape, "attention", drawn).own_columns is None
+    assert Bank([Prefix(2), Prefix(2)], shape, "attention", seeds, 0).own_columns is None
     x = torch.ones(2, 1, 1)
     for scales, expected in (((1.0, 1.0), [2, 2]), ((1.0, None), [2, 1]), ((2.0, 0.5), [3, 1.5])):
         members = [LoRA(2, sites=("q",), scale=s) if s else None for s in scales]
-        bank = Bank(members, shape, "q", drawn)
+        bank = Bank(members, shape, "q", seeds, 0)
         with torch.no_grad():
             bank.B.copy_(torch.ones(bank.B.shape))
         assert bank.add_expanded(x.expand(2, 1, 32), x.expand(2, 1, 2) / 2, "B")[:, 0, 0].tolist() == expected

@@ -13,7 +13,7 @@ from tiny_task import save_model, task, tokenizer
 from tiny_worker import assert_bare, backbone_state, evaluate, result
 
 from autopeft.anatomy import shape_of
-from autopeft.attachment import NAME
+from autopeft.attaching import NAME
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import choose_precision
 from autopeft.engine.data import TokenizedTask

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from autopeft.anatomy import FAMILIES as ROWS
 from autopeft.anatomy import head_names, layers_of
-from autopeft.attachment import Attachment
+from autopeft.attaching import Attachment
 from autopeft.attention import FUSED, MATMUL
 from autopeft.engine.first_token import FirstTokenOnly
 from autopeft.hybrid import Hybrid

@@ -30,7 +30,7 @@ from tiny_models import CONFIGS
 
 import autopeft
 from autopeft.anatomy import ModelShape, shape_from_config
-from autopeft.attachment import Banks
+from autopeft.attaching import Banks
 from autopeft.candidate import Candidate
 from autopeft.doors import read_json
 from autopeft.errors import AutopeftError

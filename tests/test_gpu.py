@@ -10,7 +10,7 @@ import torch
 from tiny_models import LAYERS, METHOD_NAMES, everywhere, make
 from tiny_task import save_model, task, tokenizer
 
-from autopeft.attachment import Attachment
+from autopeft.attaching import Attachment
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.settings import TrainingSettings

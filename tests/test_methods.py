@@ -22,7 +22,7 @@ from tiny_models import (
 from transformers import PreTrainedModel
 
 from autopeft.anatomy import head_names, shape_from_config, shape_of
-from autopeft.attachment import NAME, Attachment, Banks
+from autopeft.attaching import NAME, Attachment, Banks
 from autopeft.attention import FUSED
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid

@@ -31,7 +31,7 @@ from tiny_models import (
 from transformers import PreTrainedModel
 
 from autopeft.anatomy import shape_from_config
-from autopeft.attachment import Attachment, Banks
+from autopeft.attaching import Attachment, Banks
 from autopeft.attention import FUSED, MATMUL
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS

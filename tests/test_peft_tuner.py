@@ -24,7 +24,7 @@ from tiny_models import (
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, Trainer, TrainingArguments
 
 from autopeft.anatomy import head_names, shape_of
-from autopeft.attachment import NAME, Attachment
+from autopeft.attaching import NAME, Attachment
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA

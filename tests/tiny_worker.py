@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from autopeft.attachment import NAME
+from autopeft.attaching import NAME
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine.worker import Worker, drain
 

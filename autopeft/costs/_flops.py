@@ -7,7 +7,7 @@ when something below it is trained; so the walk carries, tensor by tensor, wheth
 
 from __future__ import annotations
 
-from autopeft.anatomy import FAMILIES, ModelShape
+from autopeft.anatomy import FAMILIES, MAPS, ModelShape
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 
@@ -15,17 +15,17 @@ from autopeft.methods import Method
 def forward_flops(
     methods: tuple[Method, ...], shape: ModelShape, length: int, merged: bool, queries: int | None = None
 ) -> int:
-    """One layer, one sequence of `length` tokens; `merged` leaves out methods that fold into the weights.
+    """One layer, one sequence of `length` tokens; `merged`: methods are folded, and those that merge left out.
 
     `queries`: of how many tokens the layer's output is computed (all by default).
     """
-    kept = [m for m in methods if not (merged and m.mergeable)]
-    tokens = _Tokens(length, queries)
-    maps = sum(_linear(shape, site, tokens.at(site)) for site in shape.sites)
-    gate = _linear(shape, "up", tokens.at("up")) if shape.gated else 0
+    kept = [m.folded() for m in methods if not m.mergeable] if merged else methods
+    tokens = _Tokens(length, queries, FAMILIES[shape.family].norm_first)
+    maps = sum(_linear(shape, site, tokens.at(site)) for site in MAPS if shape.has(site))
     columns = length + sum(m.attention_columns() for m in kept)
     attention = 2 * _attention(shape, tokens.queries, columns)
-    return maps + gate + attention + sum(m.flops(shape, s, tokens.at(s)).forward for m in kept for s in m.sites)
+    added = sum(m.flops(shape, s, tokens.at(s)).forward for m in kept for s in m.places(shape))
+    return maps + attention + added
 
 
 def training_flops(hybrid: Hybrid, shape: ModelShape, length: int, start: int = 0, queries: int | None = None) -> int:
@@ -33,20 +33,22 @@ def training_flops(hybrid: Hybrid, shape: ModelShape, length: int, start: int = 
     total, dirty = 0, False
     for i, methods in enumerate(hybrid.layers[start:], start):
         asked = queries if i == shape.layers - 1 else None
+        asked_tokens = _Tokens(length, asked, FAMILIES[shape.family].norm_first)
         total += forward_flops(methods, shape, length, False, asked)
-        backward, dirty = _Backward(methods, shape, _Tokens(length, asked)).layer(dirty)
+        backward, dirty = _Backward(methods, shape, asked_tokens).layer(dirty)
         total += backward
     return total
 
 
 class _Tokens:
-    """How many tokens the maps of a layer see: keys and values those of the sequence, the others those asked for."""
+    """How many tokens a place sees: the input, keys and values those of the sequence, the others those asked for."""
 
-    def __init__(self, length: int, queries: int | None) -> None:
+    def __init__(self, length: int, queries: int | None, norm_first: bool = False) -> None:
         self.length, self.queries = length, length if queries is None else queries
+        self.whole = ("k", "v", "layer_in", *(["norm1"] if norm_first else []))
 
     def at(self, site: str) -> int:
-        return self.length if site in ("k", "v") else self.queries
+        return self.length if site in self.whole else self.queries
 
 
 class _Backward:
@@ -54,23 +56,34 @@ class _Backward:
 
     def __init__(self, methods: tuple[Method, ...], shape: ModelShape, tokens: _Tokens) -> None:
         self.methods, self.shape, self.tokens = methods, shape, tokens
+        self.norm_first = FAMILIES[shape.family].norm_first
         self.cost = 0
 
     def layer(self, dirty: bool) -> tuple[int, bool]:
         """(FLOPs, whether the layer's output is dirty) for an input that is `dirty` or not."""
-        q, k, v = self.fused({s: self.site(s, dirty, dirty) for s in ("q", "k", "v")})
-        o = self.site("o", self.attention(q, k, v), dirty)
-        middle = dirty or o
-        if self.shape.gated and middle:
-            self.cost += _linear(self.shape, "up", self.tokens.at("up"))
-        up = self.site("up", middle, middle)
-        down = self.site("down", up or (self.shape.gated and middle), middle)
-        return self.cost, middle or down
+        start = self.place("layer_in", dirty, dirty)
+        normed = self.place("norm1", start, start) if self.norm_first else start
+        q, k, v = self.fused({s: self.site(s, normed, normed) for s in ("q", "k", "v")})
+        o = self.site("o", self.attention(q, k, v), normed)
+        middle = start or o
+        ffn = self.place("norm2" if self.norm_first else "norm1", middle, middle)
+        up = self.site("up", ffn, ffn)
+        gate = self.site("gate", ffn, ffn) if self.shape.gated else False
+        inner = self.place("down_in", up or gate, ffn)
+        down = self.site("down", inner, ffn)
+        # After a residual; without norms in front the norm is part of it.
+        end = (middle if self.norm_first else ffn) or down
+        end = end if self.norm_first else self.place("norm2", end, end)
+        return self.cost, self.place("layer", end, end)
 
     def site(self, site: str, site_input: bool, block_input: bool) -> bool:
         """One linear map and the methods on it, in their order; whether its output is dirty."""
         if site_input:
             self.cost += _linear(self.shape, site, self.tokens.at(site))
+        return self.place(site, site_input, block_input)
+
+    def place(self, site: str, site_input: bool, block_input: bool) -> bool:
+        """The methods at a place, in their order; whether its output is dirty."""
         output = site_input
         for method in (m for m in self.methods if site in m.sites):
             flops = method.flops(self.shape, site, self.tokens.at(site))
@@ -96,7 +109,7 @@ class _Backward:
 
 
 def _linear(shape: ModelShape, site: str, length: int) -> int:
-    wide_in, wide_out = shape.sites[site]
+    wide_in, wide_out = shape.width(site)
     return 2 * length * wide_in * wide_out
 
 

@@ -55,7 +55,7 @@ class PackedAdamW:
         self._values, self._gradients, self._first, self._second = (
             torch.zeros(len(rates), width, device=device) for _ in range(4)
         )
-        self._spans: dict[nn.Parameter, tuple[int, int]] = {}
+        self._spans: dict[torch.Tensor, tuple[int, int]] = {}
         start = 0
         for parameter in parameters:
             self._spans[parameter] = span = (start, start + math.prod(parameter.shape[1:]))
@@ -92,7 +92,7 @@ class PackedAdamW:
         for parameter, _ in found:
             parameter.grad = None
 
-    def moments(self, parameter: nn.Parameter) -> tuple[torch.Tensor, torch.Tensor]:
+    def moments(self, parameter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """First and second moments of a parameter, views of its shape."""
         return self._view(self._first, parameter), self._view(self._second, parameter)
 
@@ -100,7 +100,7 @@ class PackedAdamW:
         """Go on at the step where `other` is."""
         self._done = other._done
 
-    def _view(self, matrix: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+    def _view(self, matrix: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         start, end = self._spans[parameter]
         return matrix[: parameter.shape[0], start:end].view(parameter.shape)
 

@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import nn
 
-from autopeft.attachment import Attachment
+from autopeft.attaching import Attachment, Parts
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import Batch
@@ -24,13 +24,12 @@ from autopeft.engine.heads import PackedHead
 from autopeft.engine.losses import loss_of
 from autopeft.engine.optimizer import PackedAdamW, Rates
 from autopeft.engine.settings import TrainingSettings
+from autopeft.methods._bank import Corner
+from autopeft.methods._weights import Kind
 
 #: Tokens with padding, over all candidates of a pack, in one forward and backward pass. On a CPU more do not fit in its
 #: caches; on a GPU it bounds the memory.
 TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 262_144}
-
-#: Of one candidate, by name: the parameter, and where in it the candidate's own part lies.
-Parts = dict[str, tuple[nn.Parameter, tuple[int | slice, ...]]]
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,14 @@ class Pack:
         return total
 
     def weights(self, k: int) -> dict[str, torch.Tensor]:
-        """Copies of all that was trained of a candidate: `hybrid.<bank weight>` and `head.<name>`."""
-        return {n: p.detach()[at].float().cpu().contiguous().clone() for n, (p, at) in self._parts(k).items()}
+        """Copies of all that makes a trained candidate: `hybrid.<bank weight>` and `head.<name>`."""
+        parts = self._parts(k, "trained", "frozen")
+        return {n: p.detach()[at].float().cpu().contiguous().clone() for n, (p, at) in parts.items()}
 
     @torch.no_grad()
     def load(self, k: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Set what `weights` gave; `KeyError` when it is not of this candidate."""
-        parts = self._parts(k)
+        parts = self._parts(k, "trained", "frozen")
         if parts.keys() != weights.keys():
             raise KeyError(f"weights do not fit the hybrid: {sorted(parts.keys() ^ weights.keys())[:3]}")
         for name, (parameter, at) in parts.items():
@@ -150,14 +150,14 @@ class Pack:
     ) -> None:
         self.detach()
 
-    def _parts(self, k: int) -> Parts:
-        parts: Parts = {f"hybrid.{name}": part for name, part in self.attachment.banks.parts(k).items()}
+    def _parts(self, k: int, *kinds: Kind) -> Parts:
+        parts: Parts = {f"hybrid.{name}": part for name, part in self.attachment.banks.parts(k, *kinds).items()}
         for name, head in self._heads.items():
             parts |= {f"head.{name}.{w}": (p, (k,)) for w, p in zip(head.names, head.stacked, strict=True)}
         return parts
 
     def _save(self, k: int) -> Saved:
-        def copies(parameter: nn.Parameter, at: tuple[int | slice, ...]) -> tuple[torch.Tensor, ...]:
+        def copies(parameter: torch.Tensor, at: Corner) -> tuple[torch.Tensor, ...]:
             return tuple(t.detach()[at].clone() for t in (parameter, *self.optimizer.moments(parameter)))
 
         return Saved({name: copies(*part) for name, part in self._parts(k).items()})  # type: ignore[misc]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from autopeft.attachment import Banks
+from autopeft.attaching import Banks
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.errors import AutopeftError, shown, suggest
-from autopeft.methods._base import MOST_SIZE, Method, MethodFlops
+from autopeft.methods._base import Method, MethodFlops
+from autopeft.methods._value import MOST_SIZE
+from autopeft.methods._weights import Weight
 from autopeft.registry import Registry
 
 METHODS: Registry[Method] = Registry("autopeft.methods", Method, "method")
 
-__all__ = ["METHODS", "MOST_SIZE", "Method", "MethodFlops", "method_from_json"]
+__all__ = ["METHODS", "MOST_SIZE", "Method", "MethodFlops", "Weight", "method_from_json"]
 
 
 def method_from_json(data: Mapping[str, Any]) -> Method:

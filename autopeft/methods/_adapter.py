@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autopeft.anatomy import ModelShape
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods._base import Method, MethodFlops
+from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
     import torch
@@ -30,30 +32,21 @@ class Bottleneck(Method):
             hint = suggest(self.activation, ACTIVATIONS)
             raise AutopeftError(f"method '{self.name}': unknown activation {shown(self.activation)}; {hint}")
 
-    def site_params(self, shape: ModelShape, site: str) -> int:
-        """2dr + r + d; 0 when absent."""
+    def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
+        """W_down [r, d] Kaiming; W_up [d, r] and both biases zero, so that training starts from the backbone."""
         r, d = self.bottleneck, shape.hidden
-        return 2 * d * r + r + d if r else 0
+        return {
+            "down": Weight((r, d), "kaiming"),
+            "down_bias": Weight((r,)),
+            "up": Weight((d, r)),
+            "up_bias": Weight((d,)),
+        }
 
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
         """Two thin products forward, three (four) backward; the bias of the second is one more row of it."""
         unit, r = 2 * length * shape.hidden, self.bottleneck
         down, up = unit * r, unit * (r + 1)
         return MethodFlops(down + up, down + 2 * up, down)
-
-    def init(self, shape: ModelShape, site: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """W_down [r, d] Kaiming; W_up [d, r] and both biases zero, so that training starts from the backbone."""
-        import torch
-
-        from autopeft.methods._bank import kaiming
-
-        r, d = self.bottleneck, shape.hidden
-        return {
-            "down": kaiming(r, d, generator),
-            "down_bias": torch.zeros(r),
-            "up": torch.zeros(d, r),
-            "up_bias": torch.zeros(d),
-        }
 
     def bank_options(self) -> tuple[tuple[str, Any], ...]:
         """One bank has one non-linearity."""

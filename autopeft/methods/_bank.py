@@ -1,4 +1,4 @@
-"""Banks: K candidates' weights of one method at one site, trained as one module.
+"""Banks: K candidates' weights of one method at one place, trained as one module.
 
 Shapes: K candidates, B examples a candidate, L tokens, d width. Activations come as [K*B, L, d], candidate-major; a
 bank views them as [K, B*L, d] and one `bmm` serves all. A single model is K = 1.
@@ -6,21 +6,30 @@ bank views them as [K, B*L, d] and one `bmm` serves all. A single model is K = 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from autopeft.anatomy import ModelShape
 from autopeft.methods._base import Method
+from autopeft.methods._weights import Weight
+
+if TYPE_CHECKING:
+    from autopeft.methods._place import Place
+
+#: Where a candidate's own part of a weight lies.
+Corner = tuple[int | slice, ...]
 
 
 class Bank(nn.Module):
-    """The weights of K methods of one kind at one site, zero-padded to the largest.
+    """The weights of K methods of one kind at one place, zero-padded to the largest.
 
-    `scale` [K] is 0 for a candidate that lacks the method, so its output and its gradients are exactly 0. Padded rows
-    and columns get zero gradients and stay zero: there is no mask to keep. `own_columns` [K, l] says which attention
-    columns are each candidate's own; None when all have as many.
+    Trained weights are parameters [K, ...], frozen ones and states are buffers. `scale` [K] is 0 for a candidate that
+    lacks the method, so its output and its gradients are exactly 0. Where padding is multiplied by padding (A and B,
+    down and up) it gets zero gradients and stays zero; other methods mask with `own`. `own_columns` [K, l] says which
+    attention columns are each candidate's own; None when all have as many.
     """
 
     scale: torch.Tensor
@@ -31,54 +40,118 @@ class Bank(nn.Module):
         methods: Sequence[Method | None],
         shape: ModelShape,
         site: str,
-        generators: Sequence[torch.Generator],
+        seeds: Sequence[int],
+        layer: int | None = None,
     ) -> None:
         super().__init__()
-        self.site = site
-        self.columns = [m.attention_columns() if m else 0 for m in methods]
-        drawn = [m.init(shape, site, g) if m else None for m, g in zip(methods, generators, strict=True)]
+        self.site, self.layer, self.methods = site, layer, tuple(methods)
+        self.seeds = tuple(seeds)
         self.method = next(m for m in methods if m is not None)
+        declared = [_declared(m, shape, site, layer) if m else {} for m in methods]
+        self.sizes = [{name: w.shape for name, w in own.items()} for own in declared]
+        self.declared: Mapping[str, Weight] = next(own for own in declared if own)
+        self.kept = [{name: w.entries for name, w in own.items()} for own in declared]
+        self.columns = [m.attention_columns() if m else 0 for m in methods]
         scales = [m.output_scale() if m else 0.0 for m in methods]
         self.register_buffer("scale", torch.tensor(scales), persistent=False)
         self._scaled = any(scale != 1 for scale in scales)
         self.register_buffer("own_columns", _own_columns(self.columns), persistent=False)
-        self.sizes = [{name: tuple(t.shape) for name, t in d.items()} if d else {} for d in drawn]
-        for name in next(d for d in drawn if d is not None):
-            self.register_parameter(name, nn.Parameter(_stack([d[name] if d else None for d in drawn])))
+        for name, weight in self.declared.items():
+            where = (layer, site, self.method.name, name)
+            drawn = [own[name].draw(seed, *where) if own else None for own, seed in zip(declared, seeds, strict=True)]
+            self._register(name, weight, _stack(drawn))
+        # Not submodules: the backbone's and the model-level bank's weights are not this bank's.
+        self.__dict__["place"] = None
+        self.__dict__["shared"] = None
+
+    if TYPE_CHECKING:
+        place: Place
+        shared: Bank | None
+
+    def _register(self, name: str, weight: Weight, value: torch.Tensor) -> None:
+        if weight.kind == "trained":
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value, persistent=weight.kind == "frozen")
 
     def forward(self, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None) -> torch.Tensor:
-        """The site's output [K*B, L, out] with the method applied to it."""
+        """The place's output [K*B, L, out] with the method applied to it."""
         return self.method.apply(self, output, site_input, block_input)
+
+    def weight(self, name: str) -> torch.Tensor:
+        """[K, ...]; for names that hide a method of modules too."""
+        found: torch.Tensor | None = self._parameters.get(name)
+        return self._buffers[name] if found is None else found  # type: ignore[return-value]
+
+    def shared_weight(self, name: str) -> torch.Tensor:
+        """The model-level weight [K, ...] of the candidates that are here."""
+        assert self.shared is not None, f"method '{self.method.name}' shares nothing"
+        return self.shared.weight(name)[: len(self.methods)]
+
+    def own(self, name: str) -> torch.Tensor:
+        """[K, ...]: 1 where entries of a weight are a candidate's own, 0 in padding and where it lacks the method."""
+        key = f"own_{name}"
+        if key not in self._buffers:
+            mask = torch.zeros_like(self.weight(name).detach())
+            for k in range(len(self.methods)):
+                if name in self.sizes[k]:
+                    mask[self.corners(k)[name]] = 1
+            self.register_buffer(key, mask, persistent=False)
+        return self._buffers[key]  # type: ignore[return-value]
+
+    def per_candidate(self, value: Callable[[Method], float]) -> torch.Tensor:
+        """[K]: a number of each candidate's method; 0 where there is none."""
+        return torch.tensor([float(value(m)) if m else 0.0 for m in self.methods], device=self.scale.device)
 
     def split(self, x: torch.Tensor) -> torch.Tensor:
         """[K*B, ..., d] viewed as [K, B*..., d]."""
         return x.reshape(len(self.sizes), -1, x.shape[-1])
 
+    def rows(self, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """One vector a candidate [K, ...] as one a sequence [K*B, 1..., ...], to be broadcast over `like`'s tokens."""
+        per_candidate = like.shape[0] // len(self.sizes)
+        return values.to(like.dtype).repeat_interleave(per_candidate, dim=0)[:, None]
+
     def compress(self, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
         """X [K*B, L, d_in] times `weight` [K, r, d_in] (plus `bias` [K, r]): [K, B*L, r] in the dtype of x."""
-        matrix = getattr(self, weight).to(x.dtype).transpose(1, 2)
+        matrix = self.weight(weight).to(x.dtype).transpose(1, 2)
         if bias is None:
             return torch.bmm(self.split(x), matrix)
-        return torch.baddbmm(getattr(self, bias).to(x.dtype)[:, None], self.split(x), matrix)
+        return torch.baddbmm(self.weight(bias).to(x.dtype)[:, None], self.split(x), matrix)
 
     def add_expanded(self, output: torch.Tensor, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
-        """`output` [K*B, L, d] plus each candidate's scale times (X [K, B*L, r] `weight` [K, d, r] + `bias` [K, d]).
+        """`output` [K*B, L, d] plus each candidate's scale times (X [K, B*L, r] `weight` [K, d, r] + `bias` [K, d])."""
+        return self.add_product(output, x, self.weight(weight), None if bias is None else self.weight(bias))
+
+    def add_product(
+        self, output: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The same with any `weight` [K, d, r] and `bias` [K, d].
 
         One product that adds into a copy of the output: passes over [K*B, L, d] are what a bank costs, so the scale and
         the bias go into the small factors.
         """
-        matrix = getattr(self, weight).transpose(1, 2)
+        matrix = weight.transpose(1, 2)
         if bias is not None:
-            matrix = torch.cat([matrix, getattr(self, bias)[:, None]], dim=1)
+            matrix = torch.cat([matrix, bias[:, None]], dim=1)
             x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2)
         if self._scaled:
             matrix = matrix * self.scale[:, None, None]
         return torch.baddbmm(self.split(output), x, matrix.to(x.dtype)).view(output.shape)
 
-    def corners(self, candidate: int) -> dict[str, tuple[int | slice, ...]]:
+    def corners(self, candidate: int) -> dict[str, Corner]:
         """By weight, where one candidate's own part of it lies; empty when it lacks the method."""
         own = self.sizes[candidate] if candidate < len(self.sizes) else {}
         return {name: (candidate, *(slice(0, n) for n in size)) for name, size in own.items()}
+
+    def trained_count(self, candidate: int) -> int:
+        """How many entries of one candidate are trained."""
+        own = self.kept[candidate] if candidate < len(self.kept) else {}
+        return sum(count for name, count in own.items() if self.declared[name].kind == "trained")
+
+
+def _declared(method: Method, shape: ModelShape, site: str, layer: int | None) -> Mapping[str, Weight]:
+    return method.shared(shape) if layer is None else method.weights(shape, site)
 
 
 def _own_columns(columns: Sequence[int]) -> torch.Tensor | None:
@@ -95,9 +168,3 @@ def _stack(tensors: Sequence[torch.Tensor | None]) -> torch.Tensor:
         if tensor is not None:
             stacked[k][tuple(slice(0, n) for n in tensor.shape)] = tensor
     return stacked
-
-
-def kaiming(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
-    """[rows, columns], uniform in +-1/sqrt(columns): Kaiming's with a = sqrt(5), as LoRA and nn.Linear draw it."""
-    bound = columns**-0.5
-    return torch.rand(rows, columns, generator=generator) * (2 * bound) - bound

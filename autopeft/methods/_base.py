@@ -1,14 +1,17 @@
-"""What every method is: a frozen value that can count itself and draw its initial weights."""
+"""What every method is: a frozen value that declares its weights and says what they do."""
 
 from __future__ import annotations
 
-import dataclasses
-from abc import ABC, abstractmethod
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown, suggest
+from autopeft.methods._value import MethodValue
+from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
     import torch
@@ -16,10 +19,8 @@ if TYPE_CHECKING:
     from autopeft.methods._bank import Bank
 
 
-#: Of a method's size in one layer: more than any width of a model, and little enough to count and compare with.
-MOST_SIZE = 65_536
-#: Of a factor on what a method adds, and 1 / the least: what lies beyond is zero or infinite in half precision.
-_MOST_SCALE = 1e6
+#: How the review sorts methods (Xu et al. 2023, section 3).
+Kin = Literal["additive", "partial", "reparameterised", "hybrid", "unified"]
 
 
 @dataclass(frozen=True)
@@ -34,88 +35,80 @@ class MethodFlops:
     backward_input: int
 
 
-class Method(ABC):
-    """One PEFT method in one layer: sizes, sites and options. Every concrete method is a frozen dataclass.
+class Method(MethodValue):
+    """One PEFT method in one layer: sizes, places and options. Every concrete method is a frozen dataclass.
 
+    `weights` declares what it holds at a place; counts, bytes, padding, initial values and saving follow from that.
     Invariants (held for every plug-in by the conformance suite): `num_params` equals the number of weights that its
-    bank trains; size 0 is the absent method; the value survives a JSON round trip; `init` is deterministic for a
-    generator. A method that changes nothing before training says so with `zero_init`.
+    bank trains; size 0 is the absent method; the value survives a JSON round trip. A method that changes nothing before
+    training says so with `zero_init`.
     """
 
-    name: ClassVar[str]
     #: One line for `autopeft list methods`.
     description: ClassVar[str]
-    #: The field that is the method's size; 0 means absent.
-    size: ClassVar[str]
-    #: Where it may stand, in any combination; the field `sites` holds the choice.
-    allowed_sites: ClassVar[tuple[str, ...]]
-    #: Methods at one site act in the order of their stages, whatever order they were written in.
+    #: Where it comes from: authors, year, equation.
+    paper: ClassVar[str]
+    family: ClassVar[Kin]
+    #: Trained parameters at a place, for people.
+    formula: ClassVar[str]
+    #: Methods at one place act in the order of their stages, whatever order they were written in.
     stage: ClassVar[int]
     #: True when the method leaves the network's output unchanged before training.
     zero_init: ClassVar[bool] = True
+    #: False when its initial weights are constants.
+    random_init: ClassVar[bool] = True
     #: True when a trained method folds into the backbone's weights, so that inference pays nothing.
     mergeable: ClassVar[bool] = False
+    #: False when it mixes tokens, so that no token may be left out before it.
+    tokenwise: ClassVar[bool] = True
+    #: True when it asks its place for the batch's token ids or mask.
+    reads_batch: ClassVar[bool] = False
+    #: The type of stock PEFT that can hold it, alone or folded.
+    peft_type: ClassVar[str | None] = None
     #: What it computes from: the input of its site's linear map, the input of that map's block, or the map's output.
     reads: ClassVar[Literal["site", "block", "output"]] = "site"
 
-    sites: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        """Check the size and the sites; sites are put into the order of computation."""
-        value = getattr(self, self.size)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise AutopeftError(
-                f"method '{self.name}': {self.size} must be a whole number from 0 up, not {shown(value)}"
-            )
-        if value > MOST_SIZE:
-            raise AutopeftError(f"method '{self.name}': {self.size} must be at most {MOST_SIZE:,}, not {shown(value)}")
-        sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
-        for site in sites:
-            if site not in self.allowed_sites:
-                hint = suggest(site, self.allowed_sites)
-                raise AutopeftError(f"method '{self.name}': unknown site {shown(site)}; {hint}")
-        if not sites:
-            raise AutopeftError(f"method '{self.name}': sites must not be empty; leave the method out instead")
-        object.__setattr__(self, "sites", tuple(s for s in self.allowed_sites if s in sites))
-
-    def _check_scale(self, scale: Any) -> float:
-        """A factor on what the method adds, as a float."""
-        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-        if not number or not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
-            most = f"{_MOST_SCALE:,.0f}"
-            raise AutopeftError(f"method '{self.name}': scale must be above 0 (1/{most} to {most}), not {shown(scale)}")
-        return float(scale)
-
-    @classmethod
-    def option_names(cls) -> list[str]:
-        """The names of the hyper-parameters that a user may give."""
-        return [f.name for f in dataclasses.fields(cast(Any, cls))]
-
-    @property
-    def size_value(self) -> int:
-        """The value of the field that `size` names."""
-        return int(getattr(self, self.size))
-
-    def at(self, *sites: str) -> Self:
-        """The same method at other sites."""
-        return cast(Self, dataclasses.replace(cast(Any, self), sites=sites))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `method_from_json` reads back."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(cast(Any, self))}
-        return {"method": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-
-    def num_params(self, shape: ModelShape) -> int:
-        """Trainable parameters in one layer, over all its sites."""
-        return sum(self.site_params(shape, site) for site in self.sites)
-
-    def stored_bytes(self, shape: ModelShape) -> int:
-        """Bytes of the trained weights in one layer as stored (fp32 unless a method stores less)."""
-        return 4 * self.num_params(shape)
+    # --- weights, and what follows from them -------------------------------------------------------------------------
 
     @abstractmethod
-    def site_params(self, shape: ModelShape, site: str) -> int:
-        """Trainable parameters at one site of one layer."""
+    def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
+        """What it holds at one place of one layer, by name. Not asked of the absent method."""
+
+    def shared(self, shape: ModelShape) -> Mapping[str, Weight]:
+        """What it holds once a model, for all its places.
+
+        Methods of one kind with equal bank options share one copy in a candidate, of the size of the largest of them.
+        """
+        return {}
+
+    def places(self, shape: ModelShape) -> tuple[str, ...]:
+        """Its sites that a model of this shape has: not every feed-forward network is gated."""
+        return tuple(site for site in self.sites if shape.has(site))
+
+    def num_params(self, shape: ModelShape) -> int:
+        """Trainable parameters in one layer, over all its places; what is shared by the model is left out."""
+        return sum(self.site_params(shape, place) for place in self.places(shape))
+
+    def site_params(self, shape: ModelShape, place: str) -> int:
+        """Trainable parameters at one place of one layer."""
+        return _counts(self, shape, place)[0]
+
+    def shared_params(self, shape: ModelShape) -> int:
+        """Trainable parameters that a model has once."""
+        return _counts(self, shape, None)[0]
+
+    def kept_params(self, shape: ModelShape) -> int:
+        """Parameters in one layer after folding."""
+        return self.folded().num_params(shape)
+
+    def stored_bytes(self, shape: ModelShape) -> int:
+        """Bytes of what is exported of one layer."""
+        folded = self.folded()
+        return math.ceil(sum(_counts(folded, shape, place)[1] for place in folded.places(shape)) / 8)
+
+    def shared_bytes(self, shape: ModelShape) -> int:
+        """Bytes of what is exported once a model."""
+        return math.ceil(_counts(self.folded(), shape, None)[1] / 8)
 
     @abstractmethod
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
@@ -125,19 +118,22 @@ class Method(ABC):
         """Key / value columns that it adds to the layer's attention."""
         return 0
 
-    @abstractmethod
-    def init(self, shape: ModelShape, site: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Initial weights at one site, by name, without a candidate axis, fp32 on the CPU."""
+    # --- what the weights do -----------------------------------------------------------------------------------------
 
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
-        """The site's `output` [K*B, L, out] as changed by the K methods whose weights `bank` holds.
+        """The place's `output` [K*B, L, out] as changed by the K methods whose weights `bank` holds.
 
-        `site_input` [K*B, L, in] is what the site's linear map was given; `block_input` [K*B, L, d] what its block
-        was, for methods that read it. Sizes and scales are the bank's; of `self` only the bank options may be read.
+        `site_input` [K*B, L, in] is what the place's module was given; `block_input` [K*B, L, d] what its block was,
+        for methods that read it. At an input place (`down_in`, `layer_in`) `output` is that input. Sizes and scales are
+        the bank's; of `self` only the bank options may be read.
         """
         return output
+
+    def prefix(self, bank: Bank, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values that it adds to the layer's attention: [K, l, G, h] each, or [sequences, l, G, h]."""
+        raise NotImplementedError(f"method '{self.name}' adds nothing to attention")
 
     def bank_options(self) -> tuple[tuple[str, Any], ...]:
         """Options that all members of one bank must share, as (name, value)."""
@@ -146,3 +142,38 @@ class Method(ABC):
     def output_scale(self) -> float:
         """The factor on what the method adds."""
         return 1.0
+
+    # --- after training ----------------------------------------------------------------------------------------------
+
+    def folded(self) -> Method:
+        """The simplest method that computes the same when trained; itself where there is none simpler."""
+        return self
+
+    def fold(
+        self,
+        shape: ModelShape,
+        place: str,
+        weights: Mapping[str, torch.Tensor],
+        shared: Mapping[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Weights of `folded()` at a place that compute the same as `weights` of this method there."""
+        return dict(weights)
+
+    def merge(
+        self, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The backbone's own `weight` [out, in] and `bias` [out] with the folded method in them.
+
+        Of a norm `weight` is [d]. Asked of methods that are `mergeable`; the bias may be a new one.
+        """
+        raise NotImplementedError(f"method '{self.name}' does not merge")
+
+
+@lru_cache(maxsize=65_536)
+def _counts(method: Method, shape: ModelShape, place: str | None) -> tuple[int, float]:
+    """(Trained entries, stored bits) at a place, or once a model."""
+    if not method.size_value:
+        return 0, 0
+    declared = (method.shared(shape) if place is None else method.weights(shape, place)).values()
+    trained = sum(w.entries for w in declared if w.kind == "trained")
+    return trained, sum(w.stored_bits for w in declared)

@@ -1,12 +1,15 @@
-"""LoRA: W + (alpha / r) B A. Hu et al. 2022, equation 3."""
+"""LoRA: W + (alpha / r) B A. Hu et al. 2022, equation 3; rank-stabilised: Kalajdzievski 2023, equation 4."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from autopeft.anatomy import SITES, ModelShape
-from autopeft.methods._base import Method, MethodFlops
+from autopeft.anatomy import MAPS, ModelShape
+from autopeft.errors import AutopeftError, shown
+from autopeft.methods._base import Kin, Method, MethodFlops
+from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
     import torch
@@ -19,50 +22,53 @@ class LoRA(Method):
     """Low-rank update of linear maps; A Kaiming, B = 0.
 
     `scale` is alpha / r. It does not change with the rank, so that ranks compare fairly; give `alpha` instead to have
-    the scale alpha / r.
+    the scale alpha / r, or alpha / sqrt(r) with `rank_stabilised`.
     """
 
     name: ClassVar[str] = "lora"
-    description: ClassVar[str] = "low-rank update of q, k, v, o, ffn up, ffn down (Hu 2022)"
+    description: ClassVar[str] = "low-rank update of linear maps (Hu 2022)"
+    paper: ClassVar[str] = "Hu et al. 2022, equation 3"
+    family: ClassVar[Kin] = "reparameterised"
+    formula: ClassVar[str] = "r (in + out)"
+    usual: ClassVar[Mapping[str, Any]] = {"rank": 8, "sites": ("q", "v"), "alpha": 16}
     size: ClassVar[str] = "rank"
-    allowed_sites: ClassVar[tuple[str, ...]] = SITES
+    allowed_sites: ClassVar[tuple[str, ...]] = MAPS
     stage: ClassVar[int] = 10
     mergeable: ClassVar[bool] = True
+    peft_type: ClassVar[str | None] = "LORA"
 
     rank: int
     sites: tuple[str, ...] = ("q", "v")
     scale: float = 1.0
     alpha: InitVar[float | None] = None
+    rank_stabilised: InitVar[bool] = False
 
-    def __post_init__(self, alpha: float | None) -> None:
+    def __post_init__(self, alpha: float | None, rank_stabilised: bool) -> None:
         """Turn `alpha` into the scale; then the checks of every method."""
         super().__post_init__()
-        scale = self.scale if alpha is None else self._check_scale(alpha) / max(self.rank, 1)
+        if not isinstance(rank_stabilised, bool) or (rank_stabilised and alpha is None):
+            raise AutopeftError(
+                f"method '{self.name}': rank_stabilised is true or false and needs alpha, not {shown(rank_stabilised)}"
+            )
+        over = max(self.rank, 1) ** (0.5 if rank_stabilised else 1)
+        scale = self.scale if alpha is None else self._check_scale(alpha, "alpha") / over
         object.__setattr__(self, "scale", self._check_scale(scale))
 
     @classmethod
     def option_names(cls) -> list[str]:
-        """Fields and `alpha`."""
-        return [*super().option_names(), "alpha"]
+        """Fields, `alpha` and `rank_stabilised`."""
+        return [*super().option_names(), "alpha", "rank_stabilised"]
 
-    def site_params(self, shape: ModelShape, site: str) -> int:
-        """R (in + out)."""
-        return self.rank * sum(shape.sites[site])
+    def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
+        """A [r, in] Kaiming, B [out, r] zero."""
+        wide_in, wide_out = shape.width(place)
+        return {"A": Weight((self.rank, wide_in), "kaiming"), "B": Weight((wide_out, self.rank))}
 
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
         """Two thin products forward, three (four) backward."""
-        wide_in, wide_out = shape.sites[site]
+        wide_in, wide_out = shape.width(site)
         unit = 2 * length * self.rank
         return MethodFlops(unit * (wide_in + wide_out), unit * (2 * wide_out + wide_in), unit * wide_in)
-
-    def init(self, shape: ModelShape, site: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """A [r, in] Kaiming, B [out, r] zero."""
-        import torch
-
-        from autopeft.methods._bank import kaiming
-
-        wide_in, wide_out = shape.sites[site]
-        return {"A": kaiming(self.rank, wide_in, generator), "B": torch.zeros(wide_out, self.rank)}
 
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
@@ -73,3 +79,9 @@ class LoRA(Method):
     def output_scale(self) -> float:
         """Alpha / r."""
         return self.scale
+
+    def merge(
+        self, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """W + scale B A."""
+        return weight + self.scale * weights["B"] @ weights["A"], bias

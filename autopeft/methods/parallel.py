@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from autopeft.methods._adapter import Bottleneck
+from autopeft.methods._base import Kin
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,10 @@ class Parallel(Bottleneck):
 
     name: ClassVar[str] = "parallel"
     description: ClassVar[str] = "scaled bottleneck adapter beside the FFN (He 2022)"
+    paper: ClassVar[str] = "He et al. 2022, table 1"
+    family: ClassVar[Kin] = "additive"
+    formula: ClassVar[str] = "2dr + r + d"
+    usual: ClassVar[Mapping[str, Any]] = {"bottleneck": 48}
     size: ClassVar[str] = "bottleneck"
     allowed_sites: ClassVar[tuple[str, ...]] = ("down",)
     stage: ClassVar[int] = 30

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
-from autopeft.methods._base import Method, MethodFlops
+from autopeft.methods._base import Kin, Method, MethodFlops
+from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
     import torch
+
+    from autopeft.methods._bank import Bank
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,10 @@ class Prefix(Method):
 
     name: ClassVar[str] = "prefix"
     description: ClassVar[str] = "learned keys and values in each attention (Li and Liang 2021)"
+    paper: ClassVar[str] = "Li and Liang 2021, equation 3"
+    family: ClassVar[Kin] = "additive"
+    formula: ClassVar[str] = "2 l (key / value heads x head width)"
+    usual: ClassVar[Mapping[str, Any]] = {"length": 20}
     size: ClassVar[str] = "length"
     allowed_sites: ClassVar[tuple[str, ...]] = ("attention",)
     stage: ClassVar[int] = 0
@@ -26,9 +34,10 @@ class Prefix(Method):
     length: int
     sites: tuple[str, ...] = ("attention",)
 
-    def site_params(self, shape: ModelShape, site: str) -> int:
-        """2 l (key / value heads x head width): 2ld in multi-head attention."""
-        return 2 * self.length * shape.kv_heads * shape.head_dim
+    def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
+        """Keys and values [l, key/value heads, head width], normal with standard deviation 0.02."""
+        size = (self.length, shape.kv_heads, shape.head_dim)
+        return {"key": Weight(size, "normal"), "value": Weight(size, "normal")}
 
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
         """Nothing of its own: its columns cost in the layer's attention (see `attention_columns`)."""
@@ -38,12 +47,6 @@ class Prefix(Method):
         """One a learned position."""
         return self.length
 
-    def init(self, shape: ModelShape, site: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Keys and values [l, key/value heads, head width], normal with standard deviation 0.02."""
-        import torch
-
-        size = (self.length, shape.kv_heads, shape.head_dim)
-        return {
-            "key": torch.randn(size, generator=generator) * 0.02,
-            "value": torch.randn(size, generator=generator) * 0.02,
-        }
+    def prefix(self, bank: Bank, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each candidate's own, for all its sequences."""
+        return bank.weight("key"), bank.weight("value")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from autopeft.methods._adapter import Bottleneck
+from autopeft.methods._base import Kin
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,10 @@ class Sequential(Bottleneck):
 
     name: ClassVar[str] = "sequential"
     description: ClassVar[str] = "bottleneck adapter after the FFN, or after attention and FFN (Houlsby 2019)"
+    paper: ClassVar[str] = "Houlsby et al. 2019, figure 2"
+    family: ClassVar[Kin] = "additive"
+    formula: ClassVar[str] = "2dr + r + d"
+    usual: ClassVar[Mapping[str, Any]] = {"bottleneck": 48, "sites": ("o", "down")}
     size: ClassVar[str] = "bottleneck"
     allowed_sites: ClassVar[tuple[str, ...]] = ("o", "down")
     stage: ClassVar[int] = 20

@@ -65,7 +65,7 @@ class Stepper:
     def __init__(self, task: TokenizedTask) -> None:
         import torch
 
-        from autopeft.attachment import Attachment
+        from autopeft.attaching import Attachment
         from autopeft.engine.backbone import Backbone, choose_precision
         from autopeft.hybrid import Hybrid
         from autopeft.methods import LoRA

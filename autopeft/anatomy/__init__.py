@@ -6,126 +6,23 @@ Shape letters used everywhere: L layers (or tokens, where said), d hidden width,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from autopeft.anatomy._families import FAMILIES, MAPS, PLACES, SITES, Family, Site, family_of, unsupported
 from autopeft.checkpoint import MOST, check_sizes
 from autopeft.doors import door
-from autopeft.errors import AutopeftError, suggest
+from autopeft.errors import AutopeftError
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-#: The linear maps of a layer that methods act on, in the order in which a layer computes them.
-SITES = ("q", "k", "v", "o", "up", "down")
-
-
-@dataclass(frozen=True)
-class Family:
-    """Dotted names of one model family.
-
-    `layers` and `embeddings` (the module that looks tokens up) are relative to the base model (`model.base_model`), the
-    rest to a layer. A site that is one of n equal
-    parts of a fused linear map is written `name:i/n`. `gate` is the second input map of a gated feed-forward network.
-    `heads` are the modules on top of the base model that a task trains from scratch. `residual`, for families whose
-    heads read the first token only: the module that is given attention's output and what is added to it, after which a
-    layer works token by token.
-    """
-
-    layers: str
-    attention: str
-    q: str
-    k: str
-    v: str
-    o: str
-    up: str
-    down: str
-    gate: str | None = None
-    heads: tuple[str, ...] = ("score",)
-    embeddings: str = "embeddings"
-    causal: bool = False
-    residual: str | None = None
-    segments: bool = False
-    counts_padding: bool = False
-
-    def site(self, name: str) -> Site:
-        """Where site `name` of a layer is."""
-        module, _, part = getattr(self, name).partition(":")
-        if not part:
-            return Site(module, 0, 1)
-        index, _, parts = part.partition("/")
-        return Site(module, int(index), int(parts))
-
-
-@dataclass(frozen=True)
-class Site:
-    """Part `index` of `parts` equal slices of the output of the linear map `module`."""
-
-    module: str
-    index: int
-    parts: int
-
-
-_BERT = Family(
-    layers="encoder.layer",
-    attention="attention.self",
-    q="attention.self.query",
-    k="attention.self.key",
-    v="attention.self.value",
-    o="attention.output.dense",
-    up="intermediate.dense",
-    down="output.dense",
-    heads=("classifier",),
-    residual="attention.output",
-    segments=True,
-)
-_LLAMA = Family(
-    layers="layers",
-    attention="self_attn",
-    q="self_attn.q_proj",
-    k="self_attn.k_proj",
-    v="self_attn.v_proj",
-    o="self_attn.o_proj",
-    up="mlp.up_proj",
-    gate="mlp.gate_proj",
-    down="mlp.down_proj",
-    embeddings="embed_tokens",
-    causal=True,
-)
-
-#: By the configuration's `model_type`. To add a family, add a row.
-FAMILIES: Mapping[str, Family] = {
-    "bert": _BERT,
-    "roberta": replace(_BERT, counts_padding=True),
-    "electra": _BERT,
-    "distilbert": Family(
-        layers="transformer.layer",
-        attention="attention",
-        q="attention.q_lin",
-        k="attention.k_lin",
-        v="attention.v_lin",
-        o="attention.out_lin",
-        up="ffn.lin1",
-        down="ffn.lin2",
-        heads=("pre_classifier", "classifier"),
-    ),
-    "gpt2": Family(
-        layers="h",
-        attention="attn",
-        q="attn.c_attn:0/3",
-        k="attn.c_attn:1/3",
-        v="attn.c_attn:2/3",
-        o="attn.c_proj",
-        up="mlp.c_fc",
-        down="mlp.c_proj",
-        embeddings="wte",
-        causal=True,
-    ),
-    "llama": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
+__all__ = [
+    "FAMILIES", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Site", "embeddings_of",
+    "family_of", "head_names", "head_params_from_config", "input_limits", "layers_of", "shape_from_config", "shape_of",
+    "unsupported",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,6 +45,20 @@ class ModelShape:
     gated: bool = False
     causal: bool = False
 
+    def has(self, place: str) -> bool:
+        """Whether its layers have this place."""
+        return place != "gate" or self.gated
+
+    def width(self, place: str) -> tuple[int, int]:
+        """(In, out) of a place of a layer; `AutopeftError` for one that its layers lack."""
+        if not self.has(place):
+            raise AutopeftError(f"model family '{self.family}': has no gate, as its feed-forward network is not gated")
+        if place == "down_in":
+            return self.ffn, self.ffn
+        if place in ("layer", "layer_in", "norm1", "norm2"):
+            return self.hidden, self.hidden
+        return self.sites["up" if place == "gate" else place]
+
 
 @dataclass(frozen=True)
 class InputLimits:
@@ -159,19 +70,6 @@ class InputLimits:
     vocabulary: int
     tokens: int
     segments: int | None = None
-
-
-def family_of(config: PretrainedConfig) -> Family:
-    """The family's row; `AutopeftError` names the family and the known ones."""
-    kind = str(getattr(config, "model_type", ""))
-    if kind not in FAMILIES:
-        raise AutopeftError(unsupported(kind))
-    return FAMILIES[kind]
-
-
-def unsupported(kind: str) -> str:
-    """What to say of a family without a row."""
-    return f"model family '{kind:.100}' is not supported; {suggest(kind, FAMILIES)}"
 
 
 def input_limits(config: PretrainedConfig) -> InputLimits:
@@ -195,6 +93,8 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
         family.attention,
         *(family.site(s).module for s in SITES),
         *([family.gate] if family.gate else []),
+        family.norm1,
+        family.norm2,
     ):
         _walk(layers[0], name, model)
     return layers
@@ -268,7 +168,7 @@ def _walk(root: nn.Module, name: str, model: PreTrainedModel) -> nn.Module:
     except AttributeError as error:
         raise AutopeftError(
             f"model family '{model.config.model_type}': {type(model).__name__} has no module '{name}'; "
-            f"the family's row in autopeft/anatomy.py does not fit this version of transformers"
+            f"the family's row in autopeft/anatomy/_families.py does not fit this version of transformers"
         ) from error
 
 

@@ -1,0 +1,67 @@
+"""What a bank may ask of the place that it is wired to: the frozen weights there, and the batch that passes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class BatchInput:
+    """Keeps what the model was called with while it runs, for each thread. Copies and pickles of it are empty."""
+
+    def __init__(self) -> None:
+        self._kept = threading.local()
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A forward pre-hook of the base model."""
+        named = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
+        self._kept.value = named
+
+    def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A forward hook of the base model, called after errors too."""
+        self._kept.value = None
+
+    def rows(self, name: str, sequences: int) -> torch.Tensor | None:
+        """`input_ids` or `attention_mask` [sequences, L] of the sequences that are here; None when not given."""
+        named = getattr(self._kept, "value", None) or {}
+        value = named.get(name)
+        return value[:sequences] if isinstance(value, torch.Tensor) else None
+
+    def __reduce__(self) -> tuple[type[BatchInput], tuple[()]]:
+        return BatchInput, ()
+
+
+@dataclass
+class Place:
+    """A module of the backbone that banks act at; slice `index` of `parts` where the map is fused."""
+
+    module: nn.Module
+    index: int
+    parts: int
+    batch: BatchInput
+
+    def weight(self) -> torch.Tensor:
+        """The frozen weight in fp32: [out, in] of a map, [d] of a norm."""
+        return self._part(_as_linear(self.module)).float()
+
+    def bias(self) -> torch.Tensor | None:
+        """The frozen bias [out] in fp32, None where there is none."""
+        bias = getattr(self.module, "bias", None)
+        return None if bias is None else self._part(bias.detach()).float()
+
+    def rows(self, name: str, sequences: int) -> torch.Tensor | None:
+        """See `BatchInput.rows`."""
+        return self.batch.rows(name, sequences)
+
+    def _part(self, whole: torch.Tensor) -> torch.Tensor:
+        return whole if self.parts == 1 else whole.chunk(self.parts, dim=0)[self.index]
+
+
+def _as_linear(module: Any) -> torch.Tensor:
+    weight: torch.Tensor = module.weight.detach()
+    # transformers' Conv1D (GPT-2) holds [in, out].
+    return weight.T if hasattr(module, "nf") else weight

@@ -1,0 +1,98 @@
+"""The value that a method is: a size, places and options, checked, and JSON both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, cast
+
+from autopeft.anatomy import MAPS
+from autopeft.errors import AutopeftError, shown, suggest
+
+#: Of a method's size in one layer: more than any width of a model, and little enough to count and compare with.
+MOST_SIZE = 65_536
+#: Of a factor on what a method adds, and 1 / the least: what lies beyond is zero or infinite in half precision.
+_MOST_SCALE = 1e6
+#: In the place of sites: every linear map that the method may stand at.
+ALL_LINEAR = "all-linear"
+
+
+class MethodValue(ABC):
+    """Hyper-parameters of one method in one layer. Every concrete method is a frozen dataclass."""
+
+    name: ClassVar[str]
+    #: Its usual settings, by field: what `autopeft compare` trains.
+    usual: ClassVar[Mapping[str, Any]]
+    #: The field that is the method's size; 0 means absent.
+    size: ClassVar[str]
+    #: The largest size (1 for a method that is on or off), and what sizes are multiples of.
+    largest: ClassVar[int] = MOST_SIZE
+    step: ClassVar[int] = 1
+    #: Where it may stand, in any combination; the field `sites` holds the choice.
+    allowed_sites: ClassVar[tuple[str, ...]]
+
+    sites: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check the size and the sites; sites are put into the order of computation."""
+        self._check_size()
+        if self.sites == ALL_LINEAR or tuple(self.sites) == (ALL_LINEAR,):
+            object.__setattr__(self, "sites", tuple(s for s in self.allowed_sites if s in MAPS))
+        sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
+        for site in sites:
+            if site not in self.allowed_sites:
+                hint = suggest(site, self.allowed_sites)
+                raise AutopeftError(f"method '{self.name}': unknown site {shown(site)}; {hint}")
+        if not sites:
+            raise AutopeftError(f"method '{self.name}': sites must not be empty; leave the method out instead")
+        object.__setattr__(self, "sites", tuple(s for s in self.allowed_sites if s in sites))
+
+    def _check_size(self) -> None:
+        value = getattr(self, self.size)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise AutopeftError(
+                f"method '{self.name}': {self.size} must be a whole number from 0 up, not {shown(value)}"
+            )
+        if value > self.largest:
+            raise AutopeftError(
+                f"method '{self.name}': {self.size} must be at most {self.largest:,}, not {shown(value)}"
+            )
+        if value % self.step:
+            raise AutopeftError(
+                f"method '{self.name}': {self.size} must be a multiple of {self.step}, not {shown(value)}"
+            )
+
+    def _check_scale(self, scale: Any, name: str = "scale") -> float:
+        """A factor on what the method adds, as a float."""
+        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+        if not number or not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
+            most = f"{_MOST_SCALE:,.0f}"
+            raise AutopeftError(
+                f"method '{self.name}': {name} must be above 0 (1/{most} to {most}), not {shown(scale)}"
+            )
+        return float(scale)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The names of the hyper-parameters that a user may give."""
+        return [f.name for f in dataclasses.fields(cast(Any, cls))]
+
+    @classmethod
+    def as_usual(cls) -> Self:
+        """The method in its usual settings."""
+        return cls(**cls.usual)
+
+    @property
+    def size_value(self) -> int:
+        """The value of the field that `size` names."""
+        return int(getattr(self, self.size))
+
+    def at(self, *sites: str) -> Self:
+        """The same method at other sites."""
+        return cast(Self, dataclasses.replace(cast(Any, self), sites=sites))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `method_from_json` reads back."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(cast(Any, self))}
+        return {"method": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

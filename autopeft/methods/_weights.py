@@ -1,0 +1,73 @@
+"""The one declaration of a method's weights: counts, bytes, padding, initial values and saving follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+    #: Draws initial values of a shape.
+    Draw = Callable[[tuple[int, ...], torch.Generator], torch.Tensor]
+
+Kind = Literal["trained", "frozen", "state"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of a method at one place, without the candidate axis.
+
+    `init` is "zeros", "ones", "kaiming" (uniform in +-1/sqrt(last dimension)), "normal" (of deviation `sd`) or a
+    function of shape and generator. A "trained" weight is a parameter. A "frozen" one is a buffer that is saved with
+    the candidate and not counted as trained; a "state" is a buffer for the time of training and starts like the others.
+    `kept` says how many of the entries are trained, where a mask leaves others out; `bits` what an entry takes as
+    stored.
+    """
+
+    shape: tuple[int, ...]
+    init: str | Draw = "zeros"
+    sd: float = 0.02
+    kind: Kind = "trained"
+    kept: int | None = None
+    bits: float = 32
+
+    @property
+    def entries(self) -> int:
+        """How many entries count: all, or those that a mask keeps."""
+        return math.prod(self.shape) if self.kept is None else self.kept
+
+    @property
+    def stored_bits(self) -> float:
+        """Bits on disk."""
+        return 0 if self.kind == "state" else self.entries * self.bits
+
+    def draw(self, seed: int, *place: object) -> torch.Tensor:
+        """Initial values, fp32 on the CPU, by the seed and the place alone: what stands elsewhere changes nothing."""
+        import torch
+
+        if self.init == "zeros":
+            return torch.zeros(self.shape)
+        if self.init == "ones":
+            return torch.ones(self.shape)
+        generator = generator_at(seed, *place)
+        if callable(self.init):
+            return self.init(self.shape, generator)
+        if self.init == "normal":
+            return torch.randn(self.shape, generator=generator) * self.sd
+        if self.init == "kaiming":
+            # Kaiming's with a = sqrt(5), as LoRA and nn.Linear draw it.
+            bound = self.shape[-1] ** -0.5
+            return torch.rand(self.shape, generator=generator) * (2 * bound) - bound
+        raise ValueError(f"unknown initial values '{self.init}'")
+
+
+def generator_at(seed: int, *place: object) -> torch.Generator:
+    """A generator for one purpose: equal seeds and places give equal numbers, in any company."""
+    import torch
+
+    text = ":".join(str(part) for part in (seed, *place))
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
