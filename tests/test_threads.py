@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from autopeft.anatomy import family_of, layers_of
-from autopeft.attaching import Attachment, BlockInput
+from autopeft.attaching import Attachment
+from autopeft.attaching._hooks import BlockInput
 from autopeft.errors import AutopeftError
 from autopeft.peft_tuner import HybridConfig
 
