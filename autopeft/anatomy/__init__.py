@@ -49,6 +49,11 @@ class ModelShape:
         """Whether its layers have this place."""
         return place != "gate" or self.gated
 
+    @property
+    def norm_bias(self) -> bool:
+        """Whether its norms have a bias."""
+        return FAMILIES[self.family].norm_bias
+
     def width(self, place: str) -> tuple[int, int]:
         """(In, out) of a place of a layer; `AutopeftError` for one that its layers lack."""
         if not self.has(place):

@@ -27,7 +27,8 @@ class Family:
     `layers` and `embeddings` (the module that looks tokens up) are relative to the base model (`model.base_model`), the
     rest to a layer. A site that is one of n equal
     parts of a fused linear map is written `name:i/n`. `gate` is the second input map of a gated feed-forward network.
-    `norm1` and `norm2` belong to attention and feed-forward network, and stand before them when `norm_first`.
+    `norm1` and `norm2` belong to attention and feed-forward network, and stand before them when `norm_first`;
+    those of `norm_bias` have one.
     `heads` are the modules on top of the base model that a task trains from scratch. `residual`, for families whose
     heads read the first token only: the module that is given attention's output and what is added to it, after which a
     layer works token by token.
@@ -45,6 +46,7 @@ class Family:
     norm1: str = ""
     norm2: str = ""
     norm_first: bool = False
+    norm_bias: bool = True
     heads: tuple[str, ...] = ("score",)
     embeddings: str = "embeddings"
     causal: bool = False
@@ -99,6 +101,7 @@ _LLAMA = Family(
     norm1="input_layernorm",
     norm2="post_attention_layernorm",
     norm_first=True,
+    norm_bias=False,
     embeddings="embed_tokens",
     causal=True,
 )

@@ -35,7 +35,9 @@ class Entrances:
         first, last = starts[0], min(starts[-1], len(layers) - 1)
         self._passed = PassedOver(layers[:first], embeddings_of(model) if first else None)
         self._handles: list[Any] = [
-            layers[i].register_forward_pre_hook(self._entrance(i), with_kwargs=True) for i in range(first, last + 1)
+            # Before hybrids' own: what acts on a layer's input acts on that of candidates which start there, too.
+            layers[i].register_forward_pre_hook(self._entrance(i), with_kwargs=True, prepend=True)
+            for i in range(first, last + 1)
         ]
         if starts[-1] == len(layers):
             self._handles.append(layers[-1].register_forward_hook(self._above))

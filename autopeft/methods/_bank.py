@@ -44,7 +44,7 @@ class Bank(nn.Module):
         layer: int | None = None,
     ) -> None:
         super().__init__()
-        self.site, self.layer, self.methods = site, layer, tuple(methods)
+        self.site, self.layer, self.methods, self.shape = site, layer, tuple(methods), shape
         self.seeds = tuple(seeds)
         self.method = next(m for m in methods if m is not None)
         declared = [_declared(m, shape, site, layer) if m else {} for m in methods]

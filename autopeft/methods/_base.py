@@ -59,6 +59,8 @@ class Method(MethodValue):
     random_init: ClassVar[bool] = True
     #: True when a trained method folds into the backbone's weights, so that inference pays nothing.
     mergeable: ClassVar[bool] = False
+    #: False when the folded form is larger than what is trained, so that it is exported as it is.
+    exports_folded: ClassVar[bool] = True
     #: False when it mixes tokens, so that no token may be left out before it.
     tokenwise: ClassVar[bool] = True
     #: True when it asks its place for the batch's token ids or mask.
@@ -97,18 +99,22 @@ class Method(MethodValue):
         """Trainable parameters that a model has once."""
         return _counts(self, shape, None)[0]
 
+    def exported(self) -> Method:
+        """The form in which it is exported."""
+        return self.folded() if self.exports_folded else self
+
     def kept_params(self, shape: ModelShape) -> int:
-        """Parameters in one layer after folding."""
-        return self.folded().num_params(shape)
+        """Parameters in one layer as exported."""
+        return self.exported().num_params(shape)
 
     def stored_bytes(self, shape: ModelShape) -> int:
         """Bytes of what is exported of one layer."""
-        folded = self.folded()
-        return math.ceil(sum(_counts(folded, shape, place)[1] for place in folded.places(shape)) / 8)
+        form = self.exported()
+        return math.ceil(sum(_counts(form, shape, place)[1] for place in form.places(shape)) / 8)
 
     def shared_bytes(self, shape: ModelShape) -> int:
         """Bytes of what is exported once a model."""
-        return math.ceil(_counts(self.folded(), shape, None)[1] / 8)
+        return math.ceil(_counts(self.exported(), shape, None)[1] / 8)
 
     @abstractmethod
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
@@ -160,11 +166,12 @@ class Method(MethodValue):
         return dict(weights)
 
     def merge(
-        self, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
+        self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The backbone's own `weight` [out, in] and `bias` [out] with the folded method in them.
 
-        Of a norm `weight` is [d]. Asked of methods that are `mergeable`; the bias may be a new one.
+        Of a norm `weight` is [d]; at `down_in` they are those of `down`. Asked of methods that are `mergeable`; the
+        bias may be a new one.
         """
         raise NotImplementedError(f"method '{self.name}' does not merge")
 

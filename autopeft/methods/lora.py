@@ -81,7 +81,7 @@ class LoRA(Method):
         return self.scale
 
     def merge(
-        self, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
+        self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """W + scale B A."""
         return weight + self.scale * weights["B"] @ weights["A"], bias
