@@ -99,6 +99,16 @@ class Bank(nn.Module):
             self.register_buffer(key, mask, persistent=False)
         return self._buffers[key]  # type: ignore[return-value]
 
+    def own_weight(self, name: str) -> torch.Tensor:
+        """[K, ...]: a weight with padding, and what a candidate lacks, held at zero without a gradient."""
+        weight = self.weight(name)
+        full = tuple(weight.shape[1:])
+        return weight if all(own.get(name) == full for own in self.sizes) else weight * self.own(name)
+
+    def vector(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """One own vector a candidate [K, d] as one a sequence [K*B, 1, d], to be broadcast over `like`'s tokens."""
+        return self.rows(self.own_weight(name), like)
+
     def per_candidate(self, value: Callable[[Method], float]) -> torch.Tensor:
         """[K]: a number of each candidate's method; 0 where there is none."""
         return torch.tensor([float(value(m)) if m else 0.0 for m in self.methods], device=self.scale.device)
@@ -108,7 +118,7 @@ class Bank(nn.Module):
         return x.reshape(len(self.sizes), -1, x.shape[-1])
 
     def rows(self, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """One vector a candidate [K, ...] as one a sequence [K*B, 1..., ...], to be broadcast over `like`'s tokens."""
+        """One vector a candidate [K, ...] as one a sequence [K*B, 1, ...], to be broadcast over `like`'s tokens."""
         per_candidate = like.shape[0] // len(self.sizes)
         return values.to(like.dtype).repeat_interleave(per_candidate, dim=0)[:, None]
 

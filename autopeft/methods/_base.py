@@ -120,6 +120,10 @@ class Method(MethodValue):
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
         """What it adds at one site for one sequence of `length` tokens."""
 
+    def fixed_flops(self, shape: ModelShape, site: str) -> int:
+        """What it computes at one site for a batch of any size, forward; it is not counted as a cost of sequences."""
+        return 0
+
     def attention_columns(self) -> int:
         """Key / value columns that it adds to the layer's attention."""
         return 0

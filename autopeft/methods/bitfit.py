@@ -55,7 +55,7 @@ class BitFit(Method):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """Output + db."""
-        return output + bank.rows(bank.weight("bias"), output)
+        return output + bank.vector("bias", output)
 
     def merge(
         self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None

@@ -48,8 +48,8 @@ class Hadamard(Method):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """Output * (1 + w) + b."""
-        scaled = output + output * bank.rows(bank.weight("scale_change"), output)
-        return scaled + bank.rows(bank.weight("shift"), output)
+        scaled = output + output * bank.vector("scale_change", output)
+        return scaled + bank.vector("shift", output)
 
     def merge(
         self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None

@@ -52,7 +52,7 @@ class IA3(Method):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """Output * l."""
-        return output + output * bank.rows(bank.weight("scale_change"), output)
+        return output + output * bank.vector("scale_change", output)
 
     def merge(
         self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None

@@ -50,8 +50,8 @@ class Norm(Method):
     ) -> torch.Tensor:
         """Output + dg n + db."""
         normed = _normalised(bank.place.module, site_input, "shift" in bank.declared).to(output.dtype)
-        output = output + normed * bank.rows(bank.weight("gain"), output)
-        return output + bank.rows(bank.weight("shift"), output) if "shift" in bank.declared else output
+        output = output + normed * bank.vector("gain", output)
+        return output + bank.vector("shift", output) if "shift" in bank.declared else output
 
     def merge(
         self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None

@@ -53,8 +53,7 @@ class PASTA(Method):
         """The layer's input, changed at special tokens."""
         import torch
 
-        # A vector is multiplied by nothing that is zero for who lacks it, so its own are marked.
-        vectors = (bank.weight("vectors") * bank.own("vectors")).to(output.dtype)
+        vectors = bank.own_weight("vectors").to(output.dtype)
         # [K, s + 1, d]: the last one is of tokens that are not special.
         table = torch.cat([vectors, vectors.new_zeros(len(vectors), 1, vectors.shape[2])], dim=1)
         number = _special(bank, output, vectors.shape[1])

@@ -52,5 +52,5 @@ class Residual(Bottleneck):
         from torch.nn import functional
 
         normed = functional.layer_norm(output.float(), output.shape[-1:], eps=_EPSILON).to(output.dtype)
-        normed = normed * bank.rows(bank.weight("gain"), output) + bank.rows(bank.weight("shift"), output)
+        normed = normed * bank.vector("gain", output) + bank.vector("shift", output)
         return self.add_bottleneck(bank, output, normed)

@@ -1,0 +1,76 @@
+"""AdaLoRA: singular triplets, pruned by importance to a budget. Zhang et al. 2023, algorithm 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from autopeft.errors import AutopeftError, shown
+from autopeft.methods._triplets import Triplets, importance, of_candidate, watch
+
+if TYPE_CHECKING:
+    from autopeft.engine.procedures import Moment
+    from autopeft.methods._bank import Bank
+
+#: Shares of the training before the pruning begins and after it has ended.
+_BEFORE, _AFTER = 0.1, 0.3
+
+
+@dataclass(frozen=True)
+class AdaLoRA(Triplets):
+    """W + scale P diag(e) Q of rank `rank`, of which the share `keep` of all triplets is left at the end.
+
+    The budget falls by a cubic schedule; each step the triplets that matter least over all layers have e set to zero.
+    """
+
+    name: ClassVar[str] = "adalora"
+    description: ClassVar[str] = "singular triplets pruned to a budget over all layers (AdaLoRA, Zhang 2023)"
+    paper: ClassVar[str] = "Zhang et al. 2023, algorithm 1"
+    formula: ClassVar[str] = "r (in + out + 1)"
+    usual: ClassVar[Mapping[str, Any]] = {"rank": 12, "sites": ("q", "v"), "alpha": 24}
+    stage: ClassVar[int] = 14
+
+    keep: float = 2 / 3
+
+    def __post_init__(self, alpha: float | None, rank_stabilised: bool) -> None:
+        """Check the share too."""
+        super().__post_init__(alpha, rank_stabilised)
+        number = isinstance(self.keep, (int, float)) and not isinstance(self.keep, bool)
+        if not number or not 0 < self.keep <= 1:
+            raise AutopeftError(f"method '{self.name}': keep must be above 0 and at most 1, not {shown(self.keep)}")
+
+    @classmethod
+    def after_backward(cls, banks: Sequence[Bank], moment: Moment) -> None:
+        """See how much each triplet matters."""
+        watch(banks)
+
+    @classmethod
+    def after_step(cls, banks: Sequence[Bank], moment: Moment) -> None:
+        """Set the values of the triplets beyond the budget to zero."""
+        import torch
+
+        for k in range(max(len(bank.methods) for bank in banks)):
+            own = of_candidate(banks, k)
+            if not own:
+                continue
+            ranks = [cast(AdaLoRA, bank.methods[k]).rank for bank in own]
+            keep = cast(AdaLoRA, own[0].methods[k]).keep
+            left = _budget(sum(ranks), keep, moment)
+            scores = torch.cat([importance(bank)[k, :rank] for bank, rank in zip(own, ranks, strict=True)])
+            kept = torch.zeros_like(scores)
+            kept[scores.topk(left).indices] = 1
+            for bank, rank, mask in zip(own, ranks, kept.split(ranks), strict=True):
+                bank.weight("E")[k, :rank] *= mask
+
+
+def _budget(total: int, keep: float, moment: Moment) -> int:
+    """How many of `total` triplets are left after a step (equation 12)."""
+    last = max(1, round(keep * total))
+    begin, end = _BEFORE * moment.steps, (1 - _AFTER) * moment.steps
+    if moment.step < begin:
+        return total
+    if moment.step >= end:
+        return last
+    way = (moment.step - begin) / (end - begin)
+    return last + round((total - last) * (1 - way) ** 3)
