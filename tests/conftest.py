@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,37 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Timing on a shared machine is not what the properties are about.
 settings.register_profile("autopeft", deadline=None)
 settings.load_profile("autopeft")
+
+
+#: They start Ray, servers and whole searches, and look at processes: on several workers, one after another.
+MACHINE = {
+    "test_cluster",
+    "test_machine",
+    "test_pages",
+    "test_ray_ended",
+    "test_ray_token",
+    "test_search",
+    "test_signals",
+    "test_stopped",
+    "test_tracking",
+    "test_tracking_faults",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, a file's tests stay on one worker, as fixtures are dear; so do those of the files above.
+
+    Not `--dist loadgroup`: it writes groups into names of tests, where pytest 9.2 does not look for them.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.split("::", 1)[0]).stem
+            return "machine" if file in MACHINE else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
