@@ -20,7 +20,7 @@ from tiny_models import CAUSAL, LAYERS, base_model, classifier, everywhere, make
 from tiny_packs import SETTINGS, Bench, Trained
 from transformers import PreTrainedModel
 
-from autopeft.anatomy import head_names, shape_of
+from autopeft.anatomy import ModelShape, head_names, shape_of
 from autopeft.attaching import NAME, Attachment, Banks
 from autopeft.attention import FUSED, MATMUL
 from autopeft.candidate import Candidate
@@ -70,10 +70,14 @@ def check_count(cls: Kind, family: str) -> None:
 def check_size(cls: Kind, family: str) -> None:
     """Absent at size 0, and of more parameters at a larger size."""
     shape = shape_of(model_of(family))
-    small, large = (make(cls, size).num_params(shape) for size in sized(cls))
+    small, large = (_all_params(make(cls, size), shape) for size in sized(cls))
     assert make(cls, 0).num_params(shape) == 0, "size 0 is not the absent method"
     assert 0 < small <= large, "more costs less"
     assert small < large or len(set(sized(cls))) == 1, "the size does not matter"
+
+
+def _all_params(method: Method, shape: ModelShape) -> int:
+    return method.num_params(shape) + method.shared_params(shape)
 
 
 def check_neutral(cls: Kind, family: str) -> None:
@@ -103,7 +107,8 @@ def check_neighbours(cls: Kind, family: str) -> None:
     others: list[Sequence[Method]] = [[make(cls, large)], [make(LoRA, 2), make(Sequential, 2)], [own]]
     for below in others:
         found = Banks([Hybrid.from_layers(LAYERS, {0: below, 1: [own], 2: [own]})], shape, [3]).weights()
-        same = [torch.equal(weight, found[name]) for name, weight in alone.items()]
+        # What layers share is as large as the largest of them needs, and begins alike.
+        same = [torch.equal(weight, found[name][tuple(map(slice, weight.shape))]) for name, weight in alone.items()]
         assert all(same), "initial weights change with the layer below"
     packed = Banks([Hybrid.from_layers(LAYERS, {1: [make(cls, large)]}), Hybrid.from_layers(LAYERS, {1: [own]})],
                    shape, [5, 3]).weights(1)  # fmt: skip
@@ -237,7 +242,9 @@ def members_of(cls: Kind) -> list[Candidate]:
     """Small everywhere; large everywhere; large from layer 1 on; and, if it shares packs, none of it in two ways."""
     # A ReLU may be dead for all that a few steps show it.
     smooth = {"activation": "gelu"} if "activation" in cls.option_names() else {}
-    small, large = (make(cls, size, **smooth) for size in sized(cls))
+    # Some do little at these sizes, so that all members would be much alike.
+    strong = {"scale": 4.0} if "scale" in cls.option_names() else {}
+    small, large = (make(cls, size, **smooth, **strong) for size in sized(cls))
     hybrids = [
         everywhere(small),
         everywhere(large),
