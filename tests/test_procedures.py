@@ -275,6 +275,31 @@ def test_what_a_method_does_not_define_is_not_called(worker: Worker) -> None:
     assert called == {"before_step": ["drawing"], "before_measure": ["drawing"]}
 
 
+def test_hooks_are_given_the_banks_of_places_with_what_they_share(worker: Worker, data: TokenizedTask) -> None:
+    """A state that a model has once goes along too, when another candidate is sliced out."""
+
+    class Sharing(Toy):
+        name: ClassVar[str] = "sharing"
+
+        def shared(self, shape: Any) -> Mapping[str, Weight]:
+            return {"count": Weight((self.rank,), kind="state")}
+
+        @classmethod
+        def after_step(cls, banks: Sequence[Bank], moment: Moment) -> None:
+            assert [(bank.layer, bank.site) for bank in banks] == [(0, "v"), (1, "q"), (1, "down")]
+            assert len({id(bank.shared) for bank in banks}) == 1
+            banks[0].shared.count += banks[0].shared.own("count")
+
+    chosen = [candidate(Sharing, 2, 4), candidate(Sharing, 1, 3)]
+    batches = list(training_batches(data.train, SETTINGS.batch_size, data.pad_id, SETTINGS.seed, 1))
+    with Pack(worker.backbone, chosen, SETTINGS, steps=STEPS) as pack:
+        pack.step(batches[0], {}, False)
+        pack.keep([1])
+        pack.step(batches[1], {}, False)
+        assert pack.attachment.banks.shared["sharing"].count.tolist() == [[2.0, 2.0, 2.0]]
+        assert len(pack.weights(0)) == 3 * len(("A", "B", "mask")) + len(pack._heads["classifier"].names)
+
+
 def test_generators_depend_on_the_seed_and_the_place_alone() -> None:
     one, other = Generators([3, 7], "a", 1), Generators([5, 3], "a", 1)
     assert torch.equal(torch.rand(9, generator=one[0]), torch.rand(9, generator=other[-1]))
