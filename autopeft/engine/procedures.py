@@ -118,17 +118,16 @@ class Procedures:
             hook: [(method, by_class[method]) for method in ordered if defines(method, hook)] for hook in HOOKS
         }
 
-    @torch.no_grad()
     def call(self, hook: str, at: At | None = None) -> None:
         """Call a hook of each method that has it, with the moment where a step is given."""
         for method, banks in self._hooks[hook]:
-            if at is None:
-                getattr(method, hook)(banks)
-            else:
-                place = (method.name, hook, at.phase, at.step, at.forward)
-                generators = Generators(self._seeds, *place)
-                moment = Moment(at.step, at.steps, generators, at.phase, at.forward)
-                getattr(method, hook)(banks, moment)
+            moment = () if at is None else (self._moment(method, hook, at),)
+            with torch.no_grad():
+                getattr(method, hook)(banks, *moment)
+
+    def _moment(self, method: type[Method], hook: str, at: At) -> Moment:
+        generators = Generators(self._seeds, method.name, hook, at.phase, at.step, at.forward)
+        return Moment(at.step, at.steps, generators, at.phase, at.forward)
 
     def penalise(self) -> None:
         """Add the gradients of the candidates' penalties to those of their losses."""
