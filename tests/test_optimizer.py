@@ -90,3 +90,51 @@ def test_moments_are_those_of_the_parameter() -> None:
                 first, second = optimizer.moments(parameter)
                 torch.testing.assert_close(first[k], 0.1 * clipped * gradient[k], rtol=1e-4, atol=1e-9)
                 torch.testing.assert_close(second[k], 1e-3 * (clipped * gradient[k]) ** 2, rtol=1e-4, atol=1e-12)
+
+
+# --- parameters of one candidate alone --------------------------------------------------------------------------------
+
+
+#: By candidate: the second has more entries than the others, the third none.
+OWN = [[(2, 3), (4,)], [(3, 3, 2)], []]
+
+
+def test_a_candidates_own_parameters_are_trained_by_adamw_with_it() -> None:
+    """In one row, of any shape: clipping sees them and what all candidates have."""
+    generator = torch.Generator().manual_seed(5)
+    shared = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    own = [[torch.randn(shape, generator=generator) for shape in shapes] for shapes in OWN]
+    packed = [nn.Parameter(v.clone()) for v in shared]
+    alone = [[nn.Parameter(v.clone()) for v in values] for values in own]
+    rows = {p: k for k, values in enumerate(alone) for p in values}
+    # Between the others: where a parameter stands in the list changes nothing.
+    optimizer = PackedAdamW([packed[0], *rows, *packed[1:]], RATES, STEPS, rows)
+    torches = [[nn.Parameter(v.clone()) for v in [*(s[k] for s in shared if k < len(s)), *own[k]]] for k in range(3)]
+    stock = [torch.optim.AdamW(p, weight_decay=r.weight_decay) for p, r in zip(torches, RATES, strict=True)]
+    for step in range(STEPS):
+        for p in (*packed, *rows):
+            p.grad = torch.randn(p.shape, generator=generator) * 10 ** (step % 5 - 3)
+        for k, values in enumerate(torches):
+            grads = [*(p.grad[k] for p in packed if k < len(p)), *(p.grad for p in alone[k])]
+            for p, grad in zip(values, grads, strict=True):
+                p.grad = grad.clone()
+            for group in stock[k].param_groups:
+                group["lr"] = RATES[k].learning_rate * RATES[k].factor(step, STEPS)
+            nn.utils.clip_grad_norm_(values, RATES[k].max_grad_norm)
+            stock[k].step()
+        optimizer.step()
+        for k, values in enumerate(torches):
+            found = [*(p.detach()[k] for p in packed if k < len(p)), *(p.detach() for p in alone[k])]
+            for value, expected in zip(found, values, strict=True):
+                torch.testing.assert_close(value, expected.detach(), rtol=1e-5, atol=1e-6)
+    assert (
+        min(
+            (p.detach() - v).abs().min().item()
+            for p, v in zip(rows, [v for values in own for v in values], strict=True)
+        )
+        > 1e-4
+    )
+    assert [tuple(m.shape) for m in optimizer.moments(alone[1][0])] == [(3, 3, 2)] * 2
+    width = sum(p[0].numel() for p in packed) + 18
+    assert optimizer._values.shape == (3, width), "their columns are shared"
+    assert not optimizer._values[2, width - 18 :].any(), "what a candidate leaves free stays zero"

@@ -46,20 +46,26 @@ class PackedAdamW:
     The parameters [k_i, ...] (k_i <= K, candidates in the same order) become views of that matrix, and their gradients
     are gathered into another: a step is a dozen operations however many parameters there are, and a candidate's
     clipping norm is its row's. Zero padding has zero gradients, so it stays zero.
+
+    `rows` names parameters, of any shape, that belong to one candidate alone, with its number. Those of different
+    candidates lie in the same columns; what a candidate leaves free there stays zero. `done` counts the steps.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rates: Sequence[Rates], steps: int) -> None:
-        self._rates, self._steps, self._done = list(rates), steps, 0
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        rates: Sequence[Rates],
+        steps: int,
+        rows: Mapping[torch.Tensor, int] | None = None,
+    ) -> None:
+        self.done, self._rows = 0, dict(rows or {})
         device = parameters[0].device
-        width = sum(math.prod(p.shape[1:]) for p in parameters)
+        self._spans = self._laid_out(parameters, len(rates))
+        width = max(end for _, end in self._spans.values())
         self._values, self._gradients, self._first, self._second = (
             torch.zeros(len(rates), width, device=device) for _ in range(4)
         )
-        self._spans: dict[torch.Tensor, tuple[int, int]] = {}
-        start = 0
         for parameter in parameters:
-            self._spans[parameter] = span = (start, start + math.prod(parameter.shape[1:]))
-            start = span[1]
             view = self._view(self._values, parameter)
             view.copy_(parameter.detach())
             parameter.data = view
@@ -69,20 +75,35 @@ class PackedAdamW:
         table = [[r.learning_rate * r.factor(step, steps) for r in rates] for step in range(steps)]
         self._table = torch.tensor(table, device=device)[..., None]
 
+    def _laid_out(self, parameters: Sequence[nn.Parameter], candidates: int) -> dict[torch.Tensor, tuple[int, int]]:
+        """The columns of each parameter: those of all candidates, then each candidate's own from one column on."""
+        spans: dict[torch.Tensor, tuple[int, int]] = {}
+        free = 0
+        for parameter in parameters:
+            if parameter not in self._rows:
+                spans[parameter] = (free, free + math.prod(parameter.shape[1:]))
+                free = spans[parameter][1]
+        own = [free] * candidates
+        for parameter in parameters:
+            if (row := self._rows.get(parameter)) is not None:
+                spans[parameter] = (own[row], own[row] + parameter.numel())
+                own[row] = spans[parameter][1]
+        return spans
+
     @torch.no_grad()
     def step(self) -> None:
         """Clip each candidate's gradient, update its weights, and forget the gradients."""
         self._gather()
-        gradients, rates = self._gradients, self._table[self._done]
-        self._done += 1
+        gradients, rates = self._gradients, self._table[self.done]
+        self.done += 1
         norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
         gradients.mul_((self._limits / (norms + 1e-6)).clamp_(max=1))
         self._first.lerp_(gradients, 1 - _BETA1)
         self._second.mul_(_BETA2).addcmul_(gradients, gradients, value=1 - _BETA2)
         self._values.mul_(1 - rates * self._decays)
-        scale = math.sqrt(1 - _BETA2**self._done)
+        scale = math.sqrt(1 - _BETA2**self.done)
         denominator = self._second.sqrt().div_(scale).add_(_EPSILON)
-        self._values.addcdiv_(self._first * (rates / (1 - _BETA1**self._done)), denominator, value=-1)
+        self._values.addcdiv_(self._first * (rates / (1 - _BETA1**self.done)), denominator, value=-1)
 
     def _gather(self) -> None:
         found = [(p, p.grad) for p in self._spans if p.grad is not None]
@@ -92,16 +113,21 @@ class PackedAdamW:
         for parameter, _ in found:
             parameter.grad = None
 
+    def __contains__(self, tensor: torch.Tensor) -> bool:
+        return tensor in self._spans
+
     def moments(self, parameter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """First and second moments of a parameter, views of its shape."""
         return self._view(self._first, parameter), self._view(self._second, parameter)
 
     def take_over(self, other: PackedAdamW) -> None:
         """Go on at the step where `other` is."""
-        self._done = other._done
+        self.done = other.done
 
     def _view(self, matrix: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         start, end = self._spans[parameter]
+        if (row := self._rows.get(parameter)) is not None:
+            return matrix[row, start:end].view(parameter.shape)
         return matrix[: parameter.shape[0], start:end].view(parameter.shape)
 
     def _column(self, values: Sequence[float]) -> torch.Tensor:

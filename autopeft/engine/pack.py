@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,33 +18,30 @@ from torch import nn
 from autopeft.attaching import Attachment, Parts
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone
+from autopeft.engine.company import Company
 from autopeft.engine.data import Batch
 from autopeft.engine.entrances import Entrances, States
 from autopeft.engine.first_token import FirstTokenOnly
 from autopeft.engine.heads import PackedHead
 from autopeft.engine.losses import loss_of
 from autopeft.engine.optimizer import PackedAdamW, Rates
+from autopeft.engine.procedures import At, Batches, Gradients, Procedures
+from autopeft.engine.saving import Saved
 from autopeft.engine.settings import TrainingSettings
-from autopeft.methods._bank import Corner
 from autopeft.methods._weights import Kind
 
 #: Tokens with padding, over all candidates of a pack, in one forward and backward pass. On a CPU more do not fit in its
 #: caches; on a GPU it bounds the memory.
 TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 262_144}
-
-
-@dataclass(frozen=True)
-class Saved:
-    """One candidate in the middle of its training: each weight with its first and second moment."""
-
-    parts: Mapping[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+_KINDS: tuple[Kind, ...] = ("trained", "frozen", "state")
 
 
 class Pack:
     """Candidates on a backbone, each with its own head, learning rate and AdamW state. A context manager.
 
     `starts[k]`: the layer at which candidate k enters (at most its first adapted one; 0 by default), in rising order;
-    what is above 0 needs the frozen inputs of that layer at every forward pass.
+    what is above 0 needs the frozen inputs of that layer at every forward pass. `steps`: of the training, or of each of
+    its phases. All candidates are of one company (see `Company`).
 
     Invariant: in exact arithmetic, no candidate's numbers depend on who else is in the pack.
     """
@@ -54,9 +52,11 @@ class Pack:
         candidates: Sequence[Candidate],
         settings: TrainingSettings,
         starts: Sequence[int] | None = None,
-        steps: int = 1,
+        steps: int | Sequence[int] = 1,
     ) -> None:
-        self.backbone, self.settings, self._steps = backbone, settings, steps
+        self.backbone, self.settings, self.phase = backbone, settings, 0
+        self._steps = (steps,) if isinstance(steps, int) else tuple(steps)
+        self.company = Company.of(candidates[0].hybrid)
         self.token_budget = TOKEN_BUDGETS[backbone.device.type]
         self._put(tuple(candidates), tuple(starts or [0] * len(candidates)))
 
@@ -73,8 +73,12 @@ class Pack:
         # Stock attention, of what is reported, computes all tokens.
         self._first_token = FirstTokenOnly(backbone.model) if backbone.precision.attention else None
         self._entrances = Entrances(backbone.model, starts) if starts[-1] else None
-        rates = [Rates.of(self.settings, c.training) for c in candidates]
-        self.optimizer = PackedAdamW(self.parameters(), rates, self._steps)
+        self.procedures = Procedures(self.attachment.banks, hybrids, [seed] * len(candidates))
+        self.optimizer = self._fresh_optimizer()
+
+    def _fresh_optimizer(self) -> PackedAdamW:
+        rates = [Rates.of(self.settings, c.training) for c in self.candidates]
+        return PackedAdamW(self.parameters(), rates, self._steps[self.phase])
 
     def parameters(self) -> list[nn.Parameter]:
         """All that is trained, [k_i, ...] each."""
@@ -95,16 +99,44 @@ class Pack:
         A batch of more than the device's budget of tokens (over all candidates) goes through in parts, whose gradients
         add up to the same: what a candidate costs in memory is then its weights, and not its activations.
         """
+        at = At(self.phase, self.optimizer.done, self._steps[self.phase])
+        self.procedures.call("before_step", at)
+        losses = self._backward(batch, states, regression, at)
+        self.procedures.penalise()
+        self.procedures.call("after_backward", at)
+        self.optimizer.step()
+        self.procedures.call("after_step", at)
+        return losses
+
+    def _backward(self, batch: Batch, states: States, regression: bool, at: At | None = None) -> torch.Tensor:
+        """Add a batch's gradients to those there are; the losses [K]. `at`: the step, where it is one."""
         total = torch.zeros(len(self.candidates), device=self.backbone.device)
-        for start, end in _parts_of(batch, self.token_budget // len(self.candidates)):
+        twice = at is not None and self.company.twice
+        for start, end in _parts_of(batch, self.token_budget // len(self.candidates) // (1 + twice)):
             part = batch.part(start, end)
             own = {i: state[start:end] for i, state in states.items()}
-            losses = loss_of(self.forward(part, own), part.labels, regression)
-            losses = losses * (len(part.labels) / len(batch.labels))
-            losses.sum().backward()
-            total += losses.detach()
-        self.optimizer.step()
+            if twice and start:
+                self.procedures.call("before_step", at)
+            first = self.forward(part, own)
+            losses = trained = loss_of(first, part.labels, regression)
+            if twice and at is not None:
+                self.procedures.call("before_step", replace(at, forward=1))
+                trained = losses + self.procedures.pair_loss(first, self.forward(part, own), part.labels)
+            share = len(part.labels) / len(batch.labels)
+            (trained * share).sum().backward()
+            total += losses.detach() * share
         return total
+
+    def prepare(self, batches: Batches, regression: bool) -> None:
+        """Before the first step: what the methods do then, with the gradients that they ask for."""
+        add_up = partial(self._backward, regression=regression)
+        self.procedures.prepare(lambda: Gradients(add_up, self.parameters(), batches()))
+
+    def end_phase(self) -> None:
+        """Go on to the next phase: what the methods do then, and an optimiser and a schedule from their beginning."""
+        self.procedures.call("end_phase")
+        self.phase += 1
+        self.optimizer = self._fresh_optimizer()
 
     def weights(self, k: int) -> dict[str, torch.Tensor]:
         """Copies of all that makes a trained candidate: `hybrid.<bank weight>` and `head.<name>`."""
@@ -122,13 +154,12 @@ class Pack:
 
     def keep(self, kept: Sequence[int]) -> None:
         """Slice the other candidates out; those that are kept go on where they are."""
-        saved = [self._save(k) for k in kept]
-        optimizer = self.optimizer
+        before, saved = self.optimizer, [Saved.of(self._parts(k, *_KINDS), self.optimizer) for k in kept]
         self.detach()
         self._put(tuple(self.candidates[k] for k in kept), tuple(self.starts[k] for k in kept))
-        self.optimizer.take_over(optimizer)
+        self.optimizer.take_over(before)
         for k, state in enumerate(saved):
-            self._restore(k, state)
+            state.restore(self._parts(k, *_KINDS), self.optimizer)
 
     def detach(self) -> None:
         """Take everything off the backbone; a second call does nothing."""
@@ -155,18 +186,6 @@ class Pack:
         for name, head in self._heads.items():
             parts |= {f"head.{name}.{w}": (p, (k,)) for w, p in zip(head.names, head.stacked, strict=True)}
         return parts
-
-    def _save(self, k: int) -> Saved:
-        def copies(parameter: torch.Tensor, at: Corner) -> tuple[torch.Tensor, ...]:
-            return tuple(t.detach()[at].clone() for t in (parameter, *self.optimizer.moments(parameter)))
-
-        return Saved({name: copies(*part) for name, part in self._parts(k).items()})  # type: ignore[misc]
-
-    @torch.no_grad()
-    def _restore(self, k: int, saved: Saved) -> None:
-        for name, (parameter, at) in self._parts(k).items():
-            for target, source in zip((parameter, *self.optimizer.moments(parameter)), saved.parts[name], strict=True):
-                target[at] = source
 
 
 def _parts_of(batch: Batch, tokens: int) -> list[tuple[int, int]]:

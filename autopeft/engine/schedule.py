@@ -12,6 +12,7 @@ import numpy as np
 
 from autopeft.anatomy import FAMILIES, ModelShape
 from autopeft.costs._flops import forward_flops, training_flops
+from autopeft.engine.company import Company
 from autopeft.engine.data import TokenizedTask, Tokens, training_groups
 from autopeft.engine.settings import TrainingSettings
 from autopeft.hybrid import Hybrid
@@ -112,7 +113,9 @@ class CostModel:
             layers = enumerate(hybrid.layers[start:], start)
             return sum(forward_flops(m, self.shape, n, False, queries if i == last else None) for i, m in layers)
 
-        return trained.sum(lambda n: training_flops(hybrid, self.shape, n, start, queries)) + measured.sum(forward)
+        passes = 2 if Company.of(hybrid).twice else 1
+        training = trained.times(passes).sum(lambda n: training_flops(hybrid, self.shape, n, start, queries))
+        return training + measured.sum(forward)
 
 
 def _padded(tokens: Tokens, settings: TrainingSettings, epoch: int) -> np.ndarray:

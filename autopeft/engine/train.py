@@ -5,13 +5,16 @@ Shapes: K candidates, N examples of a split, C outputs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
 
+from autopeft.engine.company import Company
 from autopeft.engine.data import Batch, TokenizedTask, Tokens, evaluation_batches, steps_per_epoch, training_batches
+from autopeft.engine.entrances import States
 from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.losses import loss_of
 from autopeft.engine.pack import Pack
@@ -28,6 +31,25 @@ Forward = Callable[[Batch], torch.Tensor]
 def train_steps(settings: TrainingSettings, task: TokenizedTask) -> int:
     """Steps of a whole training."""
     return settings.epochs * steps_per_epoch(len(task.train), settings.batch_size)
+
+
+def phase_steps(settings: TrainingSettings, task: TokenizedTask, company: Company) -> list[int]:
+    """Steps of each phase of a training; `AutopeftError` when it has fewer epochs than phases."""
+    each = steps_per_epoch(len(task.train), settings.batch_size)
+    return [epochs * each for epochs in company.epochs(settings.epochs)]
+
+
+def prepare_pack(pack: Pack, task: TokenizedTask, frozen: FrozenLayers) -> None:
+    """What the methods do before the first step; gradients are those of the first epoch's batches, then the next's."""
+    settings, device = pack.settings, pack.backbone.device
+
+    def batches() -> Iterator[tuple[Batch, States]]:
+        for epoch in itertools.count(1):
+            for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
+                batch = batch.to(device)
+                yield batch, frozen.states(task.train, batch, pack.starts)
+
+    pack.prepare(batches, task.regression)
 
 
 def train_epoch(pack: Pack, task: TokenizedTask, frozen: FrozenLayers, epoch: int) -> list[float]:
@@ -48,6 +70,7 @@ def measure_pack(pack: Pack, task: TokenizedTask, tokens: Tokens, frozen: Frozen
     def forward(batch: Batch) -> torch.Tensor:
         return pack.forward(batch, frozen.states(tokens, batch, pack.starts))
 
+    pack.procedures.call("before_measure")
     return _measured(forward, len(pack.candidates), pack.backbone.device, task, tokens)
 
 
@@ -89,9 +112,14 @@ def evaluation_tokens(device: torch.device) -> int:
 def epochs(pack: Pack, task: TokenizedTask, frozen: FrozenLayers) -> Iterator[list[dict[str, float]]]:
     """Train a pack; yields the epoch's number, losses and validation metrics of each candidate after each epoch.
 
-    Between two epochs the caller may slice candidates out (`Pack.keep`).
+    Between two epochs the caller may slice candidates out (`Pack.keep`). A phase ends with an epoch, after it has been
+    measured.
     """
+    prepare_pack(pack, task, frozen)
+    ends = set(itertools.accumulate(pack.company.epochs(pack.settings.epochs)))
     for epoch in range(1, pack.settings.epochs + 1):
+        if epoch - 1 in ends:
+            pack.end_phase()
         losses = train_epoch(pack, task, frozen, epoch)
         measured = measure_pack(pack, task, task.validation, frozen)
         yield [{"epoch": epoch, "train_loss": loss} | metrics for loss, metrics in zip(losses, measured, strict=True)]

@@ -18,6 +18,7 @@ from safetensors.torch import save
 
 from autopeft.candidate import Candidate, Evaluation, Status
 from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_precision
+from autopeft.engine.company import Company, companies
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.pack import Pack
@@ -25,7 +26,9 @@ from autopeft.engine.schedule import CostModel, Workload
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.setup import Setup
 from autopeft.engine.sharing import map_frozen
-from autopeft.engine.train import epochs, evaluation_tokens, measure_pack, train_steps
+from autopeft.engine.train import epochs, evaluation_tokens, measure_pack, phase_steps
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
 from autopeft.writing import replacing
 
@@ -78,15 +81,17 @@ class Worker:
         self.costs = CostModel(self.backbone.shape, workload, self.settings.epochs, bool(cache), first_token)
 
     def run(self, candidates: Sequence[Candidate]) -> Run:
-        """Train and measure candidates on the validation split, as one pack; yields after each epoch.
+        """Train and measure candidates on the validation split; yields after each epoch of a pack.
 
+        They are one pack, or several one after another, where their methods ask for it (see `Company`).
         Candidates whose positions are sent back are stopped there (not after the last epoch), and the others go on.
         An error is a failed evaluation with its reason: a loss that is not a number costs nobody else anything; after
         any other error the rest of the pack is trained again in halves, so that memory suffices, or the one that
         cannot be trained stands alone.
         """
         evaluations: dict[int, Evaluation] = {}
-        yield from self._attempt(dict(enumerate(candidates)), evaluations)
+        for group in self._groups(candidates, evaluations):
+            yield from self._attempt({i: candidates[i] for i in group}, evaluations)
         return [evaluations[i] for i in range(len(candidates))]
 
     def test_metrics(self, candidate: Candidate, weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
@@ -99,6 +104,17 @@ class Worker:
     def _precision(self) -> Precision:
         setup = self.spec.setup
         return setup.chosen if setup else choose_precision(self.settings.precision, self.device)
+
+    def _groups(self, candidates: Sequence[Candidate], evaluations: dict[int, Evaluation]) -> list[list[int]]:
+        """Positions of those that are trained together; what cannot be trained so long is a failed evaluation."""
+        trained: dict[int, Hybrid] = {}
+        for i, candidate in enumerate(candidates):
+            try:
+                Company.of(candidate.hybrid).epochs(self.settings.epochs)
+                trained[i] = candidate.hybrid
+            except AutopeftError as error:
+                evaluations[i] = self._evaluation(candidate, [], 0.0, str(error))
+        return companies(trained)
 
     def _attempt(self, members: Mapping[int, Candidate], evaluations: dict[int, Evaluation]) -> _Epochs:
         try:
@@ -128,7 +144,7 @@ class Worker:
         curves: dict[int, list[Mapping[str, float]]] = {i: [] for i in order}
         seconds = dict.fromkeys(order, 0.0)
         work = {i: 1 + self.costs.candidate(members[i].hybrid) for i in order}
-        steps = train_steps(self.settings, self.task)
+        steps = phase_steps(self.settings, self.task, Company.of(members[order[0]].hybrid))
         with Pack(self.backbone, [members[i] for i in order], self.settings, [starts[i] for i in order], steps) as pack:
             for epoch in epochs(pack, self.task, self.frozen):
                 passed = time.perf_counter() - clock

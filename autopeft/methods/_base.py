@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from autopeft.anatomy import ModelShape
+from autopeft.methods._procedure import Procedure
 from autopeft.methods._value import MethodValue
 from autopeft.methods._weights import Weight
 
@@ -35,7 +36,7 @@ class MethodFlops:
     backward_input: int
 
 
-class Method(MethodValue):
+class Method(Procedure, MethodValue):
     """One PEFT method in one layer: sizes, places and options. Every concrete method is a frozen dataclass.
 
     `weights` declares what it holds at a place; counts, bytes, padding, initial values and saving follow from that.

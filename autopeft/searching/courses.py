@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from autopeft.candidate import Evaluation
+from autopeft.engine.company import unjudged
+from autopeft.hybrid import Hybrid
 from autopeft.searching.objective import Objective
 from autopeft.searching.stopping import Course, StoppingPlugin
 
@@ -15,7 +17,7 @@ class Courses:
     """Keeps the courses of a search, and asks the rule.
 
     Failed candidates are left out, and courses with a value that is not a number: they are neither judged nor measured
-    against.
+    against. So are those whose methods say that their scores mean nothing as yet (`Method.judged_from`).
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class Courses:
         self._costs = [o for o in objectives if o.is_cost]
         self._scores = [o for o in objectives if not o.is_cost]
         self._courses: dict[int, Course] = {}
+        self._unjudged: dict[int, int] = {}
         for evaluation in evaluations:
             self.end(evaluation)
 
@@ -33,8 +36,9 @@ class Courses:
         """Whether it can ever come to stopping anything."""
         return self._rule.stops and self._epochs > 1
 
-    def begin(self, number: int, costs: Mapping[str, float]) -> None:
+    def begin(self, number: int, costs: Mapping[str, float], hybrid: Hybrid | None = None) -> None:
         """A candidate of these costs is about to be trained."""
+        self._unjudged[number] = unjudged(hybrid, self._epochs) if hybrid else 0
         self._courses[number] = Course(number, tuple(o.loss(costs[o.metric]) for o in self._costs), (), (), "running")
 
     def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
@@ -48,7 +52,7 @@ class Courses:
         if status == "failed":
             self._courses.pop(number, None)
             return
-        self.begin(number, evaluation.metrics)
+        self.begin(number, evaluation.metrics, evaluation.candidate.hybrid)
         for before, metrics in enumerate(evaluation.curve):
             self._courses[number] = _further(self._courses[number], before, self._point(metrics))
         self._courses[number] = replace(self._courses[number], status=status)
@@ -57,8 +61,11 @@ class Courses:
         """Which of these running candidates, that have just got through an epoch, shall be stopped."""
         if not self.may_stop:
             return set()
-        known = [c for c in self._courses.values() if c.scores and _is_finite(c)]
-        found = self._rule.stop(known, self._epochs) & set(numbers)
+        # A pack's candidates are all after the same epoch.
+        at = {number: self._courses[number].epoch for number in numbers if number in self._courses}
+        meant = (c for c in self._courses.values() if self._unjudged[c.number] < max(at.values(), default=1))
+        known = [c for c in meant if c.scores and _is_finite(c)]
+        found = self._rule.stop(known, self._epochs) & {n for n, epoch in at.items() if self._unjudged[n] < epoch}
         for number in found:
             self._courses[number] = replace(self._courses[number], status="stopped")
         return found

@@ -89,7 +89,8 @@ class SearchLoop:
             pack = self._ask(size if left is None else min(size, max(1, math.ceil(left / workers))))
         for proposal in pack:
             self._running[proposal.number] = proposal
-            self._courses.begin(proposal.number, self._costs(proposal.candidate.hybrid))
+            hybrid = proposal.candidate.hybrid
+            self._courses.begin(proposal.number, self._costs(hybrid), hybrid)
         for proposal in pack:
             for listener in self._listeners:
                 listener.started(proposal)
