@@ -1,11 +1,18 @@
-"""The conformance suite of PEFT methods: one on a layer. A new plug-in is tested on arrival."""
+"""The conformance suite of PEFT methods: one on a layer. A new plug-in is tested on arrival.
+
+The checks stand in `conformance.py`; `test_conformance.py` shows that they find broken methods.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import conformance
 import pytest
 import torch
+from conformance import Trial
 from tiny_models import (
     CONFIGS,
     FAMILIES,
@@ -15,15 +22,13 @@ from tiny_models import (
     classifier,
     everywhere,
     make,
-    own_gradients,
     perturb,
     tokens,
 )
-from transformers import PreTrainedModel
+from tiny_packs import Bench
 
-from autopeft.anatomy import head_names, shape_from_config, shape_of
-from autopeft.attaching import NAME, Attachment, Banks
-from autopeft.attention import FUSED
+from autopeft.anatomy import shape_from_config
+from autopeft.attaching import Attachment
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, method_from_json
@@ -32,44 +37,26 @@ from autopeft.methods.parallel import Parallel
 from autopeft.methods.prefix import Prefix
 from autopeft.methods.sequential import Sequential
 
+#: An encoder and a decoder; the others have no more than other names (and fused maps, which trials are about).
+DEFAULT = ("bert", "llama")
 each_method = pytest.mark.parametrize("name", METHOD_NAMES)
-each_family = pytest.mark.parametrize("family", FAMILIES)
+each_family = pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f in DEFAULT else pytest.mark.slow) for f in FAMILIES]
+)
 
 
-def state(model: PreTrainedModel) -> dict[str, Any]:
-    """All that attaching may not change for good; module attributes too, where a prefix hides."""
-    modules = dict(model.named_modules())
-    return {
-        "weights": {n: t.clone() for n, t in model.state_dict().items()},
-        "requires_grad": {n: p.requires_grad for n, p in model.named_parameters()},
-        "hooks": {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in modules.items()},
-        "attributes": {n: sorted(vars(m)) for n, m in modules.items()},
-        "attention": model.config._attn_implementation,
-    }
-
-
-def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
-    weights, others = before.pop("weights"), after.pop("weights")
-    assert before == after
-    assert weights.keys() == others.keys()
-    assert all(torch.equal(weights[n], others[n]) for n in weights)
-
-
-# --- counting --------------------------------------------------------------------------------------------------------
+# --- what it says of itself ------------------------------------------------------------------------------------------
 
 
 @each_method
 @each_family
-def test_num_params_is_what_the_bank_holds_and_what_is_trained(name: str, family: str) -> None:
-    model, method = classifier(family), make(name)
-    hybrid = Hybrid.from_layers(LAYERS, {0: [method], 2: [method]})
-    expected = hybrid.num_params(shape_of(model))
-    assert expected == 2 * method.num_params(shape_of(model)) > 0
-    heads = sum(p.numel() for h in head_names(model) for p in model.get_submodule(h).parameters())
-    with Attachment(model, hybrid) as attached:
-        assert sum(p.numel() for p in attached.banks.parameters()) == expected
-        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected + heads
-        assert sum(w.numel() for w in attached.banks.weights().values()) == expected
+def test_num_params_is_what_the_banks_hold_and_train(name: str, family: str) -> None:
+    conformance.check_count(METHODS.get(name), family)
+
+
+@each_method
+def test_more_of_a_method_costs_more(name: str) -> None:
+    conformance.check_size(METHODS.get(name), "llama")
 
 
 @each_method
@@ -96,97 +83,100 @@ def test_counts_of_the_papers_at_the_size_of_bert_base(method: Any, count: int) 
     assert method.num_params(shape_from_config(config)) == count
 
 
-# --- before training -------------------------------------------------------------------------------------------------
-
-
 @each_method
 @each_family
 def test_zero_init_says_whether_the_output_is_the_backbones(name: str, family: str) -> None:
-    model, ids = classifier(family), tokens()
-    with torch.no_grad():
-        before = model(input_ids=ids).logits
-        with Attachment(model, everywhere(make(name))):
-            attached = model(input_ids=ids).logits
-    assert torch.equal(before, attached) == METHODS.get(name).zero_init
+    conformance.check_neutral(METHODS.get(name), family)
 
 
 @each_method
 def test_initial_weights_depend_on_the_seed_only(name: str) -> None:
-    shape, hybrid = shape_from_config(CONFIGS["llama"]()), everywhere(make(name))
-    one, same, other = (Banks([hybrid], shape, [seed]).weights() for seed in (3, 3, 4))
-    assert all(torch.equal(one[n], same[n]) for n in one)
-    assert not all(torch.equal(one[n], other[n]) for n in one)
+    conformance.check_seed(METHODS.get(name), "llama")
 
 
-# --- gradients and locality ------------------------------------------------------------------------------------------
+@each_method
+def test_initial_weights_do_not_depend_on_what_stands_elsewhere(name: str) -> None:
+    conformance.check_neighbours(METHODS.get(name), "llama")
+
+
+# --- on a model ------------------------------------------------------------------------------------------------------
 
 
 @each_method
 @each_family
 def test_every_new_weight_gets_a_gradient_and_the_backbone_none(name: str, family: str) -> None:
-    model, ids = classifier(family), tokens()
-    # Of size 8, so that no bottleneck is all dead.
-    with Attachment(model, everywhere(make(name, 8))) as attached:
-        perturb(attached.banks)
-        torch.nn.functional.cross_entropy(model(input_ids=ids).logits, torch.arange(4) % 3).backward()
-        gradients = own_gradients(attached.banks)
-        heads = tuple(f"{h}." for h in head_names(model))
-        frozen = [p for n, p in model.named_parameters() if not n.startswith((f"{NAME}.", *heads))]
-        assert frozen
-        assert all(p.grad is None and not p.requires_grad for p in frozen)
-    assert gradients
-    for weight, gradient in gradients.items():
-        assert gradient.isfinite().all(), weight
-        assert gradient.count_nonzero() > 0, weight
+    conformance.check_gradients(METHODS.get(name), family)
 
 
 @each_method
 @each_family
 def test_layers_below_the_first_adapted_one_are_unchanged(name: str, family: str) -> None:
-    model, ids = base_model(family), tokens()
-
-    def hidden(hybrid: Hybrid) -> tuple[torch.Tensor, ...]:
-        with Attachment(model, hybrid, attention=FUSED) as attached, torch.no_grad():
-            perturb(attached.banks)
-            return model(input_ids=ids, output_hidden_states=True).hidden_states
-
-    before, after = hidden(everywhere()), hidden(Hybrid.from_layers(LAYERS, {1: [make(name)]}))
-    assert len(before) == LAYERS + 1
-    assert [torch.equal(b, a) for b, a in zip(before, after, strict=True)] == [True, True, False, False]
+    conformance.check_locality(METHODS.get(name), family)
 
 
 @each_method
 @each_family
 def test_detaching_leaves_no_trace(name: str, family: str) -> None:
-    model, ids = classifier(family), tokens()
-    model.get_submodule(head_names(model)[0]).requires_grad_(False)
-    with torch.no_grad():
-        before, logits = state(model), model(input_ids=ids).logits
-        attached = Attachment(model, everywhere(make(name)))
-        perturb(attached.banks)
-        assert not torch.equal(model(input_ids=ids).logits, logits)
-        attached.detach()
-        attached.detach()
-        assert torch.equal(model(input_ids=ids).logits, logits)
-    assert_same_state(before, state(model))
+    conformance.check_detaching(METHODS.get(name), family)
 
 
 def test_detached_also_after_an_error() -> None:
     model = classifier("bert")
-    before = state(model)
+    before = conformance.state(model)
     with pytest.raises(KeyError), Attachment(model, everywhere(make(METHOD_NAMES[0]))):
         raise KeyError
-    assert_same_state(before, state(model))
+    conformance.assert_same_state(before, conformance.state(model))
 
 
 def test_hybrids_are_attached_once_and_fit_the_model() -> None:
     model = classifier("bert")
-    before = state(model)
+    before = conformance.state(model)
     with Attachment(model, everywhere()), pytest.raises(ValueError, match="detach"):
         Attachment(model, everywhere())
     with pytest.raises(AutopeftError, match="made for 2 layers, but the model has 3"):
         Attachment(model, Hybrid.uniform(2, LoRA(2)))
-    assert_same_state(before, state(model))
+    conformance.assert_same_state(before, conformance.state(model))
+
+
+# --- in training -----------------------------------------------------------------------------------------------------
+
+
+def trials() -> list[Any]:
+    """(Method, family): beside the default families one with fused maps, for methods that stand at a slice of one."""
+    found = []
+    for name in METHOD_NAMES:
+        sliced = {"q", "k", "v"} & set(METHODS.get(name).allowed_sites)
+        for family in FAMILIES:
+            default = family in DEFAULT or (family == "gpt2" and sliced)
+            found.append(pytest.param((name, family), id=f"{name}-{family}", marks=() if default else pytest.mark.slow))
+    return found
+
+
+@pytest.fixture(scope="module")
+def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
+    return cache(lambda family: conformance.bench(tmp_path_factory.mktemp(family), family))
+
+
+@pytest.fixture(scope="module", params=trials())
+def trial(request: pytest.FixtureRequest, bench_of: Callable[[str], Bench]) -> Trial:
+    name, family = request.param
+    return conformance.trial(METHODS.get(name), bench_of(family))
+
+
+def test_the_trial_says_something(trial: Trial) -> None:
+    conformance.check_the_trial_says_something(trial)
+
+
+def test_packed_is_alone(trial: Trial) -> None:
+    conformance.check_packed(trial)
+
+
+def test_num_params_is_what_the_optimiser_holds(trial: Trial) -> None:
+    conformance.check_trained(trial)
+
+
+def test_padding_is_zero_and_slicing_leaves_the_others_alone(trial: Trial) -> None:
+    conformance.check_kept_apart(trial)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -206,6 +196,14 @@ def test_json_round_trip(name: str) -> None:
 def test_a_wrong_size_is_refused_by_the_name_of_its_field(name: str, size: Any) -> None:
     with pytest.raises(AutopeftError, match=f"method '{name}': {METHODS.get(name).size} must be a whole number"):
         make(name, size)
+
+
+@each_method
+def test_a_size_that_the_method_has_not_is_refused(name: str) -> None:
+    cls = METHODS.get(name)
+    for size in {cls.largest + cls.step, cls.step + 1 if cls.step > 1 else cls.largest + 1}:
+        with pytest.raises(AutopeftError, match=f"method '{name}': {cls.size} must be "):
+            cls(**{cls.size: size})
 
 
 @each_method

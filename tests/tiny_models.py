@@ -123,10 +123,24 @@ def right_padded(model: PreTrainedModel, lengths: Sequence[int], seed: int = 0) 
     return {"input_ids": torch.where(mask.bool(), ids, model.config.pad_token_id), "attention_mask": mask}
 
 
-def make(name: str, size: int = 3, **options: Any) -> Method:
-    """The registered method of that size at all its sites; nothing else is assumed of it."""
-    cls = METHODS.get(name)
+def make(kind: str | type[Method], size: Any = 3, **options: Any) -> Method:
+    """The method of that size at all its sites; nothing else is assumed of it.
+
+    A size is one that the method has: a multiple of its step, and no more than its largest.
+    """
+    cls = METHODS.get(kind) if isinstance(kind, str) else kind
+    if type(size) is int and size > 0:
+        size = _allowed(cls, size)
     return cls(**{cls.size: size, "sites": cls.allowed_sites} | options)
+
+
+def sized(cls: type[Method], small: int = 2, large: int = 5) -> tuple[int, int]:
+    """A small and a large size of a method; one and the same of what is on or off."""
+    return _allowed(cls, small), _allowed(cls, large)
+
+
+def _allowed(cls: type[Method], size: int) -> int:
+    return min(-(-size // cls.step) * cls.step, cls.largest)
 
 
 def everywhere(*methods: Method) -> Hybrid:
@@ -151,21 +165,16 @@ def own_gradients(banks: Banks, candidate: int = 0) -> dict[str, torch.Tensor]:
 
 
 def hybrids(layers: int = LAYERS, max_size: int = 4) -> st.SearchStrategy[Hybrid]:
-    """Hybrids of any registered methods, of all sizes (0 is absent) at all sets of sites."""
-    return st.tuples(*[_layers(max_size)] * layers).map(Hybrid)
+    """Hybrids of any registered methods, up to four in a layer, of all sizes (0 is absent) at all sets of sites."""
+    # Numbers stand for a method and a set of sites: drawing real sets takes most of a test's time.
+    method = st.tuples(st.integers(0, len(METHOD_NAMES) - 1), st.integers(0, max_size), st.integers(0, 2**16 - 1))
+    layer = st.lists(method, max_size=4, unique_by=lambda drawn: drawn[0])
+    return st.tuples(*[layer.map(lambda drawn: tuple(_method(*one) for one in drawn))] * layers).map(Hybrid)
 
 
-def _layers(max_size: int) -> st.SearchStrategy[tuple[Method, ...]]:
-    # One number stands for a set of sites: drawing real sets takes most of a test's time.
-    sets = {name: 2 ** len(_sites(name)) - 1 for name in METHOD_NAMES}
-    drawn = st.tuples(*(st.tuples(st.integers(0, max_size), st.integers(1, n)) for n in sets.values()))
-    return drawn.map(lambda pairs: tuple(_method(n, *pair) for n, pair in zip(METHOD_NAMES, pairs, strict=True)))
-
-
-def _method(name: str, size: int, chosen: int) -> Method:
-    return make(name, size, sites=tuple(site for i, site in enumerate(_sites(name)) if chosen >> i & 1))
-
-
-def _sites(name: str) -> list[str]:
-    """Those of every family: a gate stands in some only."""
-    return [site for site in METHODS.get(name).allowed_sites if site != "gate"]
+def _method(number: int, size: int, chosen: int) -> Method:
+    name = METHOD_NAMES[number]
+    # Those of every family: a gate stands in some only.
+    sites = [site for site in METHODS.get(name).allowed_sites if site != "gate"]
+    chosen = 1 + chosen % (2 ** len(sites) - 1)
+    return make(name, size, sites=tuple(site for i, site in enumerate(sites) if chosen >> i & 1))
