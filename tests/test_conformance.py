@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import conformance
@@ -153,6 +154,31 @@ class IsNotConstant(Sound):
     random_init: ClassVar[bool] = False
 
 
+class PenaltyOverItsOwn(Sound):
+    """As it should be: a mean over the banks that a candidate has."""
+
+    @classmethod
+    def penalty(cls, banks: Sequence[Bank]) -> Tensor:
+        return _squares(banks) / sum(_padded([float(m is not None) for m in bank.methods], banks) for bank in banks)
+
+
+class PenaltyOverAll(Sound):
+    """The mean over all banks of the pack, whoever has them."""
+
+    @classmethod
+    def penalty(cls, banks: Sequence[Bank]) -> Tensor:
+        return _squares(banks) / len(banks)
+
+
+def _squares(banks: Sequence[Bank]) -> Tensor:
+    return sum(_padded(bank.weight("A").square().flatten(1).sum(1), banks) for bank in banks)
+
+
+def _padded(values: Tensor | list[float], banks: Sequence[Bank]) -> Tensor:
+    values = torch.as_tensor(values)
+    return torch.nn.functional.pad(values, (0, max(len(bank.methods) for bank in banks) - len(values)))
+
+
 # --- before training -------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +249,12 @@ def test_a_sound_method_passes(sound: Trial, check: Callable[[Trial], None]) -> 
 def test_it_is_found_in_training(cls: Kind, found: set[str], bench: Bench) -> None:
     trial = conformance.trial(cls, bench)
     assert set(_complaints(trial)) == found
+
+
+@pytest.mark.skipif(find_spec("autopeft.engine.procedures") is None, reason="packs do not ask for penalties yet")
+@pytest.mark.parametrize(("cls", "found"), [(PenaltyOverItsOwn, set()), (PenaltyOverAll, {"check_packed"})])
+def test_a_penalty_of_the_company_is_found(cls: Kind, found: set[str], bench: Bench) -> None:
+    assert set(_complaints(conformance.trial(cls, bench))) == found
 
 
 def _complaints(trial: Trial) -> Iterator[str]:

