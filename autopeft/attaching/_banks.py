@@ -14,7 +14,7 @@ from autopeft.errors import AutopeftError, shown
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 from autopeft.methods._bank import Bank, Corner
-from autopeft.methods._weights import Kind
+from autopeft.methods._weights import SAVED, Kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,7 +88,7 @@ class Banks(nn.Module):
 
     def weights(self, candidate: int = 0) -> dict[str, torch.Tensor]:
         """One candidate's weights at their own sizes, trained and frozen ones, views by name."""
-        return {name: weight[corner] for name, (weight, corner) in self.parts(candidate, "trained", "frozen").items()}
+        return {name: weight[corner] for name, (weight, corner) in self.parts(candidate, *SAVED).items()}
 
     def trained_count(self, candidate: int = 0) -> int:
         """How many entries of a candidate's weights are trained."""

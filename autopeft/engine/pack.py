@@ -28,12 +28,12 @@ from autopeft.engine.optimizer import PackedAdamW, Rates
 from autopeft.engine.procedures import At, Batches, Gradients, Procedures
 from autopeft.engine.saving import Saved
 from autopeft.engine.settings import TrainingSettings
-from autopeft.methods._weights import Kind
+from autopeft.methods._weights import SAVED, Kind
 
 #: Tokens with padding, over all candidates of a pack, in one forward and backward pass. On a CPU more do not fit in its
 #: caches; on a GPU it bounds the memory.
 TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 262_144}
-_KINDS: tuple[Kind, ...] = ("trained", "frozen", "state")
+_KINDS: tuple[Kind, ...] = (*SAVED, "state")
 
 
 class Pack:
@@ -140,13 +140,13 @@ class Pack:
 
     def weights(self, k: int) -> dict[str, torch.Tensor]:
         """Copies of all that makes a trained candidate: `hybrid.<bank weight>` and `head.<name>`."""
-        parts = self._parts(k, "trained", "frozen")
+        parts = self._parts(k, *SAVED)
         return {n: p.detach()[at].float().cpu().contiguous().clone() for n, (p, at) in parts.items()}
 
     @torch.no_grad()
     def load(self, k: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Set what `weights` gave; `KeyError` when it is not of this candidate."""
-        parts = self._parts(k, "trained", "frozen")
+        parts = self._parts(k, *SAVED)
         if parts.keys() != weights.keys():
             raise KeyError(f"weights do not fit the hybrid: {sorted(parts.keys() ^ weights.keys())[:3]}")
         for name, (parameter, at) in parts.items():

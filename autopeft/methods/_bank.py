@@ -14,7 +14,7 @@ from torch import nn
 
 from autopeft.anatomy import ModelShape
 from autopeft.methods._base import Method
-from autopeft.methods._weights import Weight
+from autopeft.methods._weights import SAVED, Weight
 
 if TYPE_CHECKING:
     from autopeft.methods._place import Place
@@ -69,10 +69,12 @@ class Bank(nn.Module):
         shared: Bank | None
 
     def _register(self, name: str, weight: Weight, value: torch.Tensor) -> None:
+        if hasattr(self, name) and name not in ("key", "value"):
+            raise TypeError(f"method '{self.method.name}': a weight cannot be called '{name}', as banks have a {name}")
         if weight.kind == "trained":
             self.register_parameter(name, nn.Parameter(value))
         else:
-            self.register_buffer(name, value, persistent=weight.kind == "frozen")
+            self.register_buffer(name, value, persistent=weight.kind in SAVED)
 
     def forward(self, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None) -> torch.Tensor:
         """The place's output [K*B, L, out] with the method applied to it."""

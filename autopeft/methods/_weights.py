@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     #: Draws initial values of a shape.
     Draw = Callable[[tuple[int, ...], torch.Generator], torch.Tensor]
 
-Kind = Literal["trained", "frozen", "state"]
+Kind = Literal["trained", "frozen", "written", "state"]
+#: What a trained candidate is kept with.
+SAVED: tuple[Kind, ...] = ("trained", "frozen", "written")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Weight:
 
     `init` is "zeros", "ones", "kaiming" (uniform in +-1/sqrt(last dimension)), "normal" (of deviation `sd`) or a
     function of shape and generator. A "trained" weight is a parameter. A "frozen" one is a buffer that is saved with
-    the candidate and not counted as trained; a "state" is a buffer for the time of training and starts like the others.
+    the candidate and not counted as trained; a "written" one is such a buffer that hooks of training write to; a
+    "state" is a buffer for the time of training.
     `kept` says how many of the entries are trained, where a mask leaves others out; `bits` what an entry takes as
     stored.
     """

@@ -41,7 +41,7 @@ class DeltaLoRA(LoRA):
         wide_in, wide_out = shape.width(place)
         return {
             **super().weights(shape, place),
-            "change": Weight((wide_out, wide_in), kind="frozen"),
+            "change": Weight((wide_out, wide_in), kind="written"),
             "A_before": Weight((self.rank, wide_in), kind="state"),
             "B_before": Weight((wide_out, self.rank), kind="state"),
         }
