@@ -185,7 +185,7 @@ def _method(name: str, raw: Mapping[str, Any], where: str) -> type[Method]:
     given = raw.get("method", name)
     if isinstance(given, str) and given in METHODS.names():
         return METHODS.get(given)
-    hint = suggest(given, METHODS.names())
+    hint = METHODS.hint(given)
     if "method" in raw:
         raise AutopeftError(f"{where}.method: unknown method {shown(given)}; {hint}")
     raise AutopeftError(f"{where}: unknown method '{name}'; {hint}. Give 'method: ...' to name a block freely")

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from autopeft.engine.setup import Setup
 from autopeft.engine.sharing import map_frozen
 from autopeft.engine.train import epochs, evaluation_tokens, measure_pack, train_steps
 from autopeft.models import ModelSource
+from autopeft.plugins import plugin_folders, use_plugins
 from autopeft.writing import replacing
 
 #: What `Worker.run` yields after each epoch (metrics by the candidate's position), is sent (positions to stop; None for
@@ -54,6 +55,15 @@ class WorkerSpec:
     cache: int = CACHE
     setup: Setup | None = None
     frozen: Path | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A spec that another process gets brings the folders of plug-ins that this one uses."""
+        return _arrived, (plugin_folders(), tuple(getattr(self, field.name) for field in fields(self)))
+
+
+def _arrived(plugins: Sequence[str], values: Sequence[Any]) -> WorkerSpec:
+    use_plugins(*plugins)
+    return WorkerSpec(*values)
 
 
 class Worker:

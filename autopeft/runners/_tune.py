@@ -31,8 +31,9 @@ class PackTrainable(tune.Trainable):
     on the worker's machine.
     """
 
-    def setup(self, config: dict[str, Any], spec: WorkerSpec, task: TokenizedTask) -> None:
-        """Load the backbone, once an actor."""
+    def setup(self, config: dict[str, Any], given: tuple[WorkerSpec, TokenizedTask]) -> None:
+        """Load the backbone, once an actor. `given` is one value: the spec comes first, and brings the plug-ins."""
+        spec, task = given
         self._own = ray.get_runtime_context().current_actor
         self._worker: Worker | None = None
         self._run: Run | None = None

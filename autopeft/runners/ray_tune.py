@@ -96,7 +96,7 @@ class RayTune(Runner):
 
         from autopeft.runners._tune import EndsWith, PackTrainable
 
-        trainable = tune.with_parameters(PackTrainable, spec=spec, task=task)
+        trainable = tune.with_parameters(PackTrainable, given=(spec, task))
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
             tune_config=tune.TuneConfig(
