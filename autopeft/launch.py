@@ -251,7 +251,7 @@ def _score_front(session: Session, study: Study, spec: WorkerSpec, views: Views)
     """Measure on the test split what is on the front and not measured there yet; nothing is selected by it."""
     points = views.front(study.evaluations()).points
     wanted = [e for e in points if f"test_{session.data.metrics[0]}" not in e.metrics]
-    scores = session.experiment.runner.score_on_test(spec, session.tokens, [e.candidate for e in wanted])
+    scores = session.experiment.runner.score_on_test(spec, session.tokens, [e.job for e in wanted])
     for evaluation, metrics in zip(wanted, scores, strict=True):
         study.annotate(evaluation.number, metrics)
     if any(not metrics for metrics in scores):
