@@ -19,36 +19,39 @@ from autopeft import AutopeftError, SearchResult, evaluate, plugins, search, use
 from autopeft.metrics import OTHERS, Metric
 from autopeft.registry import Registry
 
-METHOD = '''
+METHOD = """
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 import torch
-from autopeft.methods import Method, MethodFlops
+from autopeft.methods import Method, MethodFlops, Weight
 
 @dataclass(frozen=True)
 class Shift(Method):
-    """A vector on a map's output, in the first `width` of its entries."""
+    # A vector on a map's output, in the first `width` of its entries.
     name: ClassVar[str] = "shift"
     description: ClassVar[str] = "a vector on the output"
+    paper: ClassVar[str] = "none"
+    family: ClassVar[str] = "partial"
+    formula: ClassVar[str] = "width"
+    usual: ClassVar[Mapping[str, Any]] = {"width": 4}
     size: ClassVar[str] = "width"
     allowed_sites: ClassVar[tuple[str, ...]] = ("q", "v")
     stage: ClassVar[int] = 30
+    random_init: ClassVar[bool] = False
     width: int
     sites: tuple[str, ...] = ("v",)
 
-    def site_params(self, shape, site):
-        return self.width
-
-    def init(self, shape, site, generator):
-        return {"shift": torch.zeros(self.width)}
+    def weights(self, shape, place):
+        return {"shift": Weight((self.width,))}
 
     def flops(self, shape, site, length):
         return MethodFlops(0, 0, 0)
 
     def apply(self, bank, output, site_input, block_input):
         vector = torch.nn.functional.pad(bank.shift, (0, output.shape[-1] - bank.shift.shape[-1]))
-        return (output.unflatten(0, (len(vector), -1)) + vector[:, None, None]).flatten(0, 1)
-'''
+        return output + bank.rows(vector, output)
+"""
 COST = """
 from typing import ClassVar
 from autopeft.costs import Cost
