@@ -29,6 +29,7 @@ _NAMES = {
     "HybridConfig": "autopeft.peft_tuner",
     "attach": "autopeft.attaching",
     "shape_of": "autopeft.anatomy",
+    "use_plugins": "autopeft.plugins",
     "AutopeftError": "autopeft.errors",
 }
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.anatomy import ModelShape
@@ -33,8 +34,8 @@ def costs_of(hybrid: Hybrid, shape: ModelShape, length: int, names: Iterable[str
 class Budget:
     """`limits`: the largest allowed value of each limited cost; `length`: tokens a sequence, for costs in FLOPs.
 
-    Without limits everything fits. Costs never fall when a size grows (an invariant of `Cost`): feasibility and repair
-    rest on that.
+    Without limits everything fits. Limited costs never fall when a level of a dimension rises (`check_feasible` holds
+    that): feasibility and repair rest on it.
     """
 
     limits: Mapping[str, int] = field(default_factory=dict, hash=False)
@@ -71,7 +72,11 @@ class Budget:
         return {name: min(c[name] for c in costs) for name in self.limits}
 
     def check_feasible(self, space: SearchSpace) -> None:
-        """`AutopeftError` with the limits that are too low when no hybrid of the space fits but the empty one."""
+        """`AutopeftError` with the limits that are too low when no hybrid of the space fits but the empty one.
+
+        And for a block whose sizes have no order in which all limited costs rise.
+        """
+        self._check_order(space)
         if any(self.fits(hybrid, space.shape) for hybrid in _atoms(space)):
             return
         least = self.smallest(space)
@@ -84,6 +89,22 @@ class Budget:
         raise AutopeftError(
             f"budget: nothing in the space fits {limits}{together}; the smallest non-empty hybrid needs {needs}"
         )
+
+    def _check_order(self, space: SearchSpace) -> None:
+        """Sizes are in the order of what is trained; `AutopeftError` where another limited cost falls in it."""
+        first = {d.block: d for d in reversed(space.structure) if d.kind == "size"}
+        base = {d.name: int(d.kind == "bit") for d in space.dimensions}
+        for block, dimension in first.items():
+            points = [base | {dimension.name: level} for level in range(len(dimension.values))]
+            bills = [self.costs(space.hybrid(point), space.shape) for point in points]
+            for (size, less), (other, more) in pairwise(zip(dimension.values, bills, strict=True)):
+                fallen = next((name for name in self.limits if more[name] < less[name]), None)
+                if fallen is not None:
+                    raise AutopeftError(
+                        f"budget.{fallen}: falls from {less[fallen]:,} to {more[fallen]:,} between sizes {size} and "
+                        f"{other} of block '{block}', which train more and more; limit another cost, or leave one of "
+                        "the sizes out"
+                    )
 
     def least_share(self, space: SearchSpace) -> float:
         """The smallest share for `tightened` at which some non-empty hybrid meets each limit; 1 without limits."""

@@ -47,6 +47,42 @@ class Candidate:
         return cls(Hybrid.from_json(hybrid), training)
 
 
+@dataclass(frozen=True)
+class Job:
+    """One training of a candidate: from this seed, for so many epochs; None stands for what the settings say.
+
+    What a worker is given. Weights and evaluations belong to a candidate and a seed. `AutopeftError` for a seed or a
+    number of epochs that no training has.
+    """
+
+    candidate: Candidate
+    seed: int | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, least, most in (("seed", 0, 2**32 - 1), ("epochs", 1, 10_000)):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (whole and least <= value <= most):
+                raise AutopeftError(f"job: {name} must be a whole number from {least} to {most:,}, not {shown(value)}")
+
+    @classmethod
+    def of(cls, given: Candidate | Job) -> Job:
+        """A job; a candidate alone is trained as the settings say."""
+        return given if isinstance(given, Job) else cls(given)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, read back by `from_json`."""
+        return {"candidate": self.candidate.to_json(), "seed": self.seed, "epochs": self.epochs}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The job that `to_json` wrote; `AutopeftError` when it is none."""
+        with door("job", "expected {'candidate': ..., 'seed': ..., 'epochs': ...}"):
+            return cls(Candidate.from_json(data["candidate"]), data["seed"], data["epochs"])
+
+
 def failed(candidate: Candidate, error: Exception | str) -> Evaluation:
     """The evaluation of a candidate that an error ended: its reason in one line."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -77,6 +113,11 @@ class Evaluation:
     def key(self) -> str:
         """The candidate's key."""
         return self.candidate.key
+
+    @property
+    def job(self) -> Job:
+        """The training that would give it again, to the end."""
+        return Job(self.candidate, self.seed)
 
     @property
     def fidelity(self) -> int:

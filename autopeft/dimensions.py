@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ordinal:
-    """A choice from ascending `values`; a point holds the index. `kind` bit: a layer is off (0) or on (1).
+    """A choice from `values`; a point holds the index. `kind` bit: a layer is off (0) or on (1).
 
-    `layer` and `block` say what a size or a bit is of; a size without a layer is that of all layers.
+    `layer` and `block` say what a size or a bit is of; a size without a layer is that of all layers. Sizes stand in the
+    order of the parameters that they train, which is ascending for most methods.
     """
 
     name: str

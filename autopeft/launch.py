@@ -15,6 +15,7 @@ from autopeft.begin import open_study, search_info, setup_of, upgraded
 from autopeft.candidate import Evaluation
 from autopeft.experiment import Experiment, needing
 from autopeft.fingerprint import model_bytes
+from autopeft.plugins import use_plugins
 from autopeft.progress import Progress
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
@@ -45,6 +46,7 @@ def search(
     out: str | Path | None = None,
     quiet: bool = False,
     trust_remote_code: bool = False,
+    plugins: Sequence[str | Path] = (),
     **fields: Any,
 ) -> SearchResult:
     """Search, and return the Pareto front with what belongs to it.
@@ -53,10 +55,12 @@ def search(
     stand alone: `autopeft.search(model="minilm", task="docstrings", budget={"trainable_params": "0.5%"}, trials=40)`.
     `out` is the run folder (default `runs/<name>`). The same call with the same folder resumes. `AutopeftError` for
     whatever can be known to be wrong, before anything is trained. `trust_remote_code` has the model's own Python run:
-    it is the caller's word, and a file that says it needs that is refused without.
+    it is the caller's word, and a file that says it needs that is refused without. So are `plugins`, folders with
+    plug-ins (see `autopeft.use_plugins`).
     """
     from autopeft.progress import progress_for
 
+    use_plugins(*plugins)
     if experiment is None:
         loaded = Experiment.of({"name": "search", **fields}, "search")
     else:
@@ -247,7 +251,7 @@ def _score_front(session: Session, study: Study, spec: WorkerSpec, views: Views)
     """Measure on the test split what is on the front and not measured there yet; nothing is selected by it."""
     points = views.front(study.evaluations()).points
     wanted = [e for e in points if f"test_{session.data.metrics[0]}" not in e.metrics]
-    scores = session.experiment.runner.score_on_test(spec, session.tokens, [e.candidate for e in wanted])
+    scores = session.experiment.runner.score_on_test(spec, session.tokens, [e.job for e in wanted])
     for evaluation, metrics in zip(wanted, scores, strict=True):
         study.annotate(evaluation.number, metrics)
     if any(not metrics for metrics in scores):

@@ -184,11 +184,12 @@ def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> 
     from autopeft.session import settings_of, source_of
 
     run, header = RunFolder(result.run_dir), result.header
+    name = result.experiment.training.weights_name(chosen.job)
     facts = TaskFacts.kept(run.path, header["fingerprint"])
-    weights = load_weights(run.weights, chosen.key)
+    weights = load_weights(run.weights, name)
     why = ""
     if weights is None:
-        there = (run.weights / f"{chosen.key}.safetensors").exists()
+        there = (run.weights / f"{name}.safetensors").exists()
         why = f"the weights of {chosen.key} {'cannot be read' if there else 'were not kept'}"
     elif facts is None:
         why = f"{run.path} does not say enough of the task"
@@ -217,15 +218,16 @@ def _with_data(
     except AutopeftError as error:
         raise AutopeftError(f"{error} ({why}, so the search's model and data are needed)") from error
     run, metrics = RunFolder(result.run_dir), dict(chosen.metrics)
+    name = result.experiment.training.weights_name(chosen.job)
     spec = session.worker_spec(run.weights, run.setup())
-    if again or load_weights(run.weights, chosen.key) is None:
+    if again or load_weights(run.weights, name) is None:
         if not again:
             print(f"{why}: training it again", file=sys.stderr)
-        metrics |= train_again(spec, session.tokens, chosen.candidate).metrics
-        metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
+        metrics |= train_again(spec, session.tokens, chosen.job).metrics
+        metrics |= score_on_test(spec, session.tokens, [chosen.job])[0]
     elif f"test_{session.data.metrics[0]}" not in metrics:
-        metrics |= score_on_test(spec, session.tokens, [chosen.candidate])[0]
-    weights = load_weights(run.weights, chosen.key) or {}
+        metrics |= score_on_test(spec, session.tokens, [chosen.job])[0]
+    weights = load_weights(run.weights, name) or {}
     return _Trained(session.source, session.model_files, TaskFacts.of(session), weights, metrics)
 
 
@@ -239,7 +241,7 @@ def _record(
         "format": format,
         "hybrid": chosen.candidate.hybrid.to_json(),
         "training": dict(chosen.candidate.training),
-        "seed": result.experiment.training.seed,
+        "seed": chosen.seed,
         "metrics": trained.metrics,
         "model": {"name": trained.source.name, "location": trained.source.location, "files": trained.files},
         "trust_remote_code": trained.source.trust_remote_code,
@@ -251,7 +253,7 @@ def _record(
         "splits": facts.splits,
         "remarks": list(facts.remarks),
         "data": facts.fingerprint,
-        "settings": resolved["training"],
+        "settings": {**resolved["training"], "seed": chosen.seed},
     }
 
 

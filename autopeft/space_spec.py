@@ -119,8 +119,13 @@ class Block:
         return self.method(**fields)
 
     def scaled(self, shape: ModelShape) -> tuple[int, ...]:
-        """The sizes for a model, sorted, each once."""
-        return tuple(sorted({_scaled(size, shape.hidden, self.method.step) for size in self.sizes}))
+        """The sizes for a model, each once, in the order of what is trained (some train less the larger they are)."""
+        sizes = {_scaled(size, shape.hidden, self.method.step) for size in self.sizes}
+        return tuple(sorted(sizes, key=lambda size: (self._count(size, shape), size)))
+
+    def _count(self, size: int, shape: ModelShape) -> int:
+        method = self.make(size)
+        return method.num_params(shape) + method.shared_params(shape) if size else -1
 
     def to_json(self, sizes: Iterable[int | str]) -> dict[str, Any]:
         """The block as it is written, with those sizes."""
@@ -185,7 +190,7 @@ def _method(name: str, raw: Mapping[str, Any], where: str) -> type[Method]:
     given = raw.get("method", name)
     if isinstance(given, str) and given in METHODS.names():
         return METHODS.get(given)
-    hint = suggest(given, METHODS.names())
+    hint = METHODS.hint(given)
     if "method" in raw:
         raise AutopeftError(f"{where}.method: unknown method {shown(given)}; {hint}")
     raise AutopeftError(f"{where}: unknown method '{name}'; {hint}. Give 'method: ...' to name a block freely")

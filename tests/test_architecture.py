@@ -18,9 +18,11 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if "_shipped" not in p.parts)
 FLOORS: list[set[str]] = [
     {"secrets", "writing"},
     {"errors", "on_import"},
-    {"doors", "hub", "registry", "resources", "trust"},
+    {"doors", "hub", "resources", "trust"},
+    {"plugins"},
+    {"registry"},
     {"checkpoint", "config", "fingerprint"},
-    {"anatomy"},
+    {"anatomy", "metrics"},
     {"methods"},
     {"hybrid"},
     {"candidate", "costs", "attention", "models", "adapter_keys"},

@@ -273,7 +273,7 @@ def pairs(folder: Path, **options: Any) -> Any:
 
 
 def test_the_positive_class_is_told_and_can_be_chosen(tmp_path: Path) -> None:
-    from autopeft.tasks._metrics import score
+    from autopeft.metrics import score
 
     later, first = pairs(tmp_path).load(), pairs(tmp_path, positive="entailment").load()
     assert "f1 is that of the class 'not_entailment'" in later.remarks[-1]

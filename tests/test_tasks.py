@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopeft.errors import AutopeftError
+from autopeft.metrics import METRICS, direction, score, validate_metrics
 from autopeft.tasks import TASKS, Split, TaskData, task_from
-from autopeft.tasks._metrics import METRICS, direction, score, validate_metrics
 from autopeft.tasks._splits import allot, pick
 
 ROOT = Path(__file__).parents[1]
@@ -468,7 +468,7 @@ def test_misfitting_shapes_are_a_programming_error() -> None:
 
 
 def test_names_of_metrics_are_checked() -> None:
-    assert {name for name in METRICS if direction(name) == "min"} == {"mse"}
+    assert {name for name in METRICS.names() if direction(name) == "min"} == {"mse"}
     validate_metrics(["f1", "accuracy"], False, "x")
     assert complaint(validate_metrics, ["F1_macro"], False, "x").startswith(
         "x: unknown metric 'F1_macro'; did you mean"

@@ -39,6 +39,25 @@ Trust = Annotated[
         "--trust-remote-code", help="Run the Python code that the model brings, if the search needs it. Read it first."
     ),
 ]
+
+
+def _use_plugins(folders: list[Path] | None) -> None:
+    from autopeft.plugins import use_plugins
+
+    use_plugins(*(folders or ()))
+
+
+# Used before the verb looks anything up; may be given several times.
+Plugins = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option(
+        "--plugins",
+        parser=_path,
+        metavar="FOLDER",
+        callback=_use_plugins,
+        help="A folder with plug-ins: its Python files are run. Read them first.",
+    ),
+]
 Name = Annotated[str, typer.Argument(help="A shipped experiment (see 'autopeft list experiments') or a YAML file.")]
 
 
@@ -71,6 +90,7 @@ def search(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
     trust_remote_code: Trust = False,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Launch a search, or go on with one: the same command with the same run folder resumes."""
@@ -86,6 +106,7 @@ def plan(
     experiment: Name,
     samples: Annotated[int, typer.Option(min=10, max=100_000, help="Uniform points to draw.")] = 1000,
     trust_remote_code: Trust = False,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Say what a search would do, without training: dimensions, costs, share within the budget, time."""
@@ -99,7 +120,7 @@ def plan(
 
 
 @app.command()
-def front(run: Run, as_json: Json = False) -> None:
+def front(run: Run, plugins: Plugins = None, as_json: Json = False) -> None:
     """Show the Pareto front of a search."""
     from autopeft.cli.verbs import show_front
 
@@ -107,7 +128,7 @@ def front(run: Run, as_json: Json = False) -> None:
 
 
 @app.command()
-def explain(run: Run, trust_remote_code: Trust = False, as_json: Json = False) -> None:
+def explain(run: Run, trust_remote_code: Trust = False, plugins: Plugins = None, as_json: Json = False) -> None:
     """Show what the score of a search depends on (layers, methods, training), and what its front is made of."""
     from autopeft.cli.explaining import run_explain
 
@@ -124,6 +145,7 @@ def export(
         str, typer.Option(help="auto (stock LoRA where it can be), lora, lora-padded (one rank), autopeft.")
     ] = "auto",
     trust_remote_code: Trust = False,
+    plugins: Plugins = None,
 ) -> None:
     """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter."""
     from autopeft.cli.verbs import run_export
@@ -144,6 +166,7 @@ def evaluate(
         typer.Option(parser=_path, metavar="FILE", help="A file with the task's columns, in place of its test split."),
     ] = None,
     trust_remote_code: Trust = False,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Load an exported adapter with Hugging Face PEFT and measure it on the test split."""
@@ -172,8 +195,12 @@ def ui(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="methods, tasks, samplers, stopping, spaces, experiments, models, costs or runners.")
+        str,
+        typer.Argument(
+            help="methods, tasks, samplers, stopping, spaces, experiments, models, costs, metrics or runners."
+        ),
     ],
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """List what is known by name."""

@@ -87,6 +87,12 @@ def _costs() -> dict[str, str]:
     return {name: cost.description for name, cost in COSTS.all().items()}
 
 
+def _metrics() -> dict[str, str]:
+    from autopeft.metrics import METRICS
+
+    return {name: f"{m.description}; of {m.labels}" for name, m in METRICS.all().items()}
+
+
 def _runners() -> Mapping[str, type[BaseModel]]:
     from autopeft.runners import RUNNERS
 
@@ -124,5 +130,6 @@ _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "experiments": _experiments,
     "models": _models,
     "costs": _costs,
+    "metrics": _metrics,
     "runners": _runners,
 }

@@ -1,8 +1,10 @@
 """Costs of a hybrid that are known exactly before training, one a file."""
 
 from autopeft.costs._base import Cost
+from autopeft.metrics import METRICS, OTHERS
 from autopeft.registry import Registry
 
-COSTS: Registry[Cost] = Registry("autopeft.costs", Cost, "cost")
+# Scores and costs stand in one mapping of an evaluation.
+COSTS: Registry[Cost] = Registry("autopeft.costs", Cost, "cost", lambda: (*OTHERS, *METRICS.names()))
 
 __all__ = ["COSTS", "Cost"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
@@ -12,16 +13,24 @@ from autopeft.hybrid import Hybrid
 class Cost(ABC):
     """A closed form of the hybrid and the model's shape; less is better.
 
-    Invariants: exact, pure, never below 0, and no smaller for a hybrid with a larger size somewhere. The task's head
-    is never counted: it is the same for every hybrid, and reported apart.
+    Invariants: exact, pure, never below 0, and no smaller for a hybrid with one more method. As one method's size grows
+    it may fall; `Budget.check_feasible` refuses a limit on it then. The task's head is never counted: it is the same
+    for every hybrid, and reported apart.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     #: What a value counts, in the plural.
     unit: ClassVar[str]
-    #: Whether it is that of the empty hybrid and what each method adds to that alone: thousands are then sums.
+    #: Whether it is that of the empty hybrid, what each method adds to that alone, and `once`: thousands are then sums.
     additive: ClassVar[bool] = False
+
+    def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
+        """The part of an additive cost that a model pays once, however many layers share it, by what it is paid for.
+
+        Of a hybrid it is, for each key, the largest of what its layers would give alone.
+        """
+        return {}
 
     @abstractmethod
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
@@ -10,20 +11,27 @@ from autopeft.hybrid import Hybrid
 
 
 class StoredBytes(Cost):
-    """Bytes of the hybrid's weights in its own format: fp32, the task's head and file headers left out.
+    """Bytes of the folded hybrid's weights in its own format, the task's head and file headers left out.
+
+    fp32, unless a method stores fewer bits.
 
     An export as stock PEFT LoRA is larger where q, k and v are one fused map (GPT-2): each of them is as high as all.
     """
 
     name: ClassVar[str] = "stored_bytes"
-    description: ClassVar[str] = "bytes of the exported weights (fp32), without the head; a share is of the backbone's"
+    description: ClassVar[str] = "bytes of the exported weights, without the head; a share is of the backbone's"
     unit: ClassVar[str] = "bytes"
     additive: ClassVar[bool] = True
 
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
-        """The sum over layers of what each method stores."""
+        """The sum over layers of what each method stores, and what is shared."""
         hybrid.check(shape)
-        return sum(m.stored_bytes(shape) for methods in hybrid.layers for m in methods)
+        own = sum(m.stored_bytes(shape) for methods in hybrid.layers for m in methods)
+        return own + sum(self.once(hybrid, shape).values())
+
+    def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
+        """Shared weights of the folded methods."""
+        return {(m.name, m.bank_options()): m.shared_bytes(shape) for m in hybrid.sharing(shape)}
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """The backbone in fp32."""

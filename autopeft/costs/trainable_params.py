@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
@@ -10,7 +11,7 @@ from autopeft.hybrid import Hybrid
 
 
 class TrainableParams(Cost):
-    """Parameters that training changes, the task's head left out."""
+    """Parameters that training changes, the task's head left out: of a masked weight the entries of its mask."""
 
     name: ClassVar[str] = "trainable_params"
     description: ClassVar[str] = "parameters that are trained, without the head; a share is of the backbone's"
@@ -18,8 +19,12 @@ class TrainableParams(Cost):
     additive: ClassVar[bool] = True
 
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
-        """The sum over layers and sites."""
+        """The sum over layers and sites, and what is shared."""
         return hybrid.num_params(shape)
+
+    def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
+        """Shared weights."""
+        return {(m.name, m.bank_options()): m.shared_params(shape) for m in hybrid.sharing(shape)}
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """The backbone's parameters."""

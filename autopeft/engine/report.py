@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from autopeft.attaching import Banks
-from autopeft.candidate import Candidate, Evaluation
+from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.worker import Worker, WorkerSpec, drain, load_weights
@@ -15,24 +15,24 @@ from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 
 
-def score_on_test(spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]) -> list[dict[str, float]]:
-    """`test_<metric>` of each candidate, from its kept weights; trained again where they were not kept.
+def score_on_test(spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidate | Job]) -> list[dict[str, float]]:
+    """`test_<metric>` of each job's candidate, from its kept weights; trained again where they were not kept.
 
     Empty for a candidate that cannot be trained again: the others' scores are not lost with it.
     """
-    if not candidates:
+    if not jobs:
         return []
     reporter = Worker(spec, task, purpose="report")
-    return [_score(reporter, candidate) for candidate in candidates]
+    return [_score(reporter, Job.of(job)) for job in jobs]
 
 
-def train_again(spec: WorkerSpec, task: TokenizedTask, candidate: Candidate) -> Evaluation:
-    """Train a candidate with the search's own seed, so that its weights are kept in `spec.keep`."""
-    evaluation = drain(Worker(spec, task).run([candidate]))[0]
+def train_again(spec: WorkerSpec, task: TokenizedTask, job: Candidate | Job) -> Evaluation:
+    """Train a candidate, with the search's own seed unless the job has one; its weights are kept in `spec.keep`."""
+    evaluation = drain(Worker(spec, task).run([job]))[0]
     if evaluation.error:
-        raise AutopeftError(f"candidate {candidate.key}: training it again failed: {evaluation.error}")
-    if spec.keep is None or load_weights(spec.keep, candidate.key) is None:
-        raise AutopeftError(f"candidate {candidate.key}: its weights cannot be kept in {spec.keep}; is the disk full?")
+        raise AutopeftError(f"candidate {evaluation.key}: training it again failed: {evaluation.error}")
+    if spec.keep is None or load_weights(spec.keep, spec.settings.weights_name(job)) is None:
+        raise AutopeftError(f"candidate {evaluation.key}: its weights cannot be kept in {spec.keep}; is the disk full?")
     return evaluation
 
 
@@ -50,14 +50,15 @@ def complaint(backbone: Backbone, hybrid: Hybrid, weights: Mapping[str, torch.Te
     return None
 
 
-def _score(reporter: Worker, candidate: Candidate) -> dict[str, float]:
-    spec = reporter.spec
+def _score(reporter: Worker, job: Job) -> dict[str, float]:
+    spec, candidate = reporter.spec, job.candidate
+    name = spec.settings.weights_name(job)
     try:
-        weights = load_weights(spec.keep, candidate.key) if spec.keep else None
+        weights = load_weights(spec.keep, name) if spec.keep else None
         # A file that was damaged or exchanged is as good as none.
         if weights is None or complaint(reporter.backbone, candidate.hybrid, weights):
-            train_again(spec, reporter.task, candidate)
-            weights = load_weights(spec.keep, candidate.key) if spec.keep else None
+            train_again(spec, reporter.task, job)
+            weights = load_weights(spec.keep, name) if spec.keep else None
         return reporter.test_metrics(candidate, weights or {})
     except (AutopeftError, RuntimeError, MemoryError):
         return {}

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from autopeft.candidate import Candidate, Job
 from autopeft.config import Strict
 
 
@@ -23,3 +24,21 @@ class TrainingSettings(Strict):
     weight_decay: float = Field(0.01, ge=0, lt=1e38)
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising rate; then linear decay")
     max_grad_norm: float = Field(1.0, gt=0, lt=1e38)
+
+    def job(self, given: Candidate | Job) -> Job:
+        """What is trained, with its seed and epochs: those of the settings where it does not say."""
+        job = Job.of(given)
+        seed = self.seed if job.seed is None else job.seed
+        return Job(job.candidate, seed, self.epochs if job.epochs is None else job.epochs)
+
+    def of(self, job: Job) -> TrainingSettings:
+        """The settings of one job."""
+        job = self.job(job)
+        return self.model_copy(update={"seed": job.seed, "epochs": job.epochs})
+
+    def weights_name(self, given: Candidate | Job) -> str:
+        """The name of the file of a job's weights: the candidate's key, and what differs from the settings."""
+        job = self.job(given)
+        seed = "" if job.seed == self.seed else f"-seed{job.seed}"
+        epochs = "" if job.epochs == self.epochs else f"-epochs{job.epochs}"
+        return f"{job.candidate.key}{seed}{epochs}"

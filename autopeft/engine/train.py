@@ -19,7 +19,7 @@ from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.losses import loss_of
 from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
-from autopeft.tasks._metrics import score
+from autopeft.metrics import score
 
 #: Tokens with padding in a batch that is only measured, over all candidates of a pack: on a CPU, what its caches hold.
 _EVALUATION_TOKENS = {"cpu": 2_048, "cuda": 131_072}

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from autopeft.candidate import Candidate, Evaluation, Status
+from autopeft.candidate import Candidate, Evaluation, Job, Status
 from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_precision
 from autopeft.engine.company import Company, companies
 from autopeft.engine.data import TokenizedTask
@@ -30,6 +30,7 @@ from autopeft.engine.train import epochs, evaluation_tokens, measure_pack, phase
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
+from autopeft.plugins import plugin_folders, use_plugins
 from autopeft.writing import replacing
 
 #: What `Worker.run` yields after each epoch (metrics by the candidate's position), is sent (positions to stop; None for
@@ -58,6 +59,15 @@ class WorkerSpec:
     setup: Setup | None = None
     frozen: Path | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A spec that another process gets brings the folders of plug-ins that this one uses."""
+        return _arrived, (plugin_folders(), tuple(getattr(self, field.name) for field in fields(self)))
+
+
+def _arrived(plugins: Sequence[str], values: Sequence[Any]) -> WorkerSpec:
+    use_plugins(*plugins)
+    return WorkerSpec(*values)
+
 
 class Worker:
     """Evaluates candidates on one backbone, which is loaded once and never changed.
@@ -80,19 +90,21 @@ class Worker:
         workload, first_token = Workload.of(task, self.settings), precision.attention is not None
         self.costs = CostModel(self.backbone.shape, workload, self.settings.epochs, bool(cache), first_token)
 
-    def run(self, candidates: Sequence[Candidate]) -> Run:
+    def run(self, jobs: Sequence[Candidate | Job]) -> Run:
         """Train and measure candidates on the validation split; yields after each epoch of a pack.
 
-        They are one pack, or several one after another, where their methods ask for it (see `Company`).
+        A candidate alone is a job of the settings. Those of a pack see the same batches, whose order is the seed's, in
+        schedules of the same length: so jobs of different seeds or epochs are several packs, one after another, and so
+        are those whose methods ask for it (see `Company`).
         Candidates whose positions are sent back are stopped there (not after the last epoch), and the others go on.
         An error is a failed evaluation with its reason: a loss that is not a number costs nobody else anything; after
         any other error the rest of the pack is trained again in halves, so that memory suffices, or the one that
         cannot be trained stands alone.
         """
         evaluations: dict[int, Evaluation] = {}
-        for group in self._groups(candidates, evaluations):
-            yield from self._attempt({i: candidates[i] for i in group}, evaluations)
-        return [evaluations[i] for i in range(len(candidates))]
+        for members in self._groups([self.settings.job(job) for job in jobs], evaluations):
+            yield from self._attempt(members, evaluations)
+        return [evaluations[i] for i in range(len(jobs))]
 
     def test_metrics(self, candidate: Candidate, weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Metrics on the test split, as `test_<metric>`, of a candidate with trained weights."""
@@ -105,18 +117,21 @@ class Worker:
         setup = self.spec.setup
         return setup.chosen if setup else choose_precision(self.settings.precision, self.device)
 
-    def _groups(self, candidates: Sequence[Candidate], evaluations: dict[int, Evaluation]) -> list[list[int]]:
-        """Positions of those that are trained together; what cannot be trained so long is a failed evaluation."""
-        trained: dict[int, Hybrid] = {}
-        for i, candidate in enumerate(candidates):
-            try:
-                Company.of(candidate.hybrid).epochs(self.settings.epochs)
-                trained[i] = candidate.hybrid
-            except AutopeftError as error:
-                evaluations[i] = self._evaluation(candidate, [], 0.0, str(error))
-        return companies(trained)
+    def _groups(self, jobs: Sequence[Job], evaluations: dict[int, Evaluation]) -> list[dict[int, Job]]:
+        """Jobs that are trained together, by position; what cannot be trained so long is a failed evaluation."""
+        groups = []
+        for members in _alike(jobs):
+            trained: dict[int, Hybrid] = {}
+            for i, job in members.items():
+                try:
+                    Company.of(job.candidate.hybrid).epochs(self.settings.of(job).epochs)
+                    trained[i] = job.candidate.hybrid
+                except AutopeftError as error:
+                    evaluations[i] = self._evaluation(job, [], 0.0, str(error))
+            groups += [{i: members[i] for i in group} for group in companies(trained)]
+        return groups
 
-    def _attempt(self, members: Mapping[int, Candidate], evaluations: dict[int, Evaluation]) -> _Epochs:
+    def _attempt(self, members: Mapping[int, Job], evaluations: dict[int, Evaluation]) -> _Epochs:
         try:
             yield from self._train(members, evaluations)
             return
@@ -136,16 +151,17 @@ class Worker:
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):
             yield from self._attempt({i: members[i] for i in half}, evaluations)
 
-    def _train(self, members: Mapping[int, Candidate], evaluations: dict[int, Evaluation]) -> _Epochs:
-        clock, starts = time.perf_counter(), {i: c.hybrid.first_adapted for i, c in members.items()}
+    def _train(self, members: Mapping[int, Job], evaluations: dict[int, Evaluation]) -> _Epochs:
+        clock, starts = time.perf_counter(), {i: j.candidate.hybrid.first_adapted for i, j in members.items()}
         if not self.frozen.prepare((self.task.train, self.task.validation), list(starts.values())):
             starts = dict.fromkeys(starts, 0)
         order = sorted(members, key=lambda i: starts[i])
         curves: dict[int, list[Mapping[str, float]]] = {i: [] for i in order}
         seconds = dict.fromkeys(order, 0.0)
-        work = {i: 1 + self.costs.candidate(members[i].hybrid) for i in order}
-        steps = phase_steps(self.settings, self.task, Company.of(members[order[0]].hybrid))
-        with Pack(self.backbone, [members[i] for i in order], self.settings, [starts[i] for i in order], steps) as pack:
+        work = {i: 1 + self.costs.candidate(members[i].candidate.hybrid) for i in order}
+        settings, candidates = self.settings.of(members[order[0]]), [members[i].candidate for i in order]
+        steps = phase_steps(settings, self.task, Company.of(candidates[0].hybrid))
+        with Pack(self.backbone, candidates, settings, [starts[i] for i in order], steps) as pack:
             for epoch in epochs(pack, self.task, self.frozen):
                 passed = time.perf_counter() - clock
                 for i in order:
@@ -157,7 +173,7 @@ class Worker:
                 for i, metrics in going.items():
                     curves[i].append(metrics)
                 stopped = set((yield going) or ()) if going else set()
-                left = [i for i in going if i not in stopped or len(curves[i]) == self.settings.epochs]
+                left = [i for i in going if i not in stopped or len(curves[i]) == settings.epochs]
                 for i in going.keys() - left:
                     evaluations[i] = self._evaluation(members[i], curves[i], seconds[i], stopped=True)
                 if not left:
@@ -167,12 +183,12 @@ class Worker:
                 order, clock = left, time.perf_counter()
             for k, i in enumerate(order):
                 if self.spec.keep is not None:
-                    save_weights(self.spec.keep, members[i].key, pack.weights(k))
+                    save_weights(self.spec.keep, self.settings.weights_name(members[i]), pack.weights(k))
                 evaluations[i] = self._evaluation(members[i], curves[i], seconds[i])
 
     def _evaluation(
         self,
-        candidate: Candidate,
+        job: Job,
         curve: Sequence[Mapping[str, float]],
         seconds: float,
         error: str | None = None,
@@ -181,8 +197,16 @@ class Worker:
         last = {} if error or not curve else {k: v for k, v in curve[-1].items() if k != "epoch"}
         status: Status = "failed" if error else "stopped" if stopped else "done"
         return Evaluation(
-            candidate, status, last, curve=tuple(curve), seed=self.settings.seed, seconds=seconds, error=error
+            job.candidate, status, last, curve=tuple(curve), seed=job.seed or 0, seconds=seconds, error=error
         )
+
+
+def _alike(jobs: Sequence[Job]) -> list[dict[int, Job]]:
+    """The jobs that one pack can train, by position: of one seed and as many epochs."""
+    groups: dict[tuple[int | None, int | None], dict[int, Job]] = {}
+    for i, job in enumerate(jobs):
+        groups.setdefault((job.seed, job.epochs), {})[i] = job
+    return list(groups.values())
 
 
 def drain(run: Run) -> list[Evaluation]:
@@ -195,19 +219,19 @@ def drain(run: Run) -> list[Evaluation]:
             return evaluations
 
 
-def save_weights(folder: Path, key: str, weights: dict[str, torch.Tensor]) -> None:
-    """Write `<folder>/<key>.safetensors`, whole or not at all; a full disk loses the weights, not the evaluation."""
+def save_weights(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
+    """Write `<folder>/<name>.safetensors`, whole or not at all; a full disk loses the weights, not the evaluation."""
     with contextlib.suppress(OSError, SafetensorError):
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / f"{key}.safetensors") as partial:
+        with replacing(folder / f"{name}.safetensors") as partial:
             # Not `save_file`, whose files nobody else may read, whatever the umask.
             partial.write_bytes(save(weights, {"digest": _digest(weights)}))
 
 
-def load_weights(folder: Path, key: str) -> dict[str, torch.Tensor] | None:
+def load_weights(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
     """What `save_weights` wrote; None when it is not there, not readable or not what was written."""
     try:
-        with safe_open(folder / f"{key}.safetensors", "pt") as file:
+        with safe_open(folder / f"{name}.safetensors", "pt") as file:
             known = (file.metadata() or {}).get("digest")
             weights: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):

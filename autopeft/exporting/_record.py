@@ -13,7 +13,7 @@ from autopeft.config import parse
 from autopeft.doors import door, read_json, within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.hybrid import Hybrid
-from autopeft.tasks._metrics import METRICS, complaint
+from autopeft.metrics import METRICS, complaint
 from autopeft.writing import replacing
 
 FILE = "hybrid.json"
@@ -73,7 +73,7 @@ class Record(BaseModel):
     def metrics_of_task(self) -> tuple[str, ...]:
         """Names of the task's metrics, main one first."""
         # Exports that don't name them have measured them.
-        return tuple(self.scores or [name for name in self.metrics if name in METRICS])
+        return tuple(self.scores or [name for name in self.metrics if name in METRICS.names()])
 
     def settings_of(self, where: str) -> TrainingSettings:
         """The training settings; `AutopeftError` starting with `where`."""

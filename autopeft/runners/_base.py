@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from autopeft.candidate import Candidate
+from autopeft.candidate import Candidate, Job
 from autopeft.config import Strict
 
 if TYPE_CHECKING:
@@ -69,6 +69,6 @@ class Runner(Strict):
 
     @abstractmethod
     def score_on_test(
-        self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]
+        self, spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidate | Job]
     ) -> list[dict[str, float]]:
-        """Test scores of the candidates that are reported, in their order."""
+        """Test scores of what is reported, in its order; a candidate alone is of the search's seed."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.errors import AutopeftError
+from autopeft.plugins import plugin_folders
 
 if TYPE_CHECKING:
     from autopeft.engine.worker import WorkerSpec
@@ -32,7 +33,7 @@ def check_resources(cpus: float, gpus: float) -> None:
 
 
 def check_nodes(spec: WorkerSpec) -> None:
-    """`AutopeftError` when a machine of the cluster does not see the run folder or the model's; call it on Ray.
+    """`AutopeftError` when a machine of the cluster does not see a folder that it needs; call it on Ray.
 
     Workers write trained weights into the run folder, where the searching machine reads them.
     """
@@ -42,9 +43,8 @@ def check_nodes(spec: WorkerSpec) -> None:
     mark, model = spec.keep / f".{secrets.token_hex(8)}", Path(spec.source.location)
     mark.touch()
     try:
-        _check(
-            {str(mark): f"run folder {spec.keep.parent}"} | ({str(model): f"model {model}"} if model.exists() else {})
-        )
+        paths = {str(mark): f"run folder {spec.keep.parent}"} | {path: f"plug-ins {path}" for path in plugin_folders()}
+        _check(paths | ({str(model): f"model {model}"} if model.exists() else {}))
     finally:
         mark.unlink(missing_ok=True)
 

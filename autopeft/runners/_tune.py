@@ -11,7 +11,7 @@ import ray
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from autopeft.candidate import Candidate, Evaluation, failed
+from autopeft.candidate import Evaluation, Job, failed
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.worker import Run, Worker, WorkerSpec
 from autopeft.searching.loop import SearchLoop
@@ -31,8 +31,9 @@ class PackTrainable(tune.Trainable):
     on the worker's machine.
     """
 
-    def setup(self, config: dict[str, Any], spec: WorkerSpec, task: TokenizedTask) -> None:
-        """Load the backbone, once an actor."""
+    def setup(self, config: dict[str, Any], given: tuple[WorkerSpec, TokenizedTask]) -> None:
+        """Load the backbone, once an actor. `given` is one value: the spec comes first, and brings the plug-ins."""
+        spec, task = given
         self._own = ray.get_runtime_context().current_actor
         self._worker: Worker | None = None
         self._run: Run | None = None
@@ -54,7 +55,7 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train one epoch."""
         if self._run is None:
-            evaluations = [failed(candidate, self._broken) for candidate in self._candidates]
+            evaluations = [failed(job.candidate, self._broken) for job in self._jobs]
         else:
             try:
                 stopped, self._stopped = self._stopped, None
@@ -81,9 +82,9 @@ class PackTrainable(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._stopped = None
-        self._candidates = [Candidate.from_json(data) for data in config["candidates"]]
+        self._jobs = [Job.from_json(data) for data in config["jobs"]]
         if self._worker is not None:
-            self._run = self._worker.run(self._candidates)
+            self._run = self._worker.run(self._jobs)
 
 
 class Interrupted(Exception):
@@ -137,7 +138,7 @@ class AskTell(Searcher):
         if not proposals:
             return str(Searcher.FINISHED)
         self._running[trial_id] = proposals
-        return {"candidates": [p.candidate.to_json() for p in proposals]}
+        return {"jobs": [p.job.to_json() for p in proposals]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch has ended."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from autopeft.candidate import Candidate
+from autopeft.candidate import Candidate, Job
 from autopeft.runners._base import Runner
 from autopeft.runners._machine import check_cpus
 
@@ -47,7 +47,7 @@ class InProcess(Runner):
         worker: Worker | None = None
         while proposals := loop.next_pack(pack):
             worker = worker or Worker(spec, task)
-            run = worker.run([p.candidate for p in proposals])
+            run = worker.run([p.job for p in proposals])
             positions = {p.number: i for i, p in enumerate(proposals)}
             stopped: list[int] | None = None
             try:
@@ -58,9 +58,9 @@ class InProcess(Runner):
                 loop.done(dict(zip(positions, end.value, strict=True)))
 
     def score_on_test(
-        self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]
+        self, spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidate | Job]
     ) -> list[dict[str, float]]:
         """The same, for what is reported."""
         from autopeft.engine.report import score_on_test
 
-        return score_on_test(spec, task, candidates)
+        return score_on_test(spec, task, jobs)

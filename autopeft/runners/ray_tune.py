@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import Field, field_validator
 
-from autopeft.candidate import Candidate
+from autopeft.candidate import Candidate, Job
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.runners._base import Runner
@@ -96,7 +96,7 @@ class RayTune(Runner):
 
         from autopeft.runners._tune import EndsWith, PackTrainable
 
-        trainable = tune.with_parameters(PackTrainable, spec=spec, task=task)
+        trainable = tune.with_parameters(PackTrainable, given=(spec, task))
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": self.cpus_per_worker, "gpu": self.gpus_per_worker}),
             tune_config=tune.TuneConfig(
@@ -117,26 +117,22 @@ class RayTune(Runner):
             tuner.fit()
 
     def score_on_test(
-        self, spec: WorkerSpec, task: TokenizedTask, candidates: Sequence[Candidate]
+        self, spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidate | Job]
     ) -> list[dict[str, float]]:
         """Here, where the workers were, since their cores are free; else one task a worker, over equal shares."""
         from autopeft.engine.report import score_on_test
 
-        if not candidates:
+        if not jobs:
             return []
         if self._is_here:
             threads = max(self.threads, min(self.workers * self.threads, cpus()))
-            return score_on_test(replace(spec, threads=threads), task, candidates)
-        shares = [list(candidates[i :: self.workers]) for i in range(min(self.workers, len(candidates)))]
+            return score_on_test(replace(spec, threads=threads), task, jobs)
+        shares = [list(jobs[i :: self.workers]) for i in range(min(self.workers, len(jobs)))]
         with self._ray() as session:
             inputs = [(spec, task, share) for share in shares]
             found = session.call(lambda: self._remote(_scored, inputs))
         answers = [scores or [{}] * len(share) for scores, share in zip(found, shares, strict=True)]
-        scored = [
-            pair for share, scores in zip(shares, answers, strict=True) for pair in zip(share, scores, strict=True)
-        ]
-        by_key = {candidate.key: scores for candidate, scores in scored}
-        return [by_key[c.key] for c in candidates]
+        return [answers[i % len(shares)][i // len(shares)] for i in range(len(jobs))]
 
     def _check_nodes(self, session: RaySession, spec: WorkerSpec) -> None:
         if not session.own:
@@ -211,7 +207,7 @@ def _scratch(session: RaySession, spec: WorkerSpec) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _scored(spec: WorkerSpec, task: TokenizedTask, share: Sequence[Candidate]) -> list[dict[str, float]] | None:
+def _scored(spec: WorkerSpec, task: TokenizedTask, share: Sequence[Candidate | Job]) -> list[dict[str, float]] | None:
     """Test scores; None after an error: the search is over, and the same command tries again."""
     from autopeft.engine.report import score_on_test
 

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autopeft.budget import Budget
-from autopeft.candidate import Candidate, Evaluation
+from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.searching.budgeted import BudgetedSampler
@@ -38,6 +38,11 @@ class Proposal:
     number: int
     candidate: Candidate
     repaired: bool
+
+    @property
+    def job(self) -> Job:
+        """What a worker is given: the candidate, trained as the settings say."""
+        return Job(self.candidate)
 
 
 class Study(Kept):

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, final
 from pydantic import Field, field_validator
 
 from autopeft.config import Strict
+from autopeft.metrics import METRICS, complaint, validate_metrics
 from autopeft.tasks._data import Split, TaskData
 from autopeft.tasks._labels import class_names, encoded, is_regression
-from autopeft.tasks._metrics import METRICS, complaint, validate_metrics
 from autopeft.tasks._positive import positive_class, positive_remark
 from autopeft.tasks._remarks import of_parts, of_rows
 from autopeft.tasks._rows import Raw
@@ -48,7 +48,7 @@ class Task(Strict):
         if names is None:
             return None
         if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"expected a metric or a list of them; known: {', '.join(METRICS)}")
+            raise ValueError(f"expected a metric or a list of them; known: {', '.join(METRICS.names())}")
         if wrong := complaint(names):
             raise ValueError(wrong)
         return value

@@ -6,15 +6,17 @@ Shapes: N points, D dimensions, C costs, L layers, B blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
 import numpy as np
 
-from autopeft.budget import Budget, costs_of
+from autopeft.budget import Budget
 from autopeft.costs import COSTS
 from autopeft.dimensions import Continuous, Dimension, Ordinal
+from autopeft.hybrid import Hybrid
 from autopeft.space import Point, SearchSpace
 
 
@@ -194,6 +196,9 @@ def _ordinal_scale(dimension: Ordinal) -> np.ndarray:
     if dimension.kind == "training":
         values = np.log(values)
         values -= values[0]
+    elif (np.diff(values) < 0).any():
+        # Sizes that cost less the larger they are: by their place.
+        values = np.arange(len(values), dtype=float)
     else:
         values = np.log2(1 + values)
     return values / (values[-1] or 1.0)
@@ -203,22 +208,26 @@ class _Table:
     """One cost of rows: sums of what each size adds where the cost is additive, else hybrid by hybrid, remembered."""
 
     def __init__(self, points: Points, name: str) -> None:
-        self._points, self._name = points, name
-        self._additive = COSTS.get(name).additive
+        self._points, self._source = points, COSTS.get(name)()
         self._known: dict[bytes, float] = {}
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Costs [N]."""
-        if not self._additive:
+        if not self._source.additive:
             return np.array([self._one(row) for row in rows], dtype=float)
         base, parts = self._parts
         levels = rows[:, self._sizes].astype(int)
-        total = np.full(len(rows), base)
-        for bit, alone, table in parts:
+        total = np.full(len(rows), base.own)
+        once = {key: np.full(len(rows), float(amount)) for key, amount in base.once.items()}
+        for bit, alone, table, shared in parts:
             # By place in the flat table: half the time of two indices.
-            added = alone + table.ravel()[levels + np.arange(len(table)) * table.shape[1]].sum(axis=1)
-            total += added if bit is None else np.where(rows[:, bit] > 0, added, 0.0)
-        return total
+            places = levels + np.arange(len(table)) * table.shape[1]
+            on = np.ones(len(rows), dtype=bool) if bit is None else rows[:, bit] > 0
+            total += np.where(on, alone.own + table.ravel()[places].sum(axis=1), 0.0)
+            for key, amounts in shared.items():
+                largest = amounts.ravel()[places].max(axis=1, initial=alone.once.get(key, 0))
+                once[key] = np.maximum(once.get(key, 0.0), np.where(on, largest, 0.0))
+        return total + sum(once.values())
 
     @cached_property
     def _sizes(self) -> list[int]:
@@ -226,22 +235,26 @@ class _Table:
         return [i for i, d in enumerate(self._points.dimensions) if d.kind == "size"]
 
     @cached_property
-    def _parts(self) -> tuple[float, list[tuple[int | None, float, np.ndarray]]]:
+    def _parts(self) -> tuple[_Bill, list[tuple[int | None, _Bill, np.ndarray, dict[Hashable, np.ndarray]]]]:
         """(The empty hybrid's cost, and for each layer's bit - or for all, where there are none - what it costs alone,
-        and what the levels of the sizes add [sizes, levels]).
+        what the levels of the sizes add [sizes, levels], and what of each they pay once a model, by what it is for).
         """
         dimensions, sizes = self._points.dimensions, self._sizes
         bits: list[int | None] = [i for i, d in enumerate(dimensions) if d.kind == "bit"]
-        base = self._cost({})
+        base = self._bill({})
         parts = []
         for bit in bits or [None]:
             on = {} if bit is None else {bit: 1}
-            alone = self._cost(on)
+            alone = self._bill(on)
             table = np.zeros((len(sizes), int(self._points.levels.max(initial=1))))
-            for row, i in zip(table, sizes, strict=True):
-                levels = range(self._points.levels[i])
-                row[: len(levels)] = [self._cost({**on, i: level}) - alone for level in levels]
-            parts.append((bit, alone - base, table))
+            shared = {key: np.zeros_like(table) for key in alone.once}
+            for row, i in enumerate(sizes):
+                for level in range(self._points.levels[i]):
+                    bill = self._bill({**on, i: level})
+                    table[row, level] = bill.own - alone.own
+                    for key, amount in bill.once.items():
+                        shared.setdefault(key, np.zeros_like(table))[row, level] = amount
+            parts.append((bit, _Bill(alone.own - base.own, alone.once), table, shared))
         return base, parts
 
     def _one(self, row: np.ndarray) -> float:
@@ -253,7 +266,21 @@ class _Table:
 
     def _cost(self, levels: Mapping[int, int]) -> float:
         """The cost of the hybrid with these levels, and 0 elsewhere."""
-        points = self._points
-        point = {d.name: levels.get(i, 0) for i, d in enumerate(points.dimensions)}
-        space = points.space
-        return float(costs_of(space.hybrid(point), space.shape, points.budget.length, [self._name])[self._name])
+        return float(self._source.of(self._hybrid(levels), self._points.space.shape, self._points.budget.length))
+
+    def _bill(self, levels: Mapping[int, int]) -> _Bill:
+        """The same, with what is paid once apart."""
+        once = self._source.once(self._hybrid(levels), self._points.space.shape)
+        return _Bill(self._cost(levels) - sum(once.values()), once)
+
+    def _hybrid(self, levels: Mapping[int, int]) -> Hybrid:
+        point = {d.name: levels.get(i, 0) for i, d in enumerate(self._points.dimensions)}
+        return self._points.space.hybrid(point)
+
+
+@dataclass(frozen=True)
+class _Bill:
+    """What a hybrid costs: its layers, and what a model pays once, by what it is for."""
+
+    own: float
+    once: Mapping[Hashable, int]

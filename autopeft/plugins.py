@@ -1,0 +1,133 @@
+"""Plug-ins from outside the package: entry points of installed packages, and folders that the user names.
+
+A file can't bring a plug-in, and neither can the current folder or a run folder: folders are named on the command line
+(`--plugins`) or in a call (`use_plugins`), each time anew, and nowhere else (see `autopeft.trust`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import traceback
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autopeft.doors import reason
+from autopeft.errors import AutopeftError
+
+#: How a folder is named, for messages.
+HOW = "give --plugins FOLDER"
+
+#: The modules of each folder in use, by the folder's resolved path.
+_folders: dict[str, list[ModuleType]] = {}
+
+
+def use_plugins(*folders: str | Path) -> None:
+    """Run the Python files of these folders, and find the plug-ins in them from now on; workers do so too.
+
+    Each `*.py` without a leading underscore is imported; a plug-in is a class in it with a base of the package (a
+    method, cost, metric, sampler, ...) and a `name`. Files of a folder import each other relatively. A folder that is
+    in use already is not read again. `AutopeftError` with the file and line when one can't be imported.
+    """
+    for given in folders:
+        folder = Path(given).resolve()
+        if str(folder) in _folders:
+            continue
+        files = [path for path in _python_files(folder) if not path.name.startswith("_")]
+        if not files:
+            raise AutopeftError(f"plug-ins: {folder} has no Python file; name a folder with a plug-in a file")
+        _folders[str(folder)] = _imported(folder, files)
+
+
+def plugin_folders() -> tuple[str, ...]:
+    """The folders in use, in the order in which they were named."""
+    return tuple(_folders)
+
+
+def from_folders() -> Iterator[tuple[str, ModuleType]]:
+    """(File, module) of every plug-in file in use."""
+    for modules in _folders.values():
+        for module in modules:
+            yield str(module.__file__), module
+
+
+def from_packages(group: str) -> Iterator[tuple[str, object]]:
+    """(Where it comes from, class or module) of every entry point of a group, such as `autopeft.methods`.
+
+    `AutopeftError` for one that can't be loaded.
+    """
+    for point in _entry_points(group):
+        place = f"entry point '{point.name}' of package {point.dist.name if point.dist else '?'}"
+        try:
+            thing = point.load()
+        except (Exception, SystemExit) as error:
+            raise AutopeftError(
+                f"plug-in {place}: cannot be imported ({reason(error)}); mend or uninstall that package"
+            ) from error
+        yield place, thing
+
+
+def _entry_points(group: str) -> list[EntryPoint]:
+    """Those of installed packages. What lies in the current folder is not installed, whatever Python's path says."""
+    here = Path.cwd().resolve()
+    return [
+        point
+        for point in _all_entry_points().select(group=group)
+        if point.dist is None or Path(str(point.dist.locate_file(""))).resolve() != here
+    ]
+
+
+@cache
+def _all_entry_points() -> Any:
+    # Read once: it looks into every package. Of Python 3.11 it is of another type, with `select` too.
+    return entry_points()
+
+
+def _python_files(folder: Path) -> list[Path]:
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix == ".py" and path.is_file())
+    except OSError as error:
+        raise AutopeftError(f"plug-ins: {folder}: {reason(error)}; name a folder with Python files") from None
+    for path in files:
+        if not path.stem.isidentifier():
+            raise AutopeftError(f"plug-in {path}: a file's name must be a Python name (letters, digits and '_')")
+    return files
+
+
+def _imported(folder: Path, files: list[Path]) -> list[ModuleType]:
+    """The modules of the files, in a package that has the folder as its place and a name of its own."""
+    # The same name in every process, so that workers know the classes by it.
+    name = f"autopeft_plugins_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    package = ModuleType(name, "Plug-ins of a folder.")
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
+    importlib.invalidate_caches()
+    try:
+        modules = [_import(f"{name}.{path.stem}", path) for path in files]
+    except BaseException:
+        for known in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+            del sys.modules[known]
+        raise
+    return modules
+
+
+def _import(name: str, path: Path) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise AutopeftError(
+            f"plug-in {_line(error, path)}: cannot be imported ({reason(error)}); mend it, or take it out of the folder"
+        ) from error
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """The file and the line that the error comes from, as far as it is one of the folder's."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).parent == path.parent:
+        return f"{error.filename}:{error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == path.parent]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
