@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
     {"space"},
     {"budget"},
     {"engine"},
-    {"searching"},
+    {"baselines", "searching"},
     {"runners", "tracking", "exporting"},
     {"experiment"},
     {"session", "run_folder", "progress"},
