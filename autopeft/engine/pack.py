@@ -96,7 +96,7 @@ class Pack:
         add up to the same: what a candidate costs in memory is then its weights, and not its activations.
         """
         total = torch.zeros(len(self.candidates), device=self.backbone.device)
-        for start, end in _parts_of(batch, self.token_budget // len(self.candidates)):
+        for start, end in parts_of(batch, self.token_budget // len(self.candidates)):
             part = batch.part(start, end)
             own = {i: state[start:end] for i, state in states.items()}
             losses = loss_of(self.forward(part, own), part.labels, regression)
@@ -169,7 +169,7 @@ class Pack:
                 target[at] = source
 
 
-def _parts_of(batch: Batch, tokens: int) -> list[tuple[int, int]]:
+def parts_of(batch: Batch, tokens: int) -> list[tuple[int, int]]:
     """Spans of the batch's examples with at most so many tokens each, about equal; of one example at least."""
     examples, length = batch.inputs["input_ids"].shape
     count = -(-examples // max(1, tokens // length))
