@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
     {"session", "run_folder", "progress"},
     {"task_facts"},
     {"begin", "result"},
-    {"launch"},
+    {"comparing", "launch"},
     {"cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
