@@ -136,13 +136,13 @@ class HybridArm(Arm):
 
     def _merged(self) -> nn.Module | None:
         """The backbone with the hybrid merged into it, as an export merges; None where a method does not merge."""
+        methods = [m for methods in self.hybrid.layers for m in methods]
+        if not methods or not all(m.mergeable for m in methods):
+            return None
         from peft import get_peft_model
 
         from autopeft.peft_tuner import HybridConfig
 
-        methods = [m for methods in self.hybrid.layers for m in methods]
-        if not methods or not all(m.mergeable for m in methods):
-            return None
         base = copy.deepcopy(self.bench.reporter.backbone.model)
         try:
             merged: nn.Module = get_peft_model(base, HybridConfig(hybrid=self.hybrid)).merge_and_unload()

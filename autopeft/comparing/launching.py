@@ -123,6 +123,7 @@ class _Comparing:
                     self.progress.finished(comparison.row(contender.name), self.metric)
                     tracked.sync()
             comparison.update([(c, entries[c.name]) for c in self.wanted])
+            comparison.draw()
             tracked.finish()
         return comparison
 
@@ -184,7 +185,8 @@ class _Comparing:
             tuned = next((t for t in entry.tuning if (t.learning_rate, t.seed) == (rate, seed)), None)
             training = arm.test(rate, seed, tuned)
             entry.trainings.append(training)
-            self._recorded([training])
+            # What tuning trained was shown then.
+            self._recorded([] if tuned else [training])
             if not entry.costs and not training.error:
                 entry.costs = arm.costs(rate, seed)
                 self.store.save()

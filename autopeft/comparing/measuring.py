@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from torch import nn
 from autopeft.attachment import attach
 from autopeft.baselines import Baseline
 from autopeft.candidate import Candidate
+from autopeft.comparing.memory import Peak
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import Batch, TokenizedTask, Tokens, collate, training_groups
 from autopeft.engine.pack import Pack
@@ -27,44 +27,6 @@ from autopeft.models import ModelSource
 
 #: Batches of an epoch that are timed, and rounds and seconds of timing a forward pass.
 _BATCHES, _ROUNDS, _SECONDS = 30, 30, 5.0
-_LOADING = "autopeft: loading"
-
-
-class Peak:
-    """`bytes`: the most that torch has allocated at once inside, above what it had before. A context manager.
-
-    On a GPU its allocator's own count; on a CPU the sum of all that the profiler sees allocated and freed. Scratch that
-    libraries allocate themselves is in neither. What is allocated within `loading` is left out.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.bytes = device, 0
-        self._before = 0
-        self._profile: Any = None
-
-    def __enter__(self) -> Peak:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
-        else:
-            kinds = [torch.profiler.ProfilerActivity.CPU]
-            self._profile = torch.profiler.profile(activities=kinds, profile_memory=True)
-            self._profile.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self.device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated() - self._before
-            return
-        self._profile.__exit__(*error)
-        events = self._profile.profiler.kineto_results.events()
-        spans = [(e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.name() == _LOADING]
-        total = 0
-        for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-            if not any(begin <= event.start_ns() <= end for begin, end in spans):
-                total += event.nbytes()
-                self.bytes = max(self.bytes, total)
 
 
 def hybrid_memory(worker: Worker, candidate: Candidate) -> int:
@@ -87,17 +49,17 @@ def baseline_memory(
     train = _only(task.train, _longest(task.train, settings.batch_size))
     short = replace(task, train=train, validation=_only(task.validation, np.arange(1)))
     sizes: list[int] = []
+    peak = Peak(device)
 
     def loading(*args: Any, **options: Any) -> Any:
-        with torch.profiler.record_function(_LOADING):
+        with peak.paused():
             model = source.model(*args, **options)
-            gc.collect()
         sizes.append(size_of(model))
         return model
 
     watched = copy.copy(source)
     object.__setattr__(watched, "model", loading)
-    with Peak(device) as peak:
+    with peak:
         baseline.fit(watched, short, settings.model_copy(update={"epochs": 2}))
     # On a GPU the model came there inside, and is counted.
     return peak.bytes + (sum(sizes) if device.type == "cpu" else 0)

@@ -46,11 +46,14 @@ class Comparison:
     def update(self, found: Sequence[tuple[Contender, Entry]]) -> None:
         """The rows anew, and their files."""
         self.rows = [row_of(one, entry, self.metrics, self._backbone_params) for one, entry in found]
-        table, text, data, plot = self.files
+        table, text, data, _ = self.files
         _text(table, to_csv(self.rows))
         _text(text, self.to_markdown())
         _text(data, json.dumps(self.to_json(), indent=2) + "\n")
-        write(plot, lambda partial: save_plot(partial, self.rows, self.metric))
+
+    def draw(self) -> None:
+        """The plot's file."""
+        write(self.files[-1], lambda partial: save_plot(partial, self.rows, self.metric))
 
     def row(self, method: str) -> Row:
         """The row of a method; `KeyError` when there is none."""

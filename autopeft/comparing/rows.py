@@ -18,11 +18,11 @@ Row = dict[str, Any]
 #: What each column of the costs says, for the note below a table.
 NOTE = (
     "The learning rate of each method is the one of its grid ({rates}) with the best validation {metric} after one "
-    "training each (seed {seed}); nothing is selected on test. Test scores are means over {seeds}, with the standard "
-    "deviation. Parameters are without the task's head; kept are those that inference needs. Memory is the most that "
-    "torch allocated at once while training alone on the longest batch (backbone, activations, gradients, optimiser; "
-    "libraries' own scratch left out). Seconds are of training for one epoch, latency is the median for one text of "
-    "median length in fp32; both were measured alone on this machine."
+    "training each (seed {seed}; * where it is at the edge of the grid); nothing is selected on test. Test scores are "
+    "means over {seeds}, with the standard deviation. Parameters are without the task's head; kept are those that "
+    "inference needs. Memory is the most that torch allocated at once while training alone on the longest batch "
+    "(backbone, activations, gradients, optimiser; libraries' own scratch left out). Seconds are of training for one "
+    "epoch, latency is the median for one text of median length in fp32; both were measured alone on this machine."
 )
 
 
@@ -40,7 +40,7 @@ def row_of(contender: Contender, entry: Entry, metrics: Sequence[str], backbone_
     }
     for name in metrics:
         row |= _spread(f"test_{name}", [t.test for t in tested]) if done else _spread(f"test_{name}", [])
-        row[f"validation_{name}"] = _spread(name, [t.validation for t in tested])[name]
+        row |= {f"validation_{k}": v for k, v in _spread(name, [t.validation for t in tested]).items()}
     costs = dict(entry.costs)
     trainable = costs.get("trainable_params")
     return row | {
@@ -50,7 +50,8 @@ def row_of(contender: Contender, entry: Entry, metrics: Sequence[str], backbone_
         "peak_memory_bytes": _whole(costs.get("peak_memory_bytes")),
         **{n: costs.get(n) for n in ("seconds_per_epoch", "latency_ms", "merged_latency_ms", "bare_latency_ms")},
         "learning_rate": entry.learning_rate,
-        "learning_rates_tried": [t.learning_rate for t in entry.tuning],
+        "learning_rates_tried": sorted(t.learning_rate for t in entry.tuning),
+        "at_edge_of_grid": _at_edge(entry),
         "what": contender.words,
     }
 
@@ -58,6 +59,12 @@ def row_of(contender: Contender, entry: Entry, metrics: Sequence[str], backbone_
 def _spread(name: str, found: Sequence[Mapping[str, float]]) -> Row:
     values = [one[name] for one in found if name in one]
     return {name: mean(values) if values else None, f"{name}_sd": stdev(values) if len(values) > 1 else None}
+
+
+def _at_edge(entry: Entry) -> bool | None:
+    """Whether a rate beyond the grid might have been better still."""
+    tried = {t.learning_rate for t in entry.tuning}
+    return None if entry.learning_rate is None else entry.learning_rate in (min(tried), max(tried))
 
 
 def _whole(value: float | None) -> int | None:
@@ -98,7 +105,7 @@ def _cells(row: Row, test: str) -> list[str]:
         f"{row['seconds_per_epoch']:.3g}",
         f"{row['latency_ms']:.2f} ms",
         "" if row["merged_latency_ms"] is None else f"{row['merged_latency_ms']:.2f} ms",
-        f"{row['learning_rate']:g}",
+        f"{row['learning_rate']:g}" + ("*" if row["at_edge_of_grid"] else ""),
     ]
 
 
