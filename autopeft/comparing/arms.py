@@ -22,6 +22,7 @@ from autopeft.engine.setup import Setup
 from autopeft.engine.train import measure
 from autopeft.engine.worker import Worker, drain, in_words, load_weights
 from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
 from autopeft.runners._machine import cpus
 from autopeft.session import Session
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autopeft.engine.worker import WorkerSpec
-    from autopeft.hybrid import Hybrid
 
 Costs = dict[str, float | None]
 
@@ -123,11 +123,11 @@ class HybridArm(Arm):
         """Counts are exact, and the rest is measured with this candidate alone."""
         bench, shape = self.bench, self.bench.session.shape
         known, candidate = bench.session.costs(self.hybrid), self._candidate(rate)
-        kept = sum(m.kept_params(shape) for methods in self.hybrid.layers for m in methods)
+        folded = Hybrid(tuple(tuple(m.folded() for m in methods) for methods in self.hybrid.layers))
         worker = bench.worker(seed)
         return {
             "trainable_params": known["trainable_params"],
-            "kept_params": kept,
+            "kept_params": folded.num_params(shape),
             "stored_bytes": known["stored_bytes"],
             "peak_memory_bytes": measuring.hybrid_memory(worker, candidate),
             "seconds_per_epoch": measuring.epoch_seconds(worker, candidate),

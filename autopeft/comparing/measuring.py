@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autopeft.attachment import attach
+from autopeft.attaching import attach
 from autopeft.baselines import Baseline
 from autopeft.candidate import Candidate
 from autopeft.comparing.memory import Peak
