@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -27,6 +28,8 @@ from autopeft.comparing.memory import Peak
 from autopeft.comparing.result import Comparison
 from autopeft.comparing.state import Training
 from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.methods import METHODS
 from autopeft.models import find_model
 
 TWO: dict[str, Any] = {"methods": "lora,full_fine_tuning", "seeds": 2, "rates": 2, "quiet": True}
@@ -267,6 +270,20 @@ def test_presets_are_one_hybrid_each(family: str, tmp_path: Path) -> None:
     hybrids = [c.hybrid for c in everything if c.hybrid is not None]
     assert len(set(hybrids)) == len(hybrids)
     assert {c.name for c in everything} >= {"head_only", "full_fine_tuning", "lora", "mam"}
+
+
+def test_a_method_may_stand_for_many(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    lora, shape = METHODS.get("lora"), find_model(fields["model"]).shape()
+    makers = {f"lora:{rank}": partial(lora, rank) for rank in (2, 4, 0)}
+    monkeypatch.setattr(lora, "variants", lambda: makers | {"lora:bad": partial(lora, -1)})
+    monkeypatch.setattr(lora, "usual_rate", 0.5)
+    two, bad = contenders(shape, ["lora:2", "lora:bad"])
+    assert two.hybrid == Hybrid.uniform(shape.layers, lora(2))
+    assert (two.rate, two.family) == (0.5, "reparameterised")
+    assert bad.hybrid is None
+    assert "rank must be a whole number" in (bad.error or "")
+    # Size 0 is the head alone, which has a row.
+    assert "lora:0" not in {c.name for c in contenders(shape)}
 
 
 def test_spaces_with_one_hybrid_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,9 @@ class Bench:
 
     def worker(self, seed: int) -> Worker:
         """The worker that trains, at that seed; its backbone and frozen layers do not depend on seeds."""
+        if self._trainer.spoilt:
+            # Something unforeseen has happened on it.
+            del self._trainer
         self._trainer.spec = self.spec(seed)
         self._trainer.settings = self._trainer.spec.settings
         return self._trainer

@@ -12,7 +12,7 @@ from autopeft.baselines import BASELINES
 from autopeft.dimensions import Continuous
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hybrid import Hybrid, short_hash
-from autopeft.methods import METHODS
+from autopeft.methods import METHODS, Method
 from autopeft.resources import shipped
 from autopeft.space import SearchSpace
 from autopeft.space_spec import is_preset
@@ -70,7 +70,8 @@ def _makers(shape: ModelShape) -> dict[str, Callable[[], Contender]]:
     """How each is made; nothing is made before it is asked for."""
     found: dict[str, Callable[[], Contender]] = {name: partial(_baseline, name) for name in BASELINES.names()}
     found[HEAD_ONLY] = partial(Contender, HEAD_ONLY, "head", _RATE, Hybrid.uniform(shape.layers))
-    found |= {name: partial(_method, name, shape) for name in METHODS.names()}
+    for cls in METHODS.all().values():
+        found |= {name: partial(_method, name, cls, make, shape) for name, make in cls.variants().items()}
     # A method keeps its name where a preset is called the same.
     return found | {name: partial(_preset, name, shape) for name in presets() if name not in found}
 
@@ -80,17 +81,18 @@ def _baseline(name: str) -> Contender:
     return Contender(name, cls.family, cls.usual_rate)
 
 
-def _method(name: str, shape: ModelShape) -> Contender:
-    cls = METHODS.get(name)
-    rate = float(getattr(cls, "usual_rate", _RATE))
-    return _hybrid(Contender(name, cls.family, rate), shape, lambda: Hybrid.uniform(shape.layers, cls.as_usual()))
+def _method(name: str, cls: type[Method], make: Callable[[], Method], shape: ModelShape) -> Contender:
+    contender = Contender(name, cls.family, cls.usual_rate)
+    return _hybrid(contender, shape, lambda: Hybrid.uniform(shape.layers, make()))
 
 
 def _preset(name: str, shape: ModelShape) -> Contender:
     space = SearchSpace.load(name, shape)
     rate = next((d for d in space.dimensions if d.name == "learning_rate" and isinstance(d, Continuous)), None)
     middle = math.sqrt(rate.low * rate.high) if rate else _RATE
-    return _hybrid(Contender(name, "hybrid", middle), shape, lambda: space.hybrid({}))
+    families = {METHODS.get(method).family for method in space.methods.values()}
+    family = families.pop() if len(space.methods) == 1 else "hybrid"
+    return _hybrid(Contender(name, family, middle), shape, lambda: space.hybrid({}))
 
 
 def _hybrid(contender: Contender, shape: ModelShape, make: Callable[[], Hybrid]) -> Contender:

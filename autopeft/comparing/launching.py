@@ -174,7 +174,8 @@ class _Comparing:
             self._recorded(trained)
         chosen = choose(self.metric, entry.tuning)
         if chosen is None:
-            raise AutopeftError(f"no rate of its grid trains: {entry.tuning[0].error}")
+            why = entry.tuning[0].error or f"{self.metric} is no number on validation"
+            raise AutopeftError(f"no rate of its grid trains: {why}")
         entry.learning_rate = chosen.learning_rate
 
     def _test(self, arm: Arm, entry: Entry) -> None:

@@ -15,17 +15,19 @@ from torch import nn
 
 from autopeft.attaching import attach
 from autopeft.baselines import Baseline
-from autopeft.candidate import Candidate
+from autopeft.candidate import Candidate, Evaluation
 from autopeft.comparing.memory import Peak
 from autopeft.engine.backbone import Backbone
-from autopeft.engine.data import Batch, TokenizedTask, Tokens, collate, training_groups
-from autopeft.engine.pack import Pack
+from autopeft.engine.data import TokenizedTask, Tokens, collate, steps_per_epoch
+from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.settings import TrainingSettings
-from autopeft.engine.worker import Worker
+from autopeft.engine.train import evaluation_tokens
+from autopeft.engine.worker import Worker, drain
+from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
 
-#: Batches of an epoch that are timed, and rounds and seconds of timing a forward pass.
+#: Batches that an epoch is timed with, and rounds and seconds of timing a forward pass.
 _BATCHES, _ROUNDS, _SECONDS = 30, 30, 5.0
 
 
@@ -34,20 +36,17 @@ def hybrid_memory(worker: Worker, candidate: Candidate) -> int:
 
     Frozen layers are computed, and not kept.
     """
-    task, backbone = worker.task, worker.backbone
-    batch = collate(task.train, _longest(task.train, worker.settings.batch_size), task.pad_id).to(backbone.device)
-    with Peak(backbone.device) as peak, Pack(backbone, [candidate], worker.settings, steps=2) as pack:
-        for _ in range(2):
-            pack.step(batch, {}, task.regression)
-    return peak.bytes + size_of(backbone.model)
+    short = _short(worker.task, _longest(worker.task.train, worker.settings.batch_size))
+    with Peak(worker.device) as peak:
+        _trained(drain(_twin(worker, short, 0).run([candidate]))[0])
+    return peak.bytes + size_of(worker.backbone.model)
 
 
 def baseline_memory(
     baseline: Baseline, source: ModelSource, task: TokenizedTask, settings: TrainingSettings, device: torch.device
 ) -> int:
     """The same of a baseline: two epochs of that one batch."""
-    train = _only(task.train, _longest(task.train, settings.batch_size))
-    short = replace(task, train=train, validation=_only(task.validation, np.arange(1)))
+    short = _short(task, _longest(task.train, settings.batch_size))
     sizes: list[int] = []
     peak = Peak(device)
 
@@ -68,26 +67,37 @@ def baseline_memory(
 def epoch_seconds(worker: Worker, candidate: Candidate) -> float:
     """Seconds of training one candidate alone for an epoch, with what frozen layers gave kept as in a search.
 
-    Of a long epoch some batches are timed, spread over it.
+    The second of two epochs, after caches are warm; of many examples some are taken.
     """
-    task, settings, start = worker.task, worker.settings, candidate.hybrid.first_adapted
-    start = start if worker.frozen.prepare((task.train,), [start]) else 0
-    groups = training_groups(task.train, settings.batch_size, settings.seed, 1)
-    timed = groups[:: -(-len(groups) // _BATCHES)]
-    batches = [collate(task.train, group, task.pad_id) for group in timed]
-    with Pack(worker.backbone, [candidate], settings, [start], len(batches) + 1) as pack:
-
-        def step(batch: Batch) -> None:
-            batch = batch.to(worker.device)
-            pack.step(batch, worker.frozen.states(task.train, batch, [start]), task.regression)
-
-        step(batches[0])
-        _wait(worker.device)
+    task, size = worker.task, worker.settings.batch_size
+    some = np.random.default_rng(0).permutation(len(task.train))[: _BATCHES * size]
+    short = _short(task, some)
+    run = _twin(worker, short, worker.spec.cache).run([candidate])
+    try:
+        next(run)
         begin = time.perf_counter()
-        for batch in batches:
-            step(batch)
-        _wait(worker.device)
-        return (time.perf_counter() - begin) * len(groups) / len(timed)
+        next(run)
+        seconds = time.perf_counter() - begin
+    except StopIteration as end:
+        _trained(end.value[0])
+        raise AutopeftError("it ended before its second epoch") from None
+    finally:
+        run.close()
+    return seconds * steps_per_epoch(len(task.train), size) / steps_per_epoch(len(some), size)
+
+
+def _twin(worker: Worker, task: TokenizedTask, cache: int) -> Worker:
+    """The same worker for two epochs of another task, whose weights nobody keeps."""
+    twin = copy.copy(worker)
+    twin.frozen = FrozenLayers(worker.backbone, task.pad_id, cache, evaluation_tokens(worker.device))
+    twin.task, twin.spec = task, replace(worker.spec, keep=None)
+    twin.settings = worker.settings.model_copy(update={"epochs": 2})
+    return twin
+
+
+def _trained(evaluation: Evaluation) -> None:
+    if evaluation.error:
+        raise AutopeftError(evaluation.error)
 
 
 def latencies(
@@ -132,6 +142,11 @@ def size_of(model: nn.Module) -> int:
     """Bytes of a model's parameters and buffers, those that share memory counted once."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def _short(task: TokenizedTask, index: np.ndarray) -> TokenizedTask:
+    """With the training examples at `index` alone, and one to validate on."""
+    return replace(task, train=_only(task.train, index), validation=_only(task.validation, np.arange(1)))
 
 
 def _longest(tokens: Tokens, size: int) -> np.ndarray:
