@@ -205,11 +205,14 @@ def test_nothing_is_chosen_on_test(compared: Comparison, fields: dict[str, Any],
     assert mine["trainings"][0]["test"] != theirs["trainings"][0]["test"]
 
 
-def test_a_folder_of_another_comparison_is_refused(compared: Comparison, fields: dict[str, Any]) -> None:
+def test_a_folder_of_something_else_is_refused(compared: Comparison, fields: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(AutopeftError, match="holds another comparison: training"):
         run(compared.folder, {**fields, "training": {**fields["training"], "epochs": 2}})
     with pytest.raises(AutopeftError, match="holds another comparison: rates"):
         run(compared.folder, fields, rates=3)
+    (tmp_path / "study.db").touch()
+    with pytest.raises(AutopeftError, match="is the folder of a search"):
+        run(tmp_path, fields)
 
 
 def test_mistakes_are_one_line(fields: dict[str, Any], tmp_path: Path) -> None:

@@ -71,11 +71,12 @@ def launch(
     with closing(progress):
         session = Session(experiment, trust_remote_code)
         wanted = contenders(session.shape, methods)
-        if RunFolder(folder).experiment_file.exists():
+        if (run := RunFolder(folder)).study_file.exists():
             raise AutopeftError(f"{folder}: is the folder of a search; give another one (out)")
-        with RunFolder(folder).locked():
+        with run.locked():
             store = Store.open(folder, _terms(session, rates))
             store.save()
+            run.write_experiment(experiment)
             for remark in (*session.data.remarks, *session.tokens.remarks):
                 progress.said(remark)
             return _Comparing(session, store, wanted, seeds, rates, progress).run()
