@@ -123,18 +123,24 @@ def test_the_command_prints_json(
     assert "2 of 2 are finished" in err
 
 
-@pytest.mark.parametrize(
-    ("owner", "call"),
-    [
-        ("test", 4),
-        pytest.param("tune", 2, marks=pytest.mark.slow),
-        pytest.param("test", 2, marks=pytest.mark.slow),
-        pytest.param("costs", 2, marks=pytest.mark.slow),
-    ],
-)
 def test_killed_it_goes_on_where_it_was(
+    compared: Comparison, fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_and_gone_on_with(compared, fields, tmp_path, "test", 4, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("owner", ["tune", "test", "costs"])
+def test_killed_at_another_moment_too(
+    compared: Comparison, fields: dict[str, Any], tmp_path: Path, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_and_gone_on_with(compared, fields, tmp_path, owner, 2, monkeypatch)
+
+
+def killed_and_gone_on_with(
     compared: Comparison, fields: dict[str, Any], tmp_path: Path, owner: str, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At that call of an arm."""
     calls = [0]
     for arm in (arms.HybridArm, arms.BaselineArm):
         original = getattr(arm, owner)
