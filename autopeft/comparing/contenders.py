@@ -19,6 +19,8 @@ from autopeft.space_spec import is_preset
 
 #: The learning rate that a grid is centred on where a method does not say.
 _RATE = 1e-3
+#: A linear map on frozen features moves slowly at the rates of adapters.
+_HEAD_RATE = 3e-2
 HEAD_ONLY = "head_only"
 
 
@@ -37,8 +39,8 @@ class Contender:
 
     @property
     def key(self) -> str:
-        """A hash of the hybrid; the name of a baseline."""
-        return self.name if self.hybrid is None else short_hash(self.hybrid.to_json())
+        """The hybrid's hash or the baseline's name, and the rate: what makes its trainings."""
+        return f"{self.name if self.hybrid is None else short_hash(self.hybrid.to_json())} {self.rate:g}"
 
     @property
     def words(self) -> str:
@@ -69,7 +71,7 @@ def presets() -> list[str]:
 def _makers(shape: ModelShape) -> dict[str, Callable[[], Contender]]:
     """How each is made; nothing is made before it is asked for."""
     found: dict[str, Callable[[], Contender]] = {name: partial(_baseline, name) for name in BASELINES.names()}
-    found[HEAD_ONLY] = partial(Contender, HEAD_ONLY, "head", _RATE, Hybrid.uniform(shape.layers))
+    found[HEAD_ONLY] = partial(Contender, HEAD_ONLY, "head", _HEAD_RATE, Hybrid.uniform(shape.layers))
     for cls in METHODS.all().values():
         found |= {name: partial(_method, name, cls, make, shape) for name, make in cls.variants().items()}
     # A method keeps its name where a preset is called the same.
