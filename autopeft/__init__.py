@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "search": "autopeft.launch",
+    "compare": "autopeft.comparing.launching",
+    "Comparison": "autopeft.comparing.result",
     "export": "autopeft.result",
     "evaluate": "autopeft.result",
     "SearchResult": "autopeft.result",

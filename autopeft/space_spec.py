@@ -154,6 +154,12 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[
     return spec, blocks, where
 
 
+def is_preset(source: str | Path | Mapping[str, Any]) -> bool:
+    """Whether a space has one hybrid: each block has one size, and stands in every layer."""
+    spec, blocks, _ = read_spec(source)
+    return spec.sizes == "per_layer" and all(len(set(block.sizes)) == 1 for block in blocks)
+
+
 def _find(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     if isinstance(source, Mapping):
         return source, "search space"

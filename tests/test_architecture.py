@@ -33,13 +33,13 @@ FLOORS: list[set[str]] = [
     {"space"},
     {"budget"},
     {"engine"},
-    {"searching"},
+    {"baselines", "searching"},
     {"runners", "tracking", "exporting"},
     {"experiment"},
     {"session", "run_folder", "progress"},
     {"task_facts"},
     {"begin", "result"},
-    {"launch"},
+    {"comparing", "launch"},
     {"cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

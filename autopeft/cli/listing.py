@@ -102,8 +102,16 @@ def _runners() -> Mapping[str, type[BaseModel]]:
 def _spaces() -> dict[str, str]:
     from autopeft.config import read_yaml
     from autopeft.resources import shipped
+    from autopeft.space_spec import is_preset
 
-    return {name: str(read_yaml(path).get("description", "")) for name, path in shipped("search_spaces").items()}
+    found = {name: str(read_yaml(path).get("description", "")) for name, path in shipped("search_spaces").items()}
+    return {name: f"one hybrid: {said}" if is_preset(name) else said for name, said in found.items()}
+
+
+def _baselines() -> dict[str, str]:
+    from autopeft.baselines import BASELINES
+
+    return {name: f"{b.description}; parameters: {b.formula}" for name, b in BASELINES.all().items()}
 
 
 def _experiments() -> dict[str, str]:
@@ -127,6 +135,7 @@ _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "samplers": _samplers,
     "stopping": _stopping,
     "spaces": _spaces,
+    "baselines": _baselines,
     "experiments": _experiments,
     "models": _models,
     "costs": _costs,

@@ -136,7 +136,7 @@ class Worker:
             yield from self._train(members, evaluations)
             return
         except Exception as error:
-            reason = _in_words(error)
+            reason = in_words(error)
             self.spoilt |= not _is_out_of_memory(error)
         if self.device.type == "cuda":
             # Not while the exception is handled: its traceback holds the activations.
@@ -265,7 +265,8 @@ def _divergence(metrics: Mapping[str, float]) -> str | None:
     return None
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """A training's error in a line."""
     text = " ".join(str(error).split())[:300]
     return f"out of memory: {text}" if _is_out_of_memory(error) else f"{type(error).__name__}: {text}"
 
