@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_models import CONFIGS, FAMILIES, LAYERS, METHOD_NAMES, base_model, everywhere, hybrids, make, tokens
+from tiny_models import CONFIGS, FAMILIES, LAYERS, TOGETHER, base_model, everywhere, hybrids, make, tokens
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
@@ -71,7 +71,7 @@ def without_lora(hybrid: Hybrid) -> Hybrid:
 @settings(max_examples=15)
 @given(hybrid=hybrids())
 @example(hybrid=everywhere())
-@example(hybrid=everywhere(*(make(name) for name in METHOD_NAMES)))
+@example(hybrid=everywhere(*(make(name) for name in TOGETHER)))
 @example(hybrid=Hybrid.from_layers(LAYERS, {1: [LoRA(2, sites=("down",)), Sequential(3), Parallel(2)]}))
 @example(hybrid=Hybrid.from_layers(LAYERS, {1: [LoRA(2, sites=("o",)), Sequential(3, sites=("o",))]}))
 @example(hybrid=Hybrid.from_layers(LAYERS, {0: [Parallel(2), Sequential(3, sites=("o", "down"))], 2: [Prefix(2)]}))
@@ -94,7 +94,7 @@ def test_training_flops_of_every_pair_of_sites_of_lora(family: str, layer: int) 
 @each_family
 @settings(max_examples=10)
 @given(hybrid=hybrids())
-@example(hybrid=everywhere(*(make(name) for name in METHOD_NAMES)))
+@example(hybrid=everywhere(*(make(name) for name in TOGETHER)))
 def test_inference_flops_are_those_that_torch_counts_without_what_merges(family: str, hybrid: Hybrid) -> None:
     expected = counted(MODELS[family], without_lora(hybrid), train=False)
     assert cost("inference_flops", hybrid, SHAPES[family]) == expected
@@ -141,7 +141,7 @@ def test_parameters_and_bytes_are_those_of_the_tensors(hybrid: Hybrid, family: s
 
 
 def test_stored_bytes_are_those_of_the_file_but_for_its_header(tmp_path: Path) -> None:
-    hybrid = everywhere(*(make(name) for name in METHOD_NAMES))
+    hybrid = everywhere(*(make(name) for name in TOGETHER))
     weights = {n: w.detach().contiguous() for n, w in Banks([hybrid], SHAPES["gpt2"], [0]).weights().items()}
     path = tmp_path / "weights.safetensors"
     save_file(weights, path)

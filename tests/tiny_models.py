@@ -78,6 +78,8 @@ CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
 FAMILIES = list(CONFIGS)
 CAUSAL = ["gpt2", "llama", "qwen2", "qwen3"]
 METHOD_NAMES = METHODS.names()
+#: A handful of all kinds, for tests in which methods meet: each method has a conformance suite of its own.
+TOGETHER = ["compacter", "ia3", "lora", "parallel", "prefix", "residual", "sequential"]
 
 
 def classifier(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
