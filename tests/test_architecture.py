@@ -33,7 +33,7 @@ FLOORS: list[set[str]] = [
     {"space"},
     {"budget"},
     {"engine"},
-    {"searching"},
+    {"baselines", "searching"},
     {"runners", "tracking", "exporting"},
     {"experiment"},
     {"session", "run_folder", "progress"},
