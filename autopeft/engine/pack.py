@@ -112,7 +112,7 @@ class Pack:
         """Add a batch's gradients to those there are; the losses [K]. `at`: the step, where it is one."""
         total = torch.zeros(len(self.candidates), device=self.backbone.device)
         twice = at is not None and self.company.twice
-        for start, end in _parts_of(batch, self.token_budget // len(self.candidates) // (1 + twice)):
+        for start, end in parts_of(batch, self.token_budget // len(self.candidates) // (1 + twice)):
             part = batch.part(start, end)
             own = {i: state[start:end] for i, state in states.items()}
             if twice and start:
@@ -188,7 +188,7 @@ class Pack:
         return parts
 
 
-def _parts_of(batch: Batch, tokens: int) -> list[tuple[int, int]]:
+def parts_of(batch: Batch, tokens: int) -> list[tuple[int, int]]:
     """Spans of the batch's examples with at most so many tokens each, about equal; of one example at least."""
     examples, length = batch.inputs["input_ids"].shape
     count = -(-examples // max(1, tokens // length))

@@ -71,7 +71,7 @@ def measure_pack(pack: Pack, task: TokenizedTask, tokens: Tokens, frozen: Frozen
         return pack.forward(batch, frozen.states(tokens, batch, pack.starts))
 
     pack.procedures.call("before_measure")
-    return _measured(forward, len(pack.candidates), pack.backbone.device, task, tokens)
+    return measured(forward, len(pack.candidates), pack.backbone.device, task, tokens)
 
 
 def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, float]:
@@ -81,12 +81,13 @@ def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, 
         logits: torch.Tensor = model(**batch.inputs).logits
         return logits.float()[None]
 
-    return _measured(forward, 1, next(model.parameters()).device, task, tokens)[0]
+    return measured(forward, 1, next(model.parameters()).device, task, tokens)[0]
 
 
-def _measured(
+def measured(
     forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens
 ) -> list[dict[str, float]]:
+    """The task's metrics and the loss of each of K candidates whose outputs on a split `forward` gives."""
     outputs = predict(forward, candidates, device, task, tokens)
     losses = loss_of(torch.from_numpy(outputs), torch.from_numpy(tokens.labels.copy()), task.regression)
     return [
