@@ -53,8 +53,8 @@ class Store:
 class FrozenStates:
     """Inputs of layers of the bare backbone for one split.
 
-    Layer l's input is [T, d]: tokens end to end as in `Tokens`, in the backbone's data type. Number 0 is the embeddings'
-    output, number L (of L layers) the last layer's.
+    Layer l's input is [T, d]: tokens end to end as in `Tokens`, in the backbone's data type. Number 0 is the
+    embeddings' output, number L (of L layers) the last layer's.
     """
 
     def __init__(self, backbone: Backbone, tokens: Tokens, pad_id: int, store: Store, batch_tokens: int) -> None:
