@@ -151,5 +151,9 @@ def head_tensors(backbone: Backbone) -> dict[str, torch.Tensor]:
 def load_head(backbone: Backbone, tensors: Mapping[str, torch.Tensor]) -> None:
     """Set what `head_tensors` gave."""
     for name, head in backbone.heads.items():
-        prefix = f"head.{name}."
-        head.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+        head.load_state_dict(part_of(tensors, f"head.{name}."))
+
+
+def part_of(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

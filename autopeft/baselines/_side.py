@@ -25,6 +25,7 @@ from autopeft.baselines._kept import (
     Record,
     head_tensors,
     load_head,
+    part_of,
     record_of,
 )
 from autopeft.engine.backbone import Backbone
@@ -133,8 +134,7 @@ class SideBaseline(KeptBaseline):
     def restore(self, backbone: Backbone, kept: Kept) -> BesideBackbone:
         """The side network and the head that were kept."""
         model = self._beside(backbone, kept.record, 0)
-        side = {n.removeprefix("side."): t for n, t in kept.tensors.items() if n.startswith("side.")}
-        model.side.load_state_dict(side)
+        model.side.load_state_dict(part_of(kept.tensors, "side."))
         load_head(backbone, kept.tensors)
         return model
 
