@@ -187,15 +187,15 @@ def _features(model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.
     return torch.cat([features, ones], 1).double().cpu(), logits.double().cpu()
 
 
-def _last_map(model: nn.Module) -> nn.Linear:
+def _last_map(model: Any) -> nn.Linear:
     """The last linear map of the head, that which is in use where PEFT keeps several."""
-    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     return list(_maps(plain))[-1]
 
 
 def _maps(model: Any) -> Iterator[nn.Linear]:
     for name in family_of(model.config).heads:
-        head = getattr(model, name, None)
+        head: Any = getattr(model, name, None)
         wrapped = getattr(head, "modules_to_save", None)
         used = wrapped[head.active_adapters[0]] if wrapped is not None else head
         if used is not None:
