@@ -9,7 +9,7 @@ import torch
 from tiny_task import save_model, task, tokenizer
 from tiny_worker import evaluate
 
-from autopeft.attachment import attach
+from autopeft.attaching import attach
 from autopeft.baselines import BASELINES
 from autopeft.baselines._training import own_backbone, train_model
 from autopeft.candidate import Candidate

@@ -108,7 +108,7 @@ def test_a_query_finds_the_layer_that_is_like_it() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 def test_what_is_trained_is_kept_and_loaded_again(made: Bench, kind: SideBaseline, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"epochs": 3, "learning_rate": 0.02})
+    settings = SETTINGS.model_copy(update={"epochs": 4, "batch_size": 13, "learning_rate": 0.02})
     fitted = kind.fit(made.source, made.data, settings)
     losses = [epoch["train_loss"] for epoch in fitted.curve]
     assert losses[-1] < losses[0] - 0.02
@@ -121,6 +121,10 @@ def test_what_is_trained_is_kept_and_loaded_again(made: Bench, kind: SideBaselin
         logits = model(**batch.inputs).logits
         assert logits.shape == (6, LABELS)
         assert torch.equal(load_baseline(tmp_path)(**batch.inputs).logits, logits)
+    # Another fit on the same layers' outputs leaves the first one's model as it is.
+    kind.fit(made.source, made.data, settings.model_copy(update={"seed": 2, "epochs": 1}))
+    with torch.no_grad():
+        assert torch.equal(model(**batch.inputs).logits, logits)
     again = kind.fit(made.source, made.data, settings)
     assert again.curve == fitted.curve
 

@@ -33,6 +33,7 @@ from autopeft.engine.data import Batch, TokenizedTask, Tokens
 from autopeft.engine.entrances import PassedOver, States
 
 if TYPE_CHECKING:
+    from autopeft.engine.frozen import FrozenLayers
     from autopeft.engine.settings import TrainingSettings
     from autopeft.models import ModelSource
 
@@ -110,17 +111,13 @@ class SideBaseline(KeptBaseline):
     def fit(self, source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Fitted:
         """Compute the frozen layers once, then train the side network and the head on what they gave."""
         from autopeft.baselines._training import own_backbone, train
-        from autopeft.engine.frozen import FrozenLayers
-        from autopeft.engine.train import evaluation_tokens
-        from autopeft.engine.worker import CACHE
 
         backbone = own_backbone(source, task, settings)
         model = self._beside(backbone, record_of(self, source, task), settings.seed)
-        frozen = FrozenLayers(backbone, task.pad_id, CACHE, evaluation_tokens(backbone.device))
-        cached = frozen.prepare_all((task.train, task.validation))
+        frozen = self._frozen_layers(backbone, source, task)
 
         def forward(tokens: Tokens, batch: Batch) -> torch.Tensor:
-            states = frozen.all_states(tokens, _with_rows(tokens, batch)) if cached else None
+            states = frozen.all_states(tokens, _with_rows(tokens, batch)) if frozen else None
             logits: torch.Tensor = model(states=states, **batch.inputs).logits
             return logits
 
@@ -137,6 +134,21 @@ class SideBaseline(KeptBaseline):
         model.side.load_state_dict(part_of(kept.tensors, "side."))
         load_head(backbone, kept.tensors)
         return model
+
+    def _frozen_layers(self, backbone: Backbone, source: ModelSource, task: TokenizedTask) -> FrozenLayers | None:
+        """The states of all layers, kept for further fits on the same task; None where they cannot be kept."""
+        from autopeft.engine.frozen import FrozenLayers
+        from autopeft.engine.train import evaluation_tokens
+        from autopeft.engine.worker import CACHE
+
+        known = vars(self).get("_known")
+        if known is None or known[0] != source or known[1] is not task:
+            frozen = FrozenLayers(backbone, task.pad_id, CACHE, evaluation_tokens(backbone.device))
+            kept = frozen.prepare_all((task.train, task.validation))
+            # Not a field: it is no part of what the baseline is.
+            vars(self)["_known"] = known = (source, task, frozen if kept else None)
+        found: FrozenLayers | None = known[2]
+        return found
 
     def _beside(self, backbone: Backbone, record: Record, seed: int) -> BesideBackbone:
         with torch.random.fork_rng(devices=[]):

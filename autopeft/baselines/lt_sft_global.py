@@ -112,7 +112,7 @@ class LTSFT(KeptBaseline):
         seconds = (first.epochs * dense.seconds_per_epoch + second.epochs * sparse.seconds_per_epoch) / (
             first.epochs + second.epochs
         )
-        return Fitted(tuple(curve), model, count, count, kept.bytes, seconds, merged=model.model)
+        return Fitted(tuple(curve), model, count, count, kept.bytes, seconds, merged=model)
 
     def restore(self, backbone: Backbone, kept: Kept) -> SparselyChanged:
         """The changes and the head that were kept."""
