@@ -135,6 +135,9 @@ def test_a_spoilt_folder_is_said_in_one_line(made: Bench, tmp_path: Path) -> Non
     for change, place in (
         ({"num_labels": 5}, WEIGHTS),
         ({"options": {"wide": 1}}, WEIGHTS),
+        ({"baseline": "lst", "options": {"reduction": 0}}, "lst: reduction: expected a whole number from 1"),
+        ({"baseline": "lora_prune", "options": {"sparsity": 2}}, "lora_prune: sparsity: expected a number from 0.0 to"),
+        ({"baseline": "lt_sft_global", "options": {"share": "x"}}, "lt_sft_global: share"),
         ({"baseline": "lst"}, WEIGHTS),
         ({"baseline": "no such"}, "unknown baseline 'no such'"),
         ({"pad_id": -1}, RECORD),

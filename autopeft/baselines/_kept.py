@@ -15,7 +15,7 @@ from torch import nn
 from autopeft.baselines._base import Baseline
 from autopeft.config import Strict, parse
 from autopeft.doors import door, read_json
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, shown
 from autopeft.writing import replacing
 
 if TYPE_CHECKING:
@@ -96,6 +96,17 @@ class KeptBaseline(Baseline):
     @abstractmethod
     def restore(self, backbone: Backbone, kept: Kept) -> KeptModel:
         """The model that `kept` was made of, on a fresh backbone; any error where it does not fit."""
+
+
+def check_option(baseline: Baseline, field: str, least: float, most: float) -> None:
+    """`AutopeftError` unless a number among the options lies within these bounds, and is whole if they are."""
+    value = getattr(baseline, field)
+    whole = isinstance(least, int) and isinstance(most, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not least <= value <= most:
+        kind = "whole number" if whole else "number"
+        raise AutopeftError(
+            f"{baseline.name}: {field}: expected a {kind} from {least} to {most} (given: {shown(value)})"
+        )
 
 
 def save_baseline(model: KeptModel, folder: Path | str) -> None:

@@ -55,7 +55,7 @@ class AttentionFusion(SideBaseline):
     paper: ClassVar[str] = "Cao, Satya Prakash and Hamza 2022"
     family: ClassVar[str] = "additive"
     formula: ClassVar[str] = "d + L + 1 a model"
-    usual_rate: ClassVar[float] = 1e-2
+    usual_rate: ClassVar[float] = 3e-2
 
     def network(self, backbone: Backbone) -> Fusion:
         """The query for a backbone."""

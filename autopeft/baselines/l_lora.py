@@ -15,9 +15,20 @@ from torch import nn
 from torch.func import functional_call, jvp
 
 from autopeft.baselines._base import Fitted
-from autopeft.baselines._kept import Kept, KeptBaseline, KeptModel, Record, head_tensors, load_head, part_of, record_of
+from autopeft.baselines._kept import (
+    Kept,
+    KeptBaseline,
+    KeptModel,
+    Record,
+    check_option,
+    head_tensors,
+    load_head,
+    part_of,
+    record_of,
+)
 from autopeft.baselines._low_rank import WithLowRank
 from autopeft.engine.backbone import Backbone
+from autopeft.methods import MOST_SIZE
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
@@ -84,6 +95,10 @@ class LLoRA(KeptBaseline):
     rank: int = 8
     sites: str = "q,v"
     start: int = 0
+
+    def __post_init__(self) -> None:
+        check_option(self, "rank", 1, MOST_SIZE)
+        check_option(self, "start", 0, 2**32 - 1)
 
     def fit(self, source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Fitted:
         """Train the changes of B and the head."""

@@ -15,9 +15,19 @@ import torch
 from torch import nn
 
 from autopeft.baselines._base import Fitted
-from autopeft.baselines._kept import Kept, KeptBaseline, KeptModel, Record, head_tensors, load_head, record_of
+from autopeft.baselines._kept import (
+    Kept,
+    KeptBaseline,
+    KeptModel,
+    Record,
+    check_option,
+    head_tensors,
+    load_head,
+    record_of,
+)
 from autopeft.baselines._prunable import LowRank, PrunedLayer, pruned_layers
 from autopeft.engine.backbone import Backbone
+from autopeft.methods import MOST_SIZE
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
@@ -113,6 +123,10 @@ class LoRAPrune(KeptBaseline):
 
     rank: int = 8
     sparsity: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_option(self, "rank", 1, MOST_SIZE)
+        check_option(self, "sparsity", 0.0, 1.0)
 
     def fit(self, source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Fitted:
         """Train and prune at once, then cut."""

@@ -16,8 +16,10 @@ from torch import nn
 from torch.nn import functional
 
 from autopeft.anatomy import ModelShape
+from autopeft.baselines._kept import check_option
 from autopeft.baselines._side import SideBaseline, SideNetwork
 from autopeft.engine.backbone import Backbone
+from autopeft.methods import MOST_SIZE
 
 
 class Ladder(SideNetwork):
@@ -83,9 +85,12 @@ class LST(SideBaseline):
     paper: ClassVar[str] = "Sung, Cho and Bansal 2022, section 3"
     family: ClassVar[str] = "additive"
     formula: ClassVar[str] = "about 4 w^2 + 2 w f / r + d w a layer, w = d / r"
-    usual_rate: ClassVar[float] = 1e-3
+    usual_rate: ClassVar[float] = 3e-3
 
     reduction: int = 8
+
+    def __post_init__(self) -> None:
+        check_option(self, "reduction", 1, MOST_SIZE)
 
     def network(self, backbone: Backbone) -> Ladder:
         """The ladder for a backbone."""

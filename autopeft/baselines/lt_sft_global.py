@@ -14,7 +14,17 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autopeft.baselines._base import Fitted
-from autopeft.baselines._kept import Kept, KeptBaseline, KeptModel, Record, head_tensors, load_head, part_of, record_of
+from autopeft.baselines._kept import (
+    Kept,
+    KeptBaseline,
+    KeptModel,
+    Record,
+    check_option,
+    head_tensors,
+    load_head,
+    part_of,
+    record_of,
+)
 from autopeft.engine.backbone import Backbone
 
 if TYPE_CHECKING:
@@ -87,6 +97,9 @@ class LTSFT(KeptBaseline):
     usual_rate: ClassVar[float] = 2e-4
 
     share: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_option(self, "share", 0.0, 1.0)
 
     def fit(self, source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Fitted:
         """Train both phases; the curve goes on from the first to the second."""
