@@ -12,7 +12,7 @@ from tiny_models import FFN, HEADS, HIDDEN, LAYERS, perturb
 from tiny_packs import SETTINGS, Bench, bench
 
 from autopeft.attention import FUSED
-from autopeft.baselines._kept import load_baseline, record_of, save_baseline
+from autopeft.baselines._kept import RECORD, load_baseline, record_of, save_baseline
 from autopeft.baselines._prunable import LowRank
 from autopeft.baselines._training import own_backbone
 from autopeft.baselines.lora_prune import LoRAPrune, Pruned, cubic
@@ -99,6 +99,10 @@ def test_pruned_shapes_are_kept_and_compute_what_masks_do(made: Bench, tmp_path:
     torch.testing.assert_close(logits(made, merged), logits(made, model), rtol=1e-5, atol=1e-5)
     save_baseline(model, tmp_path)
     assert torch.equal(logits(made, load_baseline(tmp_path)), logits(made, model))
+    record = tmp_path / RECORD
+    record.write_text(record.read_text().replace('"rank": 2', '"rank": 60000'))
+    with pytest.raises(AutopeftError, match="not of rank 60000"):
+        load_baseline(tmp_path)
 
 
 def test_cutting_is_masking(made: Bench) -> None:

@@ -150,6 +150,12 @@ def record_of(baseline: Any, source: ModelSource, task: TokenizedTask) -> Record
     )
 
 
+def check_rank(rank: int, tensors: Mapping[str, torch.Tensor]) -> None:
+    """`ValueError`, before anything is built, where kept weights of LoRA are of another rank."""
+    if any(t.shape[0] != rank for name, t in tensors.items() if name.endswith(".A")):
+        raise ValueError(f"the weights are not of rank {rank}")
+
+
 def head_tensors(backbone: Backbone) -> dict[str, torch.Tensor]:
     """The head's weights as `head.<name>`."""
     return {

@@ -21,6 +21,7 @@ from autopeft.baselines._kept import (
     KeptModel,
     Record,
     check_option,
+    check_rank,
     head_tensors,
     load_head,
     part_of,
@@ -118,6 +119,7 @@ class LLoRA(KeptBaseline):
 
     def restore(self, backbone: Backbone, kept: Kept) -> Linearised:
         """The linearised model that was kept."""
+        check_rank(self.rank, kept.tensors)
         model = self._linearised(backbone, kept.record)
         drawn = part_of(kept.tensors, "start.")
         with torch.no_grad():

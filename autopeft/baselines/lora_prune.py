@@ -21,6 +21,7 @@ from autopeft.baselines._kept import (
     KeptModel,
     Record,
     check_option,
+    check_rank,
     head_tensors,
     load_head,
     record_of,
@@ -152,6 +153,7 @@ class LoRAPrune(KeptBaseline):
 
     def restore(self, backbone: Backbone, kept: Kept) -> Pruned:
         """The pruned maps and the head that were kept."""
+        check_rank(self.rank, kept.tensors)
         model = Pruned(backbone, self.rank, 0, kept.record)
         model.load(kept.tensors)
         load_head(backbone, kept.tensors)
