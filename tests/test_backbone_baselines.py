@@ -15,6 +15,7 @@ from autopeft.attention import FUSED
 from autopeft.baselines._kept import RECORD, load_baseline, record_of, save_baseline
 from autopeft.baselines._prunable import LowRank
 from autopeft.baselines._training import own_backbone
+from autopeft.baselines.diff_pruning import DiffPruning, Gated, gated, taken_off
 from autopeft.baselines.lora_prune import LoRAPrune, Pruned, cubic
 from autopeft.baselines.lt_sft_global import LTSFT
 from autopeft.engine.data import collate
@@ -35,11 +36,12 @@ def logits(made: Bench, model: Any) -> torch.Tensor:
     return found
 
 
-def test_lt_sft_changes_exactly_the_entries_that_moved_most(made: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [LTSFT(share=0.02), DiffPruning(share=0.02)], ids=["lt_sft", "diff_pruning"])
+def test_exactly_so_many_entries_are_changed(kind: LTSFT | DiffPruning, made: Bench, tmp_path: Path) -> None:
     fresh = own_backbone(made.source, made.data, FAST)
     before = dict(fresh.model.base_model.named_parameters())
     total = sum(p.numel() for p in before.values())
-    fitted = LTSFT(share=0.02).fit(made.source, made.data, FAST)
+    fitted = kind.fit(made.source, made.data, FAST)
     model: Any = fitted.model
     after = dict(model.model.base_model.named_parameters())
     assert after.keys() == before.keys()
@@ -54,7 +56,38 @@ def test_lt_sft_changes_exactly_the_entries_that_moved_most(made: Bench, tmp_pat
     save_baseline(model, tmp_path)
     again = load_baseline(tmp_path)
     assert torch.equal(logits(made, again), logits(made, model))
-    assert torch.equal(logits(made, fitted.merged), logits(made, model))
+    assert fitted.merged is model
+
+
+def test_gates_are_hard_and_closed_ones_cost_nothing(made: Bench) -> None:
+    gate = Gated(torch.zeros(1000), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        gate.w.fill_(1.0)
+        gate.odds.copy_(torch.linspace(-4, 4, 1000))
+        still = gate.change()
+    noisy = gate.change().detach()
+    assert torch.equal(still, (torch.sigmoid(gate.odds.detach()) * 3 - 1.5).clamp(0, 1))
+    assert 0 <= float(noisy.min()) <= float(noisy.max()) == 1.0
+    # About as many gates are open as the penalty expects.
+    expected = gate.odds.sigmoid().sum()
+    assert int((noisy > 0).sum()) == pytest.approx(float(expected), abs=60)
+    (slope,) = torch.autograd.grad(expected, gate.odds)
+    gate.odds.grad = torch.zeros(1000)
+    gate.add_penalty(0.5)
+    torch.testing.assert_close(gate.odds.grad, 0.5 * slope)
+
+
+def test_a_gated_backbone_is_bare_again(made: Bench) -> None:
+    backbone = own_backbone(made.source, made.data, FAST)
+    before = {name: p.detach().clone() for name, p in backbone.model.base_model.named_parameters()}
+    gates = gated(backbone, 0)
+    with torch.no_grad():
+        for gate in gates.values():
+            gate.w.fill_(0.5)
+    changes = taken_off(backbone, gates)
+    after = dict(backbone.model.base_model.named_parameters())
+    assert before.keys() == after.keys() == changes.keys()
+    assert all(torch.equal(before[name], after[name]) and bool((changes[name] == 0.5).all()) for name in before)
 
 
 def test_lt_sft_takes_the_largest_changes_and_goes_back(made: Bench) -> None:
