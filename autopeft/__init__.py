@@ -29,6 +29,8 @@ _NAMES = {
     "BudgetedSampler": "autopeft.searching.budgeted",
     "ParetoFront": "autopeft.searching.front",
     "HybridConfig": "autopeft.peft_tuner",
+    "save_baseline": "autopeft.baselines._kept",
+    "load_baseline": "autopeft.baselines._kept",
     "attach": "autopeft.attaching",
     "shape_of": "autopeft.anatomy",
     "use_plugins": "autopeft.plugins",

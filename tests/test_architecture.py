@@ -35,6 +35,7 @@ FLOORS: list[set[str]] = [
     {"engine"},
     {"baselines", "searching"},
     {"runners", "tracking", "exporting"},
+    {"after"},
     {"experiment"},
     {"session", "run_folder", "progress"},
     {"task_facts"},

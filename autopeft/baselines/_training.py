@@ -56,9 +56,15 @@ def train_model(model: nn.Module, task: TokenizedTask, settings: TrainingSetting
 
 
 def train(
-    forward: Forward, parameters: Sequence[nn.Parameter], task: TokenizedTask, settings: TrainingSettings
+    forward: Forward,
+    parameters: Sequence[nn.Parameter],
+    task: TokenizedTask,
+    settings: TrainingSettings,
+    before_step: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Train `parameters` of what `forward` computes.
+
+    `before_step` is called with the step's number and that of all steps when the gradients are there, not yet clipped.
 
     A step is that of the engine for one candidate: AdamW (Loshchilov and Hutter 2019) with decay on all parameters,
     warm-up and linear decay, the gradient clipped as a whole, batches over the token budget in parts. In bf16 the
@@ -75,6 +81,8 @@ def train(
         begin, total = time.perf_counter(), torch.zeros((), device=on)
         for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
             loss = _gradients(forward, batch.to(on), task, settings)
+            if before_step:
+                before_step(schedule.last_epoch, steps)
             torch.nn.utils.clip_grad_norm_(parameters, rates.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,17 +47,9 @@ def measure_export(folder: Path, on: Path | None = None, trust_remote_code: bool
     `on`: a file with the task's columns, to measure on in place of its test split (the names are then those of the
     metrics alone). `AutopeftError` for a folder that is not what an export writes.
     """
-    record = Record.read(folder)
-    trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
-    settings = record.settings_of(str(folder / FILE))
-    data = _data(record, folder) if on is None else data_of_file(_task(record, folder), on, *_classes(record))
-    source = find_model(record.model.name, trust)
-    if differs := difference(record.model.files, model_files(source.location)):
-        warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=3)
-    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
-    model = load_export(folder, record, source, task.pad_id)
+    opened = open_export(folder, on, trust_remote_code)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = measure(model.to(device), task, task.test)
+    measured = measure(opened.model.to(device), opened.task, opened.task.test)
     return {name if on else f"test_{name}": value for name, value in measured.items()}
 
 
@@ -166,3 +159,26 @@ def _check_taken(path: Path, stored: Mapping[str, torch.Tensor], taken: Mapping[
     for name, tensor in stored.items():
         if not math.prod(tensor.shape) or not torch.equal(taken[name].cpu(), tensor.to(taken[name].dtype)):
             raise AutopeftError(f"{path}: tensor '{name}' does not fit the adapter; {_REMEDY}")
+
+
+@dataclass(frozen=True)
+class OpenedExport:
+    """An export with all that it names: the record, the base model's source, the task's data, the adapter in memory."""
+
+    record: Record
+    source: ModelSource
+    task: TokenizedTask
+    model: Any
+
+
+def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> OpenedExport:
+    """Open the adapter in `folder` with its model and task; arguments and errors as those of `measure_export`."""
+    record = Record.read(folder)
+    trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
+    settings = record.settings_of(str(folder / FILE))
+    data = _data(record, folder) if on is None else data_of_file(_task(record, folder), on, *_classes(record))
+    source = find_model(record.model.name, trust)
+    if differs := difference(record.model.files, model_files(source.location)):
+        warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
+    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
+    return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id))
