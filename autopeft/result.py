@@ -245,6 +245,7 @@ def _record(
         "metrics": trained.metrics,
         "model": {"name": trained.source.name, "location": trained.source.location, "files": trained.files},
         "trust_remote_code": trained.source.trust_remote_code,
+        **({"quantise": trained.source.quantise} if trained.source.quantise else {}),
         "num_labels": facts.num_labels,
         "labels": list(facts.labels),
         "scores": list(facts.metrics),
