@@ -132,7 +132,8 @@ def export(
 
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     chosen, to = result.front.pick(pick, max_params), Path(to)
-    format = format_of(format, chosen.candidate.hybrid)
+    backbone = result.experiment.backbone
+    format = format_of(format, chosen.candidate.hybrid, backbone.quantise if backbone else None)
     check_free(to)
     trained = _kept(result, chosen, trust_remote_code)
     try:

@@ -97,9 +97,12 @@ def check_width(kind: Kind, wide_in: int, place: str) -> None:
 
 def kind_of(module: nn.Module) -> Kind | None:
     """How a map is kept; None for one that is not quantised."""
-    name = type(getattr(module, "weight", None)).__name__
+    # Not the attribute, which PEFT's layers look for in each other.
+    weight: Any = module._parameters.get("weight")
+    name = type(weight).__name__
     if name == "Params4bit":
-        return module.weight.quant_type  # type: ignore[union-attr, return-value]
+        found: Kind = weight.quant_type
+        return found
     if name == "Int8Params":
         return "int8"
     return "int4" if type(module).__name__ == "UniformLinear" else None
