@@ -13,8 +13,12 @@ from tiny_quantised import KINDS, quantised, wide_bench
 from torch import nn
 
 from autopeft.anatomy import layers_of, shape_of
+from autopeft.candidate import Candidate
+from autopeft.engine.pack import Pack
 from autopeft.engine.sharing import map_frozen, write_frozen
 from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.methods.lora import LoRA
 from autopeft.models import find_model
 from autopeft.quantising import Kind, check_installed, kind_of
 from autopeft.quantising.loading import bytes_in_memory
@@ -167,3 +171,12 @@ def test_widths_that_would_be_read_wrongly_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(AutopeftError, match=r"quantise nf4 needs maps whose inputs are a multiple of 64.* take int8"):
         replace(find_model(str(save_model(tmp_path))), quantise="nf4").model(3, False, torch.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_place_gives_the_dequantised_weight(kind: Kind, tmp_path: Path) -> None:
+    bench = wide_bench(tmp_path / "model", kind, "gpt2")
+    with Pack(bench.backbone, [Candidate(Hybrid.uniform(LAYERS, LoRA(2, sites=("v",))))], bench.settings) as pack:
+        (bank,) = pack.attachment.banks.at(1)["v"]
+        whole = dequantised(layers_of(bench.backbone.model)[1].get_submodule("attn.c_attn"))
+        assert torch.equal(bank.place.weight(), whole[2 * 64 :])

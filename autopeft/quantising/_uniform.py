@@ -24,6 +24,7 @@ class UniformLinear(nn.Module):
     `weight` is [m, n / 2] uint8, two integers a byte; `scales` and `zeros` are [m, n / g].
     """
 
+    bias: nn.Parameter | None
     scales: torch.Tensor
     zeros: torch.Tensor
 
@@ -37,7 +38,7 @@ class UniformLinear(nn.Module):
         zeros = (-low / scales).round()
         integers = (groups / scales[..., None] + zeros[..., None]).round().clamp(0, _MOST).to(torch.uint8).flatten(1)
         self.weight = nn.Parameter(integers[:, ::2] | integers[:, 1::2] << 4, requires_grad=False)
-        self.bias = bias
+        self.register_parameter("bias", bias)
         self.register_buffer("scales", scales)
         self.register_buffer("zeros", zeros)
 
