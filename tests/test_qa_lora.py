@@ -64,4 +64,6 @@ def test_trained_on_int4_it_merges_into_zero_points_alone(family: str, tmp_path:
             assert torch.equal(made.scales, module.scales)
             assert not torch.equal(made.zeros, module.zeros)
             layer.set_submodule(name, made)
-    torch.testing.assert_close(model.base_model(ids).last_hidden_state, expected, rtol=0, atol=3e-6)
+    torch.testing.assert_close(
+        model.base_model(ids).last_hidden_state, expected, rtol=0, atol=3e-6 * float(expected.abs().max())
+    )

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import LAYERS, right_padded
-from tiny_packs import mixed
+from peft import PeftModel
+from tiny_models import LAYERS, perturb, right_padded
+from tiny_packs import SETTINGS, mixed
 from tiny_quantised import KINDS, quantised, wide_bench
 from torch import nn
 
 from autopeft.anatomy import layers_of, shape_of
 from autopeft.candidate import Candidate
+from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.engine.pack import Pack
 from autopeft.engine.sharing import map_frozen, write_frozen
 from autopeft.errors import AutopeftError
+from autopeft.exporting import write_adapter
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.models import find_model
@@ -153,6 +156,21 @@ def test_what_is_one_number_a_group_moves_zero_points_only(tmp_path: Path) -> No
     assert not torch.equal(made.zeros, module.zeros)
     x = torch.randn(3, 128)
     torch.testing.assert_close(made(x), module(x) + x @ update.T, rtol=1e-5, atol=3e-6)
+
+
+def test_stock_lora_merges_into_the_dequantised_model(tmp_path: Path) -> None:
+    """As the card says; merged into 4 bits again it is another model."""
+    pytest.importorskip("bitsandbytes")
+    source, candidate = quantised(tmp_path / "model", "nf4"), Candidate(Hybrid.uniform(LAYERS, LoRA(3)))
+    backbone = Backbone(source, 3, False, REPORTED, torch.device("cpu"))
+    with Pack(backbone, [candidate], SETTINGS) as pack, torch.no_grad():
+        perturb(pack, scale=0.05)
+        inputs, weights = right_padded(backbone.model, (7, 4)), pack.weights(0)
+        expected = backbone.model(**inputs).logits
+    write_adapter(source, candidate, weights, 3, tmp_path / "out")
+    base = source.model(3, False, torch.float32)
+    merged = PeftModel.from_pretrained(base.dequantize(), tmp_path / "out").merge_and_unload()
+    torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -61,9 +61,10 @@ def remarks_on(kind: Kind | None) -> tuple[str, ...]:
     """What a user should know of a search on a backbone kept so."""
     if kind is None:
         return ()
+    how = "its dequantised weights" if kind == "int4" else "the model that base.dequantize() gives"
     return (
         f"the backbone's maps are kept as {kind}: scores are of that model, and an adapter belongs on it; merge one "
-        "into its dequantised weights only, as the trained change is lost when they are rounded again",
+        f"into {how} only, as rounding loses the trained change",
     )
 
 

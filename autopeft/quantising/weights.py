@@ -104,6 +104,20 @@ def quantise_uniform(model: nn.Module, skip: Iterable[str]) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def requantise(module: nn.Module, weight: torch.Tensor) -> None:
+    """Have a map of 4 bits, which computes as before otherwise, stand for this fp32 weight [m, n]."""
+    old: Any = module.weight
+    if isinstance(module, UniformLinear):
+        made = UniformLinear(weight, None)
+        module.weight, module.scales, module.zeros = made.weight, made.scales, made.zeros
+    elif kind_of(module) in ("nf4", "fp4"):
+        options = {name: getattr(old, name) for name in ("quant_type", "blocksize", "compress_statistics")}
+        module.weight = type(old)(weight.contiguous(), False, module=module, **options).to(weight.device)
+    else:
+        raise ValueError("not a map of 4 bits")
+
+
 def rebind(model: nn.Module) -> None:
     """After the data of weights were replaced by equal ones: have 8-bit maps let go of the old ones."""
     for module in model.modules():
