@@ -61,10 +61,10 @@ def remarks_on(kind: Kind | None) -> tuple[str, ...]:
     """What a user should know of a search on a backbone kept so."""
     if kind is None:
         return ()
-    how = "its dequantised weights" if kind == "int4" else "the model that base.dequantize() gives"
+    into = "its dequantised weights" if kind == "int4" else "what base.dequantize() gives"
     return (
         f"the backbone's maps are kept as {kind}: scores are of that model, and an adapter belongs on it; merge one "
-        f"into {how} only, as rounding loses the trained change",
+        f"into {into} only, as rounding would lose the trained change",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import dtype, float32, nn
@@ -55,6 +56,8 @@ def load_quantised(source: Source, config: PretrainedConfig, rest: dtype | str) 
     if kind != "int4":
         from transformers import BitsAndBytesConfig
 
+        # It warns of a faster kernel for evaluation that is not here, and would not be used.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(**configuration(kind, skip))
     model, info = source.load(config, dtype=float32, **options)
     if kind == "int4":
