@@ -58,7 +58,7 @@ def test_trained_on_int4_it_merges_into_zero_points_alone(family: str, tmp_path:
             name = family_of(model.config).site(site).module
             module = layer.get_submodule(name)
             own = {w: weights[f"layers.{i}.{site}.qa_lora.{w}"] for w in ("A", "B")}
-            made = changed(module, *method.merge(own, dequantised(module), module.bias))
+            made = changed(module, *method.merge(site, own, dequantised(module), module.bias))
             assert isinstance(made, UniformLinear)
             assert torch.equal(made.weight, module.weight)
             assert torch.equal(made.scales, module.scales)

@@ -71,7 +71,7 @@ class QALoRA(Method):
         return self.scale
 
     def merge(
-        self, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
+        self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """W + scale B A, one number a group."""
         change = self.scale * weights["B"] @ weights["A"]
