@@ -27,6 +27,7 @@ from autopeft.checkpoint import OURS, check_folder, check_weights, read_config
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
+from autopeft.quantising import Kind
 from autopeft.trust import HOW
 
 if TYPE_CHECKING:
@@ -58,12 +59,14 @@ BUILT_IN = {
 class ModelSource:
     """A model as the user named it and the folder or hub id that it stands for.
 
-    `trust_remote_code`, whether its own Python may run, comes from `autopeft.trust.trusted` only.
+    `trust_remote_code`, whether its own Python may run, comes from `autopeft.trust.trusted` only. `quantise` is how
+    the maps of its layers are kept in memory.
     """
 
     name: str
     location: str
     trust_remote_code: bool = False
+    quantise: Kind | None = None
 
     def config(self, **overrides: Any) -> PretrainedConfig:
         """The configuration, of a supported family; what it says of another task, or of outputs, is left out."""
@@ -129,11 +132,13 @@ class ModelSource:
         candidate. `pad_id` is what batches are padded with (the tokenizer's padding token): causal models look for it
         to find the last token of a text. None leaves the configuration's.
         """
+        from autopeft.quantising.loading import load_quantised
+
         # One output is regression for transformers, also where only the size of the head matters here.
         kind = "regression" if regression or num_labels == 1 else "single_label_classification"
         config = self.config(num_labels=num_labels, problem_type=kind)
         self.check_weights(shape_from_config(config, self.trust_remote_code))
-        model, info = self._load(config, dtype=dtype)
+        model, info = load_quantised(self, config, dtype) if self.quantise else self.load(config, dtype=dtype)
         _check_fit(model, info, self.name)
         if pad_id is not None:
             # After loading: RoBERTa's positions depend on the token that it was built with.
@@ -149,10 +154,11 @@ class ModelSource:
 
     def has_other_head(self, num_labels: int) -> bool:
         """Whether the checkpoint has a head that is not of so many outputs; no weight is read."""
-        _, info = self._load(self.config(num_labels=num_labels), device_map="meta")
+        _, info = self.load(self.config(num_labels=num_labels), device_map="meta")
         return bool(info["mismatched_keys"])
 
-    def _load(self, config: PretrainedConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def load(self, config: PretrainedConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The model as `options` of `from_pretrained` have it, and what was missing of it."""
         from transformers import AutoModelForSequenceClassification
 
         load = AutoModelForSequenceClassification.from_pretrained

@@ -132,7 +132,8 @@ def export(
 
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     chosen, to = result.front.pick(pick, max_params), Path(to)
-    format = format_of(format, chosen.candidate.hybrid)
+    backbone = result.experiment.backbone
+    format = format_of(format, chosen.candidate.hybrid, backbone.quantise if backbone else None)
     check_free(to)
     trained = _kept(result, chosen, trust_remote_code)
     try:
@@ -245,6 +246,7 @@ def _record(
         "metrics": trained.metrics,
         "model": {"name": trained.source.name, "location": trained.source.location, "files": trained.files},
         "trust_remote_code": trained.source.trust_remote_code,
+        **({"quantise": trained.source.quantise} if trained.source.quantise else {}),
         "num_labels": facts.num_labels,
         "labels": list(facts.labels),
         "scores": list(facts.metrics),

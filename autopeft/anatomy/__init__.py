@@ -5,6 +5,7 @@ Shape letters used everywhere: L layers (or tokens, where said), d hidden width,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -133,7 +134,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         kv_heads=sites["k"][1] // head_dim,
         head_dim=head_dim,
         sites=sites,
-        backbone_params=sum(p.numel() for p in _base(model).parameters()),
+        backbone_params=sum(_numbers(p) for p in _base(model).parameters()),
         gated=family.gate is not None,
         causal=family.causal,
     )
@@ -141,16 +142,17 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 def shape_from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> ModelShape:
     """The shape of the model that a configuration describes, without allocating its weights."""
-    return shape_of(_without_weights(config, trust_remote_code))
+    return shape_of(without_weights(config, trust_remote_code))
 
 
 def head_params_from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> int:
     """Parameters of the head on the model that a configuration describes, without allocating its weights."""
-    model = _without_weights(config, trust_remote_code)
+    model = without_weights(config, trust_remote_code)
     return sum(p.numel() for name in head_names(model) for p in model.get_submodule(name).parameters())
 
 
-def _without_weights(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+def without_weights(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+    """The model that a configuration describes, with a head for sequences, on the meta device."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -161,6 +163,14 @@ def _without_weights(config: PretrainedConfig, trust_remote_code: bool) -> PreTr
         check_sizes({name: getattr(config, name, None) for name in (*MOST, "pad_token_id")}, f"{place}: configuration")
         model: PreTrainedModel = build(config, trust_remote_code=trust_remote_code)
     return model
+
+
+def _numbers(parameter: Any) -> int:
+    """Numbers that a parameter stands for: of one in 4 bits, two a byte."""
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        return math.prod(state.shape)
+    return int(parameter.numel()) * (2 if str(parameter.dtype) == "torch.uint8" else 1)
 
 
 def _base(model: PreTrainedModel) -> Any:

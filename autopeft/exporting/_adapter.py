@@ -18,6 +18,7 @@ from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
 from autopeft.exporting._record import FILE, Format
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
+from autopeft.quantising import Kind
 from autopeft.writing import replacing
 
 if TYPE_CHECKING:
@@ -44,11 +45,15 @@ def check_free(to: Path) -> None:
             raise AutopeftError(f"{to}: holds a {taken[0]} that is not of an export; give another folder (to)")
 
 
-def format_of(asked: Format | None, hybrid: Hybrid) -> Format:
-    """The format to write: as asked, else stock LoRA where it can express the hybrid.
+def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None) -> Format:
+    """The format to write: as asked, else stock LoRA where it can express the hybrid on a backbone kept as `quantise`.
 
     `AutopeftError` when LoRA is asked for, and can't.
     """
+    if quantise == "int4":
+        if asked in ("lora", "lora-padded"):
+            raise AutopeftError(f"format '{asked}': stock PEFT does not know maps kept as int4; take format autopeft")
+        return "autopeft"
     stock = is_lora_only(hybrid)
     if asked in ("lora", "lora-padded") and not stock:
         raise AutopeftError(
@@ -71,7 +76,7 @@ def write_adapter(
     A hybrid of LoRA only becomes stock PEFT LoRA, which loads without autopeft, unless another format is asked for.
     `UnfitWeights`, before anything is written, for weights that are not of the candidate.
     """
-    format_, hybrid = format_of(asked, candidate.hybrid), candidate.hybrid
+    format_, hybrid = format_of(asked, candidate.hybrid, source.quantise), candidate.hybrid
     backbone = Backbone(source, num_labels, False, REPORTED, torch.device("cpu"))
     if wrong := complaint(backbone, hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")

@@ -10,7 +10,7 @@ from typing import Any
 
 from autopeft.hybrid import Hybrid
 from autopeft.models import BUILT_IN, ModelSource
-from autopeft.snippet import base_lines
+from autopeft.snippet import base_lines, model_lines
 from autopeft.writing import replacing
 
 #: What the format is, for the card.
@@ -33,6 +33,7 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
     load = _LOAD.format(
         imports=f"import autopeft  # registers the PEFT type AUTOPEFT\n{imports}" if written == "autopeft" else imports,
         base=base_lines(source, base, record["num_labels"]),
+        after=model_lines(source),
     )
     text = _CARD.format(
         base_yaml=json.dumps(record["model"]["name"]), base=plain(record["model"]["name"]),
@@ -64,7 +65,7 @@ _LOAD = """```python
 from transformers import AutoModelForSequenceClassification
 
 {base}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
-```"""
+{after}```"""
 
 _CARD = """---
 library_name: peft

@@ -14,6 +14,7 @@ from autopeft.doors import door, read_json, within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.hybrid import Hybrid
 from autopeft.metrics import METRICS, complaint
+from autopeft.quantising import Kind
 from autopeft.writing import replacing
 
 FILE = "hybrid.json"
@@ -44,6 +45,7 @@ class Record(BaseModel):
     metrics: dict[str, float]
     model: _Model
     trust_remote_code: bool = False
+    quantise: Kind | None = None
     num_labels: int = Field(ge=1)
     labels: list[str]
     scores: list[str] = Field([], description="names of the task's metrics, main one first")

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +177,7 @@ def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = 
     trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
     settings = record.settings_of(str(folder / FILE))
     data = _data(record, folder) if on is None else data_of_file(_task(record, folder), on, *_classes(record))
-    source = find_model(record.model.name, trust)
+    source = replace(find_model(record.model.name, trust), quantise=record.quantise)
     if differs := difference(record.model.files, model_files(source.location)):
         warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
     task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
