@@ -218,9 +218,9 @@ def _check_collisions(blocks: Iterable[Block], where: str) -> None:
     for block in blocks:
         method = block.make(block.method.step)
         for site in method.sites:
-            other = taken.setdefault((method.name, site), block.name)
+            other = taken.setdefault((method.claim, site), block.name)
             if other != block.name:
                 raise AutopeftError(
-                    f"{where}: blocks.{block.name}: method '{method.name}' at site '{site}' is already in "
+                    f"{where}: blocks.{block.name}: method '{method.claim}' at site '{site}' is already in "
                     f"blocks.{other}; give the two different sites"
                 )

@@ -23,6 +23,7 @@ FLOORS: list[set[str]] = [
     {"registry"},
     {"checkpoint", "config", "fingerprint"},
     {"anatomy", "metrics"},
+    {"peft_tuners"},
     {"methods"},
     {"hybrid"},
     {"candidate", "costs", "attention", "models", "adapter_keys"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -70,6 +70,21 @@ class Method(Procedure, MethodValue):
     peft_type: ClassVar[str | None] = None
     #: What it computes from: the input of its site's linear map, the input of that map's block, or the map's output.
     reads: ClassVar[Literal["site", "block", "output"]] = "site"
+
+    @property
+    def label(self) -> str:
+        """Its kind, for people."""
+        return self.name
+
+    @property
+    def claim(self) -> str:
+        """What only one method may be at a site of a layer."""
+        return self.label
+
+    @property
+    def bank_name(self) -> str:
+        """The name of its banks, which is a part of its weights' names: no dots, and one a bank of a candidate."""
+        return self.name
 
     # --- weights, and what follows from them -------------------------------------------------------------------------
 
@@ -149,6 +164,13 @@ class Method(Procedure, MethodValue):
     def bank_options(self) -> tuple[tuple[str, Any], ...]:
         """Options that all members of one bank must share, as (name, value)."""
         return ()
+
+    @classmethod
+    def wired(cls, banks: Sequence[Bank]) -> None:
+        """Called when all banks of the class in a model are at their places (`Bank.place`), which have weights.
+
+        Banks may be wired again when they have been trained.
+        """
 
     def output_scale(self) -> float:
         """The factor on what the method adds."""

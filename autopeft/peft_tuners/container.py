@@ -12,7 +12,7 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import get_peft_model_state_dict
@@ -72,7 +72,7 @@ class Container:
         layer: Any = self.layers[name]
         with torch.enable_grad():
             output = layer(torch.ones(1, 1, in_width(layer), device=next(iter(own.values())).device))
-        gradients = torch.autograd.grad(output.sum(), list(own.values()), allow_unused=True)
+            gradients = torch.autograd.grad(output.sum(), list(own.values()), allow_unused=True)
         return {n: t for (n, t), gradient in zip(own.items(), gradients, strict=True) if gradient is not None}
 
     def trained(self) -> dict[str, torch.Tensor]:
@@ -141,9 +141,9 @@ def _built(
 
     with torch.random.fork_rng(devices=_devices(root)), _quiet():
         _seed(seed, setting.tuner, "")
-        tuner = Seeded(root, setting.config(targets, inputs), ADAPTER)
+        tuner: Any = Seeded(root, setting.config(targets, inputs), ADAPTER)
         tuner._cast_adapter_dtype(adapter_name=ADAPTER, autocast_adapter_dtype=True)
-    return tuner.eval()  # type: ignore[no-any-return]
+    return cast(nn.Module, tuner.eval())
 
 
 def _seed(*parts: Any) -> None:
@@ -172,7 +172,7 @@ def _put(root: nn.Module, name: str, module: nn.Module) -> None:
     root.add_module(last, module)
 
 
-def _bases(layers: Collection[nn.Module]) -> Iterator[nn.Parameter]:
+def _bases(layers: Collection[Any]) -> Iterator[nn.Parameter]:
     for layer in layers:
         if hasattr(layer, "get_base_layer"):
             yield from layer.get_base_layer().parameters()

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from autopeft.peft_tuners.container import Container
 
+#: A layer's places in the order in which models hold them.
+ORDER = ("norm1", "q", "k", "v", "o", "gate", "up", "down", "norm2")
 #: Layers of the stand-in: what two layers have in common is shared by the model.
 _FIRST, _SECOND = "layers.0", "layers.1"
 
@@ -40,7 +42,7 @@ class Map:
 
         if self.is_norm:
             kind = nn.LayerNorm if self.bias else nn.RMSNorm
-            return kind(self.wide_out, device=device)  # type: ignore[no-any-return, operator]
+            return kind(self.wide_out, device=device)
         return nn.Linear(self.wide_in, self.wide_out, self.bias, device=device)
 
 
@@ -64,6 +66,11 @@ class Profile:
     places: Mapping[str, Holding] = field(hash=False)
     model: Holding
     tied: Mapping[tuple[str, str], int] = field(hash=False)
+
+    @property
+    def trained(self) -> int:
+        """Trained entries of one layer alone."""
+        return self.model.trained + sum(held.trained for held in self.places.values())
 
 
 @lru_cache(maxsize=4096)

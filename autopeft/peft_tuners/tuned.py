@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,7 @@ class Tuned:
                 changed = functional_call(self._layer, tensors, (given,), tie_weights=False)
             finally:
                 self._reused.given = self._reused.output = None
-        return changed.to(output.dtype)  # type: ignore[no-any-return]
+        return changed.to(output.dtype)
 
     def _tensors(self, own: Flat, shared: Flat) -> dict[str, torch.Tensor]:
         found = {slot.name: slot.of(own.trained) for slot in self._own}
@@ -161,19 +161,19 @@ def tune(
     Of the maps are given shells. What is drawn and not trained, such as a mask, is the same for every seed, so that
     trained weights fit a tuner that is built again; the second layers hold the seed's initial values.
     """
-    container, layers = _tuned(setting, profile, maps, 0)
-    return layers, layers if not seed else _tuned(setting, profile, maps, seed)[1]
+    layers = _tuned(setting, profile, maps, 0)
+    return layers, _tuned(setting, profile, maps, seed) if seed else layers
 
 
 def _tuned(
     setting: Setting, profile: Profile, maps: Mapping[str, tuple[Map, nn.Module]], seed: int
-) -> tuple[Container, dict[str, Tuned]]:
+) -> dict[str, Tuned]:
     shells = {name: copied(shell) for name, (_, shell) in maps.items()}
     reused = {name: Reused(shell) for name, shell in shells.items()}
     for name, made in shells.items():
         made.__dict__["forward"] = reused[name]
     container = Container(setting, shells, *endings([m for m, _ in maps.values()]), seed)
-    return container, {n: Tuned(container, n, m.place, profile, reused[n]) for n, (m, _) in maps.items()}
+    return {n: Tuned(container, n, m.place, profile, reused[n]) for n, (m, _) in maps.items()}
 
 
 def _laid_out(tensors: Mapping[str, torch.Tensor]) -> tuple[list[_Slot], int]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from autopeft.peft_tuners.profile import Map, Profile
+    from autopeft.peft_tuners.profile import Profile
 
 #: Reasons that are better than the error that a trial ends with.
 _REFUSED: Mapping[str, str] = {
@@ -38,9 +38,10 @@ Kind = Literal["maps", "norms"]
 class Verdict:
     """What a trial of a tuner has shown; `reason` says why it is refused, and is empty for one that works.
 
-    `places`: where it can stand, maps, norms or both; `growth`: how the number of trained weights goes with the size; `on_meta`: whether
-    that number can be told without weights; `replaces`: whether it computes a map's output anew, so that no other
-    change of the map may stand below it; `change`: the largest change of the tiny model's output before training.
+    `places`: where it can stand, maps, norms or both; `growth`: how the number of trained weights goes with the size;
+    `on_meta`: whether that number can be told without weights; `replaces`: whether it computes a map's output anew, so
+    that no other change of the map may stand below it; `change`: the largest change of the tiny model's output before
+    training.
     """
 
     tuner: str
@@ -142,9 +143,16 @@ class _Trial:
             raise _Unfit("moves the global random generator")
         each = found.places.values()
         return Verdict(
-            self.kind.lower(), "", self.setting.size_field, (self.places,), found.model.trained + sum(h.trained for h in each),
-            found.model.stored + sum(h.stored for h in each), self._growth(found), self._on_meta(found), replaces, change,
-        )  # fmt: skip
+            tuner=self.kind.lower(),
+            size_field=self.setting.size_field,
+            places=(self.places,),
+            trained=found.trained,
+            stored=found.model.stored + sum(h.stored for h in each),
+            growth=self._growth(found),
+            on_meta=self._on_meta(found),
+            replaces=replaces,
+            change=change,
+        )
 
     def _check_counts(self, found: Profile) -> None:
         import torch
@@ -161,7 +169,7 @@ class _Trial:
                 raise _Unfit("what one map costs depends on the others")
 
     def _check_run(self, found: Profile) -> tuple[float, bool]:
-        """(Change before training, whether it replaces the map), when it trains, and computes the same when reloaded."""
+        """(Change before training, whether it replaces the map) of one that trains and can be loaded again."""
         import torch
 
         model, ids = _tiny_bert(), torch.arange(12).view(2, 6)
@@ -194,8 +202,9 @@ class _Trial:
         if self.setting.size_field == SWITCHED:
             return "on"
         large = profile(self._setting(_SIZES[1]), self.maps, False)
-        counts = [p.model.trained + sum(h.trained for h in p.places.values()) for p in (small, large)]
-        return "rises" if counts[1] > counts[0] else "same" if counts[1] == counts[0] else "falls"
+        if large.trained == small.trained:
+            return "same"
+        return "rises" if large.trained > small.trained else "falls"
 
     def _on_meta(self, found: Profile) -> bool:
         from autopeft.peft_tuners.profile import profile
