@@ -71,21 +71,6 @@ class Method(Procedure, MethodValue):
     #: What it computes from: the input of its site's linear map, the input of that map's block, or the map's output.
     reads: ClassVar[Literal["site", "block", "output"]] = "site"
 
-    @property
-    def label(self) -> str:
-        """Its kind, for people."""
-        return self.name
-
-    @property
-    def claim(self) -> str:
-        """What only one method may be at a site of a layer."""
-        return self.label
-
-    @property
-    def bank_name(self) -> str:
-        """The name of its banks, which is a part of its weights' names: no dots, and one a bank of a candidate."""
-        return self.name
-
     # --- weights, and what follows from them -------------------------------------------------------------------------
 
     @abstractmethod
