@@ -172,7 +172,8 @@ def _block(name: str, raw: Mapping[str, Any], where: str) -> Block:
     if not _NAME.fullmatch(name):
         raise AutopeftError(f"{where}: a block's name is made of letters, digits, '_' and '-'")
     method = _method(name, raw, where)
-    options = {key: value for key, value in raw.items() if key != "method"}
+    # A method's sizes may be called that, too.
+    options = {method.size if key == "size" else key: value for key, value in raw.items() if key != "method"}
     known = method.option_names()
     for key in options:
         if key not in known:

@@ -46,6 +46,15 @@ def flats(bank: Bank, k: int, tuned: Tuned) -> tuple[Flat, Flat]:
     return _flat(bank, k), _EMPTY if bank.shared is None else _flat(bank.shared, k)
 
 
+def stored(banks: Sequence[Bank], k: int) -> dict[str, torch.Tensor]:
+    """What PEFT stores of candidate k's tuners."""
+    layers = [(bank, tuned) for bank in banks if (tuned := bank.__dict__["tuned"][k]) is not None]
+    for bank, tuned in layers:
+        tuned.take(*flats(bank, k, tuned))
+    containers = {id(tuned.container): tuned.container for _, tuned in layers}
+    return {name: tensor for container in containers.values() for name, tensor in container.state().items()}
+
+
 def _wire(banks: Sequence[Bank], k: int, shells: dict[tuple[int, int], nn.Module]) -> None:
     """One candidate's tuner of one setting, over all its layers."""
     method = cast("PeftBlock", banks[0].methods[k])

@@ -95,7 +95,7 @@ class MethodValue(ABC):
 
     @property
     def bank_name(self) -> str:
-        """The name of its banks, a part of its weights' names: no dots in it, and one bank of a candidate at a place."""
+        """The name of its banks, a part of its weights' names: without dots, and one bank of a candidate at a place."""
         return self.name
 
     @property

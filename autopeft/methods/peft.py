@@ -7,7 +7,7 @@ and each candidate's sequences go through its own tuner's layer (`autopeft.peft_
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,7 @@ from autopeft.methods._base import Kin, Method, MethodFlops
 from autopeft.methods._weights import Weight
 from autopeft.peft_tuners import SWITCHED, Setting
 from autopeft.peft_tuners.profile import ORDER, Holding, Map, Profile, profile
-from autopeft.peft_tuners.verdicts import Verdict, checked
+from autopeft.peft_tuners.verdicts import Verdict, checked, refuse_kind
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,9 @@ class PeftBlock(Method):
     def __post_init__(self) -> None:
         """Check the tuner and its options; then the checks of every method."""
         self._check_size()
-        options = dict(self.options) if isinstance(self.options, (Mapping, tuple, list)) else self.options
+        refuse_kind(self.tuner)
+        # As `replace` gives them back.
+        options = dict(self.options) if isinstance(self.options, tuple) else self.options
         setting = Setting.of(self.tuner, self.amount, self.size_field, options)
         found = checked(setting.tuner, setting.size_field)
         if setting.size_field == SWITCHED and self.amount > 1:
@@ -146,6 +148,13 @@ class PeftBlock(Method):
             raise AutopeftError(
                 f"{self.label}: {self.size_field} {self.amount} at {', '.join(places)} does not fit the model: {reason}"
             ) from None
+
+    @classmethod
+    def stored(cls, banks: Iterable[tuple[str, Bank]], candidate: int = 0) -> dict[str, torch.Tensor]:
+        """A candidate's weights as PEFT stores them; maps are named by `layers.<i>` and their names in the layer."""
+        from autopeft.methods._peft_wiring import stored
+
+        return stored([bank for _, bank in banks if bank.layer is not None and isinstance(bank.method, cls)], candidate)
 
     @classmethod
     def wired(cls, banks: Sequence[Bank]) -> None:

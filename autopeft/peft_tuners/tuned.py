@@ -98,6 +98,7 @@ class Tuned:
     """
 
     def __init__(self, container: Container, name: str, place: str, profile: Profile, reused: Reused) -> None:
+        self.container = container
         self._layer, self._reused, self._lock = container.layers[name], reused, Lock()
         used = container.used(name)
         kept = kept_by(container, name)
@@ -124,6 +125,14 @@ class Tuned:
         for slots, flat in ((self._own_kept, own.kept), (self._shared_kept, shared.kept)):
             for slot in slots:
                 slot.put(flat)
+
+    @torch.no_grad()
+    def take(self, own: Flat, shared: Flat) -> None:
+        """Put weights into the tuner's own tensors, from where PEFT stores them."""
+        held: dict[str, torch.Tensor] = dict(self._layer.named_parameters(remove_duplicate=False))
+        held |= dict(self._layer.named_buffers(remove_duplicate=False))
+        for name, tensor in self._tensors(own, shared).items():
+            held[name].copy_(tensor)
 
     def __call__(self, output: torch.Tensor, x: torch.Tensor, own: Flat, shared: Flat) -> torch.Tensor:
         """The map's `output` for input `x`, as the tuner changes it; computed in fp32."""

@@ -41,7 +41,7 @@ class Verdict:
     `places`: where it can stand, maps, norms or both; `growth`: how the number of trained weights goes with the size;
     `on_meta`: whether that number can be told without weights; `replaces`: whether it computes a map's output anew, so
     that no other change of the map may stand below it; `change`: the largest change of the tiny model's output before
-    training.
+    training; `shares`: whether layers share something.
     """
 
     tuner: str
@@ -54,6 +54,7 @@ class Verdict:
     on_meta: bool = False
     replaces: bool = False
     change: float = 0.0
+    shares: bool = False
 
     @property
     def works(self) -> bool:
@@ -86,17 +87,25 @@ def verdict(tuner: str, size_field: str | None = None) -> Verdict:
     return replace(found.get("norms", found.get("maps", Verdict(kind.lower()))), places=tuple(found))
 
 
+def refuse_kind(tuner: Any) -> None:
+    """`AutopeftError` for a tuner that PEFT lacks, or that is of a kind that no trial is needed for."""
+    if reason := _refusal(known_tuner(tuner)):
+        raise AutopeftError(_cannot(str(tuner).lower(), reason))
+
+
 def checked(tuner: str, size_field: str | None = None) -> Verdict:
     """The verdict of a tuner that works; `AutopeftError` with the reason for one that does not."""
-    import peft
-
     found = verdict(tuner, size_field)
     if not found.works:
-        raise AutopeftError(
-            f"peft: tuner '{found.tuner}' of PEFT {peft.__version__} cannot be used: {found.reason}; "
-            f"'autopeft list methods' names those that can"
-        )
+        raise AutopeftError(_cannot(found.tuner, found.reason))
     return found
+
+
+def _cannot(tuner: str, reason: str) -> str:
+    import peft
+
+    remedy = "'autopeft list tuners' names those that can"
+    return f"peft: tuner '{tuner}' of PEFT {peft.__version__} cannot be used: {reason}; {remedy}"
 
 
 def all_verdicts() -> list[Verdict]:
@@ -152,6 +161,7 @@ class _Trial:
             on_meta=self._on_meta(found),
             replaces=replaces,
             change=change,
+            shares=bool(found.tied),
         )
 
     def _check_counts(self, found: Profile) -> None:
