@@ -85,7 +85,7 @@ class Hybrid:
                 if shares(method) and method.places(shape):
                     members.setdefault((method.bank_name, method.bank_options()), []).append(method)
         joined = [_joined(group) for group in members.values()]
-        return [method for method in joined if method.shared(shape)]
+        return [method for method in joined if method.shared(shape) or method.shared_bytes(shape)]
 
     def check(self, shape: ModelShape) -> None:
         """`AutopeftError` when the model has another number of layers, or lacks all places of a method."""

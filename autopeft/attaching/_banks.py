@@ -58,7 +58,7 @@ class Banks(nn.Module):
     def _shared(self, hybrids: Sequence[Hybrid], shape: ModelShape, seeds: Sequence[int]) -> dict[Any, Bank]:
         members: dict[tuple[str, Any], list[Method | None]] = {}
         for k, hybrid in enumerate(hybrids):
-            for method in hybrid.sharing(shape):
+            for method in (m for m in hybrid.sharing(shape) if m.shared(shape)):
                 members.setdefault((method.bank_name, method.bank_options()), [None] * len(hybrids))[k] = method
         found = {}
         for (name, options), methods in sorted(members.items(), key=lambda item: str(item[0])):

@@ -197,7 +197,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="methods, tasks, samplers, stopping, spaces, experiments, models, costs, metrics or runners."
+            help="methods, tuners, tasks, samplers, stopping, spaces, experiments, models, costs, metrics or runners."
         ),
     ],
     plugins: Plugins = None,

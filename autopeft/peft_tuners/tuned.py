@@ -137,7 +137,8 @@ class Tuned:
     def __call__(self, output: torch.Tensor, x: torch.Tensor, own: Flat, shared: Flat) -> torch.Tensor:
         """The map's `output` for input `x`, as the tuner changes it; computed in fp32."""
         tensors = self._tensors(own, shared)
-        given, base = x.float(), output.float()
+        # A copy: some tuners add to it in place.
+        given, base = x.float(), output.float() if output.dtype != torch.float32 else output.clone()
         with self._lock:
             self._reused.given, self._reused.output = given, base
             try:
