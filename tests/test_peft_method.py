@@ -227,3 +227,9 @@ def test_verdicts_of_the_installed_version() -> None:
         assert {name for name, v in found.items() if v.works} == WORKING
     assert all(v.works or ("\n" not in v.reason and v.reason) for v in found.values())
     assert {n for n, v in found.items() if v.growth == "falls"} >= {"randlora", "c3a", "osf"}
+
+
+def test_flops_are_those_of_the_same_method_in_a_bank() -> None:
+    shape = shape_of(classifier("llama"))
+    for site in ("q", "v", "down"):
+        assert block("lora", 3).flops(shape, site, 16) == LoRA(3).flops(shape, site, 16)

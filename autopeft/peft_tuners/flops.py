@@ -11,7 +11,7 @@ from autopeft.peft_tuners.setting import Setting
 if TYPE_CHECKING:
     pass
 
-#: Products grow linearly with the tokens, from a part that does not depend on them.
+#: Products grow linearly with the tokens, from what a batch pays once.
 _LENGTHS = (4, 8)
 
 
@@ -19,12 +19,13 @@ _LENGTHS = (4, 8)
 def flops(setting: Setting, place: Map, on_meta: bool, length: int) -> tuple[int, int, int]:
     """(Forward, backward of its own weights, backward to its input) of one map, for one sequence of `length` tokens.
 
-    Matrix multiplications (2 a multiply-add) beside those of the map itself; transforms by other means are not counted.
+    Matrix multiplications (2 a multiply-add) beside those of the map itself. What a batch pays once, such as a dense
+    change of the map that is made from factors, is left out, and so are transforms by other means.
     """
     few, many = (_counted(setting, place, on_meta, n) for n in _LENGTHS)
-    slope = [(b - a) / (_LENGTHS[1] - _LENGTHS[0]) for a, b in zip(few, many, strict=True)]
-    found = [max(0, round(a + (length - _LENGTHS[0]) * s)) for a, s in zip(few, slope, strict=True)]
-    return found[0], found[1], found[2]
+    rise = [(b - a) / (_LENGTHS[1] - _LENGTHS[0]) for a, b in zip(few, many, strict=True)]
+    forward, backward, backward_input = (max(0, round(length * r)) for r in rise)
+    return forward, backward, backward_input
 
 
 @lru_cache(maxsize=1024)
