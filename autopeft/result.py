@@ -124,9 +124,10 @@ def export(
 
     `pick` is "best" (the best score), "knee" or a candidate's key; `max_params` leaves out what is larger. `format`:
     "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its own
-    rank), "autopeft", or None for stock LoRA where it can express the candidate. Weights that were not kept are trained
-    again with the search's seed; only that, and test scores that are not known, needs the task's data. The model's own
-    code runs only where the search needed it and the caller trusts it now. Returns the folder.
+    rank), "peft" (another tuner of stock PEFT), "autopeft", or None for a stock one where it can express the candidate.
+    Weights that were not kept are trained again with the search's seed; only that, and test scores that are not known,
+    needs the task's data. The model's own code runs only where the search needed it and the caller trusts it now.
+    Returns the folder.
     """
     from autopeft.exporting import UnfitWeights, check_free, format_of, write_adapter, write_card, write_record
 
@@ -144,6 +145,7 @@ def export(
         trained = _with_data(result, chosen, trust_remote_code, why=str(error), again=True)
         with _writing(to):
             peft_type = write_adapter(*trained.adapter(chosen), to, format)
+    format = "autopeft" if peft_type == "AUTOPEFT" else format
     record = _record(result, trained, chosen, peft_type, format)
     with _writing(to):
         write_record(to, record)

@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"registry"},
     {"checkpoint", "config", "fingerprint"},
     {"anatomy", "metrics"},
-    {"quantising"},
+    {"peft_tuners", "quantising"},
     {"methods"},
     {"hybrid"},
     {"candidate", "costs", "attention", "models", "adapter_keys"},

@@ -62,9 +62,10 @@ def one_site(name: str, site: str, layer: int) -> Hybrid:
 
 
 def by_token(hybrid: Hybrid) -> Hybrid:
-    """Without methods that compute something once a batch, which is no cost of a sequence."""
+    """Without methods that compute something once a batch, which is no cost of a sequence; tuners of PEFT may."""
     plain = Method.fixed_flops
-    return Hybrid(tuple(tuple(m for m in ms if type(m).fixed_flops is plain) for ms in hybrid.layers))
+    kept = [[m for m in ms if type(m).fixed_flops is plain and m.name != "peft"] for ms in hybrid.layers]
+    return Hybrid(tuple(map(tuple, kept)))
 
 
 def without_mergeable(hybrid: Hybrid) -> Hybrid:

@@ -83,7 +83,7 @@ def test_methods_are_kept_in_the_order_in_which_they_act() -> None:
 def test_two_of_a_kind_at_one_site_are_refused(name: str) -> None:
     site = METHODS.get(name).allowed_sites[0]
     said = complaint(Hybrid, ((), (make(name, 1), make(name, 2, sites=(site,)))))
-    assert said == f"hybrid: layer 1 has two '{name}' at site '{site}'; leave one out"
+    assert said == f"hybrid: layer 1 has two '{make(name).claim}' at site '{site}'; leave one out"
     assert complaint(Hybrid, ((make(name, 1), make(name, 1)),)).startswith("hybrid: layer 0 has two")
 
 
@@ -126,7 +126,7 @@ def test_describe(hybrid: Hybrid, line: str) -> None:
 def test_describe_is_one_line_that_names_every_method(hybrid: Hybrid) -> None:
     line = hybrid.describe()
     assert "\n" not in line
-    assert all(f"{m.name} {m.size_value}" in line for methods in hybrid.layers for m in methods)
+    assert all(f"{m.label} {m.size_value}" in line for methods in hybrid.layers for m in methods)
 
 
 # --- JSON and keys ---------------------------------------------------------------------------------------------------

@@ -25,13 +25,17 @@ __all__ = [
     "unsupported",
 ]  # fmt: skip
 
+#: The places that are modules with a weight, and perhaps a bias.
+_WITH_WEIGHTS = (*MAPS, "norm1", "norm2")
+
 
 @dataclass(frozen=True)
 class ModelShape:
     """All that counting needs to know of a backbone; every layer has the same shape.
 
     `sites` maps a site to (in, out) of its linear map; `backbone_params` is the number of parameters of the base model
-    without the task's head; `gated` says that the feed-forward network has a second input map of the shape of `up`.
+    without the task's head; `gated` says that the feed-forward network has a second input map of the shape of `up`,
+    and `biased` which maps and norms have a bias.
     """
 
     family: str
@@ -45,6 +49,7 @@ class ModelShape:
     backbone_params: int
     gated: bool = False
     causal: bool = False
+    biased: frozenset[str] = frozenset()
 
     def has(self, place: str) -> bool:
         """Whether its layers have this place."""
@@ -137,6 +142,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         backbone_params=sum(_numbers(p) for p in _base(model).parameters()),
         gated=family.gate is not None,
         causal=family.causal,
+        biased=frozenset(place for place in _WITH_WEIGHTS if _has_bias(layers[0], family, place)),
     )
 
 
@@ -185,6 +191,11 @@ def _walk(root: nn.Module, name: str, model: PreTrainedModel) -> nn.Module:
             f"model family '{model.config.model_type}': {type(model).__name__} has no module '{name}'; "
             f"the family's row in autopeft/anatomy/_families.py does not fit this version of transformers"
         ) from error
+
+
+def _has_bias(layer: nn.Module, family: Family, place: str) -> bool:
+    there = place != "gate" or family.gate is not None
+    return there and getattr(layer.get_submodule(family.site(place).module), "bias", None) is not None
 
 
 def _in_out(layer: nn.Module, site: Site) -> tuple[int, int]:

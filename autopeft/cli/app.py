@@ -225,7 +225,8 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="methods, baselines, tasks, samplers, stopping, spaces, experiments, models, costs, metrics, runners."
+            help="methods, baselines, tuners, readouts, tasks, samplers, stopping, spaces, experiments, models, costs, "
+            "metrics or runners."
         ),
     ],
     plugins: Plugins = None,

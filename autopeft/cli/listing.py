@@ -63,6 +63,15 @@ def _methods() -> dict[str, str]:
     return {name: f"{m.description}; size: {m.size}" for name, m in METHODS.all().items()}
 
 
+def _tuners() -> dict[str, str]:
+    from autopeft.peft_tuners.verdicts import all_verdicts
+
+    return {
+        f"peft:{v.tuner}": f"size: {v.size_field}; at {' and '.join(v.places)}" if v.works else f"refused: {v.reason}"
+        for v in all_verdicts()
+    }
+
+
 def _tasks() -> Mapping[str, type[BaseModel]]:
     from autopeft.tasks import TASKS
 
@@ -131,6 +140,7 @@ def _models() -> dict[str, str]:
 
 _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "methods": _methods,
+    "tuners": _tuners,
     "tasks": _tasks,
     "samplers": _samplers,
     "stopping": _stopping,

@@ -16,6 +16,7 @@ from autopeft.engine.report import complaint
 from autopeft.errors import AutopeftError
 from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
 from autopeft.exporting._record import FILE, Format
+from autopeft.exporting._tuner import is_one_tuner, tuner_config, tuner_state
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
 from autopeft.quantising import Kind
@@ -46,9 +47,11 @@ def check_free(to: Path) -> None:
 
 
 def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None) -> Format:
-    """The format to write: as asked, else stock LoRA where it can express the hybrid on a backbone kept as `quantise`.
+    """The format to write: as asked, else stock LoRA or one other tuner of stock PEFT where it can express the hybrid.
 
-    `AutopeftError` when LoRA is asked for, and can't.
+    `quantise`: how the backbone is kept, where stock PEFT does not know all.
+
+    `AutopeftError` when one of them is asked for, and can't.
     """
     if quantise == "int4":
         if asked in ("lora", "lora-padded"):
@@ -60,7 +63,11 @@ def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None
             f"format '{asked}': the candidate is no LoRA alone ({hybrid.describe()}); "
             "pick another one, or search a space of LoRA only (space: lora_ranks)"
         )
-    return asked or ("lora" if stock else "autopeft")
+    if asked == "peft" and not is_one_tuner(hybrid):
+        raise AutopeftError(
+            f"format '{asked}': the candidate is not one tuner of PEFT ({hybrid.describe()}); leave the format out"
+        )
+    return asked or ("lora" if stock else "peft" if is_one_tuner(hybrid) else "autopeft")
 
 
 def write_adapter(
@@ -71,9 +78,10 @@ def write_adapter(
     to: Path,
     asked: Format | None = None,
 ) -> str:
-    """Write `adapter_config.json` and `adapter_model.safetensors`; the PEFT type written ("LORA" or "AUTOPEFT").
+    """Write `adapter_config.json` and `adapter_model.safetensors`; the PEFT type written ("LORA", "AUTOPEFT", ...).
 
-    A hybrid of LoRA only becomes stock PEFT LoRA, which loads without autopeft, unless another format is asked for.
+    A hybrid of LoRA only becomes stock PEFT LoRA, and one of one other tuner that tuner's files; both load without
+    autopeft. A tuner whose configuration cannot say where it acts on this model is written as AUTOPEFT.
     `UnfitWeights`, before anything is written, for weights that are not of the candidate.
     """
     format_, hybrid = format_of(asked, candidate.hybrid, source.quantise), candidate.hybrid
@@ -81,22 +89,26 @@ def write_adapter(
     if wrong := complaint(backbone, hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
     to.mkdir(parents=True, exist_ok=True)
-    if format_ == "autopeft":
+    config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model)
+    if config is None:
         _write_hybrid(source, hybrid, weights, backbone.model, to)
         return "AUTOPEFT"
-    padded = format_ == "lora-padded"
-    config = lora_config(hybrid, backbone.model, padded)
+    if format_ == "peft":
+        state = tuner_state(hybrid, weights, backbone.model)
+    else:
+        state = lora_state(hybrid, weights, backbone.model, format_ == "lora-padded")
     config.base_model_name_or_path = source.location
     config.save_pretrained(str(to))
-    state = lora_state(hybrid, weights, backbone.model, padded)
     # Not `save_file`, whose files nobody else may read, whatever the umask.
     with replacing(to / WEIGHTS) as partial:
         partial.write_bytes(save(state, metadata={"format": "pt"}))
-    return "LORA"
+    return str(config.peft_type.value)
 
 
 def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel) -> Any:
-    """The PEFT configuration of a hybrid in a format, for loading it on `model`."""
+    """The PEFT configuration of a hybrid in a format, for loading it on `model`; None where a tuner has none for it."""
+    if format_ == "peft":
+        return tuner_config(hybrid, model)
     if format_ != "autopeft":
         return lora_config(hybrid, model, format_ == "lora-padded")
     from autopeft.peft_tuner import HybridConfig

@@ -18,6 +18,7 @@ _KINDS = {
     "lora": "stock PEFT LoRA (autopeft is not needed to load it)",
     "lora-padded": "stock PEFT LoRA, padded with zeros to one rank, alpha = r: exact for servers that scale tensors "
     "by their own rank, too (autopeft is not needed to load it)",
+    "peft": "a tuner of stock PEFT (autopeft is not needed to load it)",
     "autopeft": "PEFT type AUTOPEFT",
 }
 #: What Markdown or HTML would take for more than text.

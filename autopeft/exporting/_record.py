@@ -18,8 +18,9 @@ from autopeft.quantising import Kind
 from autopeft.writing import replacing
 
 FILE = "hybrid.json"
-#: How a hybrid is written: stock LoRA with each module's own rank or with one rank, or PEFT type AUTOPEFT.
-Format = Literal["lora", "lora-padded", "autopeft"]
+#: How a hybrid is written: stock LoRA with each module's own rank or with one rank, another tuner of stock PEFT, or
+#: PEFT type AUTOPEFT.
+Format = Literal["lora", "lora-padded", "peft", "autopeft"]
 _REMEDY = "give a folder that 'autopeft export' wrote"
 
 
@@ -37,7 +38,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
     key: str
-    peft_type: Literal["LORA", "AUTOPEFT"]
+    peft_type: str = Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")
     format: Format | None = None
     hybrid: dict[str, Any]
     training: dict[str, float]

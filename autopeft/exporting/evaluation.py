@@ -63,7 +63,7 @@ def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) 
 
     import autopeft.peft_tuner  # noqa: F401 - registers the PEFT type
 
-    stored = _stored(folder)
+    stored = _stored(folder, record)
     base = source.model(record.num_labels, not record.labels, torch.float32, pad_id)
     config = _config(folder, record, base)
     with _named(folder / WEIGHTS), warnings.catch_warnings():
@@ -106,7 +106,7 @@ def _data(record: Record, folder: Path) -> TaskData:
     return data
 
 
-def _stored(folder: Path) -> dict[str, torch.Tensor]:
+def _stored(folder: Path, record: Record) -> dict[str, torch.Tensor]:
     """The tensors of the safetensors file, all finite; pickled weights are refused."""
     from safetensors.torch import load_file
 
@@ -118,7 +118,8 @@ def _stored(folder: Path) -> dict[str, torch.Tensor]:
     with door(path, "not readable as safetensors", _REMEDY):
         stored: dict[str, torch.Tensor] = load_file(path)
     for name, tensor in stored.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        numbers = tensor.is_floating_point() or (record.written_as == "peft" and not tensor.is_complex())
+        if not numbers or not bool(torch.isfinite(tensor).all()):
             raise AutopeftError(f"{path}: '{name}' holds what is no finite number; {_REMEDY}")
     return {as_saved_now(name): tensor for name, tensor in stored.items()}
 

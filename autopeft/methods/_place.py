@@ -39,12 +39,16 @@ class BatchInput:
 
 @dataclass
 class Place:
-    """A module of the backbone that banks act at; slice `index` of `parts` where the map is fused."""
+    """A module of the backbone that banks act at; slice `index` of `parts` where the map is fused.
+
+    `name` is the module's dotted name in its layer.
+    """
 
     module: nn.Module
     index: int
     parts: int
     batch: BatchInput
+    name: str = ""
 
     def weight(self) -> torch.Tensor:
         """The frozen weight in fp32: [out, in] of a map (dequantised, where it is quantised), [d] of a norm."""
