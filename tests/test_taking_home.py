@@ -199,7 +199,8 @@ def test_padded_lora_is_the_same_with_one_rank(family: str, tmp_path: Path) -> N
     fresh = AutoModelForSequenceClassification.from_pretrained(base, num_labels=LABELS)
     with torch.no_grad():
         loaded = PeftModel.from_pretrained(fresh, tmp_path / "padded").eval()(**inputs).logits
-    torch.testing.assert_close(loaded, logits, rtol=1e-6, atol=1e-6)
+    # Products of another inner size round otherwise.
+    torch.testing.assert_close(loaded, logits, rtol=1e-4, atol=1e-5)
 
 
 def trained_weights(source: Any, folder: Path) -> tuple[Any, dict[str, torch.Tensor], list[int]]:
