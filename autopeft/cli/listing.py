@@ -63,6 +63,12 @@ def _methods() -> dict[str, str]:
     return {name: f"{m.description}; size: {m.size}" for name, m in METHODS.all().items()}
 
 
+def _readouts() -> dict[str, str]:
+    from autopeft.readouts import READOUTS
+
+    return {name: f"{r.description}; metrics: {', '.join(r.metrics())}" for name, r in READOUTS.all().items()}
+
+
 def _tasks() -> Mapping[str, type[BaseModel]]:
     from autopeft.tasks import TASKS
 
@@ -124,6 +130,7 @@ def _models() -> dict[str, str]:
 _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "methods": _methods,
     "tasks": _tasks,
+    "readouts": _readouts,
     "samplers": _samplers,
     "stopping": _stopping,
     "spaces": _spaces,
