@@ -17,6 +17,7 @@ from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
 from autopeft.models import ModelSource
+from autopeft.readouts import Readout
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.identity import refuse_another
@@ -176,9 +177,9 @@ class _Trained:
     weights: dict[str, torch.Tensor]
     metrics: dict[str, float]
 
-    def adapter(self, chosen: Evaluation) -> tuple[ModelSource, Candidate, dict[str, torch.Tensor], int]:
+    def adapter(self, chosen: Evaluation) -> tuple[ModelSource, Candidate, dict[str, torch.Tensor], Readout]:
         """What `write_adapter` takes."""
-        return self.source, chosen.candidate, self.weights, self.facts.num_labels
+        return self.source, chosen.candidate, self.weights, self.facts.readout
 
 
 def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> _Trained:
@@ -238,6 +239,7 @@ def _record(
     result: SearchResult, trained: _Trained, chosen: Evaluation, peft_type: str, format: Format
 ) -> dict[str, Any]:
     resolved, facts = result.experiment.resolved(), trained.facts
+    kind = {"readout": facts.kind} if facts.kind else {}
     return {
         "key": chosen.key,
         "peft_type": peft_type,
@@ -249,10 +251,11 @@ def _record(
         "model": {"name": trained.source.name, "location": trained.source.location, "files": trained.files},
         "trust_remote_code": trained.source.trust_remote_code,
         **({"quantise": trained.source.quantise} if trained.source.quantise else {}),
-        "num_labels": facts.num_labels,
+        "num_labels": facts.readout.outputs,
         "labels": list(facts.labels),
         "scores": list(facts.metrics),
         "positive": facts.positive,
+        **kind,
         "task": resolved["task"],
         "splits": facts.splits,
         "remarks": list(facts.remarks),

@@ -52,11 +52,12 @@ class Session:
         # Before anything is computed from it: a configuration may promise far more than is there.
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
+        self.shape = self.source.shape(self.data.readout)
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.budget = Budget.resolve(experiment.budget, self.shape, experiment.training.max_length)
         self.budget.check_feasible(self.space)
         self.objectives = self._objectives()
-        self.head_params = self.source.head_params(self.data.num_labels)
+        self.head_params = self.source.head_params(self.data.readout)
 
     @cached_property
     def tokens(self) -> TokenizedTask:
@@ -90,7 +91,8 @@ class Session:
 
         training = self.experiment.training
         workload = Workload.of(self.tokens, training)
-        return CostModel(self.shape, workload, training.epochs, self.experiment.runner.cache > 0)
+        one_token = self.data.readout.reads == "one"
+        return CostModel(self.shape, workload, training.epochs, self.experiment.runner.cache > 0, one_token)
 
     @property
     def remarks(self) -> tuple[str, ...]:

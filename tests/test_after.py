@@ -13,7 +13,7 @@ import torch
 from tiny_export import Project
 from tiny_models import LAYERS, everywhere, make, perturb
 from tiny_packs import SETTINGS, Bench, bench
-from tiny_task import save_model, task, tokenizer
+from tiny_task import classes, save_model, task, tokenizer
 
 from autopeft.after import AFTER
 from autopeft.after._calibration import Calibration, expected_calibration_error
@@ -197,7 +197,7 @@ def test_what_cannot_be_mixed_is_refused(exported: Path, project: Project, tmp_p
     for folders, changes, what in (
         ([exported], {}, "two exports or more"),
         ([exported, hybrid], {}, "is no LoRA alone"),
-        ([exported, exported], {"num_labels": 5}, "the task needs 5"),
+        ([exported, exported], {"readout": classes(5)}, "the task needs 5"),
         ([exported, tmp_path / "nothing"], {}, "nothing"),
     ):
         with pytest.raises(AutopeftError, match=what):
@@ -232,7 +232,7 @@ def test_a_gate_chooses_for_each_task(source: ModelSource, tmp_path: Path) -> No
     # A task's own adapter is a plain LoRA, which computes the same without a gate.
     for one in tasks:
         model.export(source, one, tmp_path / one.name)
-        base = source.model(3, False, torch.float32, one.pad_id)
+        base = source.model(one.readout, torch.float32, one.pad_id)
         plain = PeftModel.from_pretrained(base, str(tmp_path / one.name)).eval()
         torch.testing.assert_close(logits(plain, one), logits(model, one, one.name), rtol=1e-4, atol=1e-5)
 
@@ -259,7 +259,7 @@ def test_tasks_that_do_not_fit_are_refused(source: ModelSource) -> None:
     for given, options, what in (
         (tasks[:1], {}, "two tasks or more"),
         ([tasks[0], tasks[0]], {}, "a name of its own"),
-        ([tasks[0], replace(tasks[1], num_labels=4)], {}, "heads of different sizes"),
+        ([tasks[0], replace(tasks[1], readout=classes(4))], {}, "heads of different sizes"),
         (tasks, {"rank": 3, "experts": 2}, "2 experts cannot share a rank of 3"),
         (tasks, {"sites": ("qq",)}, "unknown site 'qq'"),
     ):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_quantised import KINDS, quantised
+from tiny_task import classes
 
 from autopeft.anatomy import layers_of
 from autopeft.models import find_model
@@ -23,7 +24,7 @@ def test_the_residual_falls_over_the_rounds(
     kind: Kind, family: str, name: str, ranks: dict[int, int], tmp_path: Path
 ) -> None:
     source = quantised(tmp_path / "model", kind, family)
-    plain, model = (s.model(3, False, torch.float32) for s in (find_model(source.location), source))
+    plain, model = (s.model(classes(3), torch.float32) for s in (find_model(source.location), source))
     weight = dequantised(layers_of(plain)[0].get_submodule(name))
     module, parts = layers_of(model)[0].get_submodule(name), 3 if len(ranks) == 2 else 1
     before = float((weight - dequantised(module)).norm() / weight.norm())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import LAYERS, right_padded
 from tiny_quantised import KINDS, quantised
-from tiny_task import task, tokenizer
+from tiny_task import classes, task, tokenizer
 
 from autopeft.anatomy import shape_of
 from autopeft.attaching import attach
@@ -30,7 +30,7 @@ FOUR_BITS = [kind for kind in KINDS if kind.values[0] != "int8"]
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_it_begins_nearer_to_the_fp32_model(kind: Kind, family: str, tmp_path: Path) -> None:
     source = quantised(tmp_path / "model", kind, family)
-    plain, model = (replace(source, quantise=k).model(3, False, torch.float32) for k in (None, kind))
+    plain, model = (replace(source, quantise=k).model(classes(3), torch.float32) for k in (None, kind))
     inputs = right_padded(model, (7, 4))
     expected, before = (m.base_model(**inputs).last_hidden_state for m in (plain, model))
     with attach(model, Hybrid.uniform(LAYERS, LoRA(RANK, sites=SITES))) as attachment:

@@ -14,6 +14,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 from test_export import export
 from tiny_models import LABELS, LAYERS, bank_parts, classifier, perturb, right_padded
 from tiny_packs import Bench, bench
+from tiny_task import classes
 from transformers import AutoModelForSequenceClassification
 
 from autopeft.anatomy import shape_of
@@ -73,7 +74,7 @@ def check_stock(family: str, hybrid: Hybrid) -> None:
                 assert parameter.grad.any(), name
         trained = sum(p.numel() for p in attached.banks.parameters())
     assert not torch.equal(logits, plain)
-    config = tuner_config(hybrid, model)
+    config = tuner_config(hybrid, model, classes(LABELS))
     assert config is not None
     config.inference_mode = False
     state = tuner_state(hybrid, weights, model)
@@ -109,9 +110,8 @@ def test_every_tuner_is_that_of_stock_peft_to_the_bit(tuner: str, family: str) -
 def test_one_configuration_holds_sizes_of_single_modules() -> None:
     hybrid = Hybrid.from_layers(LAYERS, {0: [block("loha", 2)], 1: [block("loha", 5, sites=("q",))]})
     check_stock("bert", hybrid)
-    assert (
-        tuner_config(Hybrid.from_layers(2, {0: [block("vera", 2)], 1: [block("vera", 3)]}), classifier("bert")) is None
-    )
+    shared = Hybrid.from_layers(2, {0: [block("vera", 2)], 1: [block("vera", 3)]})
+    assert tuner_config(shared, classifier("bert"), classes(LABELS)) is None
 
 
 def test_ia3_scales_the_input_of_the_last_map() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_models import LAYERS, base_model, perturb, tokens
 from tiny_quantised import quantised, wide_bench
+from tiny_task import classes
 
 from autopeft.anatomy import family_of, layers_of, shape_of
 from autopeft.attaching import Attachment
@@ -47,7 +48,7 @@ def test_trained_on_int4_it_merges_into_zero_points_alone(family: str, tmp_path:
     candidate = Candidate(Hybrid.uniform(LAYERS, method), {"learning_rate": 1e-2})
     trained = bench.train([candidate])[0]
     weights = {n.removeprefix("hybrid."): w for n, w in trained.weights.items() if n.startswith("hybrid.")}
-    model, ids = quantised(tmp_path / "model", "int4", family).model(3, False, torch.float32), tokens()
+    model, ids = quantised(tmp_path / "model", "int4", family).model(classes(3), torch.float32), tokens()
     before = model.base_model(ids).last_hidden_state
     with Attachment(model, candidate.hybrid) as attached:
         attached.banks.load(weights)

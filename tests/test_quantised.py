@@ -11,6 +11,7 @@ from peft import PeftModel
 from tiny_models import LAYERS, perturb, right_padded
 from tiny_packs import SETTINGS
 from tiny_quantised import KINDS, quantised, wide_bench
+from tiny_task import classes, save_model
 from torch import nn
 
 from autopeft.anatomy import layers_of, shape_of
@@ -53,7 +54,7 @@ def test_maps_of_layers_and_no_others_are_quantised_and_compute_with_what_is_rea
     kind: Kind, family: str, tmp_path: Path
 ) -> None:
     source = quantised(tmp_path / "model", kind, family)
-    plain, model = (s.model(3, False, torch.float32) for s in (find_model(source.location), source))
+    plain, model = (s.model(classes(3), torch.float32) for s in (find_model(source.location), source))
     inside = {id(m) for layer in layers_of(model) for m in layer.modules()}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) or kind_of(module):
@@ -73,7 +74,7 @@ def test_the_numbers_are_those_of_fp32_weights_in_any_precision(kind: Kind, fami
     if kind == "nf4":
         pytest.importorskip("bitsandbytes")
     source = quantised(tmp_path / "model", kind, family)
-    full, half = (source.model(3, False, dtype) for dtype in (torch.float32, torch.bfloat16))
+    full, half = (source.model(classes(3), dtype) for dtype in (torch.float32, torch.bfloat16))
     assert next(half.base_model.parameters()).dtype == torch.bfloat16
     for name, (_, stored, _) in kept(full).items():
         assert torch.equal(stored, half.get_submodule(name).weight.data)
@@ -128,7 +129,7 @@ def test_a_weight_that_bitsandbytes_has_repacked_is_read_right() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_workers_share_one_copy(kind: Kind, tmp_path: Path) -> None:
     source = quantised(tmp_path / "model", kind)
-    model, other = (source.model(3, False, torch.float32) for _ in range(2))
+    model, other = (source.model(classes(3), torch.float32) for _ in range(2))
     for head in ("weight", "bias"):
         getattr(other.classifier, head).copy_(getattr(model.classifier, head))
     inputs = right_padded(model, (7, 4))
@@ -146,7 +147,7 @@ def test_workers_share_one_copy(kind: Kind, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_map_is_fp32_and_exact(kind: Kind, tmp_path: Path) -> None:
-    model = quantised(tmp_path / "model", kind).model(3, False, torch.float32)
+    model = quantised(tmp_path / "model", kind).model(classes(3), torch.float32)
     module = layers_of(model)[1].get_submodule("output.dense")
     update = torch.randn(64, 128) * 0.01
     made = changed(module, dequantised(module) + update, module.bias)
@@ -156,7 +157,7 @@ def test_a_merged_map_is_fp32_and_exact(kind: Kind, tmp_path: Path) -> None:
 
 
 def test_what_is_one_number_a_group_moves_zero_points_only(tmp_path: Path) -> None:
-    model = quantised(tmp_path / "model", "int4").model(3, False, torch.float32)
+    model = quantised(tmp_path / "model", "int4").model(classes(3), torch.float32)
     module = layers_of(model)[1].get_submodule("output.dense")
     update = (torch.randn(64, 4) * 0.1).repeat_interleave(32, dim=1)
     made = changed(module, dequantised(module) + update, module.bias)
@@ -172,13 +173,13 @@ def test_stock_lora_merges_into_the_dequantised_model(tmp_path: Path) -> None:
     """As the card says; merged into 4 bits again it is another model."""
     pytest.importorskip("bitsandbytes")
     source, candidate = quantised(tmp_path / "model", "nf4"), Candidate(Hybrid.uniform(LAYERS, LoRA(3)))
-    backbone = Backbone(source, 3, False, REPORTED, torch.device("cpu"))
+    backbone = Backbone(source, classes(3), REPORTED, torch.device("cpu"))
     with Pack(backbone, [candidate], SETTINGS) as pack, torch.no_grad():
         perturb(pack, scale=0.05)
         inputs, weights = right_padded(backbone.model, (7, 4)), pack.weights(0)
         expected = backbone.model(**inputs).logits
-    write_adapter(source, candidate, weights, 3, tmp_path / "out")
-    base = source.model(3, False, torch.float32)
+    write_adapter(source, candidate, weights, classes(3), tmp_path / "out")
+    base = source.model(classes(3), torch.float32)
     merged = PeftModel.from_pretrained(base.dequantize(), tmp_path / "out").merge_and_unload()
     torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
 
@@ -189,16 +190,14 @@ def test_stock_lora_merges_into_the_dequantised_model(tmp_path: Path) -> None:
 def test_without_the_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("autopeft.quantising.find_spec", lambda name: None)
     with pytest.raises(AutopeftError, match=r"quantise nf4 needs the package bitsandbytes; pip install 'autopeft\["):
-        quantised(tmp_path / "model", "nf4").model(3, False, torch.float32)
+        quantised(tmp_path / "model", "nf4").model(classes(3), torch.float32)
     check_installed("int4", "here")
 
 
 def test_widths_that_would_be_read_wrongly_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    from tiny_task import save_model
-
     with pytest.raises(AutopeftError, match=r"quantise nf4 needs maps whose inputs are a multiple of 64.* take int8"):
-        replace(find_model(str(save_model(tmp_path))), quantise="nf4").model(3, False, torch.float32)
+        replace(find_model(str(save_model(tmp_path))), quantise="nf4").model(classes(3), torch.float32)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny_models import FFN, HIDDEN, LABELS, LAYERS, perturb
 from tiny_packs import SETTINGS, Bench, bench
+from tiny_task import classes
 
 from autopeft.anatomy import embeddings_of, layers_of
 from autopeft.attention import FUSED
@@ -133,7 +134,7 @@ def test_a_spoilt_folder_is_said_in_one_line(made: Bench, tmp_path: Path) -> Non
     save_baseline(beside(made, AttentionFusion()), tmp_path)
     record = json.loads((tmp_path / RECORD).read_text())
     for change, place in (
-        ({"num_labels": 5}, WEIGHTS),
+        ({"readout": classes(5).to_json()}, WEIGHTS),
         ({"options": {"wide": 1}}, WEIGHTS),
         ({"baseline": "lst", "options": {"reduction": 0}}, "lst: reduction: expected a whole number from 1"),
         ({"baseline": "lora_prune", "options": {"sparsity": 2}}, "lora_prune: sparsity: expected a number from 0.0 to"),

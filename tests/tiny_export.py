@@ -42,13 +42,13 @@ class Project:
         """Train a hybrid for so many epochs (0: none), and write what `autopeft export` writes."""
         source, task = find_model(self.spec["model"]), self.task
         settings = TrainingSettings(epochs=max(1, epochs), batch_size=16, max_length=16, learning_rate=1e-2, seed=seed)
-        backbone = Backbone(source, task.num_labels, task.regression, REPORTED, device(), task.pad_id)
+        backbone = Backbone(source, task.readout, REPORTED, device(), task.pad_id)
         frozen = FrozenLayers(backbone, task.pad_id, 0, 1)
         with Pack(backbone, [Candidate(hybrid)], settings, steps=train_steps(settings, task)) as pack:
             for epoch in range(1, epochs + 1):
                 train_epoch(pack, task, frozen, epoch)
             weights = pack.weights(0)
-        kind = write_adapter(source, Candidate(hybrid), weights, task.num_labels, to)
+        kind = write_adapter(source, Candidate(hybrid), weights, task.readout, to)
         write_record(to, self._record(hybrid, kind, settings))
         return to
 
@@ -63,7 +63,7 @@ class Project:
             "seed": settings.seed,
             "metrics": {},
             "model": {"name": source.name, "location": source.location, "files": model_files(source.location)},
-            "num_labels": self.task.num_labels,
+            "num_labels": self.task.readout.outputs,
             "labels": list(self.data.label_names),
             "scores": list(self.data.metrics),
             "task": self.spec["task"],

@@ -25,6 +25,7 @@ from autopeft.engine.train import predict, train_steps
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, Method
 from autopeft.models import ModelSource, find_model
+from autopeft.tasks import TaskData
 
 #: 52 steps on the tiny task. At much higher rates Adam makes a lot of what rounding leaves of a tiny gradient.
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, precision="fp32", learning_rate=1e-3, seed=1)
@@ -57,7 +58,7 @@ class Bench:
     ) -> Bench:
         """In fp32 on the CPU."""
         precision = Precision(torch.float32, attention)
-        backbone = Backbone(source, data.num_labels, data.regression, precision, torch.device("cpu"), data.pad_id)
+        backbone = Backbone(source, data.readout, precision, torch.device("cpu"), data.pad_id)
         return cls(source, backbone, data, settings)
 
     def frozen(self, limit: int = 2**30, folder: Path | None = None) -> FrozenLayers:
@@ -84,7 +85,7 @@ class Bench:
         with Pack(self.backbone, [members[i] for i in order], self.settings, own, steps) as pack:
             watch(pack, order)
             for step, batch in enumerate(self._batches()):
-                losses = pack.step(batch, frozen.states(self.data.train, batch, pack.starts), self.data.regression)
+                losses = pack.step(batch, frozen.states(self.data.train, batch, pack.starts), self.data.readout)
                 for i, loss in zip(order, losses.tolist(), strict=True):
                     found[i].losses.append(loss)
                 watch(pack, order)
@@ -120,9 +121,10 @@ def bench(
     regression: bool = False,
     sizes: tuple[int, int, int] = (104, 40, 40),
     settings: TrainingSettings = SETTINGS,
+    other: TaskData | None = None,
 ) -> Bench:
-    """A tiny model of a family, and the tiny task."""
-    data = TokenizedTask.of(task(regression=regression, pairs=True, sizes=sizes), tokenizer(), 32)
+    """A tiny model of a family, and the tiny task (or another)."""
+    data = TokenizedTask.of(other or task(regression=regression, pairs=True, sizes=sizes), tokenizer(), 32)
     if family != "bert":
         data = replace(data, **{name: _without_types(getattr(data, name)) for name in ("train", "validation", "test")})
     return Bench.of(find_model(str(save_model(folder, family))), data, attention, settings)

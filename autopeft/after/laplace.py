@@ -94,7 +94,8 @@ def laplace(
     t maximises: the likelihood of the validation labels with the weights integrated out, or Laplace's evidence of the
     training split, log p(D | w) - t |w|^2 / 2 - sum_i log(1 + h_i / t) / 2, h_i the eigenvalues of H.
 
-    `AutopeftError` for a folder that is no export, for regression, and where the head's last map has too many weights.
+    `AutopeftError` for a folder that is no export, for labels that are not one class a text, and where the head's last
+    map has too many weights.
     """
     opened = open_export(Path(folder), trust_remote_code=trust_remote_code)
     return calibrate(opened.model, opened.task, choose, str(folder))
@@ -103,7 +104,7 @@ def laplace(
 def calibrate(model: nn.Module, task: TokenizedTask, choose: str = "validation", where: str = "model") -> Calibrated:
     """The same of a model in memory, with `logits` [B, C] in its outputs."""
     last = _last_map(model)
-    if task.train.labels.ndim != 1 or task.train.labels.dtype.kind != "i" or last.out_features < 2:
+    if task.readout.scored_as != "classes" or last.out_features < 2:
         raise AutopeftError(f"{where}: only classes can be calibrated, and the adapter's outputs are something else")
     size = last.out_features * (last.in_features + (last.bias is not None))
     if size > _MOST:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from autopeft.after._base import AfterTraining
 from autopeft.engine.data import TokenizedTask
@@ -79,14 +78,10 @@ def lorahub(
         set_mixture(model, states, weights)
 
         def forward(batch: Batch) -> torch.Tensor:
-            logits: torch.Tensor = model(**batch.inputs).logits
-            return logits.float()[None]
+            return task.readout.forward(model, batch.inputs)[None]
 
-        outputs = torch.from_numpy(predict(forward, 1, device, task, task.train)[0])
-        labels = torch.from_numpy(task.train.labels)
-        if task.regression:
-            return float(functional.mse_loss(outputs[:, 0], labels))
-        return float(functional.cross_entropy(outputs, labels))
+        outputs = torch.from_numpy(predict(forward, 1, device, task, task.train))
+        return float(task.readout.loss(outputs, torch.from_numpy(task.train.labels.copy())))
 
     weights = lightest(loss_of_mixture, len(states), trials, penalty, seed)
     loss = loss_of_mixture(weights)
@@ -151,7 +146,7 @@ def _opened(
         task_type=configs[0].task_type, inference_mode=True, r=rank, lora_alpha=rank, target_modules=modules,
         modules_to_save=sorted(configs[0].modules_to_save), fan_in_fan_out=configs[0].fan_in_fan_out,
     )  # fmt: skip
-    base = source.model(first.num_labels, not first.labels, torch.float32, task.pad_id)
+    base = source.model(first.kind, torch.float32, task.pad_id)
     model = get_peft_model(base, config).eval().requires_grad_(False)
     shapes = {n: t.shape for n, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
     return [{name: _padded(state.get(name), shape) for name, shape in shapes.items()} for state in found], model
@@ -171,8 +166,13 @@ def _check(record: Record, folder: Path, first: Record, other: Path, task: Token
     same_base = record.model.files == first.model.files if first.model.files else record.model.name == first.model.name
     if not same_base:
         raise AutopeftError(f"{folder}: its base model is not that of {other}; mix adapters of one base model")
-    if record.num_labels != task.num_labels or bool(record.labels) == task.regression:
+    own, needed = record.kind, task.readout
+    if own.outputs != needed.outputs:
         raise AutopeftError(
-            f"{folder}: its head has {record.num_labels} outputs, and the task needs {task.num_labels}; mix adapters "
-            "of tasks with as many classes"
+            f"{folder}: its head has {own.outputs} outputs, and the task needs {needed.outputs}; mix adapters of tasks "
+            "with as many classes"
+        )
+    if own.name != needed.name:
+        raise AutopeftError(
+            f"{folder}: its outputs are for {own.called}, and the task has {needed.called}; mix adapters of such tasks"
         )

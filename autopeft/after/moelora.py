@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,6 @@ from autopeft.baselines._training import own_backbone
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask, collate, training_groups
-from autopeft.engine.losses import loss_of
 from autopeft.engine.optimizer import BETAS, EPSILON, Rates
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
@@ -105,7 +105,7 @@ class TaskExperts(nn.Module):
     def export(self, source: ModelSource, task: TokenizedTask, to: Path | str) -> None:
         """Write one task's adapter as a stock PEFT LoRA, which needs no gate."""
         hybrid = Hybrid.uniform(self._backbone.shape.layers, LoRA(self.rank, self.sites))
-        write_adapter(source, Candidate(hybrid), self.weights(task.name), task.num_labels, Path(to), "lora")
+        write_adapter(source, Candidate(hybrid), self.weights(task.name), task.readout, Path(to), "lora")
 
     def _shares(self) -> torch.Tensor:
         shares: torch.Tensor = self.gate(self._task)
@@ -127,8 +127,10 @@ def moelora(
     """
     if len({task.name for task in tasks}) < len(tasks) or len(tasks) < 2:
         raise AutopeftError("moelora: give two tasks or more, each with a name of its own")
-    if len({(task.num_labels, task.regression) for task in tasks}) > 1:
-        raise AutopeftError("moelora: the tasks have heads of different sizes; give tasks with as many classes")
+    if len({(task.readout.name, task.readout.outputs) for task in tasks}) > 1:
+        raise AutopeftError(
+            "moelora: the tasks have heads of different sizes or kinds; give such as have as many classes"
+        )
     backbone = own_backbone(source, tasks[0], settings)
     model = TaskExperts(backbone, [task.name for task in tasks], rank, experts, sites, settings.seed)
     rates, parameters = Rates.of(settings, {}), model.trained()
@@ -142,8 +144,8 @@ def moelora(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates.factor(step, steps))
     for task, group in (pair for epoch in batches for pair in epoch):
         batch = collate(task.train, group, task.pad_id).to(backbone.device)
-        outputs = model(task.name, **batch.inputs).logits.float()
-        loss_of(outputs[None], batch.labels, task.regression)[0].backward()
+        outputs = task.readout.forward(partial(model, task.name), batch.inputs)
+        task.readout.loss(outputs[None], batch.labels)[0].backward()
         torch.nn.utils.clip_grad_norm_(parameters, rates.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

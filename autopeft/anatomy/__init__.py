@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Site", "embeddings_of",
-    "family_of", "head_names", "head_params_from_config", "input_limits", "layers_of", "shape_from_config", "shape_of",
-    "unsupported",
+    "family_of", "head_names", "input_limits", "layers_of", "shape_from_config", "shape_of", "unsupported",
+    "without_weights",
 ]  # fmt: skip
 
 #: The places that are modules with a weight, and perhaps a bias.
@@ -146,25 +146,25 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     )
 
 
-def shape_from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> ModelShape:
+#: Transformers' class of what a model is where no task says it.
+AUTO_CLASS = "AutoModelForSequenceClassification"
+
+
+def shape_from_config(
+    config: PretrainedConfig, trust_remote_code: bool = False, auto_class: str = AUTO_CLASS
+) -> ModelShape:
     """The shape of the model that a configuration describes, without allocating its weights."""
-    return shape_of(without_weights(config, trust_remote_code))
+    return shape_of(without_weights(config, trust_remote_code, auto_class))
 
 
-def head_params_from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> int:
-    """Parameters of the head on the model that a configuration describes, without allocating its weights."""
-    model = without_weights(config, trust_remote_code)
-    return sum(p.numel() for name in head_names(model) for p in model.get_submodule(name).parameters())
-
-
-def without_weights(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
-    """The model that a configuration describes, with a head for sequences, on the meta device."""
+def without_weights(config: PretrainedConfig, trust_remote_code: bool, auto_class: str = AUTO_CLASS) -> PreTrainedModel:
+    """The model that a configuration describes, of one of transformers' auto classes, on the meta device."""
     import torch
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
     family_of(config)
     place = f"model family '{config.model_type}'"
-    build = AutoModelForSequenceClassification.from_config
+    build = getattr(transformers, auto_class).from_config
     with torch.device("meta"), door(place, "no model can be built from this configuration", "mend config.json"):
         check_sizes({name: getattr(config, name, None) for name in (*MOST, "pad_token_id")}, f"{place}: configuration")
         model: PreTrainedModel = build(config, trust_remote_code=trust_remote_code)

@@ -20,7 +20,8 @@ class Fitted:
     """What a baseline gives back after its training.
 
     `curve` has one mapping an epoch with `epoch`, `train_loss` and the validation metrics, as `Evaluation.curve`.
-    `model(**inputs).logits` gives the outputs [B, C] in fp32, for test scores and latency; it is in evaluation mode.
+    `model(**inputs).logits` gives the outputs [B, C] (or [B, T, C], of tokens) in fp32, for test scores and latency; it
+    is in evaluation mode.
     Counts are without the task's head, as everywhere; `kept_params` are those that inference needs beside the backbone.
     `seconds_per_epoch` is that of training, without measuring. `merged` computes the same without extra work, if there
     is such a model.

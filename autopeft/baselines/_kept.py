@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from autopeft.baselines._base import Baseline
 from autopeft.config import Strict, parse
 from autopeft.doors import door, read_json
 from autopeft.errors import AutopeftError, shown
+from autopeft.readouts import Readout, readout_from
 from autopeft.writing import replacing
 
 if TYPE_CHECKING:
@@ -30,14 +31,26 @@ _REMEDY = "give a folder that `save_baseline` wrote"
 
 
 class Record(Strict):
-    """What the JSON file says: which baseline, on which model, for how many outputs, and its own options."""
+    """What the JSON file says: which baseline, on which model, for which labels, and its own options."""
 
     baseline: str
     model: str = Field(min_length=1)
-    num_labels: int = Field(ge=1)
-    regression: bool
+    readout: dict[str, Any]
     pad_id: int = Field(ge=0)
     options: dict[str, int | float | str | bool] = {}
+
+    @model_validator(mode="after")
+    def _has_readout(self) -> Self:
+        try:
+            _ = self.kind
+        except AutopeftError as error:
+            raise ValueError(f"readout: {error}") from error
+        return self
+
+    @property
+    def kind(self) -> Readout:
+        """What the labels are."""
+        return readout_from(self.readout)
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class KeptModel(nn.Module, ABC):
     model: nn.Module
 
     def forward(self, **inputs: Any) -> Any:
-        """The model's own output; its `logits` are [B, C]."""
+        """The model's own output; its `logits` are [B, C] (or [B, T, C], of tokens)."""
         return self.model(**inputs)
 
     @abstractmethod
@@ -131,7 +144,7 @@ def load_baseline(folder: Path | str) -> KeptModel:
         raise AutopeftError(f"{folder}/{RECORD}: baseline '{kept.record.baseline}' keeps a whole model, not a folder")
     source = find_model(kept.record.model)
     of = kept.record
-    backbone = Backbone(source, of.num_labels, of.regression, REPORTED, torch.device("cpu"), of.pad_id)
+    backbone = Backbone(source, of.kind, REPORTED, torch.device("cpu"), of.pad_id)
     with door(f"{folder}/{WEIGHTS}", "does not fit the model", _REMEDY):
         model = kind(**kept.record.options).restore(backbone, kept)
     model.eval().requires_grad_(False)
@@ -143,8 +156,7 @@ def record_of(baseline: Any, source: ModelSource, task: TokenizedTask) -> Record
     return Record(
         baseline=baseline.name,
         model=source.name,
-        num_labels=task.num_labels,
-        regression=task.regression,
+        readout=task.readout.to_json(),
         pad_id=task.pad_id,
         options=asdict(baseline),
     )

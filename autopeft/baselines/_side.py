@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,8 +119,7 @@ class SideBaseline(KeptBaseline):
 
         def forward(tokens: Tokens, batch: Batch) -> torch.Tensor:
             states = frozen.all_states(tokens, _with_rows(tokens, batch)) if frozen else None
-            logits: torch.Tensor = model(states=states, **batch.inputs).logits
-            return logits
+            return task.readout.forward(partial(model, states), batch.inputs)
 
         for parameter in model.trained():
             parameter.requires_grad_(True)

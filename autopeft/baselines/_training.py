@@ -1,6 +1,6 @@
 """One plain training loop for what is no pack: the engine's batches, loss, optimiser, schedule, clipping, precision.
 
-Shapes: B examples in a batch, C outputs.
+Shapes: B examples in a batch, L tokens of the longest, C outputs.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
 
 from autopeft.engine.backbone import REPORTED, Backbone, choose_precision
 from autopeft.engine.data import Batch, TokenizedTask, Tokens, training_batches
-from autopeft.engine.losses import loss_of
 from autopeft.engine.optimizer import BETAS, EPSILON, Rates
 from autopeft.engine.pack import TOKEN_BUDGETS, parts_of
 from autopeft.engine.settings import TrainingSettings
@@ -25,8 +25,9 @@ from autopeft.engine.train import measured, train_steps
 from autopeft.engine.worker import device
 from autopeft.errors import AutopeftError
 from autopeft.models import ModelSource
+from autopeft.readouts import Readout
 
-#: Outputs [B, C] of a batch of a split.
+#: Outputs [B, C] (or [B, L, C], of tokens) of a batch of a split.
 Forward = Callable[[Tokens, Batch], torch.Tensor]
 
 
@@ -40,19 +41,19 @@ class Trained:
 
 def own_backbone(source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Backbone:
     """A backbone in fp32 that nobody else has, frozen, its head drawn by the seed as the engine draws it."""
-    backbone = Backbone(source, task.num_labels, task.regression, REPORTED, device(), task.pad_id)
+    backbone = Backbone(source, task.readout, REPORTED, device(), task.pad_id)
     backbone.reset_head(settings.seed)
     return backbone
 
 
 def train_model(model: nn.Module, task: TokenizedTask, settings: TrainingSettings) -> Trained:
     """Train all parameters of a model that require a gradient; it takes a batch's inputs and gives `logits`."""
+    return train(forward_of(model, task.readout), [p for p in model.parameters() if p.requires_grad], task, settings)
 
-    def forward(tokens: Tokens, batch: Batch) -> torch.Tensor:
-        logits: torch.Tensor = model(**batch.inputs).logits
-        return logits
 
-    return train(forward, [p for p in model.parameters() if p.requires_grad], task, settings)
+def forward_of(model: Callable[..., Any], readout: Readout) -> Forward:
+    """How `train` computes the outputs of a model that takes a batch's inputs."""
+    return lambda tokens, batch: readout.forward(model, batch.inputs)
 
 
 def train(
@@ -87,8 +88,8 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-            total += loss * len(batch.index)
-        mean = float(total) / len(task.train)
+            total += loss * batch.weight
+        mean = float(total) / task.train.weight
         seconds.append(time.perf_counter() - begin)
         if not math.isfinite(mean):
             raise AutopeftError(f"the loss is {mean} in epoch {epoch}")
@@ -104,8 +105,7 @@ def _gradients(forward: Forward, batch: Batch, task: TokenizedTask, settings: Tr
         part = batch.part(start, end)
         with _precision(settings, device):
             outputs = forward(task.train, part)
-        loss = loss_of(outputs.float()[None], part.labels, task.regression)[0]
-        loss = loss * (len(part.labels) / len(batch.labels))
+        loss = task.readout.loss(outputs.float()[None], part.labels)[0] * (part.weight / batch.weight)
         loss.backward()
         total += loss.detach()
     return total

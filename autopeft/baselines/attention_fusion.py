@@ -16,6 +16,7 @@ from torch.nn import functional
 from autopeft.anatomy import ModelShape
 from autopeft.baselines._side import SideBaseline, SideNetwork
 from autopeft.engine.backbone import Backbone
+from autopeft.errors import AutopeftError
 
 
 class Fusion(SideNetwork):
@@ -58,5 +59,8 @@ class AttentionFusion(SideBaseline):
     usual_rate: ClassVar[float] = 3e-2
 
     def network(self, backbone: Backbone) -> Fusion:
-        """The query for a backbone."""
+        """The query for a backbone; `AutopeftError` where its head reads all tokens."""
+        if backbone.readout.reads == "all":
+            called = backbone.readout.called
+            raise AutopeftError(f"{self.name}: gives a text one vector, and {called} need one a token; take lst")
         return Fusion(backbone.shape)

@@ -84,7 +84,7 @@ class DiffPruning(KeptBaseline):
 
     def fit(self, source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Fitted:
         """Train both phases; the curve goes on from the first to the second."""
-        from autopeft.baselines._training import own_backbone, train, train_model
+        from autopeft.baselines._training import forward_of, own_backbone, train, train_model
 
         first = settings.model_copy(update={"epochs": max(1, settings.epochs // 2)})
         second = settings.model_copy(update={"epochs": max(1, settings.epochs - first.epochs)})
@@ -98,7 +98,7 @@ class DiffPruning(KeptBaseline):
             for gate in gates.values():
                 gate.add_penalty(self.penalty)
 
-        dense = train(lambda tokens, batch: backbone.model(**batch.inputs).logits, parameters, task, first, penalise)
+        dense = train(forward_of(backbone.model, task.readout), parameters, task, first, penalise)
         changes = taken_off(backbone, gates)
         indices = largest(changes, self.share)
         model = SparselyChanged(backbone, indices, record_of(self, source, task))

@@ -103,14 +103,14 @@ class LLoRA(KeptBaseline):
 
     def fit(self, source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Fitted:
         """Train the changes of B and the head."""
-        from autopeft.baselines._training import own_backbone, train
+        from autopeft.baselines._training import forward_of, own_backbone, train
 
         backbone = own_backbone(source, task, settings)
         model = self._linearised(backbone, record_of(self, source, task))
         for parameter in model.trained():
             parameter.requires_grad_(True)
         plain = settings.model_copy(update={"precision": "fp32"})
-        trained = train(lambda tokens, batch: model(**batch.inputs).logits, model.trained(), task, plain)
+        trained = train(forward_of(model, task.readout), model.trained(), task, plain)
         model.eval().requires_grad_(False)
         count = sum(p.numel() for p in model.changes)
         kept = model.kept()

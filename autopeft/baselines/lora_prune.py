@@ -131,7 +131,7 @@ class LoRAPrune(KeptBaseline):
 
     def fit(self, source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Fitted:
         """Train and prune at once, then cut."""
-        from autopeft.baselines._training import own_backbone, train
+        from autopeft.baselines._training import forward_of, own_backbone, train
 
         backbone = own_backbone(source, task, settings)
         model = Pruned(backbone, self.rank, settings.seed, record_of(self, source, task))
@@ -144,7 +144,7 @@ class LoRAPrune(KeptBaseline):
         def prune(step: int, steps: int) -> None:
             model.prune(self.sparsity * cubic((step + 1) / steps))
 
-        trained = train(lambda tokens, batch: model(**batch.inputs).logits, parameters, task, settings, prune)
+        trained = train(forward_of(model, task.readout), parameters, task, settings, prune)
         model.cut()
         model.eval().requires_grad_(False)
         kept = model.kept()

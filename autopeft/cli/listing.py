@@ -72,6 +72,12 @@ def _tuners() -> dict[str, str]:
     }
 
 
+def _readouts() -> dict[str, str]:
+    from autopeft.readouts import READOUTS
+
+    return {name: f"{r.description}; metrics: {', '.join(r.metrics())}" for name, r in READOUTS.all().items()}
+
+
 def _tasks() -> Mapping[str, type[BaseModel]]:
     from autopeft.tasks import TASKS
 
@@ -142,6 +148,7 @@ _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "methods": _methods,
     "tuners": _tuners,
     "tasks": _tasks,
+    "readouts": _readouts,
     "samplers": _samplers,
     "stopping": _stopping,
     "spaces": _spaces,

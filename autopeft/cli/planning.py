@@ -76,8 +76,11 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
 
 def _bytes(session: Session) -> dict[str, int]:
     """The backbone's bytes in memory: in fp32, and as the experiment keeps it (what stays is counted in fp32)."""
-    source = session.source
-    before, after = (bytes_in_memory(source.config(), k, source.trust_remote_code) for k in (None, source.quantise))
+    source, readout = session.source, session.data.readout
+    config = source.config(**readout.configuration())
+    before, after = (
+        bytes_in_memory(config, kind, source.trust_remote_code, readout.auto_class) for kind in (None, source.quantise)
+    )
     return {"fp32": before, "kept": after}
 
 

@@ -159,7 +159,8 @@ def _only(tokens: Tokens, index: np.ndarray) -> Tokens:
     places = np.concatenate([np.arange(tokens.offsets[i], tokens.offsets[i + 1]) for i in index])
     offsets = np.concatenate([[0], np.cumsum(tokens.lengths[index])])
     types = None if tokens.types is None else tokens.types[places]
-    return replace(tokens, ids=tokens.ids[places], types=types, offsets=offsets, labels=tokens.labels[index])
+    labels = tokens.labels[places if tokens.per_token else index]
+    return replace(tokens, ids=tokens.ids[places], types=types, offsets=offsets, labels=labels)
 
 
 def _wait(device: torch.device) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save
 
-from autopeft.anatomy import head_names
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.engine.report import complaint
@@ -20,6 +19,7 @@ from autopeft.exporting._tuner import is_one_tuner, tuner_config, tuner_state
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
 from autopeft.quantising import Kind
+from autopeft.readouts import Readout
 from autopeft.writing import replacing
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def write_adapter(
     source: ModelSource,
     candidate: Candidate,
     weights: Mapping[str, torch.Tensor],
-    num_labels: int,
+    readout: Readout,
     to: Path,
     asked: Format | None = None,
 ) -> str:
@@ -85,13 +85,13 @@ def write_adapter(
     `UnfitWeights`, before anything is written, for weights that are not of the candidate.
     """
     format_, hybrid = format_of(asked, candidate.hybrid, source.quantise), candidate.hybrid
-    backbone = Backbone(source, num_labels, False, REPORTED, torch.device("cpu"))
+    backbone = Backbone(source, readout, REPORTED, torch.device("cpu"))
     if wrong := complaint(backbone, hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
     to.mkdir(parents=True, exist_ok=True)
-    config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model)
+    config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model, readout)
     if config is None:
-        _write_hybrid(source, hybrid, weights, backbone.model, to)
+        _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
     if format_ == "peft":
         state = tuner_state(hybrid, weights, backbone.model)
@@ -105,30 +105,31 @@ def write_adapter(
     return str(config.peft_type.value)
 
 
-def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel) -> Any:
+def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel, readout: Readout) -> Any:
     """The PEFT configuration of a hybrid in a format, for loading it on `model`; None where a tuner has none for it."""
     if format_ == "peft":
-        return tuner_config(hybrid, model)
+        return tuner_config(hybrid, model, readout)
     if format_ != "autopeft":
-        return lora_config(hybrid, model, format_ == "lora-padded")
+        return lora_config(hybrid, model, readout, format_ == "lora-padded")
     from autopeft.peft_tuner import HybridConfig
 
-    return HybridConfig(hybrid=hybrid, task_type="SEQ_CLS", inference_mode=True, modules_to_save=head_names(model))
+    heads = readout.heads(model)
+    return HybridConfig(hybrid=hybrid, task_type=readout.peft_task, inference_mode=True, modules_to_save=heads)
 
 
 def _write_hybrid(
-    source: ModelSource, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel, to: Path
+    source: ModelSource, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], backbone: Backbone, to: Path
 ) -> None:
     from peft import get_peft_model
 
     from autopeft.peft_tuner import HybridConfig
 
-    config = HybridConfig(hybrid=hybrid, task_type="SEQ_CLS", inference_mode=False)
+    config = HybridConfig(hybrid=hybrid, task_type=backbone.readout.peft_task, inference_mode=False)
     config.base_model_name_or_path = source.location
-    wrapped = get_peft_model(model, config)
+    wrapped = get_peft_model(backbone.model, config)
     layer: Any = wrapped.base_model.model.autopeft
     layer.autopeft_banks["default"].load(_part(weights, "hybrid."))
-    for name in head_names(wrapped.base_model.model):
+    for name in backbone.heads:
         head: Any = wrapped.base_model.model.get_submodule(name)
         head.modules_to_save["default"].load_state_dict(_part(weights, f"head.{name}."))
     wrapped.save_pretrained(str(to), save_embedding_layers=False)

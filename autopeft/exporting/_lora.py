@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
-from autopeft.anatomy import family_of, head_names
+from autopeft.anatomy import family_of
 from autopeft.hybrid import Hybrid
+from autopeft.readouts import Readout
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -23,7 +24,7 @@ def is_lora_only(hybrid: Hybrid) -> bool:
     return not hybrid.is_empty and all(m.name == "lora" for methods in hybrid.layers for m in methods)
 
 
-def lora_config(hybrid: Hybrid, model: PreTrainedModel, padded: bool) -> LoraConfig:
+def lora_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout, padded: bool) -> LoraConfig:
     """The configuration of a LoRA-only hybrid on `model`; scales are in B, so alpha = r everywhere.
 
     `padded`: one rank for all modules, the largest, and so no patterns.
@@ -33,14 +34,14 @@ def lora_config(hybrid: Hybrid, model: PreTrainedModel, padded: bool) -> LoraCon
     ranks = _ranks(hybrid, model)
     largest = max(ranks.values())
     return LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType(readout.peft_task),
         inference_mode=True,
         r=largest,
         lora_alpha=largest,
         rank_pattern={} if padded else ranks,
         alpha_pattern={} if padded else dict(ranks),
         target_modules=sorted(ranks),
-        modules_to_save=head_names(model),
+        modules_to_save=readout.heads(model),
         fan_in_fan_out=family_of(model.config).site("q").parts > 1,
         lora_dropout=0.0,
     )

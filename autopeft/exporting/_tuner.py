@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from autopeft.anatomy import family_of, head_names
+from autopeft.anatomy import family_of
 from autopeft.attaching import Attachment
 from autopeft.hybrid import Hybrid
 from autopeft.methods.peft import PeftBlock
 from autopeft.peft_tuners.setting import field_names
+from autopeft.readouts import Readout
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -28,7 +29,7 @@ def is_one_tuner(hybrid: Hybrid) -> bool:
     return len(kinds) == 1 and (len({m.amount for m in blocks}) == 1 or _pattern(blocks[0]) is not None)
 
 
-def tuner_config(hybrid: Hybrid, model: PreTrainedModel) -> PeftConfig | None:
+def tuner_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout) -> PeftConfig | None:
     """The tuner's configuration on `model`; None where there is none that puts the same on it."""
     if not is_one_tuner(hybrid):
         return None
@@ -38,7 +39,8 @@ def tuner_config(hybrid: Hybrid, model: PreTrainedModel) -> PeftConfig | None:
     modules = {(i, site): _module(model, i, family.site(site).module) for i, site, _ in placed}
     sizes = {modules[i, site]: m.amount for i, site, m in placed}
     largest = max((m for _, _, m in placed), key=lambda m: m.amount)
-    more: dict[str, Any] = {"task_type": "SEQ_CLS", "inference_mode": True, "modules_to_save": head_names(model)}
+    heads = readout.heads(model)
+    more: dict[str, Any] = {"task_type": readout.peft_task, "inference_mode": True, "modules_to_save": heads}
     if len(set(sizes.values())) > 1:
         more[_pattern(largest) or ""] = sizes
     layers, sites = sorted({i for i, _, _ in placed}), sorted({site for _, site, _ in placed})

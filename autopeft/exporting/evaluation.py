@@ -64,7 +64,7 @@ def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) 
     import autopeft.peft_tuner  # noqa: F401 - registers the PEFT type
 
     stored = _stored(folder, record)
-    base = source.model(record.num_labels, not record.labels, torch.float32, pad_id)
+    base = source.model(record.kind, torch.float32, pad_id)
     config = _config(folder, record, base)
     with _named(folder / WEIGHTS), warnings.catch_warnings():
         # What PEFT only warns of is looked at below.
@@ -85,10 +85,6 @@ def _task(record: Record, folder: Path) -> Any:
     return task_from(record.task, f"{folder / FILE}: task")
 
 
-def _classes(record: Record) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
-    return tuple(record.labels), record.metrics_of_task, record.positive
-
-
 def _data(record: Record, folder: Path) -> TaskData:
     """The task's own data; the classes must be those that the adapter has outputs for."""
     task = _task(record, folder)
@@ -96,7 +92,7 @@ def _data(record: Record, folder: Path) -> TaskData:
         data = task.load()
     except AutopeftError as error:
         raise AutopeftError(f"{error}; the adapter can be measured on another file: --on FILE") from error
-    if list(data.label_names) != record.labels:
+    if list(data.label_names) != record.labels or data.readout.name != record.kind.name:
         raise AutopeftError(
             f"{folder / FILE}: the task's classes are not those that the adapter was trained for; bring the data back, "
             "or measure it on another file: --on FILE"
@@ -128,7 +124,7 @@ def _config(folder: Path, record: Record, base: PreTrainedModel) -> Any:
     """The configuration of the hybrid on `base`; `AutopeftError` where the one in the folder says something else."""
     hybrid = record.value(str(folder / FILE))
     with _named(folder / FILE):
-        config = config_of(record.written_as, hybrid, base)
+        config = config_of(record.written_as, hybrid, base, record.kind)
     path = folder / CONFIG
     found, expected = read_json(path, _REMEDY), _plain(config.to_dict())
     if "hybrid" in found:
@@ -177,7 +173,11 @@ def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = 
     record = Record.read(folder)
     trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
     settings = record.settings_of(str(folder / FILE))
-    data = _data(record, folder) if on is None else data_of_file(_task(record, folder), on, *_classes(record))
+    data = (
+        _data(record, folder)
+        if on is None
+        else data_of_file(_task(record, folder), on, record.kind, record.metrics_of_task)
+    )
     source = replace(find_model(record.model.name, trust), quantise=record.quantise)
     if differs := difference(record.model.files, model_files(source.location)):
         warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import dtype, float32, nn
 
-from autopeft.anatomy import layers_of, without_weights
+from autopeft.anatomy import AUTO_CLASS, layers_of, without_weights
 from autopeft.errors import AutopeftError
 from autopeft.quantising import Kind, bytes_of, check_installed, check_width, configuration
 from autopeft.quantising.weights import quantise_uniform, settle, to_dtype
+from autopeft.readouts import Readout
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -33,11 +34,14 @@ class Source(Protocol):
     def quantise(self) -> Kind | None:
         """How the maps of its layers are kept."""
 
-    def load(self, config: PretrainedConfig, **options: Any) -> _Loaded:
-        """The model, and what was missing of it."""
+    def config(self, **overrides: Any) -> PretrainedConfig:
+        """Its configuration, with these values."""
+
+    def load(self, readout: Readout, **options: Any) -> _Loaded:
+        """The model with a head for the readout, and what was missing of it."""
 
 
-def load_quantised(source: Source, config: PretrainedConfig, rest: dtype | str) -> _Loaded:
+def load_quantised(source: Source, readout: Readout, rest: dtype | str) -> _Loaded:
     """The source's model, quantised from its fp32 weights; all but the maps of its layers in data type `rest`.
 
     Head, pooler, embeddings and norms stay as they are. `AutopeftError` where it can't be.
@@ -46,9 +50,10 @@ def load_quantised(source: Source, config: PretrainedConfig, rest: dtype | str) 
     if kind is None:
         raise ValueError("the source says no kind")
     check_installed(kind, place)
+    config = source.config(**readout.configuration())
     if getattr(config, "quantization_config", None):
         raise AutopeftError(f"{place}: its checkpoint is quantised already; leave out backbone: quantise")
-    described = without_weights(config, source.trust_remote_code)
+    described = without_weights(config, source.trust_remote_code, readout.auto_class)
     for wide_in in {_widths(module)[0] for module in _maps_inside(described)}:
         check_width(kind, wide_in, place)
     skip = maps_outside(described)
@@ -59,7 +64,7 @@ def load_quantised(source: Source, config: PretrainedConfig, rest: dtype | str) 
         # It warns of a faster kernel for evaluation that is not here, and would not be used.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(**configuration(kind, skip))
-    model, info = source.load(config, dtype=float32, **options)
+    model, info = source.load(readout, dtype=float32, **options)
     if kind == "int4":
         quantise_uniform(model, skip)
     settle(model)
@@ -74,9 +79,11 @@ def maps_outside(model: PreTrainedModel) -> list[str]:
     return [name for name, module in model.named_modules() if _is_map(module) and id(module) not in inside]
 
 
-def bytes_in_memory(config: PretrainedConfig, kind: Kind | None, trusted: bool = False) -> int:
+def bytes_in_memory(
+    config: PretrainedConfig, kind: Kind | None, trusted: bool = False, auto_class: str = AUTO_CLASS
+) -> int:
     """Bytes of the backbone's weights, what is not quantised in fp32; none are loaded for it."""
-    model = without_weights(config, trusted)
+    model = without_weights(config, trusted, auto_class)
     plain = 4 * sum(parameter.numel() for parameter in model.base_model.parameters())
     widths = [_widths(module) for module in _maps_inside(model)]
     return plain + sum(bytes_of(kind, *wide) - bytes_of(None, *wide) for wide in widths)
