@@ -13,7 +13,7 @@ from tiny_models import (
     FAMILIES,
     LABELS,
     LAYERS,
-    METHOD_NAMES,
+    TOGETHER,
     classifier,
     everywhere,
     make,
@@ -35,7 +35,7 @@ from autopeft.peft_tuner import HybridConfig
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
-ALL = everywhere(*(make(name) for name in METHOD_NAMES))
+ALL = everywhere(*(make(name) for name in TOGETHER))
 OTHER = Hybrid.from_layers(
     LAYERS, {0: [Prefix(1)], 1: [LoRA(2, sites=("k", "down"), alpha=7), Sequential(5, activation="tanh")]}
 )

@@ -161,6 +161,11 @@ class PeftBlock(Method):
         """Build the candidates' tuners over the maps that the banks are at, and draw what was not drawn yet."""
         from autopeft.methods._peft_wiring import wire
 
+        if any(weight.is_meta for bank in banks for weight in bank.parameters()):
+            # A model that is loaded without memory for weights: PyTorch would put the tuners' there too.
+            for bank in banks:
+                bank.__dict__["later"] = tuple(banks)
+            return
         wire(banks)
 
     def apply(
@@ -169,8 +174,12 @@ class PeftBlock(Method):
         """Each candidate's sequences through its own tuner's layer."""
         import torch
 
-        from autopeft.methods._peft_wiring import flats
+        from autopeft.methods._peft_wiring import flats, wire
 
+        if later := bank.__dict__.pop("later", None):
+            for other in later:
+                other.__dict__.pop("later", None)
+            wire(later)
         layers: list[Tuned | None] = bank.__dict__["tuned"]
         each = output.shape[0] // len(layers)
         parts = [
