@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from autopeft.methods.peft import PeftBlock
 
 
-def wire(banks: Sequence[Bank]) -> None:
-    """Give each bank the tuners' layers of its candidates (`bank.tuned`), and write the initial values.
+def wire(banks: Sequence[Bank], write: bool = True) -> None:
+    """Give each bank the tuners' layers of its candidates (`bank.tuned`), and `write` the initial values.
 
-    Banks that have theirs keep them. Those on the meta device, whose weights come later, get them and no values.
+    Banks that have theirs keep them.
     """
     with torch.inference_mode(False):
-        _wire_all([bank for bank in banks if "tuned" not in bank.__dict__])
+        _wire_all([bank for bank in banks if "tuned" not in bank.__dict__], write)
 
 
-def _wire_all(fresh: Sequence[Bank]) -> None:
+def _wire_all(fresh: Sequence[Bank], write: bool) -> None:
     shells: dict[tuple[int, int], nn.Module] = {}
     for bank in fresh:
         bank.__dict__["tuned"] = [None] * len(bank.methods)
@@ -38,7 +38,7 @@ def _wire_all(fresh: Sequence[Bank]) -> None:
             if k < len(bank.methods) and bank.methods[k] is not None:
                 groups.setdefault(bank.method.bank_options(), []).append(bank)
         for group in groups.values():
-            _wire(group, k, shells)
+            _wire(group, k, shells, write)
 
 
 def flats(bank: Bank, k: int, tuned: Tuned) -> tuple[Flat, Flat]:
@@ -55,7 +55,7 @@ def stored(banks: Sequence[Bank], k: int) -> dict[str, torch.Tensor]:
     return {name: tensor for container in containers.values() for name, tensor in container.state().items()}
 
 
-def _wire(banks: Sequence[Bank], k: int, shells: dict[tuple[int, int], nn.Module]) -> None:
+def _wire(banks: Sequence[Bank], k: int, shells: dict[tuple[int, int], nn.Module], write: bool) -> None:
     """One candidate's tuner of one setting, over all its layers."""
     method = cast("PeftBlock", banks[0].methods[k])
     banks = sorted(banks, key=lambda bank: (bank.layer, ORDER.index(bank.site)))
@@ -69,7 +69,7 @@ def _wire(banks: Sequence[Bank], k: int, shells: dict[tuple[int, int], nn.Module
         for bank in banks:
             bank.__dict__["tuned"][k] = layers[_name(bank)]
             own, shared = flats(bank, k, layers[_name(bank)])
-            if not own.trained.is_meta and not shared.trained.is_meta:
+            if write:
                 values[_name(bank)].write(own, shared)
                 layers[_name(bank)].write_kept(own, shared)
 

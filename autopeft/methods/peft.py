@@ -179,7 +179,7 @@ class PeftBlock(Method):
         if later := bank.__dict__.pop("later", None):
             for other in later:
                 other.__dict__.pop("later", None)
-            wire(later)
+            wire(later, write=False)
         layers: list[Tuned | None] = bank.__dict__["tuned"]
         each = output.shape[0] // len(layers)
         parts = [
