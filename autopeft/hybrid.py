@@ -75,14 +75,17 @@ class Hybrid:
         return own + sum(method.shared_params(shape) for method in self.sharing(shape))
 
     def sharing(self, shape: ModelShape) -> list[Method]:
-        """Of all methods that hold weights once a model: for each kind and its bank options the largest member."""
-        largest: dict[tuple[Any, ...], Method] = {}
+        """Of all methods that hold weights once a model: for each kind and its bank options the largest member.
+
+        It stands at all sites at which one of them does.
+        """
+        members: dict[tuple[Any, ...], list[Method]] = {}
         for methods in self.layers:
             for method in methods:
                 if shares(method) and method.places(shape):
-                    key = (method.name, method.bank_options())
-                    largest[key] = max(largest.get(key, method), method, key=lambda m: m.size_value)
-        return list(largest.values())
+                    members.setdefault((method.bank_name, method.bank_options()), []).append(method)
+        joined = [_joined(group) for group in members.values()]
+        return [method for method in joined if method.shared(shape) or method.shared_bytes(shape)]
 
     def check(self, shape: ModelShape) -> None:
         """`AutopeftError` when the model has another number of layers, or lacks all places of a method."""
@@ -107,7 +110,7 @@ class Hybrid:
         for i, methods in enumerate(self.layers):
             for m in methods:
                 sites = "" if len(m.allowed_sites) == 1 else " " + ",".join(m.sites)
-                groups.setdefault(f"{m.name} {m.size_value}{sites}", []).append(i)
+                groups.setdefault(f"{m.label} {m.size_value}{sites}", []).append(i)
         return "; ".join(f"{what} in {_ranges(where)}" for what, where in groups.items()) or "head only"
 
     def summary(self) -> str:
@@ -115,9 +118,9 @@ class Hybrid:
         sizes: dict[str, list[int]] = {}
         for methods in self.layers:
             for m in methods:
-                sizes.setdefault(m.name, []).append(m.size_value)
+                sizes.setdefault(m.label, []).append(m.size_value)
         spans = {name: f"{min(v)}-{max(v)}" if min(v) < max(v) else str(v[0]) for name, v in sizes.items()}
-        where = {name: sum(any(m.name == name for m in methods) for methods in self.layers) for name in sizes}
+        where = {name: sum(any(m.label == name for m in methods) for methods in self.layers) for name in sizes}
         return ", ".join(f"{name} {spans[name]} in {where[name]}" for name in sizes) or "head only"
 
     def to_json(self) -> dict[str, Any]:
@@ -140,6 +143,25 @@ class Hybrid:
 def shares(method: Method) -> bool:
     """Whether a method may hold weights once a model."""
     return type(method).shared is not Method.shared
+
+
+def shared_names(hybrid: Hybrid, shape: ModelShape) -> dict[tuple[str, Any], str]:
+    """The names of what a hybrid's methods hold once a model, by their bank names and options: `shared.<method>`.
+
+    Where those of one method have different options, a number follows all but the first.
+    """
+    names: dict[tuple[str, Any], str] = {}
+    for key in sorted(((m.bank_name, m.bank_options()) for m in hybrid.sharing(shape)), key=str):
+        same = sum(other[0] == key[0] for other in names)
+        names[key] = f"shared.{key[0]}{same or ''}"
+    return names
+
+
+def _joined(methods: Sequence[Method]) -> Method:
+    """The largest of them, at the sites of all."""
+    largest = max(methods, key=lambda m: m.size_value)
+    sites = dict.fromkeys(site for m in methods for site in m.sites)
+    return largest if len(sites) == len(largest.sites) else largest.at(*sites)
 
 
 def canonical_json(data: Any) -> str:
@@ -166,9 +188,9 @@ def _canonical(methods: Iterable[Method], layer: int) -> tuple[Method, ...]:
     single = [m.at(site) for m in methods if m.size_value for site in m.sites]
     seen: set[tuple[str, str]] = set()
     for m in single:
-        if (m.name, m.sites[0]) in seen:
-            raise AutopeftError(f"hybrid: layer {layer} has two '{m.name}' at site '{m.sites[0]}'; leave one out")
-        seen.add((m.name, m.sites[0]))
+        if (m.claim, m.sites[0]) in seen:
+            raise AutopeftError(f"hybrid: layer {layer} has two '{m.claim}' at site '{m.sites[0]}'; leave one out")
+        seen.add((m.claim, m.sites[0]))
     joined: dict[Method, list[str]] = {}
     for m in single:
         joined.setdefault(m.at(m.allowed_sites[0]), []).append(m.sites[0])

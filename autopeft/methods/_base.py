@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -60,6 +60,10 @@ class Method(Procedure, MethodValue):
     random_init: ClassVar[bool] = True
     #: True when a trained method folds into the backbone's weights, so that inference pays nothing.
     mergeable: ClassVar[bool] = False
+    #: True when it only adds to its place's output what does not depend on it: such methods may change their order.
+    adds: ClassVar[bool] = False
+    #: True when several of it at one place are one larger one (`joined`, `join`).
+    joins: ClassVar[bool] = False
     #: False when the folded form is larger than what is trained, so that it is exported as it is.
     exports_folded: ClassVar[bool] = True
     #: False when it mixes tokens, so that no token may be left out before it.
@@ -170,13 +174,22 @@ class Method(Procedure, MethodValue):
         """Weights of `folded()` at a place that compute the same as `weights` of this method there."""
         return dict(weights)
 
+    def joined(self, methods: Sequence[Method]) -> Method:
+        """The one method that `methods` of this kind at one place are together."""
+        raise NotImplementedError(f"method '{self.name}' does not join")
+
+    def join(self, methods: Sequence[Method], weights: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Weights of `joined(methods)` that compute the sum of what `methods` add."""
+        raise NotImplementedError(f"method '{self.name}' does not join")
+
     def merge(
         self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The backbone's own `weight` [out, in] and `bias` [out] with the folded method in them.
 
         Of a norm `weight` is [d]; at `down_in` they are those of `down`. Asked of methods that are `mergeable`; the
-        bias may be a new one.
+        bias may be a new one. Methods that only add (`adds`) are given what was frozen, others what the methods before
+        them made of it.
         """
         raise NotImplementedError(f"method '{self.name}' does not merge")
 

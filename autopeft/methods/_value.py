@@ -84,6 +84,21 @@ class MethodValue(ABC):
         return cls(**cls.usual)
 
     @property
+    def label(self) -> str:
+        """Its kind, for people."""
+        return self.name
+
+    @property
+    def claim(self) -> str:
+        """What only one method may be at a site of a layer."""
+        return self.label
+
+    @property
+    def bank_name(self) -> str:
+        """The name of its banks, a part of its weights' names: without dots, and one bank of a candidate at a place."""
+        return self.name
+
+    @property
     def size_value(self) -> int:
         """The value of the field that `size` names."""
         return int(getattr(self, self.size))

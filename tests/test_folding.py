@@ -1,0 +1,94 @@
+"""Folded hybrids compute the same, in simpler methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from tiny_models import LAYERS, METHOD_NAMES, classifier, make, perturb, right_padded, sized
+
+from autopeft.anatomy import shape_of
+from autopeft.attaching import Attachment
+from autopeft.folding import exported, fold, folded
+from autopeft.hybrid import Hybrid
+from autopeft.methods import METHODS
+from autopeft.methods.adalora import AdaLoRA
+from autopeft.methods.compacter import Compacter
+from autopeft.methods.hadamard import Hadamard
+from autopeft.methods.increlora import IncreLoRA
+from autopeft.methods.lora import LoRA
+from autopeft.methods.sequential import Sequential
+from autopeft.methods.vera import VeRA
+
+FAMILIES = ["bert", "llama", "gpt2"]
+MODELS = {family: classifier(family) for family in FAMILIES}
+INPUTS = {family: right_padded(model, (7, 4, 1)) for family, model in MODELS.items()}
+
+
+def trained(family: str, hybrid: Hybrid) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Weights far from their first values, and the logits that they give."""
+    with Attachment(MODELS[family], hybrid) as attached, torch.no_grad():
+        perturb(attached.banks)
+        weights = {name: w.clone() for name, w in attached.banks.weights().items()}
+        return weights, MODELS[family](**INPUTS[family]).logits
+
+
+def logits(family: str, hybrid: Hybrid, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    with Attachment(MODELS[family], hybrid) as attached, torch.no_grad():
+        attached.banks.load(weights)
+        return MODELS[family](**INPUTS[family]).logits
+
+
+def check(family: str, hybrid: Hybrid) -> Hybrid:
+    """The folded hybrid, which gives the same logits; so does the form that is exported."""
+    weights, expected = trained(family, hybrid)
+    for form in ("exported", "folded"):
+        new, own = fold(hybrid, weights, shape_of(MODELS[family]), form)
+        assert own.keys() == weights.keys() if new is hybrid else own.keys() != weights.keys()
+        assert (logits(family, new, own) - expected).abs().max() < 2e-6 * expected.abs().max()
+    assert new == folded(hybrid)
+    return new
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_folds_to_what_computes_the_same(name: str, family: str) -> None:
+    small, large = (make(name, size) for size in sized(METHODS.get(name)))
+    hybrid = Hybrid.from_layers(LAYERS, {0: [small], 2: [large]})
+    new = check(family, hybrid)
+    assert new.layers[0] == Hybrid(((small.folded(),),)).layers[0]
+    assert (new == hybrid) == (small.folded() == small)
+
+
+def test_low_rank_methods_at_one_place_become_one() -> None:
+    low_rank = [VeRA(3, ("q", "v"), 0.5), LoRA(2, ("q",), 3.0), AdaLoRA(4, ("q", "k"), 2.0)]
+    hybrid = Hybrid.from_layers(LAYERS, {0: low_rank, 1: [VeRA(5)], 2: [LoRA(1)]})
+    new = check("gpt2", hybrid)
+    assert set(new.layers[0]) == {LoRA(9, ("q",)), LoRA(4, ("k",), 2.0), LoRA(3, ("v",), 0.5)}
+    # VeRA's own form is the smaller one.
+    small = exported(hybrid)
+    assert set(small.layers[0]) == {VeRA(3, ("q", "v"), 0.5), LoRA(6, ("q",)), LoRA(4, ("k",), 2.0)}
+
+
+def test_what_does_not_join_stays_as_it_is() -> None:
+    adapters = [Sequential(3, ("o", "down")), Compacter(4, ("down",))]
+    hybrid = Hybrid.from_layers(LAYERS, {0: adapters, 1: [Compacter(8, ("o", "down"))]})
+    new = check("bert", hybrid)
+    assert new.layers[0] == hybrid.layers[0]
+    # What is left shares what a smaller one needs.
+    assert new.layers[1] == (Sequential(8, ("o", "down"), "gelu"),)
+
+
+def test_a_method_does_not_fold_past_one_that_scales() -> None:
+    hybrid = Hybrid.uniform(LAYERS, Hadamard(1), IncreLoRA(3, ("q", "o")), AdaLoRA(2, ("o",)))
+    new = check("llama", hybrid)
+    assert set(new.layers[0]) == {LoRA(2, ("o",)), Hadamard(1), IncreLoRA(3, ("o",)), LoRA(3, ("q",))}
+
+
+def test_what_is_shared_has_a_name_for_each_of_its_kinds() -> None:
+    kinds = {0: [Compacter(4, ("o",), n=2)], 1: [Compacter(4, ("down",), n=4)], 2: [Sequential(3)]}
+    weights, _ = trained("bert", Hybrid.from_layers(LAYERS, kinds))
+    shared = {name: tuple(w.shape) for name, w in weights.items() if name.startswith("shared")}
+    assert shared == {"shared.compacter.A": (2, 2, 2), "shared.compacter1.A": (4, 4, 4)}
+    check("bert", Hybrid.from_layers(LAYERS, kinds))
