@@ -47,7 +47,7 @@ def fold(
     new = _value(hybrid, becomes)
     if new is hybrid:
         return hybrid, dict(weights)
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for i, methods in enumerate(hybrid.layers):
         for step in (s for s in _steps(methods, becomes) if shape.has(s.place)):
             there = [

@@ -1,7 +1,7 @@
 """A trained hybrid in the backbone's own weights: what is left is a plain model of transformers.
 
-A place is merged in the order of stages, as its methods act: what only adds (`Method.adds`) is added to what the methods
-before it made of the map; others change that. What changes the input of a map comes last.
+A place is merged in the order of stages, as its methods act: what only adds (`Method.adds`) is added to what the
+methods before it made of the map; others change that. What changes the input of a map comes last.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def merge(model: PreTrainedModel, hybrid: Hybrid, weights: Weights, safe: bool =
     model must load again), and with `safe` where a merged weight is no finite number.
     """
     if names := unmerged(hybrid):
-        which = f"'{names[0]}' does" if len(names) == 1 else f"{', '.join(f"'{n}'" for n in names)} do"
-        raise AutopeftError(f"{which} not merge into the backbone; {_KEEP}")
+        which = ", ".join(f"'{name}'" for name in names)
+        raise AutopeftError(f"{which} {'do' if len(names) > 1 else 'does'} not merge into the backbone; {_KEEP}")
     slots, lacking = list(_slots(model, hybrid)), dict[str, str]()
     for slot in slots:
         slot.check()
@@ -86,10 +86,7 @@ class _Slot:
             if not own:
                 continue
             own = {name: w.to(frozen[0]) for name, w in own.items()}
-            if method.adds:
-                now = _sum(now, new.merge(place, own, *frozen), frozen)
-            else:
-                now = new.merge(place, own, *now)
+            now = _sum(now, new.merge(place, own, *frozen), frozen) if method.adds else new.merge(place, own, *now)
         return now
 
     def write(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:

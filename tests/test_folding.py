@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
-import torch
-from tiny_models import LAYERS, METHOD_NAMES, classifier, make, perturb, right_padded, sized
+from tiny_folded import FAMILIES, MODELS, logits, trained
+from tiny_models import LAYERS, METHOD_NAMES, make, sized
 
 from autopeft.anatomy import shape_of
-from autopeft.attaching import Attachment
 from autopeft.folding import exported, fold, folded
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
@@ -20,24 +17,6 @@ from autopeft.methods.increlora import IncreLoRA
 from autopeft.methods.lora import LoRA
 from autopeft.methods.sequential import Sequential
 from autopeft.methods.vera import VeRA
-
-FAMILIES = ["bert", "llama", "gpt2"]
-MODELS = {family: classifier(family) for family in FAMILIES}
-INPUTS = {family: right_padded(model, (7, 4, 1)) for family, model in MODELS.items()}
-
-
-def trained(family: str, hybrid: Hybrid) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Weights far from their first values, and the logits that they give."""
-    with Attachment(MODELS[family], hybrid) as attached, torch.no_grad():
-        perturb(attached.banks)
-        weights = {name: w.clone() for name, w in attached.banks.weights().items()}
-        return weights, MODELS[family](**INPUTS[family]).logits
-
-
-def logits(family: str, hybrid: Hybrid, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    with Attachment(MODELS[family], hybrid) as attached, torch.no_grad():
-        attached.banks.load(weights)
-        return MODELS[family](**INPUTS[family]).logits
 
 
 def check(family: str, hybrid: Hybrid) -> Hybrid:
