@@ -143,6 +143,7 @@ def export(
         trained = _with_data(result, chosen, trust_remote_code, why=str(error), again=True)
         with _writing(to):
             peft_type = write_adapter(*trained.adapter(chosen), to, format)
+    format = "autopeft" if peft_type == "AUTOPEFT" else format
     record = _record(result, trained, chosen, peft_type, format)
     with _writing(to):
         write_record(to, record)
@@ -234,12 +235,17 @@ def _with_data(
 def _record(
     result: SearchResult, trained: _Trained, chosen: Evaluation, peft_type: str, format: Format
 ) -> dict[str, Any]:
-    resolved, facts = result.experiment.resolved(), trained.facts
+    from autopeft.exporting import written
+
+    resolved, facts, candidate = result.experiment.resolved(), trained.facts, chosen.candidate
+    hybrid = written(format, candidate.hybrid)
     return {
         "key": chosen.key,
         "peft_type": peft_type,
         "format": format,
-        "hybrid": chosen.candidate.hybrid.to_json(),
+        "hybrid": hybrid.to_json(),
+        "written": Candidate(hybrid, candidate.training).key,
+        "searched": None if hybrid == candidate.hybrid else candidate.hybrid.to_json(),
         "training": dict(chosen.candidate.training),
         "seed": chosen.seed,
         "metrics": trained.metrics,

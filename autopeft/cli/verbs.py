@@ -84,6 +84,7 @@ def run_export(run: Path, pick: str, to: Path, max_params: int | None, format: s
     kind = {
         "lora": "stock PEFT LoRA",
         "lora-padded": "stock PEFT LoRA of one rank",
+        "peft": f"stock PEFT, type {record['peft_type']}",
         "autopeft": "PEFT type AUTOPEFT",
     }[record["format"]]
     _out.print(f"wrote candidate [bold]{safe(record['key'])}[/] to {safe(str(folder))} ({kind})", soft_wrap=True)

@@ -16,6 +16,8 @@ from autopeft.engine.report import complaint
 from autopeft.errors import AutopeftError
 from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
 from autopeft.exporting._record import FILE, Format
+from autopeft.exporting._stock import is_stock, stock_config, stock_state
+from autopeft.folding import Form, exported, fold, folded
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
 from autopeft.writing import replacing
@@ -45,17 +47,26 @@ def check_free(to: Path) -> None:
 
 
 def format_of(asked: Format | None, hybrid: Hybrid) -> Format:
-    """The format to write: as asked, else stock LoRA where it can express the hybrid.
+    """The format to write: as asked, else stock LoRA or one other tuner of stock PEFT where it can express the hybrid.
 
-    `AutopeftError` when LoRA is asked for, and can't.
+    `AutopeftError` when one of them is asked for, and can't.
     """
-    stock = is_lora_only(hybrid)
-    if asked in ("lora", "lora-padded") and not stock:
+    if asked in ("lora", "lora-padded") and not is_lora_only(folded(hybrid)):
         raise AutopeftError(
             f"format '{asked}': the candidate is no LoRA alone ({hybrid.describe()}); "
             "pick another one, or search a space of LoRA only (space: lora_ranks)"
         )
-    return asked or ("lora" if stock else "autopeft")
+    own = exported(hybrid)
+    if asked == "peft" and not is_stock(own):
+        raise AutopeftError(
+            f"format '{asked}': the candidate is not one tuner of PEFT ({hybrid.describe()}); leave the format out"
+        )
+    return asked or ("lora" if is_lora_only(own) else "peft" if is_stock(own) else "autopeft")
+
+
+def written(format_: Format, hybrid: Hybrid) -> Hybrid:
+    """What is written of a hybrid in a format: stock LoRA of all that folds to it, else the form that is exported."""
+    return folded(hybrid) if format_ in ("lora", "lora-padded") else exported(hybrid)
 
 
 def write_adapter(
@@ -66,32 +77,48 @@ def write_adapter(
     to: Path,
     asked: Format | None = None,
 ) -> str:
-    """Write `adapter_config.json` and `adapter_model.safetensors`; the PEFT type written ("LORA" or "AUTOPEFT").
+    """Write `adapter_config.json` and `adapter_model.safetensors`; the PEFT type written ("LORA", "AUTOPEFT", ...).
 
-    A hybrid of LoRA only becomes stock PEFT LoRA, which loads without autopeft, unless another format is asked for.
+    The hybrid is folded first (see `written`). One of LoRA only becomes stock PEFT LoRA, one of (IA)3 or VeRA the tuner
+    of that name; they load without autopeft. What a tuner's configuration cannot say of this model is AUTOPEFT.
     `UnfitWeights`, before anything is written, for weights that are not of the candidate.
     """
-    format_, hybrid = format_of(asked, candidate.hybrid), candidate.hybrid
+    format_ = format_of(asked, candidate.hybrid)
     backbone = Backbone(source, num_labels, False, REPORTED, torch.device("cpu"))
-    if wrong := complaint(backbone, hybrid, weights):
+    if wrong := complaint(backbone, candidate.hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
+    hybrid, weights = _folded(format_, candidate.hybrid, weights, backbone)
     to.mkdir(parents=True, exist_ok=True)
-    if format_ == "autopeft":
+    config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model)
+    if config is None:
         _write_hybrid(source, hybrid, weights, backbone.model, to)
         return "AUTOPEFT"
-    padded = format_ == "lora-padded"
-    config = lora_config(hybrid, backbone.model, padded)
+    if format_ == "peft":
+        state = stock_state(hybrid, weights, backbone.model)
+    else:
+        state = lora_state(hybrid, weights, backbone.model, format_ == "lora-padded")
     config.base_model_name_or_path = source.location
     config.save_pretrained(str(to))
-    state = lora_state(hybrid, weights, backbone.model, padded)
     # Not `save_file`, whose files nobody else may read, whatever the umask.
     with replacing(to / WEIGHTS) as partial:
         partial.write_bytes(save(state, metadata={"format": "pt"}))
-    return "LORA"
+    return str(config.peft_type.value)
+
+
+def _folded(
+    format_: Format, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], backbone: Backbone
+) -> tuple[Hybrid, dict[str, torch.Tensor]]:
+    """`written` with its weights."""
+    form: Form = "folded" if format_ in ("lora", "lora-padded") else "exported"
+    new, own = fold(hybrid, _part(weights, "hybrid."), backbone.shape, form)
+    heads = {name: w for name, w in weights.items() if name.startswith("head.")}
+    return new, {f"hybrid.{name}": w for name, w in own.items()} | heads
 
 
 def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel) -> Any:
-    """The PEFT configuration of a hybrid in a format, for loading it on `model`."""
+    """The PEFT configuration of a hybrid in a format, for loading it on `model`; None where a tuner has none for it."""
+    if format_ == "peft":
+        return stock_config(hybrid, model)
     if format_ != "autopeft":
         return lora_config(hybrid, model, format_ == "lora-padded")
     from autopeft.peft_tuner import HybridConfig

@@ -17,8 +17,9 @@ from autopeft.metrics import METRICS, complaint
 from autopeft.writing import replacing
 
 FILE = "hybrid.json"
-#: How a hybrid is written: stock LoRA with each module's own rank or with one rank, or PEFT type AUTOPEFT.
-Format = Literal["lora", "lora-padded", "autopeft"]
+#: How a hybrid is written: stock LoRA with each module's own rank or with one rank, another tuner of stock PEFT, or
+#: PEFT type AUTOPEFT.
+Format = Literal["lora", "lora-padded", "peft", "autopeft"]
 _REMEDY = "give a folder that 'autopeft export' wrote"
 
 
@@ -36,9 +37,11 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
     key: str
-    peft_type: Literal["LORA", "AUTOPEFT"]
+    peft_type: str = Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")
     format: Format | None = None
-    hybrid: dict[str, Any]
+    hybrid: dict[str, Any] = Field(description="what is in the files: folded, where that is simpler")
+    written: str | None = Field(None, description="the key that a candidate of this hybrid would have")
+    searched: dict[str, Any] | None = Field(None, description="the candidate's hybrid, where it was folded")
     training: dict[str, float]
     seed: int
     metrics: dict[str, float]
