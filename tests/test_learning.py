@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from tiny_models import LAYERS, METHOD_NAMES, make
 from tiny_task import save_model, task, tokenizer
