@@ -6,10 +6,13 @@ import pytest
 from tiny_folded import FAMILIES, MODELS, logits, trained
 from tiny_models import LAYERS, METHOD_NAMES, make, sized
 
-from autopeft.anatomy import shape_of
+from autopeft.anatomy import ModelShape, shape_of
+from autopeft.attaching import Attachment
+from autopeft.costs.kept_params import KeptParams
+from autopeft.costs.stored_bytes import StoredBytes
 from autopeft.folding import exported, fold, folded
 from autopeft.hybrid import Hybrid
-from autopeft.methods import METHODS
+from autopeft.methods import METHODS, Method, Weight
 from autopeft.methods.adalora import AdaLoRA
 from autopeft.methods.compacter import Compacter
 from autopeft.methods.hadamard import Hadamard
@@ -71,3 +74,24 @@ def test_what_is_shared_has_a_name_for_each_of_its_kinds() -> None:
     shared = {name: tuple(w.shape) for name, w in weights.items() if name.startswith("shared")}
     assert shared == {"shared.compacter.A": (2, 2, 2), "shared.compacter1.A": (4, 4, 4)}
     check("bert", Hybrid.from_layers(LAYERS, kinds))
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_stored_bytes_are_those_of_what_is_exported(name: str) -> None:
+    small, large = (make(name, size) for size in sized(METHODS.get(name)))
+    hybrid, shape = Hybrid.from_layers(LAYERS, {0: [small], 2: [large]}), shape_of(MODELS["bert"])
+    with Attachment(MODELS["bert"], hybrid) as attached:
+        new, own = fold(hybrid, attached.banks.weights(), shape, "exported")
+    assert new == exported(hybrid)
+    declared = _all_weights(small, shape)
+    if all(weight.bits == 32 and weight.kept is None for weight in declared):
+        assert StoredBytes().of(hybrid, shape, 8) == sum(4 * tensor.numel() for tensor in own.values())
+    if all(weight.kind == "trained" for weight in declared):
+        assert KeptParams().of(hybrid, shape, 8) == sum(tensor.numel() for tensor in own.values())
+
+
+def _all_weights(method: Method, shape: ModelShape) -> list[Weight]:
+    """Those of the form that is exported."""
+    form = method.exported()
+    places = [weight for place in form.places(shape) for weight in form.weights(shape, place).values()]
+    return [*places, *form.shared(shape).values()]
