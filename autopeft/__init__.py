@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "search": "autopeft.launch",
+    "compare": "autopeft.comparing.launching",
+    "Comparison": "autopeft.comparing.result",
     "export": "autopeft.result",
     "evaluate": "autopeft.result",
     "SearchResult": "autopeft.result",
@@ -27,6 +29,8 @@ _NAMES = {
     "BudgetedSampler": "autopeft.searching.budgeted",
     "ParetoFront": "autopeft.searching.front",
     "HybridConfig": "autopeft.peft_tuner",
+    "save_baseline": "autopeft.baselines._kept",
+    "load_baseline": "autopeft.baselines._kept",
     "attach": "autopeft.attaching",
     "shape_of": "autopeft.anatomy",
     "use_plugins": "autopeft.plugins",

@@ -18,7 +18,7 @@ from autopeft.errors import AutopeftError
 BANKS = "autopeft_banks"
 #: What a `PeftModel` puts in front of all names.
 WRAPPED = "base_model.model."
-_NAMED = re.compile(rf"^(.*\b{BANKS}\.)[^.]+\.(layers\.\d+\.[^.]+\.[^.]+\.[^.]+)$")
+_NAMED = re.compile(rf"^(.*\b{BANKS}\.)[^.]+\.((?:layers\.\d+\.[^.]+|model\.[^.]+|shared)\.[^.]+\.[^.]+)$")
 
 
 def without_adapter(key: str, adapter: str) -> str:

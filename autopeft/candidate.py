@@ -120,6 +120,11 @@ class Evaluation:
         return Job(self.candidate, self.seed)
 
     @property
+    def words(self) -> str:
+        """What was trained, in short."""
+        return self.candidate.hybrid.describe()
+
+    @property
     def fidelity(self) -> int:
         """How many epochs it was trained (and measured after)."""
         return len(self.curve)

@@ -14,6 +14,7 @@ from autopeft.config import Strict, parse, read_yaml
 from autopeft.doors import within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError, suggest
+from autopeft.quantising import BackboneSettings
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
@@ -51,6 +52,7 @@ class Experiment(Strict):
     model: Text = Field(description="built-in name, hub id or folder")
     #: That the model needs Python code of its own. Whether that runs is up to the caller: see `autopeft.trust`.
     trust_remote_code: bool = False
+    backbone: BackboneSettings | None = Field(None, description="how it is kept in memory: {quantise: nf4}")
     task: Annotated[Task, *_plugin(Task, task_from)]
     space: str | dict[str, Any] = "hybrid"
     budget: dict[str, int | float | Text] = Field(default_factory=dict, max_length=100)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 from autopeft.anatomy import ModelShape
@@ -71,7 +72,7 @@ class Hybrid:
     def num_params(self, shape: ModelShape) -> int:
         """Trainable parameters without the task's head, exactly; nothing is built."""
         self.check(shape)
-        own = sum(method.num_params(shape) for methods in self.layers for method in methods)
+        own = sum(_layer_params(methods, shape) for methods in self.layers)
         return own + sum(method.shared_params(shape) for method in self.sharing(shape))
 
     def sharing(self, shape: ModelShape) -> list[Method]:
@@ -81,9 +82,8 @@ class Hybrid:
         """
         members: dict[tuple[Any, ...], list[Method]] = {}
         for methods in self.layers:
-            for method in methods:
-                if shares(method) and method.places(shape):
-                    members.setdefault((method.bank_name, method.bank_options()), []).append(method)
+            for method in _sharing(methods, shape):
+                members.setdefault((method.bank_name, method.bank_options()), []).append(method)
         joined = [_joined(group) for group in members.values()]
         return [method for method in joined if method.shared(shape) or method.shared_bytes(shape)]
 
@@ -91,10 +91,8 @@ class Hybrid:
         """`AutopeftError` when the model has another number of layers, or lacks all places of a method."""
         if len(self.layers) != shape.layers:
             raise AutopeftError(f"hybrid: made for {len(self.layers)} layers, but the model has {shape.layers}")
-        for method in (method for methods in self.layers for method in methods):
-            if not any(shape.has(site) for site in method.sites):
-                where = ", ".join(method.sites)
-                raise AutopeftError(f"hybrid: '{method.name}' at {where}: models of family '{shape.family}' have none")
+        for methods in self.layers:
+            _check_places(methods, shape)
 
     def check_room(self, shape: ModelShape) -> None:
         """`AutopeftError` when the hybrid is far larger than the model: before anything is allocated for it."""
@@ -139,6 +137,25 @@ class Hybrid:
         if crowded is not None:
             raise AutopeftError(f"hybrid: layer {crowded} has {len(layers[crowded]):,} methods")
         return cls(tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)))
+
+
+# Repair asks the same few layers thousands of times.
+@lru_cache(maxsize=65_536)
+def _layer_params(methods: tuple[Method, ...], shape: ModelShape) -> int:
+    return sum(method.num_params(shape) for method in methods)
+
+
+@lru_cache(maxsize=65_536)
+def _check_places(methods: tuple[Method, ...], shape: ModelShape) -> None:
+    for method in methods:
+        if not any(shape.has(site) for site in method.sites):
+            where = ", ".join(method.sites)
+            raise AutopeftError(f"hybrid: '{method.name}' at {where}: models of family '{shape.family}' have none")
+
+
+@lru_cache(maxsize=65_536)
+def _sharing(methods: tuple[Method, ...], shape: ModelShape) -> tuple[Method, ...]:
+    return tuple(method for method in methods if shares(method) and method.places(shape))
 
 
 def shares(method: Method) -> bool:

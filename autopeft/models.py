@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import util
@@ -16,17 +16,18 @@ from autopeft.anatomy import (
     InputLimits,
     ModelShape,
     family_of,
-    head_names,
-    head_params_from_config,
     input_limits,
     layers_of,
     shape_from_config,
     unsupported,
+    without_weights,
 )
 from autopeft.checkpoint import OURS, check_folder, check_weights, read_config
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
+from autopeft.quantising import Kind
+from autopeft.readouts import Readout
 from autopeft.trust import HOW
 
 if TYPE_CHECKING:
@@ -58,12 +59,14 @@ BUILT_IN = {
 class ModelSource:
     """A model as the user named it and the folder or hub id that it stands for.
 
-    `trust_remote_code`, whether its own Python may run, comes from `autopeft.trust.trusted` only.
+    `trust_remote_code`, whether its own Python may run, comes from `autopeft.trust.trusted` only. `quantise` is how
+    the maps of its layers are kept in memory.
     """
 
     name: str
     location: str
     trust_remote_code: bool = False
+    quantise: Kind | None = None
 
     def config(self, **overrides: Any) -> PretrainedConfig:
         """The configuration, of a supported family; what it says of another task, or of outputs, is left out."""
@@ -88,13 +91,18 @@ class ModelSource:
                 check_folder(Path(self.location), self.name)
             return read_config(self.location, self.name, options["local_files_only"])
 
-    def shape(self) -> ModelShape:
-        """The backbone's shape, without loading its weights."""
-        return shape_from_config(self.config(), self.trust_remote_code)
+    def shape(self, readout: Readout | None = None) -> ModelShape:
+        """The backbone's shape (as part of the model that the readout needs), without loading its weights."""
+        if readout is None:
+            return shape_from_config(self.config(), self.trust_remote_code)
+        config = self.config(**readout.configuration())
+        return shape_from_config(config, self.trust_remote_code, readout.auto_class)
 
-    def head_params(self, num_labels: int) -> int:
-        """Parameters of a head of so many outputs, without loading weights."""
-        return head_params_from_config(self.config(num_labels=num_labels), self.trust_remote_code)
+    def head_params(self, readout: Readout) -> int:
+        """Parameters of the head, without loading weights."""
+        config = self.config(**readout.configuration())
+        model = without_weights(config, self.trust_remote_code, readout.auto_class)
+        return sum(p.numel() for name in readout.heads(model) for p in model.get_submodule(name).parameters())
 
     def limits(self) -> InputLimits:
         """What the model can be given."""
@@ -120,21 +128,18 @@ class ModelSource:
             )
         return tokenizer
 
-    def model(
-        self, num_labels: int, regression: bool, dtype: torch.dtype | str, pad_id: int | None = None
-    ) -> PreTrainedModel:
+    def model(self, readout: Readout, dtype: torch.dtype | str, pad_id: int | None = None) -> PreTrainedModel:
         """The model with a head for the task, frozen, in evaluation mode (so without dropout).
 
         A checkpoint's own head of the same size is loaded, one of another size is dropped: it is drawn anew for every
         candidate. `pad_id` is what batches are padded with (the tokenizer's padding token): causal models look for it
         to find the last token of a text. None leaves the configuration's.
         """
-        # One output is regression for transformers, also where only the size of the head matters here.
-        kind = "regression" if regression or num_labels == 1 else "single_label_classification"
-        config = self.config(num_labels=num_labels, problem_type=kind)
-        self.check_weights(shape_from_config(config, self.trust_remote_code))
-        model, info = self._load(config, dtype=dtype)
-        _check_fit(model, info, self.name)
+        from autopeft.quantising.loading import load_quantised
+
+        self.check_weights(self.shape(readout))
+        model, info = load_quantised(self, readout, dtype) if self.quantise else self.load(readout, dtype=dtype)
+        _check_fit(model, info, self.name, readout.heads(model))
         if pad_id is not None:
             # After loading: RoBERTa's positions depend on the token that it was built with.
             model.config.pad_token_id = pad_id
@@ -147,15 +152,16 @@ class ModelSource:
         if self._is_folder:
             check_weights(Path(self.location), shape.backbone_params, self.name)
 
-    def has_other_head(self, num_labels: int) -> bool:
-        """Whether the checkpoint has a head that is not of so many outputs; no weight is read."""
-        _, info = self._load(self.config(num_labels=num_labels), device_map="meta")
+    def has_other_head(self, readout: Readout) -> bool:
+        """Whether the checkpoint has a head of another size than the readout's; no weight is read."""
+        _, info = self.load(readout, device_map="meta")
         return bool(info["mismatched_keys"])
 
-    def _load(self, config: PretrainedConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-        from transformers import AutoModelForSequenceClassification
+    def load(self, readout: Readout, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The model as `options` of `from_pretrained` have it, and what was missing of it."""
+        import transformers
 
-        load = AutoModelForSequenceClassification.from_pretrained
+        load, config = getattr(transformers, readout.auto_class).from_pretrained, self.config(**readout.configuration())
         with self._opened() as more:
             options |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True, **more}
             model, info = load(self.location, **options)
@@ -182,9 +188,9 @@ class ModelSource:
             yield {"local_files_only": self._is_folder or not answers, "trust_remote_code": self.trust_remote_code}
 
 
-def _check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str) -> None:
+def _check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str, trained: Sequence[str]) -> None:
     """All weights outside the head must be the checkpoint's: what is drawn anew at every load fits no adapter."""
-    place, heads = f"model '{name}'", tuple(f"{head}." for head in head_names(model))
+    place, heads = f"model '{name}'", tuple(f"{head}." for head in trained)
     for weight, saved, described in sorted(info["mismatched_keys"]):
         if not weight.startswith(heads):
             raise AutopeftError(

@@ -1,8 +1,8 @@
 """The hybrid as a method of Hugging Face PEFT, type `AUTOPEFT`.
 
 After `import autopeft`, `get_peft_model`, `save_pretrained`, `PeftModel.from_pretrained`,
-`AutoPeftModelForSequenceClassification.from_pretrained` and transformers' own `from_pretrained` of an adapter's folder
-work with it like with any other method.
+`AutoPeftModelForSequenceClassification.from_pretrained` (or that for tokens) and transformers' own `from_pretrained` of
+an adapter's folder work with it like with any other method.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class HybridTuner(BaseTuner):
     @staticmethod
     def _add_heads(model: nn.Module, config: HybridConfig) -> None:
         """PEFT knows `classifier` and `score`; some families' heads have more modules."""
-        if config.task_type == "SEQ_CLS":
+        if config.task_type:
             known = list(config.modules_to_save or [])
             config.modules_to_save = known + [h for h in head_names(model) if h not in known]
 

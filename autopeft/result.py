@@ -17,6 +17,7 @@ from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
 from autopeft.models import ModelSource
+from autopeft.readouts import Readout
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.identity import refuse_another
@@ -124,15 +125,17 @@ def export(
 
     `pick` is "best" (the best score), "knee" or a candidate's key; `max_params` leaves out what is larger. `format`:
     "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its own
-    rank), "autopeft", or None for stock LoRA where it can express the candidate. Weights that were not kept are trained
-    again with the search's seed; only that, and test scores that are not known, needs the task's data. The model's own
-    code runs only where the search needed it and the caller trusts it now. Returns the folder.
+    rank), "peft" (another tuner of stock PEFT), "autopeft", or None for a stock one where it can express the candidate.
+    Weights that were not kept are trained again with the search's seed; only that, and test scores that are not known,
+    needs the task's data. The model's own code runs only where the search needed it and the caller trusts it now.
+    Returns the folder.
     """
     from autopeft.exporting import UnfitWeights, check_free, format_of, write_adapter, write_card, write_record
 
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     chosen, to = result.front.pick(pick, max_params), Path(to)
-    format = format_of(format, chosen.candidate.hybrid)
+    backbone = result.experiment.backbone
+    format = format_of(format, chosen.candidate.hybrid, backbone.quantise if backbone else None)
     check_free(to)
     trained = _kept(result, chosen, trust_remote_code)
     try:
@@ -174,9 +177,9 @@ class _Trained:
     weights: dict[str, torch.Tensor]
     metrics: dict[str, float]
 
-    def adapter(self, chosen: Evaluation) -> tuple[ModelSource, Candidate, dict[str, torch.Tensor], int]:
+    def adapter(self, chosen: Evaluation) -> tuple[ModelSource, Candidate, dict[str, torch.Tensor], Readout]:
         """What `write_adapter` takes."""
-        return self.source, chosen.candidate, self.weights, self.facts.num_labels
+        return self.source, chosen.candidate, self.weights, self.facts.readout
 
 
 def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> _Trained:
@@ -239,6 +242,7 @@ def _record(
 
     resolved, facts, candidate = result.experiment.resolved(), trained.facts, chosen.candidate
     hybrid = written(format, candidate.hybrid)
+    kind = {"readout": facts.kind} if facts.kind else {}
     return {
         "key": chosen.key,
         "peft_type": peft_type,
@@ -251,10 +255,12 @@ def _record(
         "metrics": trained.metrics,
         "model": {"name": trained.source.name, "location": trained.source.location, "files": trained.files},
         "trust_remote_code": trained.source.trust_remote_code,
-        "num_labels": facts.num_labels,
+        **({"quantise": trained.source.quantise} if trained.source.quantise else {}),
+        "num_labels": facts.readout.outputs,
         "labels": list(facts.labels),
         "scores": list(facts.metrics),
         "positive": facts.positive,
+        **kind,
         "task": resolved["task"],
         "splits": facts.splits,
         "remarks": list(facts.remarks),

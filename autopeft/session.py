@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
+from autopeft.quantising import check_installed, remarks_on
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
@@ -44,15 +46,18 @@ class Session:
     def __init__(self, experiment: Experiment, trust_remote_code: bool = False) -> None:
         self.experiment = experiment
         self.source = source_of(experiment, trust_remote_code)
+        if self.source.quantise:
+            check_installed(self.source.quantise, "backbone")
         self.shape = self.source.shape()
         # Before anything is computed from it: a configuration may promise far more than is there.
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
+        self.shape = self.source.shape(self.data.readout)
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.budget = Budget.resolve(experiment.budget, self.shape, experiment.training.max_length)
         self.budget.check_feasible(self.space)
         self.objectives = self._objectives()
-        self.head_params = self.source.head_params(self.data.num_labels)
+        self.head_params = self.source.head_params(self.data.readout)
 
     @cached_property
     def tokens(self) -> TokenizedTask:
@@ -86,12 +91,13 @@ class Session:
 
         training = self.experiment.training
         workload = Workload.of(self.tokens, training)
-        return CostModel(self.shape, workload, training.epochs, self.experiment.runner.cache > 0)
+        one_token = self.data.readout.reads == "one"
+        return CostModel(self.shape, workload, training.epochs, self.experiment.runner.cache > 0, one_token)
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know before a search, a sentence each: said by `plan`, `search` and the model card."""
-        return (*self.data.remarks, *self.tokens.remarks, *self._flat_costs())
+        return (*self.data.remarks, *self.tokens.remarks, *self._flat_costs(), *remarks_on(self.source.quantise))
 
     def _flat_costs(self) -> list[str]:
         """A sentence for each cost among the objectives that no candidate can change."""
@@ -135,7 +141,8 @@ class Session:
 def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelSource:
     """The experiment's model; its own code runs where it is needed and the caller trusts it."""
     where = f"experiment '{experiment.name}'"
-    return find_model(experiment.model, trusted(experiment.trust_remote_code, trust_remote_code, where))
+    source = find_model(experiment.model, trusted(experiment.trust_remote_code, trust_remote_code, where))
+    return replace(source, quantise=experiment.backbone.quantise) if experiment.backbone else source
 
 
 def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, Any]:
@@ -145,6 +152,7 @@ def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, A
         "model": dict(files),
         # With its own code a model is another one.
         "trust_remote_code": experiment.trust_remote_code,
+        "backbone": experiment.resolved().get("backbone"),
         "warm_start": experiment.resolved().get("warm_start"),
         "training": training.model_dump(mode="json"),
         "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},

@@ -214,8 +214,8 @@ class SearchSpace:
 
 
 def _sizes_in(methods: Sequence[Method], slots: Sequence[_Slot]) -> dict[str, int]:
-    at = {(m.name, site): m.size_value for m in methods for site in m.sites}
-    return {s.block.name: at.get((s.block.method.name, s.methods[0].sites[0]), 0) for s in slots}
+    at = {(m.label, site): m.size_value for m in methods for site in m.sites}
+    return {s.block.name: at.get((s.methods[0].label, s.methods[0].sites[0]), 0) for s in slots}
 
 
 def _canonical_hybrid(layers: tuple[tuple[Method, ...], ...]) -> Hybrid:

@@ -154,6 +154,12 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[
     return spec, blocks, where
 
 
+def is_preset(source: str | Path | Mapping[str, Any]) -> bool:
+    """Whether a space has one hybrid: each block has one size, and stands in every layer."""
+    spec, blocks, _ = read_spec(source)
+    return spec.sizes == "per_layer" and all(len(set(block.sizes)) == 1 for block in blocks)
+
+
 def _find(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     if isinstance(source, Mapping):
         return source, "search space"
@@ -172,7 +178,8 @@ def _block(name: str, raw: Mapping[str, Any], where: str) -> Block:
     if not _NAME.fullmatch(name):
         raise AutopeftError(f"{where}: a block's name is made of letters, digits, '_' and '-'")
     method = _method(name, raw, where)
-    options = {key: value for key, value in raw.items() if key != "method"}
+    # A method's sizes may be called that, too.
+    options = {method.size if key == "size" else key: value for key, value in raw.items() if key != "method"}
     known = method.option_names()
     for key in options:
         if key not in known:
@@ -218,9 +225,9 @@ def _check_collisions(blocks: Iterable[Block], where: str) -> None:
     for block in blocks:
         method = block.make(block.method.step)
         for site in method.sites:
-            other = taken.setdefault((method.name, site), block.name)
+            other = taken.setdefault((method.claim, site), block.name)
             if other != block.name:
                 raise AutopeftError(
-                    f"{where}: blocks.{block.name}: method '{method.name}' at site '{site}' is already in "
+                    f"{where}: blocks.{block.name}: method '{method.claim}' at site '{site}' is already in "
                     f"blocks.{other}; give the two different sites"
                 )

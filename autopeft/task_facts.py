@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from autopeft.config import Strict
 from autopeft.errors import AutopeftError
+from autopeft.readouts import Readout, implied, readout_from, stated
 from autopeft.run_folder import write_whole
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class TaskFacts(Strict):
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     positive: int | None = None
+    kind: dict[str, Any] | None = Field(None, description="the readout, where labels and positive don't imply it")
     splits: str
     remarks: tuple[str, ...]
     fingerprint: str
@@ -32,14 +34,15 @@ class TaskFacts(Strict):
         """Those of a session."""
         data = session.data
         return cls(
-            labels=data.label_names, metrics=data.metrics, positive=data.positive, splits=data.note,
+            labels=data.label_names, metrics=data.metrics,
+            positive=getattr(data.readout, "positive", None), kind=stated(data.readout), splits=data.note,
             remarks=session.remarks, fingerprint=data.fingerprint,
         )  # fmt: skip
 
     @property
-    def num_labels(self) -> int:
-        """The number of outputs of a model."""
-        return len(self.labels) or 1
+    def readout(self) -> Readout:
+        """What the labels are."""
+        return readout_from(self.kind) if self.kind else implied(self.labels, self.positive)
 
     def keep(self, run: Path) -> None:
         """Write them into a run folder."""

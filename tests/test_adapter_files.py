@@ -28,7 +28,7 @@ from tiny_models import (
     FAMILIES,
     HIDDEN,
     LABELS,
-    METHOD_NAMES,
+    TOGETHER,
     classifier,
     everywhere,
     make,
@@ -57,7 +57,7 @@ each_family = pytest.mark.parametrize("family", FAMILIES)
 #: One with a fused map, one with two heads, one with a pooler's layer in its head, and a gated one.
 some_families = pytest.mark.parametrize("family", ["gpt2", "distilbert", "electra", "llama"])
 
-ALL = everywhere(*(make(name) for name in METHOD_NAMES))
+ALL = everywhere(*(make(name) for name in TOGETHER))
 OTHER = everywhere(LoRA(2, sites=("k", "down")), Prefix(1))
 
 

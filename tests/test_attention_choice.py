@@ -11,7 +11,7 @@ from peft import get_peft_model
 from tiny_models import (
     FAMILIES,
     LAYERS,
-    METHOD_NAMES,
+    TOGETHER,
     base_model,
     classifier,
     everywhere,
@@ -32,7 +32,7 @@ from autopeft.methods.prefix import Prefix
 from autopeft.peft_tuner import HybridConfig
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
-ALL = everywhere(*(make(name) for name in METHOD_NAMES))
+ALL = everywhere(*(make(name) for name in TOGETHER))
 
 
 @torch.no_grad()

@@ -131,7 +131,7 @@ def test_collate_keeps_the_order_that_it_is_given() -> None:
 def test_a_task_is_tokenised_split_by_split(pairs: bool) -> None:
     data, words = task(pairs=pairs), tokenizer()
     tokenized = TokenizedTask.of(data, words, 64)
-    assert (tokenized.num_labels, tokenized.regression, tokenized.pad_id) == (3, False, 0)
+    assert (tokenized.readout, tokenized.pad_id) == (data.readout, 0)
     assert (tokenized.name, tokenized.metrics) == (data.name, data.metrics)
     for name in ("train", "validation", "test"):
         split, tokens = getattr(data, name), getattr(tokenized, name)
@@ -176,6 +176,6 @@ def test_an_empty_text_is_one_token_where_the_tokenizer_adds_none(ends: str | No
 
 def test_labels_of_regression_are_floats() -> None:
     tokenized = TokenizedTask.of(task(regression=True), tokenizer(), 64)
-    assert (tokenized.num_labels, tokenized.regression) == (1, True)
+    assert tokenized.readout.outputs == 1
     assert tokenized.train.labels.dtype == np.float32
     assert sorted(set(tokenized.train.labels.tolist())) == [-0.5, 0.5, 1.5]

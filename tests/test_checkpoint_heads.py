@@ -11,7 +11,7 @@ from peft import AutoPeftModelForSequenceClassification
 from spoilt_models import edit
 from tiny_models import CONFIGS, FAMILIES, LABELS, classifier, randomise
 from tiny_project import experiment, not_measured
-from tiny_task import tokenizer
+from tiny_task import classes, tokenizer
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -26,6 +26,8 @@ from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
 from autopeft.hybrid import Hybrid
 from autopeft.models import find_model
+from autopeft.readouts import Readout
+from autopeft.readouts.regression import Regression
 from autopeft.snippet import base_lines
 
 
@@ -55,9 +57,9 @@ def saved(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
-def drawn(folder: Path, labels: int, regression: bool) -> dict[str, torch.Tensor]:
+def drawn(folder: Path, readout: Readout) -> dict[str, torch.Tensor]:
     """A candidate's head before it is trained."""
-    backbone = Backbone(find_model(str(folder)), labels, regression, REPORTED, torch.device("cpu"), 0)
+    backbone = Backbone(find_model(str(folder)), readout, REPORTED, torch.device("cpu"), 0)
     with Pack(backbone, [Candidate(Hybrid.uniform(backbone.shape.layers))], TrainingSettings(seed=1)) as pack:
         return {name: tensor.clone() for name, tensor in pack.weights(0).items()}
 
@@ -69,23 +71,23 @@ def test_a_checkpoints_head_is_drawn_anew(family: str, head: str, tmp_path: Path
     built = HEADS[head](family)
     folder = saved(built, tmp_path / "headed")
     bare = saved(built.base_model, tmp_path / "bare")
-    for labels, regression in ((LABELS, False), (1, True)):
-        model = find_model(str(folder)).model(labels, regression, "auto")
+    for readout in (classes(LABELS), Regression()):
+        model = find_model(str(folder)).model(readout, "auto")
         own = built.base_model.state_dict()
         assert all(torch.equal(tensor, own[name]) for name, tensor in model.base_model.state_dict().items())
         assert head_names(model)
-        one, other = drawn(folder, labels, regression), drawn(bare, labels, regression)
+        one, other = drawn(folder, readout), drawn(bare, readout)
         assert one.keys() == other.keys()
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-        assert find_model(str(folder)).has_other_head(labels) == (labels != built.config.num_labels)
-        assert not find_model(str(bare)).has_other_head(labels)
+        assert find_model(str(folder)).has_other_head(readout) == (readout.outputs != built.config.num_labels)
+        assert not find_model(str(bare)).has_other_head(readout)
 
 
 @pytest.mark.parametrize("family", ["distilbert", "gpt2", "llama"])
 def test_a_head_of_another_kind_is_dropped(family: str, tmp_path: Path) -> None:
     source = find_model(str(saved(of_tokens(family), tmp_path)))
     with torch.no_grad():
-        assert source.model(LABELS, False, "auto")(input_ids=torch.tensor([[9, 8]])).logits.shape == (1, LABELS)
+        assert source.model(classes(LABELS), "auto")(input_ids=torch.tensor([[9, 8]])).logits.shape == (1, LABELS)
 
 
 @pytest.mark.parametrize(("labels", "regression"), [(5, False), (LABELS, False), (2, True), (1, True)])
@@ -133,8 +135,8 @@ def as_numbers(folder: Path) -> None:
 
 def test_the_snippet_asks_for_nothing_that_a_bare_checkpoint_does_not_need(tmp_path: Path) -> None:
     folder = saved(classifier("bert").base_model, tmp_path)
-    lines = base_lines(find_model(str(folder)), '"here"', LABELS)
+    lines = base_lines(find_model(str(folder)), '"here"', classes(LABELS))
     loading = 'base = AutoModelForSequenceClassification.from_pretrained("here", num_labels=3, dtype="float32")\n'
     assert lines == loading
     edit(folder / "config.json", pad_token_id=5)
-    assert base_lines(find_model(str(folder)), '"here"', LABELS) == f"{loading}base.config.pad_token_id = 0\n"
+    assert base_lines(find_model(str(folder)), '"here"', classes(LABELS)) == f"{loading}base.config.pad_token_id = 0\n"

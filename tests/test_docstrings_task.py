@@ -159,7 +159,7 @@ def test_the_default_is_ready_within_seconds_silent_and_imports_no_library(tmp_p
     code = (
         "import sys; from autopeft.tasks import task_from; data = task_from('docstrings').load(); "
         f"loaded = [name for name in {LIBRARIES!r} if name in sys.modules and name != 'numpy']; "
-        "print(len(data.train), len(data.validation), len(data.test), data.num_labels, loaded)"
+        "print(len(data.train), len(data.validation), len(data.test), data.readout.outputs, loaded)"
     )
     start = time.monotonic()
     done = subprocess.run(

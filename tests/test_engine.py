@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import LAYERS, METHOD_NAMES, everywhere, make
+from tiny_models import LAYERS, TOGETHER, everywhere, make
 from tiny_task import save_model, task, tokenizer
 from tiny_worker import assert_bare, backbone_state, evaluate, result
 
@@ -29,7 +29,7 @@ from autopeft.models import find_model
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, precision="fp32", learning_rate=0.02, seed=1)
 LORA = Candidate(everywhere(LoRA(4)))
-OTHER = Candidate(Hybrid.from_layers(LAYERS, {0: [make(name) for name in METHOD_NAMES]}), {"learning_rate": 0.01})
+OTHER = Candidate(Hybrid.from_layers(LAYERS, {0: [make(name) for name in TOGETHER]}), {"learning_rate": 0.01})
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def spec(folder: Path, tmp_path: Path) -> WorkerSpec:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_every_method_learns(name: str, spec: WorkerSpec, data: TokenizedTask) -> None:
     evaluation = evaluate(Worker(spec, data), Candidate(everywhere(make(name, 4))))
     assert (evaluation.status, evaluation.error, evaluation.seed) == ("done", None, 1)

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from tiny_models import FAMILIES, LABELS, LAYERS, classifier, everywhere, perturb, right_padded
+from tiny_task import classes
 from transformers import AutoModelForSequenceClassification
 
 from autopeft.anatomy import SITES
@@ -74,13 +75,13 @@ print(json.dumps(found))
 def export(folder: Path, hybrid: Hybrid, to: Path) -> tuple[str, dict[str, torch.Tensor], torch.Tensor]:
     """The PEFT type written to `to`, inputs, and the logits that the hybrid gives for them, weights noisy."""
     source = find_model(str(folder))
-    backbone = Backbone(source, LABELS, False, REPORTED, torch.device("cpu"))
+    backbone = Backbone(source, classes(LABELS), REPORTED, torch.device("cpu"))
     with Pack(backbone, [Candidate(hybrid)], TrainingSettings(seed=1)) as pack, torch.no_grad():
         perturb(pack)
         weights = pack.weights(0)
         inputs = right_padded(backbone.model, (7, 4, 1))
         logits = backbone.model(**inputs).logits
-    return write_adapter(source, Candidate(hybrid), weights, LABELS, to), inputs, logits
+    return write_adapter(source, Candidate(hybrid), weights, classes(LABELS), to), inputs, logits
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import LAYERS, METHOD_NAMES, everywhere, make
+from tiny_models import LAYERS, TOGETHER, everywhere, make
 from tiny_task import save_model, task, tokenizer
 from tiny_worker import assert_bare, backbone_state, evaluate, result
 
@@ -27,7 +27,7 @@ from autopeft.models import find_model
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, precision="fp32", learning_rate=0.02, seed=1)
 LORA = Candidate(everywhere(LoRA(4)))
-OTHER = Candidate(Hybrid.from_layers(LAYERS, {0: [make(name) for name in METHOD_NAMES]}), {"learning_rate": 0.01})
+OTHER = Candidate(Hybrid.from_layers(LAYERS, {0: [make(name) for name in TOGETHER]}), {"learning_rate": 0.01})
 DIVERGING = Candidate(LORA.hybrid, {"learning_rate": 1e30})
 
 

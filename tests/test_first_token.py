@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny_models import FAMILIES, LAYERS, METHOD_NAMES, bank_parts, classifier, everywhere, make, perturb, right_padded
+from tiny_models import FAMILIES, LAYERS, TOGETHER, bank_parts, classifier, everywhere, make, perturb, right_padded
 from transformers import PreTrainedModel
 
 from autopeft.anatomy import FAMILIES as ROWS
@@ -26,7 +26,7 @@ FIRST = [family for family in FAMILIES if ROWS[family].residual]
 TOP = LAYERS - 1
 #: Prefixes of other lengths in the last layer; every method there; one that lacks the last layer.
 PACK = [
-    everywhere(*(make(name, 2) for name in METHOD_NAMES)),
+    everywhere(*(make(name, 2) for name in TOGETHER)),
     Hybrid.from_layers(LAYERS, {TOP: [Prefix(3), LoRA(2, sites=("q", "k", "v", "o", "up", "down"))]}),
     Hybrid.from_layers(LAYERS, {0: [LoRA(3)], 1: [Prefix(1)]}),
 ]

@@ -210,6 +210,13 @@ def test_states_are_the_layers_inputs_in_every_family(family: str, tmp_path: Pat
         assert states.keys() == set(wanted)
         for i, state in states.items():
             torch.testing.assert_close(state, seen[i].where(mask, 0), rtol=1e-5, atol=1e-5)
+    # The embeddings' output is kept for networks beside the backbone, whatever was kept before.
+    for frozen in (made.frozen(), twice):
+        frozen.prepare_all([tokens])
+        states = frozen.all_states(tokens, batch)
+        assert list(states) == list(range(LAYERS + 1))
+        for i, state in states.items():
+            torch.testing.assert_close(state, seen[i].where(mask, 0), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

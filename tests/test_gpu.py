@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import LAYERS, METHOD_NAMES, everywhere, make
+from tiny_models import LAYERS, TOGETHER, everywhere, make
 from tiny_task import save_model, task, tokenizer
 
 from autopeft.attaching import Attachment
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, precision="fp32", learning_rate=0.02, seed=1)
-ALL = Candidate(Hybrid.from_layers(LAYERS, {0: [make(name) for name in METHOD_NAMES]}), {"learning_rate": 0.01})
+ALL = Candidate(Hybrid.from_layers(LAYERS, {0: [make(name) for name in TOGETHER]}), {"learning_rate": 0.01})
 LORA = Candidate(everywhere(LoRA(4)))
 
 

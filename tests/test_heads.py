@@ -10,12 +10,13 @@ import copy
 import pytest
 import torch
 from tiny_models import CONFIGS, FAMILIES, HIDDEN, perturb, randomise
+from tiny_task import classes
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from autopeft.anatomy import head_names
 from autopeft.engine.heads import PackedHead
-from autopeft.engine.losses import loss_of
+from autopeft.readouts.regression import Regression
 
 K, B, L = 3, 4, 5
 
@@ -70,9 +71,9 @@ def test_losses_are_each_candidates_own(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     outputs, labels = torch.randn(K, B, 3, generator=generator).to(dtype), torch.tensor([0, 2, 1, 1])
     expected = torch.stack([functional.cross_entropy(own.float(), labels) for own in outputs])
-    found = loss_of(outputs, labels, regression=False)
+    found = classes(3).loss(outputs, labels)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
     outputs, numbers = torch.randn(K, B, 1, generator=generator).to(dtype), torch.tensor([0.5, -2, 1, 0])
     expected = torch.stack([functional.mse_loss(own[:, 0].float(), numbers) for own in outputs])
-    torch.testing.assert_close(loss_of(outputs, numbers, regression=True), expected)
+    torch.testing.assert_close(Regression().loss(outputs, numbers), expected)

@@ -85,7 +85,7 @@ def test_methods_are_kept_in_the_order_in_which_they_act() -> None:
 def test_two_of_a_kind_at_one_site_are_refused(name: str) -> None:
     site = METHODS.get(name).allowed_sites[0]
     said = complaint(Hybrid, ((), (make(name, 1), make(name, 2, sites=(site,)))))
-    assert said == f"hybrid: layer 1 has two '{name}' at site '{site}'; leave one out"
+    assert said == f"hybrid: layer 1 has two '{make(name).claim}' at site '{site}'; leave one out"
     assert complaint(Hybrid, ((make(name, 1), make(name, 1)),)).startswith("hybrid: layer 0 has two")
 
 

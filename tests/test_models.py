@@ -8,13 +8,14 @@ import pytest
 import torch
 from huggingface_hub import constants
 from tiny_models import CONFIGS, FAMILIES, LABELS, classifier
-from tiny_task import save_model
+from tiny_task import classes, save_model
 from transformers import AutoTokenizer, BertForMaskedLM
 
 from autopeft import models
 from autopeft.anatomy import head_names, shape_of
 from autopeft.errors import AutopeftError
 from autopeft.models import BUILT_IN, BuiltIn, find_model
+from autopeft.readouts.regression import Regression
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_built_in_whose_package_is_missing_says_how_to_install_it(monkeypatch:
 @pytest.mark.parametrize("name", ["bert-base-uncased", "someone/some-model"])
 def test_a_hub_id_offline_is_one_clear_error(name: str) -> None:
     source = find_model(name)
-    for step in (source.config, source.shape, source.tokenizer, lambda: source.model(2, False, "auto")):
+    for step in (source.config, source.shape, source.tokenizer, lambda: source.model(classes(2), "auto")):
         said = complaint(step)
         assert said.startswith(f"model '{name}': neither a folder nor a built-in name (minilm); as a hub id: ")
         assert "not in the local cache" in said
@@ -122,7 +123,7 @@ def test_every_family_opens_frozen_with_a_head_of_its_own(family: str, tmp_path:
     built = classifier(family)
     built.base_model.save_pretrained(tmp_path)
     source = find_model(str(tmp_path))
-    model = source.model(5, False, "auto")
+    model = source.model(classes(5), "auto")
     assert source.shape() == shape_of(model) == shape_of(built)
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
@@ -135,7 +136,7 @@ def test_every_family_opens_frozen_with_a_head_of_its_own(family: str, tmp_path:
 
 
 def test_labels_kind_and_data_type_are_as_asked(folder: Path) -> None:
-    model = find_model(str(folder)).model(1, True, torch.bfloat16)
+    model = find_model(str(folder)).model(Regression(), torch.bfloat16)
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
@@ -151,7 +152,7 @@ def test_a_model_without_a_padding_token_gets_the_tokenizers(family: str, ends: 
     tokenizer.save_pretrained(folder)
     source = find_model(str(folder))
     pad_id = source.tokenizer().pad_token_id
-    model = source.model(LABELS, False, "auto", pad_id)
+    model = source.model(classes(LABELS), "auto", pad_id)
     assert model.config.pad_token_id == pad_id == 3
     ids = torch.tensor([[9, 8, 11]])
     with torch.no_grad():
@@ -168,14 +169,14 @@ def padded_to(ids: torch.Tensor, length: int, pad_id: int) -> dict[str, torch.Te
 def test_the_padding_token_does_not_move_the_positions_of_roberta(tmp_path: Path) -> None:
     source, ids = find_model(str(save_model(tmp_path, "roberta"))), torch.tensor([[9, 8, 11]])
     with torch.no_grad():
-        one, other = (source.model(2, False, "auto", pad).base_model(input_ids=ids)[0] for pad in (None, 0))
+        one, other = (source.model(classes(2), "auto", pad).base_model(input_ids=ids)[0] for pad in (None, 0))
     assert torch.equal(one, other)
 
 
 def test_a_checkpoint_that_lacks_weights_outside_the_head_is_refused(tmp_path: Path) -> None:
     """BERT's pooler is not in a checkpoint of a masked language model: it would be drawn anew at every load."""
     BertForMaskedLM(CONFIGS["bert"]()).save_pretrained(tmp_path)
-    said = complaint(find_model(str(tmp_path)).model, 2, False, "auto")
+    said = complaint(find_model(str(tmp_path)).model, classes(2), "auto")
     assert said == (
         f"model '{tmp_path}': the checkpoint lacks weights of bert.pooler.dense; use a checkpoint that has them"
     )
@@ -187,7 +188,7 @@ def test_the_real_minilm_opens_without_network() -> None:
     shape = source.shape()
     assert (shape.family, shape.layers, shape.hidden, shape.heads, shape.ffn) == ("bert", 6, 384, 12, 1536)
     assert (shape.kv_heads, shape.head_dim, shape.backbone_params) == (12, 32, 22_713_216)
-    model = source.model(2, False, torch.float32)
+    model = source.model(classes(2), torch.float32)
     assert shape_of(model) == shape
     batch = source.tokenizer()(["a good film", "a bad one"], return_tensors="pt")
     with torch.no_grad():

@@ -17,7 +17,7 @@ from tiny_models import (
     CONFIGS,
     FAMILIES,
     LAYERS,
-    METHOD_NAMES,
+    TOGETHER,
     bank_parts,
     classifier,
     everywhere,
@@ -48,8 +48,7 @@ LENGTHS = (7, 4)
 def pack() -> list[Hybrid]:
     """Candidates of other sizes, methods, sites, options and layers; one without any."""
     alone = [
-        Hybrid.from_layers(LAYERS, {1: [make(name, 5, sites=METHODS.get(name).allowed_sites[:1])]})
-        for name in METHOD_NAMES
+        Hybrid.from_layers(LAYERS, {1: [make(name, 5, sites=METHODS.get(name).allowed_sites[:1])]}) for name in TOGETHER
     ]
     mixed = Hybrid.from_layers(
         LAYERS,
@@ -58,7 +57,7 @@ def pack() -> list[Hybrid]:
             2: [Parallel(6, activation="silu"), Sequential(1, sites=("o",), activation="tanh")],
         },
     )
-    return [*alone, Hybrid.uniform(LAYERS), mixed, everywhere(*(make(name, 2) for name in METHOD_NAMES))]
+    return [*alone, Hybrid.uniform(LAYERS), mixed, everywhere(*(make(name, 2) for name in TOGETHER))]
 
 
 def plain(name: str) -> str:
@@ -93,7 +92,7 @@ def train_once(
 
 @each_family
 def test_stacked_methods_give_one_network_in_whatever_order_they_are_written(family: str) -> None:
-    model, methods = classifier(family), [make(name) for name in METHOD_NAMES]
+    model, methods = classifier(family), [make(name) for name in TOGETHER]
     orders = [everywhere(*order) for order in permutations(methods)][:: max(1, math.factorial(len(methods)) // 6)]
     first, _ = train_once(model, [orders[0]], [1])
     for hybrid in orders[1:]:
@@ -105,7 +104,7 @@ def test_stacked_methods_give_one_network_in_whatever_order_they_are_written(fam
 def test_every_weight_of_a_stack_matters(family: str) -> None:
     """AdapterHub's stack of a sequential and a parallel adapter drops one of them without a word."""
     model, ids = classifier(family), tokens()
-    with Attachment(model, everywhere(*(make(name) for name in METHOD_NAMES))) as attached, torch.no_grad():
+    with Attachment(model, everywhere(*(make(name) for name in TOGETHER))) as attached, torch.no_grad():
         perturb(attached.banks)
         before = model(input_ids=ids).logits
         for name, bank in bank_parts(attached.banks):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tiny_models import LAYERS, everywhere, perturb, right_padded
-from tiny_task import save_model, task, tokenizer
+from tiny_task import classes, save_model, task, tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from autopeft.candidate import Candidate
@@ -52,7 +52,7 @@ def test_what_is_reported_is_what_is_exported(
         inputs = right_padded(worker.backbone.model, (7, 4, 1))
         logits = worker.backbone.model(**inputs).logits
     reported = worker.test_metrics(candidate, weights)
-    assert write_adapter(source, candidate, weights, 3, tmp_path / "out") == kind
+    assert write_adapter(source, candidate, weights, classes(3), tmp_path / "out") == kind
 
     base = AutoModelForSequenceClassification.from_pretrained(source.location, num_labels=3, dtype="float32")
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_the_snippet_of_the_card_runs_on_batches(pad_id: int | None, tmp_path: P
     inputs = {"input_ids": torch.tensor([[9, 8, 7], [9, 0, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
     with Pack(worker.backbone, [candidate], SETTINGS) as pack, torch.no_grad():
         weights, logits = pack.weights(0), worker.backbone.model(**inputs).logits
-    write_adapter(source, candidate, weights, 3, out)
+    write_adapter(source, candidate, weights, classes(3), out)
     write_card(out, record_of(candidate, source), source)
     snippet = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert ("pad_token_id" in snippet) == (pad_id != 0)

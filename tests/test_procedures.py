@@ -293,9 +293,9 @@ def test_hooks_are_given_the_banks_of_places_with_what_they_share(worker: Worker
     chosen = [candidate(Sharing, 2, 4), candidate(Sharing, 1, 3)]
     batches = list(training_batches(data.train, SETTINGS.batch_size, data.pad_id, SETTINGS.seed, 1))
     with Pack(worker.backbone, chosen, SETTINGS, steps=STEPS) as pack:
-        pack.step(batches[0], {}, False)
+        pack.step(batches[0], {}, pack.backbone.readout)
         pack.keep([1])
-        pack.step(batches[1], {}, False)
+        pack.step(batches[1], {}, pack.backbone.readout)
         assert pack.attachment.banks.shared["sharing"].count.tolist() == [[2.0, 2.0, 2.0]]
         assert len(pack.weights(0)) == 3 * len(("A", "B", "mask")) + len(pack._heads["classifier"].names)
 
@@ -372,7 +372,7 @@ def test_gradients_are_means_over_the_batches_that_come(worker: Worker, data: To
         each = []
         for batch, _ in zip(batches, range(3), strict=False):
             assert pack.attachment.banks.layers["0"]["v"]["asking"].B.grad is None
-            pack._backward(batch, {}, False)
+            pack._backward(batch, {}, pack.backbone.readout)
             each.append(pack.attachment.banks.layers["0"]["v"]["asking"].B.grad.clone())
             for parameter in pack.parameters():
                 parameter.grad = None

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from autopeft.errors import AutopeftError, printable, suggest
+from autopeft.readouts._cells import clean, shown
 from autopeft.tasks import TaskData, _lines, _tables, task_from
-from autopeft.tasks._rows import Rows, clean, collect, shown
+from autopeft.tasks._rows import Rows, collect
 from autopeft.tasks._splits import allot, pick
 
 REAL = Path(__file__).parents[2] / "shared/data"

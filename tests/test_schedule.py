@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny_models import CONFIGS, LAYERS, METHOD_NAMES, everywhere, hybrids, make
+from tiny_models import CONFIGS, LAYERS, TOGETHER, by_token, everywhere, hybrids, make
 from tiny_task import save_model, task, tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +38,7 @@ OUTSIDE = ("pooler", "rotary_emb", "embeddings_project")
 TOP = LAYERS - 1
 EXAMPLES = [
     everywhere(),
-    everywhere(*(make(name) for name in METHOD_NAMES)),
+    everywhere(*(make(name) for name in TOGETHER)),
     Hybrid.from_layers(LAYERS, {TOP: [Prefix(2)]}),
     Hybrid.from_layers(LAYERS, {TOP: [LoRA(2, sites=("k",)), make("parallel")]}),
     Hybrid.from_layers(LAYERS, {1: [LoRA(2, sites=("up", "o")), make("sequential")]}),
@@ -102,6 +102,7 @@ def test_any_candidate_costs_what_a_worker_computes(spec: WorkerSpec) -> None:
     @settings(max_examples=5)
     @given(hybrid=hybrids())
     def check(hybrid: Hybrid) -> None:
+        hybrid = by_token(hybrid)
         assert counted(worker, [hybrid]) == worker.costs.candidate(hybrid)
 
     check()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import FAMILIES, everywhere
-from tiny_task import save_model, task, tokenizer
+from tiny_task import classes, save_model, task, tokenizer
 
 from autopeft.candidate import Candidate
 from autopeft.engine.data import TokenizedTask
@@ -23,7 +23,7 @@ from autopeft.models import find_model
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mapped_weights_are_the_models_own(family: str, tmp_path: Path) -> None:
     source = find_model(str(save_model(tmp_path / "model", family)))
-    model, other = (source.model(3, False, torch.bfloat16) for _ in range(2))
+    model, other = (source.model(classes(3), torch.bfloat16) for _ in range(2))
     file = write_frozen(model, tmp_path / "frozen.safetensors")
     assert map_frozen(other, file)
     for (name, own), (_, mapped) in zip(model.named_parameters(), other.named_parameters(), strict=True):
@@ -39,7 +39,7 @@ def test_mapped_weights_are_the_models_own(family: str, tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_left_alone(tmp_path: Path) -> None:
     source = find_model(str(save_model(tmp_path / "model")))
-    narrow, wide = source.model(3, False, torch.bfloat16), source.model(3, False, torch.float32)
+    narrow, wide = source.model(classes(3), torch.bfloat16), source.model(classes(3), torch.float32)
     before = {n: p.clone() for n, p in wide.named_parameters()}
     assert not map_frozen(wide, write_frozen(narrow, tmp_path / "frozen.safetensors"))
     assert not map_frozen(wide, tmp_path / "nowhere.safetensors")
@@ -53,7 +53,7 @@ def test_a_worker_on_shared_weights_trains_the_same(tmp_path: Path) -> None:
     source = find_model(str(save_model(tmp_path / "model")))
     data = TokenizedTask.of(task(), tokenizer(), 32)
     spec = WorkerSpec(source, TrainingSettings(epochs=1, batch_size=8, precision="fp32"))
-    file = write_frozen(source.model(3, False, torch.float32), tmp_path / "frozen.safetensors")
+    file = write_frozen(source.model(classes(3), torch.float32), tmp_path / "frozen.safetensors")
     candidate = Candidate(everywhere(LoRA(2)))
     alone, shared = (drain(Worker(s, data).run([candidate]))[0] for s in (spec, replace(spec, frozen=file)))
     assert replace(alone, seconds=0.0) == replace(shared, seconds=0.0)

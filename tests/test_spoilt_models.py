@@ -33,12 +33,13 @@ from spoilt_models import (
 )
 from tiny_models import LABELS
 from tiny_project import experiment, write_experiment
-from tiny_task import save_model
+from tiny_task import classes, save_model
 
 from autopeft.cli import main
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.models import ModelSource, find_model
+from autopeft.readouts.regression import Regression
 from autopeft.session import Session
 
 BELONG = "use the files that belong together"
@@ -167,10 +168,10 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(source: ModelSource) -> torch.Tensor:
     """Open all there is of a model, in the order of a search; the logits of a short text."""
     source.shape()
-    source.head_params(LABELS)
+    source.head_params(classes(LABELS))
     pad = source.tokenizer().pad_token_id
     source.limits()
-    model = source.model(LABELS, False, torch.float32, pad)
+    model = source.model(classes(LABELS), torch.float32, pad)
     with torch.no_grad():
         return model.base_model(input_ids=torch.tensor([[9, 8, 11]]))[0]
 
@@ -202,9 +203,9 @@ def test_what_is_odd_but_not_of_the_backbone_changes_nothing(case: str, good: Pa
     assert torch.equal(opened(source), opened(find_model(str(good / "bert"))))
     assert not (tmp_path / "ran").exists(), "the model's own code ran"
     with torch.no_grad():
-        for labels, regression in ((LABELS, False), (1, True)):
-            model = source.model(labels, regression, torch.float32)
-            assert model(input_ids=torch.tensor([[9, 8]])).logits.shape == (1, labels)
+        for readout in (classes(LABELS), Regression()):
+            model = source.model(readout, torch.float32)
+            assert model(input_ids=torch.tensor([[9, 8]])).logits.shape == (1, readout.outputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -218,7 +219,7 @@ def test_weights_of_another_data_type_open(dtype: torch.dtype, good: Path, tmp_p
 
 def test_pickled_weights_of_a_base_model_open_as_weights_only(good: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(good / "bert", tmp_path / "model")
-    model = find_model(str(folder)).model(2, False, "auto")
+    model = find_model(str(folder)).model(classes(2), "auto")
     (folder / "model.safetensors").unlink()
     torch.save(model.base_model.state_dict(), folder / "pytorch_model.bin")
     assert torch.equal(opened(find_model(str(folder))), opened(find_model(str(good / "bert"))))

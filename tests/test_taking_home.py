@@ -18,6 +18,7 @@ from test_export import RANKS
 from test_export import export as exported
 from test_trust import Project, change, original, project  # noqa: F401 - fixtures
 from tiny_models import LABELS, classifier
+from tiny_task import classes
 from transformers import AutoModelForSequenceClassification
 
 from autopeft import AutopeftError, evaluate, export, search
@@ -188,7 +189,7 @@ def test_padded_lora_is_the_same_with_one_rank(family: str, tmp_path: Path) -> N
     _, inputs, logits = exported(base, RANKS, tmp_path / "own")
     source = find_model(str(base))
     weights = trained_weights(source, tmp_path / "own")
-    written = write_adapter(source, weights[0], weights[1], LABELS, tmp_path / "padded", "lora-padded")
+    written = write_adapter(source, weights[0], weights[1], classes(LABELS), tmp_path / "padded", "lora-padded")
     config = json.loads((tmp_path / "padded" / "adapter_config.json").read_text())
     assert (written, config["rank_pattern"], config["alpha_pattern"]) == ("LORA", {}, {})
     assert config["lora_alpha"] == config["r"] == max(weights[2])
@@ -199,7 +200,8 @@ def test_padded_lora_is_the_same_with_one_rank(family: str, tmp_path: Path) -> N
     fresh = AutoModelForSequenceClassification.from_pretrained(base, num_labels=LABELS)
     with torch.no_grad():
         loaded = PeftModel.from_pretrained(fresh, tmp_path / "padded").eval()(**inputs).logits
-    torch.testing.assert_close(loaded, logits, rtol=1e-5, atol=1e-5)
+    # Products of another inner size round otherwise.
+    torch.testing.assert_close(loaded, logits, rtol=1e-4, atol=1e-5)
 
 
 def trained_weights(source: Any, folder: Path) -> tuple[Any, dict[str, torch.Tensor], list[int]]:
@@ -210,7 +212,7 @@ def trained_weights(source: Any, folder: Path) -> tuple[Any, dict[str, torch.Ten
     from autopeft.engine.pack import Pack
     from autopeft.engine.settings import TrainingSettings
 
-    backbone = Backbone(source, LABELS, False, REPORTED, torch.device("cpu"))
+    backbone = Backbone(source, classes(LABELS), REPORTED, torch.device("cpu"))
     with Pack(backbone, [Candidate(RANKS)], TrainingSettings(seed=1)) as pack, torch.no_grad():
         perturb(pack)
         weights = pack.weights(0)
@@ -273,18 +275,16 @@ def pairs(folder: Path, **options: Any) -> Any:
 
 
 def test_the_positive_class_is_told_and_can_be_chosen(tmp_path: Path) -> None:
-    from autopeft.metrics import score
-
     later, first = pairs(tmp_path).load(), pairs(tmp_path, positive="entailment").load()
     assert "f1 is that of the class 'not_entailment'" in later.remarks[-1]
     assert "task.positive" in later.remarks[-1]
     assert "f1 is that of the class 'entailment'" in first.remarks[-1]
-    assert (later.positive, first.positive) == (None, 0)
+    assert (later.readout.positive, first.readout.positive) == (None, 0)
     assert later.fingerprint != first.fingerprint
     labels, logits = torch.tensor([0, 0, 0, 1]).numpy(), torch.tensor([[1.0, 0], [1, 0], [0, 1], [0.5, 0.5]]).numpy()
-    assert score(["f1"], labels, logits)["f1"] == 0.0
+    assert later.readout.score(["f1"], labels, logits)["f1"] == 0.0
     # Two of three are found, and one of the three that are said is wrong: a tie is the first class, as for accuracy.
-    assert score(["f1", "accuracy"], labels, logits, 0) == pytest.approx({"f1": 2 / 3, "accuracy": 0.5})
+    assert first.readout.score(["f1", "accuracy"], labels, logits) == pytest.approx({"f1": 2 / 3, "accuracy": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -338,9 +338,9 @@ def test_a_sound_export_loads_to_the_bit(project: Project) -> None:  # noqa: F81
 
 FOLDED = {
     "LORA": {"adalora": {"rank": [2, 4]}, "dylora": {"rank": [2, 4], "sites": ["o"]}},
-    "IA3": {"ia3": {"on": [1]}},
+    "IA3": {"ia3": {"active": [1]}},
     "VERA": {"vera": {"rank": [4, 8]}},
-    "AUTOPEFT": {"prefix_mlp": {"length": [2]}, "norm": {"on": [1]}, "compacter": {"bottleneck": [4]}},
+    "AUTOPEFT": {"prefix_mlp": {"length": [2]}, "norm": {"active": [1]}, "compacter": {"bottleneck": [4]}},
 }
 
 

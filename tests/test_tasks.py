@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_task import classes
 
 from autopeft.errors import AutopeftError
-from autopeft.metrics import METRICS, direction, score, validate_metrics
+from autopeft.readouts import complaint as wrong_metrics
+from autopeft.readouts import direction, known_metrics
+from autopeft.readouts.regression import Regression
 from autopeft.tasks import TASKS, Split, TaskData, task_from
 from autopeft.tasks._splits import allot, pick
 
@@ -206,8 +209,8 @@ def test_limits_keep_the_classes_and_do_not_move_other_rows(tmp_path: Path) -> N
 
 def test_regression_is_cut_and_limited_without_classes(tmp_path: Path) -> None:
     data = load_labels([i / 7 for i in range(50)], tmp_path, train_limit=30)
-    assert data.is_regression
-    assert data.num_labels == 1
+    assert data.readout == Regression()
+    assert data.readout.outputs == 1
     assert data.label_names == ()
     assert (len(data.train), len(data.validation), len(data.test)) == (30, 5, 5)
     assert all(int(text) / 7 == label for text, label in zip(data.train.first, data.train.labels, strict=True))
@@ -245,13 +248,13 @@ def test_take_keeps_rows_together() -> None:
 def test_classes_are_in_a_fixed_order(tmp_path: Path, labels: list[Any], names: tuple[str, ...]) -> None:
     data = load_labels(labels * 10, tmp_path)
     assert data.label_names == names
-    assert data.num_labels == len(names)
+    assert data.readout.outputs == len(names)
 
 
 def test_numbers_can_be_read_as_classes_or_as_values(tmp_path: Path) -> None:
     assert load_labels([0.5, 1.5] * 10, tmp_path, regression=False).label_names == ("0.5", "1.5")
     data = load_labels([0, 1, 2, 3] * 5, tmp_path, regression=True)
-    assert data.is_regression
+    assert data.readout == Regression()
     assert all(isinstance(label, float) for label in data.train.labels)
 
 
@@ -351,7 +354,7 @@ def test_real_values_in_a_csv_are_regression(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "".join(f'"t, {i}",{i / 4}\n' for i in range(20)), encoding="utf-8-sig")
     data = load_file(path)
-    assert data.is_regression
+    assert data.readout == Regression()
     assert data.train.first[0].startswith("t, ")
 
 
@@ -407,7 +410,7 @@ def logits(predicted: list[int], classes: int) -> np.ndarray:
 
 def test_metrics_of_two_classes() -> None:
     labels = np.array([1, 1, 1, 0, 0])
-    found = score(["accuracy", "f1", "f1_macro", "matthews"], labels, logits([1, 1, 0, 0, 1], 2))
+    found = classes(2).score(["accuracy", "f1", "f1_macro", "matthews"], labels, logits([1, 1, 0, 0, 1], 2))
     assert found["accuracy"] == pytest.approx(0.6)
     assert found["f1"] == pytest.approx(2 / 3)
     assert found["f1_macro"] == pytest.approx((2 / 3 + 1 / 2) / 2)
@@ -416,17 +419,15 @@ def test_metrics_of_two_classes() -> None:
 
 def test_f1_of_more_classes_is_the_mean_over_them() -> None:
     labels, outputs = np.array([0, 1, 2, 2]), logits([0, 1, 2, 1], 3)
-    found = score(["f1", "f1_macro"], labels, outputs)
+    found = classes(3).score(["f1", "f1_macro"], labels, outputs)
     assert found["f1"] == found["f1_macro"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
 
 
-def test_metrics_of_regression_take_either_shape() -> None:
+def test_metrics_of_regression() -> None:
     labels = np.array([0.0, 1.0, 2.0, 4.0])
-    predictions = np.array([0.0, 1.0, 4.0, 3.0])
-    flat = score(["spearman", "pearson", "mse"], labels, predictions)
-    assert flat == score(["spearman", "pearson", "mse"], labels, predictions[:, None].astype(np.float32))
-    assert flat["spearman"] == pytest.approx(0.8)
-    assert flat["mse"] == pytest.approx(5 / 4)
+    found = Regression().score(["spearman", "pearson", "mse"], labels, np.array([[0.0], [1.0], [4.0], [3.0]]))
+    assert found["spearman"] == pytest.approx(0.8)
+    assert found["mse"] == pytest.approx(5 / 4)
 
 
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3, width=32), st.floats(-1e3, 1e3, width=32)), min_size=2, max_size=30))
@@ -437,7 +438,7 @@ def test_correlations_agree_with_scipy(pairs: list[tuple[float, float]]) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = stats.spearmanr(labels, predictions).statistic
-    found = score(["spearman", "pearson"], labels, predictions)
+    found = Regression().score(["spearman", "pearson"], labels, predictions[:, None])
     assert found["spearman"] == pytest.approx(0.0 if math.isnan(expected) else expected, abs=1e-9)
     assert -1.000001 <= found["pearson"] <= 1.000001
 
@@ -445,11 +446,11 @@ def test_correlations_agree_with_scipy(pairs: list[tuple[float, float]]) -> None
 def test_constant_outputs_score_nothing_and_warn_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert score(["spearman", "pearson"], np.array([0.5, 1.5, 2.5]), np.full(3, 0.1)) == {
+        assert Regression().score(["spearman", "pearson"], np.array([0.5, 1.5, 2.5]), np.full((3, 1), 0.1)) == {
             "spearman": 0.0,
             "pearson": 0.0,
         }
-        found = score(["f1", "matthews", "f1_macro"], np.array([0, 1, 1]), logits([0, 0, 0], 2))
+        found = classes(2).score(["f1", "matthews", "f1_macro"], np.array([0, 1, 1]), logits([0, 0, 0], 2))
         assert found["f1"] == found["matthews"] == 0.0
 
 
@@ -457,24 +458,21 @@ def test_constant_outputs_score_nothing_and_warn_of_nothing() -> None:
 def test_outputs_of_a_diverged_run_score_nan(bad: float) -> None:
     outputs = logits([0, 1], 2)
     outputs[0, 0] = bad
-    assert all(math.isnan(value) for value in score(["accuracy", "f1"], np.array([0, 1]), outputs).values())
-    assert math.isnan(score(["mse"], np.array([0.0, 1.0]), np.array([bad, 0.0]))["mse"])
+    assert all(math.isnan(value) for value in classes(2).score(["accuracy", "f1"], np.array([0, 1]), outputs).values())
+    assert math.isnan(Regression().score(["mse"], np.array([0.0, 1.0]), np.array([[bad], [0.0]]))["mse"])
 
 
 def test_misfitting_shapes_are_a_programming_error() -> None:
     for labels, outputs in [([0, 1], np.zeros((3, 2))), ([0, 1], np.zeros(2)), ([], np.zeros((0, 2)))]:
         with pytest.raises(ValueError, match="don't fit"):
-            score(["accuracy"], np.array(labels), outputs)
+            classes(2).score(["accuracy"], np.array(labels), outputs)
 
 
 def test_names_of_metrics_are_checked() -> None:
-    assert {name for name in METRICS.names() if direction(name) == "min"} == {"mse"}
-    validate_metrics(["f1", "accuracy"], False, "x")
-    assert complaint(validate_metrics, ["F1_macro"], False, "x").startswith(
-        "x: unknown metric 'F1_macro'; did you mean"
-    )
-    assert "at least one metric" in complaint(validate_metrics, [], True, "x")
-    assert "unknown metric" in complaint(direction, "loss")
+    assert {name for name in known_metrics() if direction(name) == "min"} == {"mse"}
+    assert wrong_metrics(["f1", "accuracy"], classes(2)) == ""
+    assert wrong_metrics(["F1_macro"], classes(2)).startswith("unknown metric 'F1_macro'; did you mean")
+    assert "at least one metric" in wrong_metrics([], Regression())
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------
@@ -559,7 +557,7 @@ def test_glue_subsets_from_a_folder(tmp_path: Path) -> None:
         labels = [-1] * 30 if split == "test_matched" else [0, 1, 2] * 10
         save(tmp_path / "mnli", split, labels, ["entailment", "neutral", "contradiction"], **pair)
     stsb = task_from({"name": "glue/stsb", "path": str(tmp_path)}).load()
-    assert (stsb.name, stsb.metrics, stsb.is_regression) == ("glue/stsb", ("spearman", "pearson"), True)
+    assert (stsb.name, stsb.metrics, stsb.readout) == ("glue/stsb", ("spearman", "pearson"), Regression())
     assert (len(stsb.train), len(stsb.validation), len(stsb.test)) == (27, 3, 30)
     mnli = task_from({"name": "glue/mnli", "path": str(tmp_path), "train_limit": 9}).load()
     assert mnli.label_names == ("entailment", "neutral", "contradiction")
@@ -623,7 +621,7 @@ def test_real_paraphrases() -> None:
 def test_real_similarities() -> None:
     data = real("stsb", text=["text_a", "text_b"])
     assert (len(data.train), len(data.validation), len(data.test)) == (5749, 1500, 1379)
-    assert data.is_regression
+    assert data.readout == Regression()
     assert (min(data.train.labels), max(data.train.labels)) == (0.0, 5.0)
 
 

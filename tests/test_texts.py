@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spoilt_models import edit
 from tiny_models import CONFIGS, FAMILIES
 from tiny_project import experiment
-from tiny_task import WORDS, save_model, task, tokenizer
+from tiny_task import WORDS, classes, save_model, task, tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -144,6 +144,7 @@ def test_a_tokenizer_that_cuts_at_the_front_is_given_the_whole_text() -> None:
 
 BOOK = """
 import resource
+from autopeft.readouts.classification import Classification
 from autopeft.engine.data import TokenizedTask
 from autopeft.models import find_model
 from autopeft.tasks import Split, TaskData
@@ -153,7 +154,8 @@ text = "a good book of many pages. " * 90_000
 for second, limit in ((None, 18), ((text, "a book"), 18), ((text, "a book"), 19)):
     book = Split((text, "a film"), second, (0, 1))
     other = Split(("a film", "a book"), second and ("a", "b"), (0, 1))
-    made = TokenizedTask.of(TaskData("t", book, other, other, ("a", "b"), ("accuracy",), ""), tokenizer, limit)
+    data = TaskData("t", book, other, other, Classification(("a", "b")), ("accuracy",), "")
+    made = TokenizedTask.of(data, tokenizer, limit)
     assert made.train.lengths.tolist() == [limit, 7 if second else 4], made.train.lengths
     assert made.remarks[0].endswith(" tokens (training.max_length) are cut: 1 of train's 2 (50.0%)"), made.remarks
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
@@ -173,7 +175,7 @@ def test_a_book_takes_no_half_minute_and_no_gigabyte() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_limits_are_those_that_the_model_has(family: str, tmp_path: Path) -> None:
     source = find_model(str(save_model(tmp_path, family)))
-    limits, model = source.limits(), source.model(2, False, "auto", 0)
+    limits, model = source.limits(), source.model(classes(2), "auto", 0)
     assert limits == input_limits(CONFIGS[family]())
     assert limits.vocabulary == model.get_input_embeddings().num_embeddings
     with torch.no_grad():
@@ -287,7 +289,7 @@ def test_a_tokenizer_without_a_padding_token_that_the_model_knows(
     made = source.tokenizer()
     assert made.pad_token_id in (1, 2, 3)
     tokens = TokenizedTask.of(task(sizes=(12, 3, 3)), made, 16, source.limits())
-    model = source.model(3, False, torch.float32, tokens.pad_id)
+    model = source.model(classes(3), torch.float32, tokens.pad_id)
     ids = torch.tensor([[9, 8, 11]])
     padded = torch.nn.functional.pad(ids, (0, 3), value=tokens.pad_id)
     with torch.no_grad():

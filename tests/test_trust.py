@@ -103,6 +103,7 @@ VERBS: dict[str, Callable[[Project], tuple[str, ...]]] = {
     "search": lambda p: ("search", str(p.yaml), "--out", str(p.folder / "new"), "-q"),
     "resume": lambda p: ("search", str(p.run / "experiment.yaml"), "--out", str(p.run), "-q"),
     "plan": lambda p: ("plan", str(p.yaml), "--samples", "10"),
+    "compare": lambda p: ("compare", str(p.yaml), "--methods", "head_only", "--out", str(p.folder / "c"), "-q"),
     "explain": lambda p: ("explain", str(p.run)),
     "export": lambda p: ("export", str(p.run), "--to", str(p.folder / "out")),
     "evaluate": lambda p: ("evaluate", str(p.export)),

@@ -31,6 +31,7 @@ from autopeft.engine.pack import Pack
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, Method
 from autopeft.methods._bank import Bank
+from autopeft.methods._procedure import HOOKS, defines
 
 # One thread is the fastest for matrices of this size, and sums in the same order everywhere.
 torch.set_num_threads(1)
@@ -78,6 +79,8 @@ CONFIGS: dict[str, Callable[..., PretrainedConfig]] = {
 FAMILIES = list(CONFIGS)
 CAUSAL = ["gpt2", "llama", "qwen2", "qwen3"]
 METHOD_NAMES = METHODS.names()
+#: A handful of all kinds, for tests in which methods meet: each method has a conformance suite of its own.
+TOGETHER = ["compacter", "ia3", "lora", "parallel", "prefix", "residual", "sequential"]
 
 
 def classifier(family: str, seed: int = 0, **options: Any) -> PreTrainedModel:
@@ -149,6 +152,16 @@ def _allowed(cls: type[Method], size: int) -> int:
 def everywhere(*methods: Method) -> Hybrid:
     """The methods in every layer."""
     return Hybrid.uniform(LAYERS, *methods)
+
+
+def by_token(hybrid: Hybrid) -> Hybrid:
+    """Without methods that compute something once a batch or a step, which is no cost of a sequence."""
+
+    def plain(method: Method) -> bool:
+        hooked = any(defines(type(method), hook) for hook in HOOKS)
+        return type(method).fixed_flops is Method.fixed_flops and not hooked and method.name != "peft"
+
+    return Hybrid(tuple(tuple(m for m in methods if plain(m)) for methods in hybrid.layers))
 
 
 def bank_parts(banks: Banks) -> list[tuple[str, Bank]]:

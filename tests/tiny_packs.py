@@ -16,6 +16,7 @@ from tiny_task import save_model, task, tokenizer
 
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone, Precision
+from autopeft.engine.company import Company
 from autopeft.engine.data import Batch, TokenizedTask, Tokens, training_batches
 from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.pack import Pack
@@ -24,6 +25,7 @@ from autopeft.engine.train import predict, train_steps
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, Method
 from autopeft.models import ModelSource, find_model
+from autopeft.tasks import TaskData
 
 #: 52 steps on the tiny task. At much higher rates Adam makes a lot of what rounding leaves of a tiny gradient.
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, precision="fp32", learning_rate=1e-3, seed=1)
@@ -56,7 +58,7 @@ class Bench:
     ) -> Bench:
         """In fp32 on the CPU."""
         precision = Precision(torch.float32, attention)
-        backbone = Backbone(source, data.num_labels, data.regression, precision, torch.device("cpu"), data.pad_id)
+        backbone = Backbone(source, data.readout, precision, torch.device("cpu"), data.pad_id)
         return cls(source, backbone, data, settings)
 
     def frozen(self, limit: int = 2**30, folder: Path | None = None) -> FrozenLayers:
@@ -83,7 +85,7 @@ class Bench:
         with Pack(self.backbone, [members[i] for i in order], self.settings, own, steps) as pack:
             watch(pack, order)
             for step, batch in enumerate(self._batches()):
-                losses = pack.step(batch, frozen.states(self.data.train, batch, pack.starts), self.data.regression)
+                losses = pack.step(batch, frozen.states(self.data.train, batch, pack.starts), self.data.readout)
                 for i, loss in zip(order, losses.tolist(), strict=True):
                     found[i].losses.append(loss)
                 watch(pack, order)
@@ -119,9 +121,10 @@ def bench(
     regression: bool = False,
     sizes: tuple[int, int, int] = (104, 40, 40),
     settings: TrainingSettings = SETTINGS,
+    other: TaskData | None = None,
 ) -> Bench:
-    """A tiny model of a family, and the tiny task."""
-    data = TokenizedTask.of(task(regression=regression, pairs=True, sizes=sizes), tokenizer(), 32)
+    """A tiny model of a family, and the tiny task (or another)."""
+    data = TokenizedTask.of(other or task(regression=regression, pairs=True, sizes=sizes), tokenizer(), 32)
     if family != "bert":
         data = replace(data, **{name: _without_types(getattr(data, name)) for name in ("train", "validation", "test")})
     return Bench.of(find_model(str(save_model(folder, family))), data, attention, settings)
@@ -130,7 +133,8 @@ def bench(
 def mixed(layers: int, seed: int) -> list[Candidate]:
     """Candidates of other methods, sizes, layers and rates: all layers, from the middle, from the top, head only."""
     rng = random.Random(seed)
-    names = [name for name in METHOD_NAMES if getattr(make(name), "company", lambda: None)() is None]
+    anybody = Company.of(Hybrid.uniform(1))
+    names = [name for name in METHOD_NAMES if Company.of(Hybrid.uniform(1, make(name))) == anybody]
     # Each method has a conformance suite of its own; here a handful of them meet.
     names = names if len(names) <= MOST else sorted(rng.sample(names, MOST))
     everything = [tuple(make(name, rng.randrange(1, 5)) for name in names)] * layers
@@ -147,7 +151,7 @@ def _random(names: Sequence[str], layers: int, first: int, rng: random.Random) -
 
 
 def _method(name: str, rng: random.Random) -> Method:
-    sites = METHODS.get(name).allowed_sites
+    sites = [site for site in METHODS.get(name).allowed_sites if site != "gate"]
     options = {"sites": tuple(rng.sample(sites, rng.randrange(1, len(sites) + 1)))}
     if "activation" in METHODS.get(name).option_names():
         options |= rng.choice(_OPTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tiny_models import CONFIGS, randomise
@@ -12,6 +13,10 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel, PreTrainedTokenizerFast
 
+from autopeft.readouts.classification import Classification
+from autopeft.readouts.multi_label import MultiLabel
+from autopeft.readouts.regression import Regression
+from autopeft.readouts.tokens import Tokens
 from autopeft.tasks import Split, TaskData
 
 WORDS = [f"w{i}" for i in range(90)]
@@ -37,11 +42,44 @@ def save_model(folder: Path, family: str = "bert") -> Path:
     return folder
 
 
+def classes(count: int) -> Classification:
+    """A readout of so many classes."""
+    return Classification(tuple(f"class {i}" for i in range(count)))
+
+
 def task(regression: bool = False, pairs: bool = False, sizes: tuple[int, int, int] = (120, 40, 40)) -> TaskData:
     """Which of three words occurs in a text of random length (or, for regression, how large that word's number is)."""
     splits = [_split(n, seed, regression, pairs) for seed, n in enumerate(sizes)]
-    names = () if regression else ("none", "one", "two")
-    return TaskData("tiny", *splits, names, ("pearson", "mse") if regression else ("accuracy", "f1_macro"), "made up")
+    readout = Regression() if regression else Classification(("none", "one", "two"))
+    return TaskData("tiny", *splits, readout, ("pearson", "mse") if regression else ("accuracy", "f1_macro"), "made up")
+
+
+def sets(sizes: tuple[int, int, int] = (104, 40, 40)) -> TaskData:
+    """Which of three words, none or all of them, occur in a text."""
+
+    def row(rng: random.Random) -> tuple[str, tuple[int, ...]]:
+        words = rng.choices(WORDS[:3], k=rng.randrange(3)) + rng.choices(WORDS[3:], k=rng.randrange(1, 7))
+        return " ".join(words), tuple(i for i in range(3) if WORDS[i] in words)
+
+    return TaskData("sets", *_splits(sizes, row), MultiLabel(("a", "b", "c")), ("f1_micro",), "made up")
+
+
+def tags(sizes: tuple[int, int, int] = (104, 40, 40)) -> TaskData:
+    """The first three words are of persons, of places or their second words."""
+    readout = Tokens(("B-LOC", "B-PER", "I-LOC", "O"))
+
+    def row(rng: random.Random) -> tuple[str, tuple[int, ...]]:
+        words = rng.choices(WORDS[:12], k=rng.randrange(1, 9))
+        return " ".join(words), tuple(min(WORDS.index(word), 3) for word in words)
+
+    return TaskData("tags", *_splits(sizes, row), readout, ("f1_entity", "accuracy"), "made up")
+
+
+def _splits(sizes: tuple[int, ...], row: Callable[[random.Random], tuple[str, tuple[int, ...]]]) -> Iterator[Split]:
+    for seed, size in enumerate(sizes):
+        rng = random.Random(seed)
+        texts, labels = zip(*(row(rng) for _ in range(size)), strict=True)
+        yield Split(texts, None, labels)
 
 
 def _split(size: int, seed: int, regression: bool, pairs: bool) -> Split:

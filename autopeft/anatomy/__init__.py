@@ -5,6 +5,7 @@ Shape letters used everywhere: L layers (or tokens, where said), d hidden width,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAMILIES", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Site", "embeddings_of",
-    "family_of", "head_names", "head_params_from_config", "input_limits", "layers_of", "shape_from_config", "shape_of",
-    "unsupported",
+    "family_of", "head_names", "input_limits", "layers_of", "shape_from_config", "shape_of", "unsupported",
+    "without_weights",
 ]  # fmt: skip
+
+#: The places that are modules with a weight, and perhaps a bias.
+_WITH_WEIGHTS = (*MAPS, "norm1", "norm2")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class ModelShape:
     """All that counting needs to know of a backbone; every layer has the same shape.
 
     `sites` maps a site to (in, out) of its linear map; `backbone_params` is the number of parameters of the base model
-    without the task's head; `gated` says that the feed-forward network has a second input map of the shape of `up`.
+    without the task's head; `gated` says that the feed-forward network has a second input map of the shape of `up`,
+    and `biased` which maps and norms have a bias.
     """
 
     family: str
@@ -44,6 +49,7 @@ class ModelShape:
     backbone_params: int
     gated: bool = False
     causal: bool = False
+    biased: frozenset[str] = frozenset()
 
     def has(self, place: str) -> bool:
         """Whether its layers have this place."""
@@ -133,34 +139,44 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         kv_heads=sites["k"][1] // head_dim,
         head_dim=head_dim,
         sites=sites,
-        backbone_params=sum(p.numel() for p in _base(model).parameters()),
+        backbone_params=sum(_numbers(p) for p in _base(model).parameters()),
         gated=family.gate is not None,
         causal=family.causal,
+        biased=frozenset(place for place in _WITH_WEIGHTS if _has_bias(layers[0], family, place)),
     )
 
 
-def shape_from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> ModelShape:
+#: Transformers' class of what a model is where no task says it.
+AUTO_CLASS = "AutoModelForSequenceClassification"
+
+
+def shape_from_config(
+    config: PretrainedConfig, trust_remote_code: bool = False, auto_class: str = AUTO_CLASS
+) -> ModelShape:
     """The shape of the model that a configuration describes, without allocating its weights."""
-    return shape_of(_without_weights(config, trust_remote_code))
+    return shape_of(without_weights(config, trust_remote_code, auto_class))
 
 
-def head_params_from_config(config: PretrainedConfig, trust_remote_code: bool = False) -> int:
-    """Parameters of the head on the model that a configuration describes, without allocating its weights."""
-    model = _without_weights(config, trust_remote_code)
-    return sum(p.numel() for name in head_names(model) for p in model.get_submodule(name).parameters())
-
-
-def _without_weights(config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+def without_weights(config: PretrainedConfig, trust_remote_code: bool, auto_class: str = AUTO_CLASS) -> PreTrainedModel:
+    """The model that a configuration describes, of one of transformers' auto classes, on the meta device."""
     import torch
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
     family_of(config)
     place = f"model family '{config.model_type}'"
-    build = AutoModelForSequenceClassification.from_config
+    build = getattr(transformers, auto_class).from_config
     with torch.device("meta"), door(place, "no model can be built from this configuration", "mend config.json"):
         check_sizes({name: getattr(config, name, None) for name in (*MOST, "pad_token_id")}, f"{place}: configuration")
         model: PreTrainedModel = build(config, trust_remote_code=trust_remote_code)
     return model
+
+
+def _numbers(parameter: Any) -> int:
+    """Numbers that a parameter stands for: of one in 4 bits, two a byte."""
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        return math.prod(state.shape)
+    return int(parameter.numel()) * (2 if str(parameter.dtype) == "torch.uint8" else 1)
 
 
 def _base(model: PreTrainedModel) -> Any:
@@ -175,6 +191,11 @@ def _walk(root: nn.Module, name: str, model: PreTrainedModel) -> nn.Module:
             f"model family '{model.config.model_type}': {type(model).__name__} has no module '{name}'; "
             f"the family's row in autopeft/anatomy/_families.py does not fit this version of transformers"
         ) from error
+
+
+def _has_bias(layer: nn.Module, family: Family, place: str) -> bool:
+    there = place != "gate" or family.gate is not None
+    return there and getattr(layer.get_submodule(family.site(place).module), "bias", None) is not None
 
 
 def _in_out(layer: nn.Module, site: Site) -> tuple[int, int]:

@@ -29,9 +29,9 @@ class Family:
     parts of a fused linear map is written `name:i/n`. `gate` is the second input map of a gated feed-forward network.
     `norm1` and `norm2` belong to attention and feed-forward network, and stand before them when `norm_first`;
     those of `norm_bias` have one.
-    `heads` are the modules on top of the base model that a task trains from scratch. `residual`, for families whose
-    heads read the first token only: the module that is given attention's output and what is added to it, after which a
-    layer works token by token.
+    `heads` are the modules on top of the base model that a task may train from scratch: which of them a model has
+    depends on the task. `residual`, for families whose sequence heads read the first token only: the module that is
+    given attention's output and what is added to it, after which a layer works token by token.
     """
 
     layers: str
@@ -138,6 +138,7 @@ FAMILIES: Mapping[str, Family] = {
         norm_first=True,
         embeddings="wte",
         causal=True,
+        heads=("score", "classifier"),
     ),
     "llama": _LLAMA,
     "qwen2": _LLAMA,

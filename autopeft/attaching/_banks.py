@@ -51,7 +51,7 @@ class Banks(nn.Module):
             there = sum(start <= i for start in starts)
             for site, name, members in _groups([h.layers[i] for h in hybrids[:there]], shape):
                 bank = Bank(members, shape, site, seeds[:there], i)
-                bank.__dict__["shared"] = shared.get((bank.method.name, bank.method.bank_options()))
+                bank.__dict__["shared"] = shared.get((bank.method.bank_name, bank.method.bank_options()))
                 sites.setdefault(site, {})[name] = bank
             if sites:
                 self.layers[str(i)] = nn.ModuleDict({site: nn.ModuleDict(banks) for site, banks in sites.items()})
@@ -59,8 +59,8 @@ class Banks(nn.Module):
     def _shared(self, hybrids: Sequence[Hybrid], shape: ModelShape, seeds: Sequence[int]) -> dict[Any, Bank]:
         members: dict[tuple[str, Any], list[Method | None]] = {}
         for k, hybrid in enumerate(hybrids):
-            for method in hybrid.sharing(shape):
-                members.setdefault((method.name, method.bank_options()), [None] * len(hybrids))[k] = method
+            for method in (m for m in hybrid.sharing(shape) if m.shared(shape)):
+                members.setdefault((method.bank_name, method.bank_options()), [None] * len(hybrids))[k] = method
         found = {}
         for (name, options), methods in sorted(members.items(), key=lambda item: str(item[0])):
             bank = found[name, options] = Bank(methods, shape, "shared", seeds)
@@ -76,7 +76,16 @@ class Banks(nn.Module):
         """All banks by `layers.<i>.<site>.<method>` or `shared.<method>`, whatever number one got among others."""
         for name, bank in self.named_modules():
             if isinstance(bank, Bank):
-                yield f"{name.rpartition('.')[0]}.{bank.method.name}", bank
+                yield f"{name.rpartition('.')[0]}.{bank.method.bank_name}", bank
+
+    def wired(self) -> None:
+        """Tell the methods that their banks are at their places, each class of methods once."""
+        by_class: dict[type[Method], list[Bank]] = {}
+        for _, bank in self.named_banks():
+            if bank.layer is not None:
+                by_class.setdefault(type(bank.method), []).append(bank)
+        for method, banks in by_class.items():
+            method.wired(banks)
 
     def parts(self, candidate: int = 0, *kinds: Kind) -> Parts:
         """By `<bank>.<weight>`: the tensor, and where in it one candidate's own part lies; trained ones by default."""
@@ -143,7 +152,7 @@ def _groups(layers: Sequence[tuple[Method, ...]], shape: ModelShape) -> list[tup
         for method in methods:
             for site in method.places(shape):
                 single = method.at(site)
-                place = (method.stage, method.name, method.allowed_sites.index(site), site, single.bank_options())
+                place = (method.stage, method.bank_name, method.allowed_sites.index(site), site, single.bank_options())
                 found.setdefault(place, [None] * len(layers))[k] = single
     names: dict[str, dict[str, None]] = {}
     groups = []

@@ -30,6 +30,7 @@ class Hooks:
         family, layers = family_of(model.config), layers_of(model)
         for i, layer in enumerate(layers):
             self._wire(layer, family, banks.at(i))
+        banks.wired()
         if any(bank.method.reads_batch for _, bank in banks.named_banks()):
             base = model.base_model
             self._handles.append(base.register_forward_pre_hook(self._batch, with_kwargs=True, prepend=True))
@@ -55,7 +56,7 @@ class Hooks:
             at = family.site(site)
             module = layer.get_submodule(at.module)
             for bank in banks:
-                bank.__dict__["place"] = Place(module, at.index, at.parts, self._batch)
+                bank.__dict__["place"] = Place(module, at.index, at.parts, self._batch, at.module)
             if site == "attention":
                 set_prefixes(module, banks)
                 self._prefixed.append(module)

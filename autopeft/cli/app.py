@@ -136,6 +136,34 @@ def explain(run: Run, trust_remote_code: Trust = False, plugins: Plugins = None,
 
 
 @app.command()
+def compare(
+    experiment: Name,
+    methods: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Methods, presets, baselines and head_only; or all.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings at the chosen rate.")] = 3,
+    rates: Annotated[int, typer.Option(min=1, max=20, help="Learning rates that each method may try.")] = 4,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(parser=_path, metavar="FOLDER", help="Folder to write; default runs/<name>-compare."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    trust_remote_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Train methods side by side, each at its best learning rate; the same command with the same folder goes on."""
+    from autopeft.cli.signals import ended_by_signals
+    from autopeft.experiment import Experiment
+
+    with ended_by_signals("the comparison goes on with the same command"):
+        # Before torch is imported, which takes seconds: a mistake in the file is told at once.
+        loaded = Experiment.load(experiment)
+        from autopeft.cli.comparing import run_compare
+
+        run_compare(loaded, methods, seeds, rates, out, quiet, trust_remote_code, as_json)
+
+
+@app.command()
 def export(
     run: Run,
     pick: Annotated[str, typer.Option(help="best, knee, or the key of a candidate.")] = "best",
@@ -197,7 +225,8 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="methods, tasks, samplers, stopping, spaces, experiments, models, costs, metrics or runners."
+            help="methods, baselines, tuners, readouts, tasks, samplers, stopping, spaces, experiments, models, costs, "
+            "metrics or runners."
         ),
     ],
     plugins: Plugins = None,

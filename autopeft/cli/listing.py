@@ -62,6 +62,21 @@ def _default(field: FieldInfo) -> str:
     return "optional" if value is None else json.dumps(value, default=str)
 
 
+def _tuners() -> dict[str, str]:
+    from autopeft.peft_tuners.verdicts import all_verdicts
+
+    return {
+        f"peft:{v.tuner}": f"size: {v.size_field}; at {' and '.join(v.places)}" if v.works else f"refused: {v.reason}"
+        for v in all_verdicts()
+    }
+
+
+def _readouts() -> dict[str, str]:
+    from autopeft.readouts import READOUTS
+
+    return {name: f"{r.description}; metrics: {', '.join(r.metrics())}" for name, r in READOUTS.all().items()}
+
+
 def _tasks() -> Mapping[str, type[BaseModel]]:
     from autopeft.tasks import TASKS
 
@@ -101,8 +116,16 @@ def _runners() -> Mapping[str, type[BaseModel]]:
 def _spaces() -> dict[str, str]:
     from autopeft.config import read_yaml
     from autopeft.resources import shipped
+    from autopeft.space_spec import is_preset
 
-    return {name: str(read_yaml(path).get("description", "")) for name, path in shipped("search_spaces").items()}
+    found = {name: str(read_yaml(path).get("description", "")) for name, path in shipped("search_spaces").items()}
+    return {name: f"one hybrid: {said}" if is_preset(name) else said for name, said in found.items()}
+
+
+def _baselines() -> dict[str, str]:
+    from autopeft.baselines import BASELINES
+
+    return {name: f"{b.description}; parameters: {b.formula}" for name, b in BASELINES.all().items()}
 
 
 def _experiments() -> dict[str, str]:
@@ -122,10 +145,13 @@ def _models() -> dict[str, str]:
 
 _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "methods": dict,
+    "tuners": _tuners,
     "tasks": _tasks,
+    "readouts": _readouts,
     "samplers": _samplers,
     "stopping": _stopping,
     "spaces": _spaces,
+    "baselines": _baselines,
     "experiments": _experiments,
     "models": _models,
     "costs": _costs,

@@ -19,6 +19,7 @@ from autopeft.engine.setup import Setup
 from autopeft.experiment import Experiment, needing
 from autopeft.launch import RUNS
 from autopeft.progress import duration
+from autopeft.quantising.loading import bytes_in_memory
 from autopeft.run_folder import RunFolder
 from autopeft.searching.study import FILE, Study
 from autopeft.searching.tables import number
@@ -61,6 +62,7 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
         "costs": {n: {"least": c[0], "median": c[1], "most": c[2]} for n, c in share.costs.items()},
         "backbone_params": session.shape.backbone_params,
         "head_params": session.head_params,
+        "backbone_bytes": _bytes(session),
         "examples": {s: len(getattr(session.tokens, s)) for s in ("train", "validation", "test")},
         "splits": session.data.note,
         "remarks": list(session.remarks),
@@ -70,6 +72,16 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
         "seconds_per_candidate": each,
         "seconds": total if total is None or not experiment.time_limit else min(total, experiment.time_limit),
     }
+
+
+def _bytes(session: Session) -> dict[str, int]:
+    """The backbone's bytes in memory: in fp32, and as the experiment keeps it (what stays is counted in fp32)."""
+    source, readout = session.source, session.data.readout
+    config = source.config(**readout.configuration())
+    before, after = (
+        bytes_in_memory(config, kind, source.trust_remote_code, readout.auto_class) for kind in (None, source.quantise)
+    )
+    return {"fp32": before, "kept": after}
 
 
 def _begun(experiment: Experiment) -> RunFolder | None:
@@ -108,6 +120,11 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     table.add_row("dimensions", f"{len(names)} ({safe(listed)})")
     table.add_row("hybrids in the space", f"{Decimal(facts['hybrids']):.3g}")
     table.add_row("backbone, head", f"{facts['backbone_params']:,} and {facts['head_params']:,} parameters")
+    if (kind := session.source.quantise) is not None:
+        sizes = facts["backbone_bytes"]
+        table.add_row(
+            "backbone in memory", f"{sizes['fp32'] / 1e6:,.1f} MB in fp32, {sizes['kept'] / 1e6:,.1f} MB as {kind}"
+        )
     table.add_row("examples", f"{facts['examples']} ({safe(facts['splits'])})")
     for name, costs in facts["costs"].items():
         table.add_row(name, f"uniform points: {', '.join(f'{k} {number(v)}' for k, v in costs.items())}")

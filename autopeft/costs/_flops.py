@@ -57,6 +57,10 @@ class _Backward:
     def __init__(self, methods: tuple[Method, ...], shape: ModelShape, tokens: _Tokens) -> None:
         self.methods, self.shape, self.tokens = methods, shape, tokens
         self.norm_first = FAMILIES[shape.family].norm_first
+        self.at: dict[str, list[Method]] = {}
+        for method in methods:
+            for site in method.places(shape):
+                self.at.setdefault(site, []).append(method)
         self.cost = 0
 
     def layer(self, dirty: bool) -> tuple[int, bool]:
@@ -74,7 +78,8 @@ class _Backward:
         # After a residual; without norms in front the norm is part of it.
         end = (middle if self.norm_first else ffn) or down
         end = end if self.norm_first else self.place("norm2", end, end)
-        return self.cost, self.place("layer", end, end)
+        dirty = self.place("layer", end, end)
+        return self.cost, dirty
 
     def site(self, site: str, site_input: bool, block_input: bool) -> bool:
         """One linear map and the methods on it, in their order; whether its output is dirty."""
@@ -85,7 +90,7 @@ class _Backward:
     def place(self, site: str, site_input: bool, block_input: bool) -> bool:
         """The methods at a place, in their order; whether its output is dirty."""
         output = site_input
-        for method in (m for m in self.methods if site in m.sites):
+        for method in self.at.get(site, ()):
             flops = method.flops(self.shape, site, self.tokens.at(site))
             needs = {"site": site_input, "block": block_input, "output": output}[method.reads]
             self.cost += flops.backward + (flops.backward_input if needs else 0)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autopeft.anatomy import head_names, shape_of
+from autopeft.anatomy import shape_of
 from autopeft.attention import FUSED, MATMUL
 from autopeft.models import ModelSource
+from autopeft.readouts import Readout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,18 +55,17 @@ class Backbone:
     def __init__(
         self,
         source: ModelSource,
-        num_labels: int,
-        regression: bool,
+        readout: Readout,
         precision: Precision,
         device: torch.device,
         pad_id: int | None = None,
     ) -> None:
-        self.model: PreTrainedModel = source.model(num_labels, regression, precision.dtype, pad_id)
+        self.model: PreTrainedModel = source.model(readout, precision.dtype, pad_id)
         self.model.to(device)
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.readout = device, precision, readout
         self.shape = shape_of(self.model)
         self.dtype = next(self.model.base_model.parameters()).dtype
-        self.heads: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in head_names(self.model)}
+        self.heads: dict[str, nn.Module] = {name: self.model.get_submodule(name) for name in readout.heads(self.model)}
         for head in self.heads.values():
             head.float()
             head.register_forward_pre_hook(_to_float)

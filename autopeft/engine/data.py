@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from autopeft.anatomy import InputLimits
+from autopeft.engine.labels import labels_of
 from autopeft.engine.texts import Encoded, Reader
-from autopeft.tasks import Split, TaskData
+from autopeft.readouts import IGNORED, Readout
+from autopeft.tasks import TaskData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,21 +33,36 @@ class Tokens:
     """One split as flat arrays, so that processes share it without copies.
 
     `ids` and `types` hold all examples end to end; example i is `offsets[i]:offsets[i + 1]`. `types` (segment ids)
-    is None for families without them. `labels` is int64 [N], or float32 [N] for regression.
+    is None for families without them. `labels` are of examples, [N, ...], or of tokens, int64 [T] (`per_token`), where
+    `IGNORED` stands for none.
     """
 
     ids: np.ndarray
     types: np.ndarray | None
     offsets: np.ndarray
     labels: np.ndarray
+    per_token: bool = False
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each example, [N]."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """What each example counts in a mean loss, [N]: 1, or its labelled tokens."""
+        if not self.per_token:
+            return np.ones(len(self), dtype=np.int64)
+        before = np.concatenate([[0], np.cumsum(self.labels != IGNORED)])
+        return before[self.offsets[1:]] - before[self.offsets[:-1]]
+
+    @property
+    def weight(self) -> int:
+        """The sum of these."""
+        return int(self.weights.sum())
 
 
 @dataclass(frozen=True)
@@ -55,12 +73,10 @@ class TokenizedTask:
     train: Tokens
     validation: Tokens
     test: Tokens
-    num_labels: int
-    regression: bool
+    readout: Readout
     metrics: tuple[str, ...]
     pad_id: int
     remarks: tuple[str, ...] = ()
-    positive: int | None = None
 
     @classmethod
     def of(
@@ -73,10 +89,10 @@ class TokenizedTask:
         reader = Reader(tokenizer, max_length, limits)
         read = {name: reader.read(name, getattr(data, name)) for name in _SPLITS}
         splits: dict[str, Any] = {
-            name: _tokens(read[name], getattr(data, name), data.is_regression) for name in _SPLITS
-        }
-        return cls(data.name, **splits, num_labels=data.num_labels, regression=data.is_regression,
-                   metrics=tuple(data.metrics), pad_id=reader.pad_id, positive=data.positive,
+            name: _tokens(read[name], labels_of(name, getattr(data, name), read[name], data.readout, reader),
+                          data.readout.per_token) for name in _SPLITS
+        }  # fmt: skip
+        return cls(data.name, **splits, readout=data.readout, metrics=tuple(data.metrics), pad_id=reader.pad_id,
                    remarks=_remarks(reader, read, splits["train"].ids))  # fmt: skip
 
 
@@ -85,7 +101,7 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs [B, L] and labels [B] of the examples `index` [B].
+    """Model inputs [B, L] and labels [B, ...] (or [B, L], of tokens) of the examples `index` [B], `weights` [B] in all.
 
     Of each real token, one after another: `places` is where it stands in the flattened inputs, `rows` where it stands
     in the split's `ids`.
@@ -96,6 +112,12 @@ class Batch:
     index: np.ndarray
     places: torch.Tensor
     rows: torch.Tensor
+    weights: np.ndarray
+
+    @property
+    def weight(self) -> int:
+        """What the batch counts in a mean loss, at least 1: its examples, or its labelled tokens."""
+        return max(1, int(self.weights.sum()))
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -103,15 +125,16 @@ class Batch:
             return self
         inputs = {name: _sent(x, device) for name, x in self.inputs.items()}
         sent = [_sent(x, device) for x in (self.labels, self.places, self.rows)]
-        return Batch(inputs, sent[0], self.index, sent[1], sent[2])
+        return Batch(inputs, sent[0], self.index, sent[1], sent[2], self.weights)
 
     def part(self, start: int, end: int) -> Batch:
         """Inputs and labels of its examples from `start` to `end`, as long as before; places and rows are left out."""
-        if (start, end) == (0, len(self.labels)):
+        if (start, end) == (0, len(self.index)):
             return self
         none = self.places[:0]
         inputs = {name: x[start:end] for name, x in self.inputs.items()}
-        return Batch(inputs, self.labels[start:end], self.index[start:end], none, none)
+        own = self.labels[start:end], self.index[start:end]
+        return Batch(inputs, *own, none, none, self.weights[start:end])
 
 
 def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -165,7 +188,8 @@ def collate(tokens: Tokens, index: np.ndarray, pad_id: int) -> Batch:
     if tokens.types is not None:
         inputs["token_type_ids"] = _fill(tokens.types[rows], filled, 0)
     places = torch.from_numpy(np.flatnonzero(filled))
-    return Batch(inputs, torch.from_numpy(tokens.labels[index]), index, places, torch.from_numpy(rows))
+    labels = _fill(tokens.labels[rows], filled, IGNORED) if tokens.per_token else torch.from_numpy(tokens.labels[index])
+    return Batch(inputs, labels, index, places, torch.from_numpy(rows), tokens.weights[index])
 
 
 def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
@@ -174,10 +198,10 @@ def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
     return torch.from_numpy(padded)
 
 
-def _tokens(read: Encoded, split: Split, regression: bool) -> Tokens:
+def _tokens(read: Encoded, labels: np.ndarray, per_token: bool) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum([len(x) for x in read.ids])])
-    labels = np.asarray(split.labels, dtype=np.float32 if regression else np.int64)
-    return Tokens(_flat(read.ids), _flat(read.types) if read.types is not None else None, offsets, labels)
+    types = _flat(read.types) if read.types is not None else None
+    return Tokens(_flat(read.ids), types, offsets, labels, per_token)
 
 
 def _remarks(reader: Reader, read: Mapping[str, Encoded], train: np.ndarray) -> tuple[str, ...]:

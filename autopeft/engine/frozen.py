@@ -53,7 +53,8 @@ class Store:
 class FrozenStates:
     """Inputs of layers of the bare backbone for one split.
 
-    Layer l's input is [T, d]: tokens end to end as in `Tokens`, in the backbone's data type.
+    Layer l's input is [T, d]: tokens end to end as in `Tokens`, in the backbone's data type. Number 0 is the
+    embeddings' output, number L (of L layers) the last layer's.
     """
 
     def __init__(self, backbone: Backbone, tokens: Tokens, pad_id: int, store: Store, batch_tokens: int) -> None:
@@ -68,7 +69,7 @@ class FrozenStates:
 
         What is passed on the way is kept too while it fits in memory. `OSError` when the disk is full.
         """
-        missing = sorted({i for i in wanted if i > 0} - self._kept.keys())
+        missing = sorted(set(wanted) - self._kept.keys())
         if not missing:
             return
         below = max((i for i in self._kept if i < missing[0]), default=0)
@@ -79,9 +80,7 @@ class FrozenStates:
 
     def states(self, batch: Batch, wanted: Iterable[int]) -> States:
         """The prepared inputs [B, L, d] of a batch, on the backbone's device; zero where it is padded."""
-        if not (layers := [i for i in wanted if i > 0]):
-            return {}
-        return {i: self._padded(self._kept[i], batch) for i in layers}
+        return {i: self._padded(self._kept[i], batch) for i in wanted}
 
     def _padded(self, kept: torch.Tensor, batch: Batch) -> torch.Tensor:
         ids = batch.inputs["input_ids"]
@@ -96,7 +95,7 @@ class FrozenStates:
         with backbone.attending(), Capture(backbone.model, wanted, below) as capture:
             for batch in evaluation_batches(self._tokens, self._batch_tokens, self._pad_id):
                 batch = batch.to(backbone.device)
-                states = capture(batch.inputs, self.states(batch, [below]).get(below))
+                states = capture(batch.inputs, self.states(batch, {below} & self._kept.keys()).get(below))
                 for i, state in states.items():
                     values = state.flatten(0, 1).index_select(0, batch.places)
                     made[i].index_copy_(0, batch.rows.to(made[i].device), values.to(made[i].device))
@@ -117,12 +116,23 @@ class FrozenLayers:
 
     def prepare(self, splits: Iterable[Tokens], starts: Sequence[int]) -> bool:
         """Make states of these splits ready for candidates with these starts; False when they cannot be kept."""
+        return self._prepare(splits, [i for i in starts if i > 0])
+
+    def prepare_all(self, splits: Iterable[Tokens]) -> bool:
+        """Make every layer's states of these splits ready, 0 to L, for networks beside the backbone; False as above."""
+        return self._prepare(splits, range(self._backbone.shape.layers + 1))
+
+    def all_states(self, tokens: Tokens, batch: Batch) -> States:
+        """What `prepare_all` made ready, of a batch of a split."""
+        return self._splits[id(tokens)].states(batch, range(self._backbone.shape.layers + 1))
+
+    def _prepare(self, splits: Iterable[Tokens], numbers: Sequence[int]) -> bool:
         if self._store is None:
             return False
         try:
             for tokens in splits:
                 fresh = FrozenStates(self._backbone, tokens, self._pad_id, self._store, self._batch_tokens)
-                self._splits.setdefault(id(tokens), fresh).prepare(starts)
+                self._splits.setdefault(id(tokens), fresh).prepare(numbers)
         except OSError as error:
             warnings.warn(f"frozen layers are not kept: {error.strerror or error}", stacklevel=2)
             self._store = None

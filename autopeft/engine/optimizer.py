@@ -14,7 +14,9 @@ from torch import nn
 
 from autopeft.engine.settings import TrainingSettings
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+#: Of Adam, for all that is trained.
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+_BETA1, _BETA2 = BETAS
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class PackedAdamW:
         self._second.mul_(_BETA2).addcmul_(gradients, gradients, value=1 - _BETA2)
         self._values.mul_(1 - rates * self._decays)
         scale = math.sqrt(1 - _BETA2**self.done)
-        denominator = self._second.sqrt().div_(scale).add_(_EPSILON)
+        denominator = self._second.sqrt().div_(scale).add_(EPSILON)
         self._values.addcdiv_(self._first * (rates / (1 - _BETA1**self.done)), denominator, value=-1)
 
     def _gather(self) -> None:

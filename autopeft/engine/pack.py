@@ -23,12 +23,12 @@ from autopeft.engine.data import Batch
 from autopeft.engine.entrances import Entrances, States
 from autopeft.engine.first_token import FirstTokenOnly
 from autopeft.engine.heads import PackedHead
-from autopeft.engine.losses import loss_of
 from autopeft.engine.optimizer import PackedAdamW, Rates
 from autopeft.engine.procedures import At, Batches, Gradients, Procedures
 from autopeft.engine.saving import Saved
 from autopeft.engine.settings import TrainingSettings
 from autopeft.methods._weights import SAVED, Kind
+from autopeft.readouts import Readout
 
 #: Tokens with padding, over all candidates of a pack, in one forward and backward pass. On a CPU more do not fit in its
 #: caches; on a GPU it bounds the memory.
@@ -71,7 +71,8 @@ class Pack:
             # Not by assignment: that would make it a submodule, behind the class's own method.
             backbone.heads[name].requires_grad_(False).__dict__["forward"] = head
         # Stock attention, of what is reported, computes all tokens.
-        self._first_token = FirstTokenOnly(backbone.model) if backbone.precision.attention else None
+        one_token = backbone.precision.attention and backbone.readout.reads == "one"
+        self._first_token = FirstTokenOnly(backbone.model) if one_token else None
         self._entrances = Entrances(backbone.model, starts) if starts[-1] else None
         self.procedures = Procedures(self.attachment.banks, hybrids, [seed] * len(candidates))
         self.optimizer = self._fresh_optimizer()
@@ -85,15 +86,14 @@ class Pack:
         return [*self.attachment.banks.parameters(), *(p for head in self._heads.values() for p in head.parameters())]
 
     def forward(self, batch: Batch, states: States) -> torch.Tensor:
-        """Outputs [K, B, C] of a batch, fp32."""
+        """Outputs [K, B, C] of a batch (or [K, B, L, C], of tokens), fp32."""
         count = len(self.candidates)
         if self._entrances:
             self._entrances.states = states
         inputs = {name: x.repeat(count, 1) for name, x in batch.inputs.items()}
-        logits: torch.Tensor = self.backbone.model(**inputs).logits
-        return logits.float().unflatten(0, (count, -1))
+        return self.backbone.readout.forward(self.backbone.model, inputs).unflatten(0, (count, -1))
 
-    def step(self, batch: Batch, states: States, regression: bool) -> torch.Tensor:
+    def step(self, batch: Batch, states: States, readout: Readout) -> torch.Tensor:
         """Train on one batch; each candidate's mean loss before the step, [K].
 
         A batch of more than the device's budget of tokens (over all candidates) goes through in parts, whose gradients
@@ -101,35 +101,35 @@ class Pack:
         """
         at = At(self.phase, self.optimizer.done, self._steps[self.phase])
         self.procedures.call("before_step", at)
-        losses = self._backward(batch, states, regression, at)
+        losses = self._backward(batch, states, readout, at)
         self.procedures.penalise()
         self.procedures.call("after_backward", at)
         self.optimizer.step()
         self.procedures.call("after_step", at)
         return losses
 
-    def _backward(self, batch: Batch, states: States, regression: bool, at: At | None = None) -> torch.Tensor:
+    def _backward(self, batch: Batch, states: States, readout: Readout, at: At | None = None) -> torch.Tensor:
         """Add a batch's gradients to those there are; the losses [K]. `at`: the step, where it is one."""
         total = torch.zeros(len(self.candidates), device=self.backbone.device)
         twice = at is not None and self.company.twice
-        for start, end in _parts_of(batch, self.token_budget // len(self.candidates) // (1 + twice)):
+        for start, end in parts_of(batch, self.token_budget // len(self.candidates) // (1 + twice)):
             part = batch.part(start, end)
             own = {i: state[start:end] for i, state in states.items()}
             if twice and start:
                 self.procedures.call("before_step", at)
             first = self.forward(part, own)
-            losses = trained = loss_of(first, part.labels, regression)
+            losses = trained = readout.loss(first, part.labels)
             if twice and at is not None:
                 self.procedures.call("before_step", replace(at, forward=1))
                 trained = losses + self.procedures.pair_loss(first, self.forward(part, own), part.labels)
-            share = len(part.labels) / len(batch.labels)
+            share = part.weight / batch.weight
             (trained * share).sum().backward()
             total += losses.detach() * share
         return total
 
-    def prepare(self, batches: Batches, regression: bool) -> None:
+    def prepare(self, batches: Batches, readout: Readout) -> None:
         """Before the first step: what the methods do then, with the gradients that they ask for."""
-        add_up = partial(self._backward, regression=regression)
+        add_up = partial(self._backward, readout=readout)
         self.procedures.prepare(lambda: Gradients(add_up, self.parameters(), batches()))
 
     def end_phase(self) -> None:
@@ -188,7 +188,7 @@ class Pack:
         return parts
 
 
-def _parts_of(batch: Batch, tokens: int) -> list[tuple[int, int]]:
+def parts_of(batch: Batch, tokens: int) -> list[tuple[int, int]]:
     """Spans of the batch's examples with at most so many tokens each, about equal; of one example at least."""
     examples, length = batch.inputs["input_ids"].shape
     count = -(-examples // max(1, tokens // length))

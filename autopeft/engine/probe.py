@@ -110,12 +110,14 @@ class _Probe:
 
     def _backbone(self, precision: Name) -> Backbone:
         task, chosen = self.task, choose_precision(precision, self.device)
-        return Backbone(self.spec.source, task.num_labels, task.regression, chosen, self.device, task.pad_id)
+        return Backbone(self.spec.source, task.readout, chosen, self.device, task.pad_id)
 
     def _flops(self, backbone: Backbone) -> int:
         lengths = Lengths.of(np.full(len(self.batch.index), self.batch.inputs["input_ids"].shape[1]))
         work = Workload(lengths, Lengths(0, 0, 0), lengths, lengths)
-        return CostModel(backbone.shape, work, 1, caching=False).candidate(self.typical.hybrid)
+        return CostModel(
+            backbone.shape, work, 1, caching=False, first_token=self.task.readout.reads == "one"
+        ).candidate(self.typical.hybrid)
 
     def _step(self, backbone: Backbone, size: int, candidate: Candidate | None = None) -> float:
         """Seconds of the second of two steps of a pack of that size."""
@@ -124,10 +126,10 @@ class _Probe:
         shape = (*self.batch.inputs["input_ids"].shape, backbone.shape.hidden)
         states = {s: torch.zeros(shape, dtype=backbone.dtype, device=self.device) for s in set(starts) if s}
         with Pack(backbone, [candidate] * size, self.spec.settings, starts, 2) as pack:
-            pack.step(self.batch, states, self.task.regression)
+            pack.step(self.batch, states, self.task.readout)
             self._wait()
             begin = time.perf_counter()
-            pack.step(self.batch, states, self.task.regression)
+            pack.step(self.batch, states, self.task.readout)
             self._wait()
             return time.perf_counter() - begin
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from autopeft.quantising.weights import rebind
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -38,4 +40,5 @@ def map_frozen(model: PreTrainedModel, file: Path) -> bool:
         return False
     for name, parameter in own.items():
         parameter.data = weights[name]
+    rebind(model)
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -208,6 +208,26 @@ class Reader:
                 f"{_where(name, split, i)}: segment id {max(types[i])}, and the model knows {segments} of them "
                 "(type_vocab_size); use the model's own tokenizer"
             )
+
+
+def spans_of(reader: Reader, split: Split, read: Encoded) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Of each first text: how many tokens of its example stand before its own, and the characters of each of these.
+
+    `AutopeftError` for a tokenizer that does not tell, and for pairs of texts.
+    """
+    tokenizer = reader._tokenizer
+    if split.second is not None:
+        raise AutopeftError("labels of words need texts in one column; name one in 'text'")
+    layout = Layout.of(tokenizer, 1) if tokenizer.is_fast else None
+    if layout is None:
+        raise AutopeftError("the tokenizer does not tell the places of its tokens; use a fast one (tokenizer.json)")
+    lead, after = map(len, layout.parts)
+    for start in range(0, len(split), _CHUNK):
+        texts = [reader._beginning(text) for text in split.first[start : start + _CHUNK]]
+        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        for ids, found in zip(read.ids[start:], encoded["offset_mapping"], strict=False):
+            kept = min(len(found), len(ids) - lead - after)
+            yield lead, found[:kept] if reader._right else found[len(found) - kept :]
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase, limits: InputLimits | None) -> int:

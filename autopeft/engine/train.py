@@ -1,6 +1,6 @@
 """Train a pack of candidates, and measure what they say.
 
-Shapes: K candidates, N examples of a split, C outputs.
+Shapes: K candidates, N examples and T tokens of a split, C outputs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from autopeft.engine.company import Company
 from autopeft.engine.data import Batch, TokenizedTask, Tokens, evaluation_batches, steps_per_epoch, training_batches
 from autopeft.engine.entrances import States
 from autopeft.engine.frozen import FrozenLayers
-from autopeft.engine.losses import loss_of
 from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
-from autopeft.metrics import score
 
 #: Tokens with padding in a batch that is only measured, over all candidates of a pack: on a CPU, what its caches hold.
 _EVALUATION_TOKENS = {"cpu": 2_048, "cuda": 131_072}
@@ -49,7 +47,7 @@ def prepare_pack(pack: Pack, task: TokenizedTask, frozen: FrozenLayers) -> None:
                 batch = batch.to(device)
                 yield batch, frozen.states(task.train, batch, pack.starts)
 
-    pack.prepare(batches, task.regression)
+    pack.prepare(batches, task.readout)
 
 
 def train_epoch(pack: Pack, task: TokenizedTask, frozen: FrozenLayers, epoch: int) -> list[float]:
@@ -58,10 +56,10 @@ def train_epoch(pack: Pack, task: TokenizedTask, frozen: FrozenLayers, epoch: in
     total = torch.zeros(len(pack.candidates), device=device)
     for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
         batch = batch.to(device)
-        losses = pack.step(batch, frozen.states(task.train, batch, pack.starts), task.regression)
-        total += losses * len(batch.index)
+        losses = pack.step(batch, frozen.states(task.train, batch, pack.starts), task.readout)
+        total += losses * batch.weight
     # One look an epoch: one a step would make the host wait for the device each time.
-    return [float(t) / len(task.train) for t in total.cpu()]
+    return [float(t) / task.train.weight for t in total.cpu()]
 
 
 def measure_pack(pack: Pack, task: TokenizedTask, tokens: Tokens, frozen: FrozenLayers) -> list[dict[str, float]]:
@@ -71,36 +69,42 @@ def measure_pack(pack: Pack, task: TokenizedTask, tokens: Tokens, frozen: Frozen
         return pack.forward(batch, frozen.states(tokens, batch, pack.starts))
 
     pack.procedures.call("before_measure")
-    return _measured(forward, len(pack.candidates), pack.backbone.device, task, tokens)
+    return measured(forward, len(pack.candidates), pack.backbone.device, task, tokens)
 
 
 def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, float]:
     """The same of a model that is no pack's."""
 
     def forward(batch: Batch) -> torch.Tensor:
-        logits: torch.Tensor = model(**batch.inputs).logits
-        return logits.float()[None]
+        return task.readout.forward(model, batch.inputs)[None]
 
-    return _measured(forward, 1, next(model.parameters()).device, task, tokens)[0]
+    return measured(forward, 1, next(model.parameters()).device, task, tokens)[0]
 
 
-def _measured(
+def measured(
     forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens
 ) -> list[dict[str, float]]:
+    """The task's metrics and the loss of each of K candidates whose outputs on a split `forward` gives."""
     outputs = predict(forward, candidates, device, task, tokens)
-    losses = loss_of(torch.from_numpy(outputs), torch.from_numpy(tokens.labels.copy()), task.regression)
+    readout, labels = task.readout, tokens.labels
+    losses = readout.loss(torch.from_numpy(outputs), torch.from_numpy(labels.copy()))
     return [
-        {**score(task.metrics, tokens.labels, own, task.positive), "loss": float(loss)}
+        {**readout.score(task.metrics, labels, own, tokens.offsets), "loss": float(loss)}
         for own, loss in zip(outputs, losses, strict=True)
     ]
 
 
 @torch.inference_mode()
 def predict(forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens) -> np.ndarray:
-    """Outputs [K, N, C] (fp32) in the order of the split."""
-    outputs = torch.zeros(candidates, len(tokens), task.num_labels, device=device)
+    """Outputs [K, N, C] (or [K, T, C], of tokens; fp32) in the order of the split."""
+    outputs = torch.zeros(candidates, len(tokens.labels), task.readout.outputs, device=device)
     for batch in evaluation_batches(tokens, evaluation_tokens(device) // candidates, task.pad_id):
-        outputs.index_copy_(1, torch.from_numpy(batch.index).to(device), forward(batch.to(device)))
+        batch = batch.to(device)
+        found = forward(batch)
+        if tokens.per_token:
+            outputs.index_copy_(1, batch.rows, found.flatten(1, 2).index_select(1, batch.places))
+        else:
+            outputs.index_copy_(1, torch.from_numpy(batch.index).to(device), found)
     return outputs.cpu().numpy()
 
 

@@ -82,12 +82,13 @@ class Worker:
         self.device, self.spoilt = device(), False
         # What is reported is measured as the model card loads the model, whatever the precision of training.
         precision = self._precision() if purpose == "train" else REPORTED
-        self.backbone = Backbone(spec.source, task.num_labels, task.regression, precision, self.device, task.pad_id)
+        self.backbone = Backbone(spec.source, task.readout, precision, self.device, task.pad_id)
         if spec.frozen and purpose == "train" and self.device.type == "cpu":
             map_frozen(self.backbone.model, spec.frozen)
         cache = spec.cache if purpose == "train" else 0
         self.frozen = FrozenLayers(self.backbone, task.pad_id, cache, evaluation_tokens(self.device))
-        workload, first_token = Workload.of(task, self.settings), precision.attention is not None
+        workload = Workload.of(task, self.settings)
+        first_token = precision.attention is not None and task.readout.reads == "one"
         self.costs = CostModel(self.backbone.shape, workload, self.settings.epochs, bool(cache), first_token)
 
     def run(self, jobs: Sequence[Candidate | Job]) -> Run:
@@ -136,7 +137,7 @@ class Worker:
             yield from self._train(members, evaluations)
             return
         except Exception as error:
-            reason = _in_words(error)
+            reason = in_words(error)
             self.spoilt |= not _is_out_of_memory(error)
         if self.device.type == "cuda":
             # Not while the exception is handled: its traceback holds the activations.
@@ -265,7 +266,8 @@ def _divergence(metrics: Mapping[str, float]) -> str | None:
     return None
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """A training's error in a line."""
     text = " ".join(str(error).split())[:300]
     return f"out of memory: {text}" if _is_out_of_memory(error) else f"{type(error).__name__}: {text}"
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save
 
-from autopeft.anatomy import head_names
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.engine.report import complaint
@@ -17,9 +16,12 @@ from autopeft.errors import AutopeftError
 from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
 from autopeft.exporting._record import FILE, Format
 from autopeft.exporting._stock import is_stock, stock_config, stock_state
+from autopeft.exporting._tuner import is_one_tuner, tuner_config, tuner_state
 from autopeft.folding import Form, exported, fold, folded
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
+from autopeft.quantising import Kind
+from autopeft.readouts import Readout
 from autopeft.writing import replacing
 
 if TYPE_CHECKING:
@@ -46,22 +48,28 @@ def check_free(to: Path) -> None:
             raise AutopeftError(f"{to}: holds a {taken[0]} that is not of an export; give another folder (to)")
 
 
-def format_of(asked: Format | None, hybrid: Hybrid) -> Format:
+def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None) -> Format:
     """The format to write: as asked, else stock LoRA or one other tuner of stock PEFT where it can express the hybrid.
+
+    `quantise`: how the backbone is kept, where stock PEFT does not know all.
 
     `AutopeftError` when one of them is asked for, and can't.
     """
+    if quantise == "int4":
+        if asked in ("lora", "lora-padded"):
+            raise AutopeftError(f"format '{asked}': stock PEFT does not know maps kept as int4; take format autopeft")
+        return "autopeft"
     if asked in ("lora", "lora-padded") and not is_lora_only(folded(hybrid)):
         raise AutopeftError(
             f"format '{asked}': the candidate is no LoRA alone ({hybrid.describe()}); "
             "pick another one, or search a space of LoRA only (space: lora_ranks)"
         )
     own = exported(hybrid)
-    if asked == "peft" and not is_stock(own):
+    if asked == "peft" and not (is_stock(own) or is_one_tuner(own)):
         raise AutopeftError(
             f"format '{asked}': the candidate is not one tuner of PEFT ({hybrid.describe()}); leave the format out"
         )
-    return asked or ("lora" if is_lora_only(own) else "peft" if is_stock(own) else "autopeft")
+    return asked or ("lora" if is_lora_only(own) else "peft" if is_stock(own) or is_one_tuner(own) else "autopeft")
 
 
 def written(format_: Format, hybrid: Hybrid) -> Hybrid:
@@ -73,28 +81,30 @@ def write_adapter(
     source: ModelSource,
     candidate: Candidate,
     weights: Mapping[str, torch.Tensor],
-    num_labels: int,
+    readout: Readout,
     to: Path,
     asked: Format | None = None,
 ) -> str:
     """Write `adapter_config.json` and `adapter_model.safetensors`; the PEFT type written ("LORA", "AUTOPEFT", ...).
 
-    The hybrid is folded first (see `written`). One of LoRA only becomes stock PEFT LoRA, one of (IA)3 or VeRA the tuner
-    of that name; they load without autopeft. What a tuner's configuration cannot say of this model is AUTOPEFT.
+    The hybrid is folded first (see `written`). One of LoRA only becomes stock PEFT LoRA, and one of (IA)3, VeRA or
+    one tuner of PEFT that tuner's files; all load without autopeft. What a tuner's configuration cannot say of this
+    model is written as AUTOPEFT.
     `UnfitWeights`, before anything is written, for weights that are not of the candidate.
     """
-    format_ = format_of(asked, candidate.hybrid)
-    backbone = Backbone(source, num_labels, False, REPORTED, torch.device("cpu"))
+    format_ = format_of(asked, candidate.hybrid, source.quantise)
+    backbone = Backbone(source, readout, REPORTED, torch.device("cpu"))
     if wrong := complaint(backbone, candidate.hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
     hybrid, weights = _folded(format_, candidate.hybrid, weights, backbone)
     to.mkdir(parents=True, exist_ok=True)
-    config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model)
+    config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model, readout)
     if config is None:
-        _write_hybrid(source, hybrid, weights, backbone.model, to)
+        _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
     if format_ == "peft":
-        state = stock_state(hybrid, weights, backbone.model)
+        of_peft = tuner_state if is_one_tuner(hybrid) else stock_state
+        state = of_peft(hybrid, weights, backbone.model)
     else:
         state = lora_state(hybrid, weights, backbone.model, format_ == "lora-padded")
     config.base_model_name_or_path = source.location
@@ -115,30 +125,31 @@ def _folded(
     return new, {f"hybrid.{name}": w for name, w in own.items()} | heads
 
 
-def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel) -> Any:
+def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel, readout: Readout) -> Any:
     """The PEFT configuration of a hybrid in a format, for loading it on `model`; None where a tuner has none for it."""
     if format_ == "peft":
-        return stock_config(hybrid, model)
+        return (tuner_config if is_one_tuner(hybrid) else stock_config)(hybrid, model, readout)
     if format_ != "autopeft":
-        return lora_config(hybrid, model, format_ == "lora-padded")
+        return lora_config(hybrid, model, readout, format_ == "lora-padded")
     from autopeft.peft_tuner import HybridConfig
 
-    return HybridConfig(hybrid=hybrid, task_type="SEQ_CLS", inference_mode=True, modules_to_save=head_names(model))
+    heads = readout.heads(model)
+    return HybridConfig(hybrid=hybrid, task_type=readout.peft_task, inference_mode=True, modules_to_save=heads)
 
 
 def _write_hybrid(
-    source: ModelSource, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel, to: Path
+    source: ModelSource, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], backbone: Backbone, to: Path
 ) -> None:
     from peft import get_peft_model
 
     from autopeft.peft_tuner import HybridConfig
 
-    config = HybridConfig(hybrid=hybrid, task_type="SEQ_CLS", inference_mode=False)
+    config = HybridConfig(hybrid=hybrid, task_type=backbone.readout.peft_task, inference_mode=False)
     config.base_model_name_or_path = source.location
-    wrapped = get_peft_model(model, config)
+    wrapped = get_peft_model(backbone.model, config)
     layer: Any = wrapped.base_model.model.autopeft
     layer.autopeft_banks["default"].load(_part(weights, "hybrid."))
-    for name in head_names(wrapped.base_model.model):
+    for name in backbone.heads:
         head: Any = wrapped.base_model.model.get_submodule(name)
         head.modules_to_save["default"].load_state_dict(_part(weights, f"head.{name}."))
     wrapped.save_pretrained(str(to), save_embedding_layers=False)

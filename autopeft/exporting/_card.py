@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autopeft.exporting._record import Record
 from autopeft.hybrid import Hybrid
 from autopeft.models import BUILT_IN, ModelSource
-from autopeft.snippet import base_lines
+from autopeft.snippet import base_lines, model_lines
 from autopeft.writing import replacing
 
 #: What the format is, for the card.
@@ -31,9 +32,12 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
     written = record.get("format") or ("lora" if record["peft_type"] == "LORA" else "autopeft")
     rows = "\n".join(f"| {plain(name)} | {value:,.6g} |" for name, value in record["metrics"].items())
     imports, base = _base(record["model"])
+    readout = Record.model_validate(record).kind
     load = _LOAD.format(
         imports=f"import autopeft  # registers the PEFT type AUTOPEFT\n{imports}" if written == "autopeft" else imports,
-        base=base_lines(source, base, record["num_labels"]),
+        auto_class=readout.auto_class,
+        base=base_lines(source, base, readout),
+        after=model_lines(source),
     )
     text = _CARD.format(
         base_yaml=json.dumps(record["model"]["name"]), base=plain(record["model"]["name"]),
@@ -71,10 +75,10 @@ def _base(model: Mapping[str, str]) -> tuple[str, str]:
 
 _LOAD = """```python
 {imports}from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import {auto_class}
 
 {base}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
-```"""
+{after}```"""
 
 _CARD = """---
 library_name: peft

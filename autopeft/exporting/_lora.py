@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import pad
 
-from autopeft.anatomy import family_of, head_names
+from autopeft.anatomy import family_of
 from autopeft.hybrid import Hybrid
+from autopeft.methods._place import BatchInput, Place
+from autopeft.readouts import Readout
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -25,7 +27,7 @@ def is_lora_only(hybrid: Hybrid) -> bool:
     return {m.name for methods in hybrid.layers for m in methods} in _KINDS
 
 
-def lora_config(hybrid: Hybrid, model: PreTrainedModel, padded: bool) -> LoraConfig:
+def lora_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout, padded: bool) -> LoraConfig:
     """The configuration of a LoRA-only hybrid on `model`; scales are in B, so alpha = r everywhere.
 
     `padded`: one rank for all modules, the largest, and so no patterns.
@@ -35,14 +37,14 @@ def lora_config(hybrid: Hybrid, model: PreTrainedModel, padded: bool) -> LoraCon
     ranks = _ranks(hybrid, model)
     largest = max(ranks.values())
     return LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType(readout.peft_task),
         inference_mode=True,
         r=largest,
         lora_alpha=largest,
         rank_pattern={} if padded else ranks,
         alpha_pattern={} if padded else dict(ranks),
         target_modules=sorted(ranks),
-        modules_to_save=head_names(model),
+        modules_to_save=readout.heads(model),
         fan_in_fan_out=family_of(model.config).site("q").parts > 1,
         lora_dropout=0.0,
         use_dora=_is_dora(hybrid),
@@ -105,9 +107,8 @@ def _magnitudes(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreT
         place = family.site(site)
         name = module_name(model, i, place.module)
         if name not in found:
-            module: Any = model.get_submodule(name)
-            frozen = module.weight.detach().float()
-            found[name] = torch.linalg.norm(frozen.T if hasattr(module, "nf") else frozen, dim=1)
+            whole = Place(model.get_submodule(name), 0, 1, BatchInput())
+            found[name] = torch.linalg.norm(whole.weight(), dim=1)
         part = found[name].chunk(place.parts)[place.index]
         part += weights[f"hybrid.layers.{i}.{site}.{method.bank_name}.magnitude"]
     return found

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from autopeft.config import parse
 from autopeft.doors import door, read_json, within
 from autopeft.engine.settings import TrainingSettings
+from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
-from autopeft.metrics import METRICS, complaint
+from autopeft.quantising import Kind
+from autopeft.readouts import Readout, complaint, implied, known_metrics, readout_from
 from autopeft.writing import replacing
 
 FILE = "hybrid.json"
@@ -47,10 +49,12 @@ class Record(BaseModel):
     metrics: dict[str, float]
     model: _Model
     trust_remote_code: bool = False
+    quantise: Kind | None = None
     num_labels: int = Field(ge=1)
     labels: list[str]
     scores: list[str] = Field([], description="names of the task's metrics, main one first")
     positive: int | None = None
+    readout: dict[str, Any] | None = Field(None, description="where labels and positive don't imply it")
     task: dict[str, Any]
     splits: str
     remarks: list[str] = []
@@ -59,13 +63,23 @@ class Record(BaseModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if self.num_labels != (len(self.labels) or 1):
+        try:
+            kind = self.kind
+        except AutopeftError as error:
+            raise ValueError(f"readout: {error}") from error
+        if self.num_labels != kind.outputs or list(kind.labels) != self.labels:
             raise ValueError(f"num_labels is {self.num_labels}, but there are {len(self.labels)} labels")
-        if wrong := complaint(self.scores, not self.labels) if self.scores else "":
+        if wrong := complaint(self.scores, kind) if self.scores else "":
             raise ValueError(f"scores: {wrong}")
-        if self.positive is not None and not 0 <= self.positive < len(self.labels):
-            raise ValueError(f"positive: there is no class {self.positive}")
+        positive = getattr(kind, "positive", None)
+        if positive is not None and not 0 <= positive < len(self.labels):
+            raise ValueError(f"positive: there is no class {positive}")
         return self
+
+    @property
+    def kind(self) -> Readout:
+        """What the labels are."""
+        return readout_from(self.readout) if self.readout else implied(self.labels, self.positive)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -76,7 +90,7 @@ class Record(BaseModel):
     def metrics_of_task(self) -> tuple[str, ...]:
         """Names of the task's metrics, main one first."""
         # Exports that don't name them have measured them.
-        return tuple(self.scores or [name for name in self.metrics if name in METRICS.names()])
+        return tuple(self.scores or [name for name in self.metrics if name in known_metrics()])
 
     def settings_of(self, where: str) -> TrainingSettings:
         """The training settings; `AutopeftError` starting with `where`."""

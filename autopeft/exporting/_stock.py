@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import pad
 
-from autopeft.anatomy import family_of, head_names
+from autopeft.anatomy import family_of
 from autopeft.exporting._lora import module_name
 from autopeft.hybrid import Hybrid
+from autopeft.readouts import Readout
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -25,10 +26,10 @@ def is_stock(hybrid: Hybrid) -> bool:
     return _kind(hybrid) is not None
 
 
-def stock_config(hybrid: Hybrid, model: PreTrainedModel) -> PeftConfig | None:
+def stock_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout) -> PeftConfig | None:
     """The tuner's configuration on `model`; None where there is none that computes the same."""
     kind = _kind(hybrid)
-    return None if kind is None else kind.config(hybrid, model)
+    return None if kind is None else kind.config(hybrid, model, _common(model, readout))
 
 
 def stock_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -42,7 +43,7 @@ def stock_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dic
 
 @dataclass(frozen=True)
 class _Kind:
-    config: Callable[[Hybrid, Any], PeftConfig | None]
+    config: Callable[[Hybrid, Any, dict[str, Any]], PeftConfig | None]
     state: Callable[[Hybrid, Weights, Any], dict[str, torch.Tensor]]
 
 
@@ -51,11 +52,11 @@ def _kind(hybrid: Hybrid) -> _Kind | None:
     return _KINDS.get(next(iter(names))[1] or "") if len(names) == 1 else None
 
 
-def _common(model: PreTrainedModel) -> dict[str, Any]:
+def _common(model: PreTrainedModel, readout: Readout) -> dict[str, Any]:
     return {
-        "task_type": "SEQ_CLS",
+        "task_type": readout.peft_task,
         "inference_mode": True,
-        "modules_to_save": head_names(model),
+        "modules_to_save": readout.heads(model),
         "fan_in_fan_out": family_of(model.config).site("q").parts > 1,
     }
 
@@ -69,11 +70,11 @@ def _targets(hybrid: Hybrid, model: PreTrainedModel, ending: str = "") -> list[s
 # --- (IA)3: PEFT multiplies with l, whole maps at once ---------------------------------------------------------------
 
 
-def _ia3_config(hybrid: Hybrid, model: PreTrainedModel) -> PeftConfig:
+def _ia3_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) -> PeftConfig:
     from peft import IA3Config
 
     inputs = _targets(hybrid, model, "_in")
-    return IA3Config(target_modules=_targets(hybrid, model), feedforward_modules=inputs, **_common(model))
+    return IA3Config(target_modules=_targets(hybrid, model), feedforward_modules=inputs, **common)
 
 
 def _ia3_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -92,7 +93,7 @@ def _ia3_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict
 # --- VeRA: one rank for all maps, whose unused entries are zero -------------------------------------------------------
 
 
-def _vera_config(hybrid: Hybrid, model: PreTrainedModel) -> PeftConfig | None:
+def _vera_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) -> PeftConfig | None:
     from peft import VeraConfig
 
     family = family_of(model.config)
@@ -100,7 +101,7 @@ def _vera_config(hybrid: Hybrid, model: PreTrainedModel) -> PeftConfig | None:
         # Slices of a map begin with the first rows of B each; PEFT's go on where the one before ended.
         return None
     rank = max(m.size_value for _, _, m in hybrid.placed())
-    return VeraConfig(r=rank, target_modules=_targets(hybrid, model), save_projection=True, **_common(model))
+    return VeraConfig(r=rank, target_modules=_targets(hybrid, model), save_projection=True, **common)
 
 
 def _vera_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:

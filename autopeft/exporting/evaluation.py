@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,17 +47,9 @@ def measure_export(folder: Path, on: Path | None = None, trust_remote_code: bool
     `on`: a file with the task's columns, to measure on in place of its test split (the names are then those of the
     metrics alone). `AutopeftError` for a folder that is not what an export writes.
     """
-    record = Record.read(folder)
-    trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
-    settings = record.settings_of(str(folder / FILE))
-    data = _data(record, folder) if on is None else data_of_file(_task(record, folder), on, *_classes(record))
-    source = find_model(record.model.name, trust)
-    if differs := difference(record.model.files, model_files(source.location)):
-        warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=3)
-    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
-    model = load_export(folder, record, source, task.pad_id)
+    opened = open_export(folder, on, trust_remote_code)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = measure(model.to(device), task, task.test)
+    measured = measure(opened.model.to(device), opened.task, opened.task.test)
     return {name if on else f"test_{name}": value for name, value in measured.items()}
 
 
@@ -70,8 +63,8 @@ def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) 
 
     import autopeft.peft_tuner  # noqa: F401 - registers the PEFT type
 
-    stored = _stored(folder)
-    base = source.model(record.num_labels, not record.labels, torch.float32, pad_id)
+    stored = _stored(folder, record)
+    base = source.model(record.kind, torch.float32, pad_id)
     config = _config(folder, record, base)
     with _named(folder / WEIGHTS), warnings.catch_warnings():
         # What PEFT only warns of is looked at below.
@@ -92,10 +85,6 @@ def _task(record: Record, folder: Path) -> Any:
     return task_from(record.task, f"{folder / FILE}: task")
 
 
-def _classes(record: Record) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
-    return tuple(record.labels), record.metrics_of_task, record.positive
-
-
 def _data(record: Record, folder: Path) -> TaskData:
     """The task's own data; the classes must be those that the adapter has outputs for."""
     task = _task(record, folder)
@@ -103,7 +92,7 @@ def _data(record: Record, folder: Path) -> TaskData:
         data = task.load()
     except AutopeftError as error:
         raise AutopeftError(f"{error}; the adapter can be measured on another file: --on FILE") from error
-    if list(data.label_names) != record.labels:
+    if list(data.label_names) != record.labels or data.readout.name != record.kind.name:
         raise AutopeftError(
             f"{folder / FILE}: the task's classes are not those that the adapter was trained for; bring the data back, "
             "or measure it on another file: --on FILE"
@@ -113,7 +102,7 @@ def _data(record: Record, folder: Path) -> TaskData:
     return data
 
 
-def _stored(folder: Path) -> dict[str, torch.Tensor]:
+def _stored(folder: Path, record: Record) -> dict[str, torch.Tensor]:
     """The tensors of the safetensors file, all finite; pickled weights are refused."""
     from safetensors.torch import load_file
 
@@ -125,7 +114,8 @@ def _stored(folder: Path) -> dict[str, torch.Tensor]:
     with door(path, "not readable as safetensors", _REMEDY):
         stored: dict[str, torch.Tensor] = load_file(path)
     for name, tensor in stored.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        numbers = tensor.is_floating_point() or (record.written_as == "peft" and not tensor.is_complex())
+        if not numbers or not bool(torch.isfinite(tensor).all()):
             raise AutopeftError(f"{path}: '{name}' holds what is no finite number; {_REMEDY}")
     return {as_saved_now(name): tensor for name, tensor in stored.items()}
 
@@ -134,7 +124,7 @@ def _config(folder: Path, record: Record, base: PreTrainedModel) -> Any:
     """The configuration of the hybrid on `base`; `AutopeftError` where the one in the folder says something else."""
     hybrid = record.value(str(folder / FILE))
     with _named(folder / FILE):
-        config = config_of(record.written_as, hybrid, base)
+        config = config_of(record.written_as, hybrid, base, record.kind)
     path = folder / CONFIG
     found, expected = read_json(path, _REMEDY), _plain(config.to_dict())
     if "hybrid" in found:
@@ -166,3 +156,30 @@ def _check_taken(path: Path, stored: Mapping[str, torch.Tensor], taken: Mapping[
     for name, tensor in stored.items():
         if not math.prod(tensor.shape) or not torch.equal(taken[name].cpu(), tensor.to(taken[name].dtype)):
             raise AutopeftError(f"{path}: tensor '{name}' does not fit the adapter; {_REMEDY}")
+
+
+@dataclass(frozen=True)
+class OpenedExport:
+    """An export with all that it names: the record, the base model's source, the task's data, the adapter in memory."""
+
+    record: Record
+    source: ModelSource
+    task: TokenizedTask
+    model: Any
+
+
+def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> OpenedExport:
+    """Open the adapter in `folder` with its model and task; arguments and errors as those of `measure_export`."""
+    record = Record.read(folder)
+    trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
+    settings = record.settings_of(str(folder / FILE))
+    data = (
+        _data(record, folder)
+        if on is None
+        else data_of_file(_task(record, folder), on, record.kind, record.metrics_of_task)
+    )
+    source = replace(find_model(record.model.name, trust), quantise=record.quantise)
+    if differs := difference(record.model.files, model_files(source.location)):
+        warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
+    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
+    return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -140,6 +140,13 @@ class Method(Folds, Procedure, MethodValue):
     def bank_options(self) -> tuple[tuple[str, Any], ...]:
         """Options that all members of one bank must share, as (name, value)."""
         return ()
+
+    @classmethod
+    def wired(cls, banks: Sequence[Bank]) -> None:
+        """Called when all banks of the class in a model are at their places (`Bank.place`), which have weights.
+
+        Banks may be wired again when they have been trained.
+        """
 
     def output_scale(self) -> float:
         """The factor on what the method adds."""

@@ -28,7 +28,9 @@ class Folds:
     peft_type: ClassVar[str | None] = None
 
     if TYPE_CHECKING:
-        label: str
+
+        @property
+        def label(self) -> str: ...
 
     def folded(self) -> Method:
         """The simplest method that computes the same when trained; itself where there is none simpler."""

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.quantising.weights import dequantised
+
 
 class BatchInput:
     """Keeps what the model was called with while it runs, for each thread. Copies and pickles of it are empty."""
@@ -37,16 +39,20 @@ class BatchInput:
 
 @dataclass
 class Place:
-    """A module of the backbone that banks act at; slice `index` of `parts` where the map is fused."""
+    """A module of the backbone that banks act at; slice `index` of `parts` where the map is fused.
+
+    `name` is the module's dotted name in its layer.
+    """
 
     module: nn.Module
     index: int
     parts: int
     batch: BatchInput
+    name: str = ""
 
     def weight(self) -> torch.Tensor:
-        """The frozen weight in fp32: [out, in] of a map, [d] of a norm."""
-        return self._part(_as_linear(self.module)).float()
+        """The frozen weight in fp32: [out, in] of a map (dequantised, where it is quantised), [d] of a norm."""
+        return self._part(dequantised(self.module))
 
     def bias(self) -> torch.Tensor | None:
         """The frozen bias [out] in fp32, None where there is none."""
@@ -59,9 +65,3 @@ class Place:
 
     def _part(self, whole: torch.Tensor) -> torch.Tensor:
         return whole if self.parts == 1 else whole.chunk(self.parts, dim=0)[self.index]
-
-
-def _as_linear(module: Any) -> torch.Tensor:
-    weight: torch.Tensor = module.weight.detach()
-    # transformers' Conv1D (GPT-2) holds [in, out].
-    return weight.T if hasattr(module, "nf") else weight

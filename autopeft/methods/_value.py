@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, cast
 
 from autopeft.anatomy import MAPS
@@ -22,6 +22,8 @@ class MethodValue(ABC):
     """Hyper-parameters of one method in one layer. Every concrete method is a frozen dataclass."""
 
     name: ClassVar[str]
+    #: The learning rate that a grid is centred on.
+    usual_rate: ClassVar[float] = 1e-3
     #: Its usual settings, by field: what `autopeft compare` trains.
     usual: ClassVar[Mapping[str, Any]]
     #: The field that is the method's size; 0 means absent.
@@ -82,6 +84,11 @@ class MethodValue(ABC):
     def as_usual(cls) -> Self:
         """The method in its usual settings."""
         return cls(**cls.usual)
+
+    @classmethod
+    def variants(cls) -> Mapping[str, Callable[[], Self]]:
+        """How `autopeft compare` makes it, by name; several (`peft:loha`) of a method that stands for many."""
+        return {cls.name: cls.as_usual}
 
     @property
     def label(self) -> str:

@@ -28,8 +28,8 @@ class BitFit(Method):
     paper: ClassVar[str] = "Ben Zaken et al. 2022, section 3"
     family: ClassVar[Kin] = "partial"
     formula: ClassVar[str] = "the output width of each map and norm: 7d + f in BERT"
-    usual: ClassVar[Mapping[str, Any]] = {"on": 1}
-    size: ClassVar[str] = "on"
+    usual: ClassVar[Mapping[str, Any]] = {"active": 1}
+    size: ClassVar[str] = "active"
     largest: ClassVar[int] = 1
     allowed_sites: ClassVar[tuple[str, ...]] = (*MAPS, "norm1", "norm2")
     stage: ClassVar[int] = 6
@@ -37,7 +37,7 @@ class BitFit(Method):
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
 
-    on: int
+    active: int
     sites: tuple[str, ...] = (*MAPS, "norm1", "norm2")
 
     def places(self, shape: ModelShape) -> tuple[str, ...]:

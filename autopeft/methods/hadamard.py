@@ -25,15 +25,15 @@ class Hadamard(Method):
     paper: ClassVar[str] = "Chen et al. 2023, equation 5"
     family: ClassVar[Kin] = "additive"
     formula: ClassVar[str] = "2d"
-    usual: ClassVar[Mapping[str, Any]] = {"on": 1}
-    size: ClassVar[str] = "on"
+    usual: ClassVar[Mapping[str, Any]] = {"active": 1}
+    size: ClassVar[str] = "active"
     largest: ClassVar[int] = 1
     allowed_sites: ClassVar[tuple[str, ...]] = ("o",)
     stage: ClassVar[int] = 15
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
 
-    on: int
+    active: int
     sites: tuple[str, ...] = ("o",)
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:

@@ -28,8 +28,8 @@ class IA3(Method):
     paper: ClassVar[str] = "Liu et al. 2022, section 3.3"
     family: ClassVar[Kin] = "additive"
     formula: ClassVar[str] = "the width of each place: 2d + f in BERT"
-    usual: ClassVar[Mapping[str, Any]] = {"on": 1}
-    size: ClassVar[str] = "on"
+    usual: ClassVar[Mapping[str, Any]] = {"active": 1}
+    size: ClassVar[str] = "active"
     largest: ClassVar[int] = 1
     allowed_sites: ClassVar[tuple[str, ...]] = ("k", "v", "down_in")
     stage: ClassVar[int] = 50
@@ -37,7 +37,7 @@ class IA3(Method):
     mergeable: ClassVar[bool] = True
     peft_type: ClassVar[str | None] = "IA3"
 
-    on: int
+    active: int
     sites: tuple[str, ...] = ("k", "v", "down_in")
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:

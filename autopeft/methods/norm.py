@@ -25,8 +25,8 @@ class Norm(Method):
     paper: ClassVar[str] = "Zhao et al. 2023, section 3"
     family: ClassVar[Kin] = "partial"
     formula: ClassVar[str] = "2d; d where norms have no bias"
-    usual: ClassVar[Mapping[str, Any]] = {"on": 1}
-    size: ClassVar[str] = "on"
+    usual: ClassVar[Mapping[str, Any]] = {"active": 1}
+    size: ClassVar[str] = "active"
     largest: ClassVar[int] = 1
     allowed_sites: ClassVar[tuple[str, ...]] = ("norm1", "norm2")
     stage: ClassVar[int] = 5
@@ -34,7 +34,7 @@ class Norm(Method):
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
 
-    on: int
+    active: int
     sites: tuple[str, ...] = ("norm1", "norm2")
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:

@@ -68,6 +68,11 @@ class PrefixMLP(Method):
         """Nothing by tokens: the MLP runs once a batch, and its columns cost in the layer's attention."""
         return MethodFlops(0, 0, 0)
 
+    def fixed_flops(self, shape: ModelShape, site: str) -> int:
+        """The MLP's two products."""
+        wide = 2 * shape.kv_heads * shape.head_dim
+        return 2 * self.length * self.hidden * (shape.hidden + wide)
+
     def attention_columns(self) -> int:
         """One a learned position."""
         return self.length

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from autopeft.anatomy import ModelShape
 from autopeft.methods._adapter import Bottleneck
-from autopeft.methods._base import Kin
+from autopeft.methods._base import Kin, MethodFlops
 from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ class Residual(Bottleneck):
         """The bottleneck's, and gain and bias of the norm [d]."""
         d = shape.hidden
         return {**super().weights(shape, place), "gain": Weight((d,), "ones"), "shift": Weight((d,))}
+
+    def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
+        """The bottleneck's; its norm is trained, so the gradient always flows on below W_down."""
+        own = super().flops(shape, site, length)
+        return MethodFlops(own.forward, own.backward + own.backward_input, 0)
 
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None

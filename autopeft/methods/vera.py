@@ -52,7 +52,7 @@ class VeRA(LoRA):
         """Two thin products forward; the gradients of both flow through them."""
         wide_in, wide_out = shape.width(site)
         unit = 2 * length * self.rank
-        return MethodFlops(unit * (wide_in + wide_out), unit * wide_out * 2, unit * wide_in)
+        return MethodFlops(unit * (wide_in + wide_out), unit * (2 * wide_out + wide_in), unit * wide_in)
 
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None

@@ -186,7 +186,7 @@ def _frozen_file(spec: WorkerSpec, task: TokenizedTask, folder: Path) -> Path | 
 
     if spec.setup is None:
         return None
-    model = spec.source.model(task.num_labels, task.regression, spec.setup.chosen.dtype, task.pad_id)
+    model = spec.source.model(task.readout, spec.setup.chosen.dtype, task.pad_id)
     return write_frozen(model, folder / "frozen.safetensors")
 
 

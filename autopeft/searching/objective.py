@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from autopeft.config import Strict
 from autopeft.costs import COSTS
-from autopeft.metrics import METRICS
+from autopeft.readouts import direction
 
 
 class Objective(Strict):
@@ -20,7 +20,7 @@ class Objective(Strict):
         """With the usual direction: costs and errors small, scores large."""
         if metric in COSTS.names() or metric == "loss":
             return cls(metric=metric, direction="min")
-        return cls(metric=metric, direction=METRICS.get(metric).direction if metric in METRICS.names() else "max")
+        return cls(metric=metric, direction=direction(metric))
 
     @property
     def is_cost(self) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Self, final
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from autopeft.config import Strict
-from autopeft.metrics import METRICS, complaint, validate_metrics
+from autopeft.errors import AutopeftError, suggest
+from autopeft.readouts import READOUTS, Readout, complaint, inferred, known_metrics
 from autopeft.tasks._data import Split, TaskData
-from autopeft.tasks._labels import class_names, encoded, is_regression
-from autopeft.tasks._positive import positive_class, positive_remark
+from autopeft.tasks._encoded import encoded
 from autopeft.tasks._remarks import of_parts, of_rows
 from autopeft.tasks._rows import Raw
 from autopeft.tasks._splits import divide, limited
@@ -31,6 +31,7 @@ class Task(Strict):
     variant_field: ClassVar[str] = ""
 
     metric: str | list[str] | None = Field(None, description="the first one is the score; else what fits the labels")
+    readout: str | None = Field(None, description="what the labels are; else what they look like")
     positive: str | int | float | bool | None = Field(
         None, description="the class that f1 is of; else the later of two"
     )
@@ -48,10 +49,23 @@ class Task(Strict):
         if names is None:
             return None
         if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"expected a metric or a list of them; known: {', '.join(METRICS.names())}")
+            raise ValueError(f"expected a metric or a list of them; known: {', '.join(known_metrics())}")
         if wrong := complaint(names):
             raise ValueError(wrong)
         return value
+
+    @field_validator("readout")
+    @classmethod
+    def _known_readout(cls, value: str | None) -> str | None:
+        if value is not None and value not in READOUTS.names():
+            raise ValueError(f"unknown readout '{value}'; {suggest(value, READOUTS.names())}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.readout is not None and getattr(self, "regression", None) is not None:
+            raise ValueError("'readout' and 'regression' say the same; leave 'regression' out")
+        return self
 
     @abstractmethod
     def _read(self) -> Raw:
@@ -66,20 +80,22 @@ class Task(Strict):
         `AutopeftError` when rows can't be read, or don't allow it.
         """
         raw = self._read()
-        regression = is_regression(raw)
-        metrics = self._metrics(raw, regression)
-        names = () if regression else class_names(raw)
-        positive = positive_class(self.positive, names, metrics, f"task {self.title}: positive")
-        parts, note = divide(raw, encoded(raw, names), names, self.validation_share, self.seed)
+        asked, declared = self.readout or raw.readout, raw.label_names is not None
+        kind = READOUTS.get(asked) if asked else inferred(raw.train, declared)
+        readout = kind.of(raw.train, raw.label_names)
+        metrics = self._metrics(raw, readout)
+        readout = readout.with_positive(self.positive, metrics, f"task {self.title}: positive")
+        names = readout.strata
+        parts, note = divide(raw, encoded(raw, readout), names, self.validation_share, self.seed)
         limits = (self.train_limit, self.validation_limit, self.test_limit)
         train, validation, test = limited(parts, limits, names, self.seed, f"task {self.title}")
         said = [
             f"{part} at most {n} rows" for part, n in zip(("train", "validation", "test"), limits, strict=True) if n
         ]
         note = "; ".join([note, *said, *([raw.note] if raw.note else [])])
-        remarks = (*of_rows(raw, names), *of_parts(train, validation, test, names))
-        remarks = (*remarks, *positive_remark(positive, names, metrics))
-        return TaskData(self.title, train, validation, test, names, metrics, note, remarks, positive)
+        remarks = (*of_rows(raw), *readout.remarks(raw.train, declared), *of_parts(train, validation, test, names))
+        remarks = (*remarks, *readout.metric_remarks(metrics))
+        return TaskData(self.title, train, validation, test, readout, metrics, note, remarks)
 
     @property
     def columns(self) -> tuple[list[str], str]:
@@ -92,9 +108,9 @@ class Task(Strict):
         """The name, with the variant where there is one: `glue/rte`."""
         return f"{self.name}/{getattr(self, self.variant_field)}" if self.variant_field else self.name
 
-    def _metrics(self, raw: Raw, regression: bool) -> tuple[str, ...]:
-        own = raw.metrics or (("spearman",) if regression else ("accuracy",))
+    def _metrics(self, raw: Raw, readout: Readout) -> tuple[str, ...]:
         asked = [self.metric] if isinstance(self.metric, str) else self.metric
-        metrics = tuple(asked or own)
-        validate_metrics(metrics, regression, f"task {self.title}: metric")
+        metrics = tuple(asked or raw.metrics or readout.default_metrics)
+        if wrong := complaint(metrics, readout):
+            raise AutopeftError(f"task {self.title}: metric: {wrong}")
         return metrics

@@ -7,18 +7,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
+
+from autopeft.readouts import Readout
 
 
 @dataclass(frozen=True)
 class Split:
-    """Texts (or pairs of texts) and labels, in parallel; labels are class numbers, or floats for regression.
+    """Texts (or pairs of texts) and labels, in parallel; labels are as the readout encodes them, such as class numbers.
 
     `place` (a file, or a data set's split) and `numbers` (the line or row of each) are for messages only.
     """
 
     first: tuple[str, ...]
     second: tuple[str, ...] | None
-    labels: tuple[int, ...] | tuple[float, ...]
+    labels: tuple[Any, ...]
     place: str = field(default="", compare=False)
     numbers: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
@@ -41,36 +44,28 @@ class Split:
 class TaskData:
     """A loaded task: three labelled splits, none of them empty, and how they are scored.
 
-    `label_names`: the classes by number, empty for regression. `metrics`: main one first. `note`: what each split is.
-    `remarks`: sentences on what a user should know of the data before a search (see `Session.remarks`). `positive`: the
-    number of the class that `f1` is of, where it was chosen among two; None is the later one.
+    `readout`: what the labels are. `metrics`: main one first. `note`: what each split is.
+    `remarks`: sentences on what a user should know of the data before a search (see `Session.remarks`).
     """
 
     name: str
     train: Split
     validation: Split
     test: Split
-    label_names: tuple[str, ...]
+    readout: Readout
     metrics: tuple[str, ...]
     note: str
     remarks: tuple[str, ...] = ()
-    positive: int | None = None
 
     @property
-    def is_regression(self) -> bool:
-        """Whether labels are real values."""
-        return not self.label_names
-
-    @property
-    def num_labels(self) -> int:
-        """The number of outputs that a model needs: the classes, or 1 for regression."""
-        return len(self.label_names) or 1
+    def label_names(self) -> tuple[str, ...]:
+        """The classes by number; empty where there are none."""
+        return self.readout.labels
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hex characters that change with any text, label, class name or metric (not with name or note)."""
-        chosen = [] if self.positive is None else [self.positive]
-        digest = hashlib.sha256(json.dumps([self.label_names, self.metrics, *chosen]).encode())
+        digest = hashlib.sha256(json.dumps([self.label_names, self.metrics, *self.readout.identity]).encode())
         for split in (self.train, self.validation, self.test):
             digest.update(json.dumps([split.first, split.second, split.labels]).encode())
         return digest.hexdigest()[:16]

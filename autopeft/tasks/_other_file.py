@@ -5,26 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from autopeft.config import parse
+from autopeft.readouts import Readout
 from autopeft.tasks._base import Task
 from autopeft.tasks._data import TaskData
-from autopeft.tasks._labels import encoded
-from autopeft.tasks._rows import Raw, Rows
+from autopeft.tasks._encoded import split_of
 from autopeft.tasks.files import Files
 
 
-def data_of_file(
-    task: Task, file: Path, names: tuple[str, ...], metrics: tuple[str, ...], positive: int | None = None
-) -> TaskData:
+def data_of_file(task: Task, file: Path, readout: Readout, metrics: tuple[str, ...]) -> TaskData:
     """The rows of `file` as the test split, by the columns of `task`; nothing else of the task is read.
 
-    `names`: the classes by number (empty for regression). Train and validation hold its first row only, as no split may
-    be empty. `AutopeftError` with the row's place for a label that is no class.
+    Train and validation hold its first row only, as no split may be empty. `AutopeftError` with the row's place for a
+    label that is not the readout's.
     """
     text, label = task.columns
     # As train's, so that a file of any known format is taken.
-    rows = parse(Files, {"train": str(file), "text": text, "label": label}, "on")._read().train
-    trained = Rows("the classes of the adapter", names or ("",), None, names or (0.0,))
-    test = encoded(Raw(trained, test=rows, regression=not names), names)[2]
-    assert test is not None, "it was given"
+    fields = {"train": str(file), "text": text, "label": label, "readout": readout.name}
+    test = split_of(parse(Files, fields, "on")._read().train, readout, None, "the classes of the adapter")
     first = test.take([0])
-    return TaskData(task.title, first, first, test, names, metrics, f"test: {file}", positive=positive)
+    return TaskData(task.title, first, first, test, readout, metrics, f"test: {file}")

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autopeft.errors import AutopeftError
+from autopeft.readouts._cells import shown
 from autopeft.tasks._data import Split
-from autopeft.tasks._rows import Raw, shown
+from autopeft.tasks._rows import Raw
 
 Parts = tuple[Split, Split, Split]
 
@@ -21,7 +22,7 @@ def divide(
 ) -> tuple[Parts, str]:
     """Train, validation and test from the splits as `read`, and a line that says what the last two are.
 
-    `names`: the classes; empty for regression, which is cut without regard to labels. `share`: of train, for each cut.
+    `names`: the classes; empty for labels without regard to which it is cut. `share`: of train, for each cut.
     `AutopeftError` when train has too few rows of a class to cut from.
     """
     train, validation, test = read

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
+from autopeft.readouts import READOUTS, Reader, Readout, tagged
 from autopeft.tasks._base import Task
 from autopeft.tasks._json import json_file, json_lines
+from autopeft.tasks._lines import lines
 from autopeft.tasks._rows import Raw, Rows, collect, one_or_two
 from autopeft.tasks._tables import csv_rows, parquet_rows, tsv_rows
 
 Records = Iterator[tuple[int, dict[str, Any]]]
+_Reader = Callable[[Path, Sequence[str], str], Records]
 
 
 class Files(Task):
@@ -23,8 +27,10 @@ class Files(Task):
 
     Text files are in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
-    `text`: one column's name, or two for pairs. `regression`: None infers it from train's labels (numbers, not all
-    whole). `1`, `1.0` and `+1`, or `True` and `true`, are one class. Relative paths start at the current directory.
+    `text`: one column's name, or two for pairs. `readout`: what the labels are, such as `regression`, `multi_label` or
+    `tokens`, some of which have file formats and column names of their own; None infers it from the format, and from
+    train's labels (numbers, not all whole, are a regression). `regression`: the same, of these two kinds. `1`, `1.0`
+    and `+1`, or `True` and `true`, are one class. Relative paths start at the current directory.
     """
 
     name: ClassVar[str] = "files"
@@ -42,15 +48,32 @@ class Files(Task):
     @field_validator("train", "validation", "test")
     @classmethod
     def _known_suffix(cls, value: str | None) -> str | None:
-        if value is not None and Path(value).suffix.lower() not in _READERS:
-            raise ValueError(f"'{Path(value).name}' is of no known format; known: {', '.join(_READERS)}")
+        if value is not None and Path(value).suffix.lower() not in _formats():
+            raise ValueError(f"'{Path(value).name}' is of no known format; known: {', '.join(_formats())}")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_columns(cls, data: Any) -> Any:
+        """What the kind of labels calls its columns, where that is known and the columns are not named."""
+        kind = _kind(data.get("readout"), data.get("train")) if isinstance(data, dict) else None
+        if kind is None or kind.columns[0] is None:
+            return data
+        return {"text": kind.columns[0], "label": kind.columns[1], **data}
 
     def _read(self) -> Raw:
         train = self._rows(self.train)
         validation = None if self.validation is None else self._rows(self.validation)
         test = None if self.test is None else self._rows(self.test)
-        return Raw(train, validation, test, regression=self.regression)
+        return Raw(train, validation, test, readout=self._labels)
+
+    @property
+    def _labels(self) -> str | None:
+        """The kind of labels that is asked for, or that the train file's format is of."""
+        if self.regression is not None:
+            return "regression" if self.regression else "classification"
+        kind = _kind(self.readout, self.train)
+        return None if kind is None else kind.name
 
     def _rows(self, name: str) -> Rows:
         path = Path(name)
@@ -61,7 +84,25 @@ class Files(Task):
         suffix = path.suffix.lower()
         columns = [self.text] if isinstance(self.text, str) else self.text
         mark = ", row " if suffix == ".parquet" else ":"
-        return collect(_READERS[suffix](path, columns, self.label), columns, self.label, str(path), mark)
+        kind = READOUTS.get(self._labels) if self._labels else None
+        return collect(_formats()[suffix](path, columns, self.label), columns, self.label, str(path), mark, kind)
+
+
+def _kind(readout: Any, train: Any) -> type[Readout] | None:
+    """The kind of that name, else the one whose format the train file is in."""
+    if readout is None:
+        return tagged(Path(train).suffix.lower()) if isinstance(train, str) else None
+    return READOUTS.all().get(readout) if isinstance(readout, str) else None
+
+
+def _formats() -> dict[str, _Reader]:
+    """The readers by suffix: ours, and those of labels with formats of their own."""
+    own = {suffix: reader for kind in READOUTS.all().values() for suffix, reader in kind.readers.items()}
+    return _READERS | {suffix: partial(_by_line, reader) for suffix, reader in own.items()}
+
+
+def _by_line(reader: Reader, path: Path, text: Sequence[str], label: str) -> Records:
+    return reader(lines(path), str(path), text, label)
 
 
 def _beside(path: Path) -> str:
@@ -69,12 +110,12 @@ def _beside(path: Path) -> str:
     with door(path.parent):
         if not path.parent.is_dir():
             return f"there is no folder {path.parent} either; relative paths start at {Path.cwd()}"
-        others = [other for other in path.parent.iterdir() if other.suffix.lower() in _READERS]
+        others = [other for other in path.parent.iterdir() if other.suffix.lower() in _formats()]
         names = [other.name for other in others if other.is_file()]
     return suggest(path.name, names)
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str], str], Records]] = {
+_READERS: dict[str, _Reader] = {
     ".jsonl": json_lines,
     ".json": json_file,
     ".csv": csv_rows,

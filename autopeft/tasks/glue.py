@@ -52,4 +52,6 @@ class Glue(Task):
     def _read(self) -> Raw:
         subset = _SUBSETS[self.subset]
         hub = Hub(path=self.path, config=self.subset, text=subset.text, validation=subset.validation, test=subset.test)
-        return replace(hub._read(), metrics=subset.metrics, regression=self.subset == "stsb")
+        return replace(
+            hub._read(), metrics=subset.metrics, readout="regression" if self.subset == "stsb" else "classification"
+        )

@@ -12,6 +12,7 @@ from pydantic import field_validator
 from autopeft.doors import door, reason
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
+from autopeft.readouts import READOUTS
 from autopeft.tasks._base import Task
 from autopeft.tasks._rows import Raw, Rows, collect, columns_of, one_or_two
 
@@ -33,7 +34,7 @@ class Hub(Task):
     `text`: one column's name, or two for pairs. `train`, `validation`, `test`: names of splits; the last two may be
     None, or absent under their default names. A split without labels (all of them -1 or null, as in GLUE's hidden
     tests) counts as absent; single rows without one (-1 in a column of classes) are left out, and the note says so.
-    `regression`: None infers it from the labels, as for files. A folder that `save_to_disk` wrote is read too.
+    `readout`, `regression`: None infers it from the labels. A folder that `save_to_disk` wrote is read too.
     """
 
     name: ClassVar[str] = "hub"
@@ -61,7 +62,8 @@ class Hub(Task):
         validation = self._optional(parts, "validation", left_out)
         test = self._optional(parts, "test", left_out)
         declared = self._declared(parts[self.train])
-        return Raw(train, validation, test, declared, self.regression, note=", ".join(left_out))
+        asked = None if self.regression is None else "regression" if self.regression else "classification"
+        return Raw(train, validation, test, declared, asked, note=", ".join(left_out))
 
     def _declared(self, part: Any) -> tuple[str, ...] | None:
         return _class_names(part, part.column_names[columns_of(part.column_names, [], self.label, self.path)[0]])
@@ -92,7 +94,8 @@ class Hub(Task):
         if len(keep) < len(labels):
             left_out.append(f"{len(labels) - len(keep)} rows of {split} have no label and are left out")
         records = ((i + 1, {column: values[i] for column, values in cells.items()}) for i in keep)
-        return collect(records, texts, self.label, place)
+        kind = READOUTS.get(self.readout) if self.readout else None
+        return collect(records, texts, self.label, place, kind=kind)
 
 
 def _cells(part: Any, column: str, place: str) -> list[Any]:
@@ -105,11 +108,14 @@ def _class_names(part: Any, column: str) -> tuple[str, ...] | None:
     from datasets import ClassLabel
 
     feature = part.features.get(column)
+    feature = getattr(feature, "feature", feature)  # of lists
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None
 
 
-def _class_name(names: Sequence[str], label: int | None, where: str) -> str | None:
-    """The name of a class number; None for what counts as no label."""
+def _class_name(names: Sequence[str], label: Any, where: str) -> Any:
+    """The name of a class number (or of each in a list); None for what counts as no label."""
+    if isinstance(label, list):
+        return [_class_name(names, one, where) for one in label]
     if label is None or label == -1:
         return None
     if not 0 <= label < len(names):

@@ -80,7 +80,7 @@ def run_name(evaluation: Evaluation) -> str:
 
 def child_tags(evaluation: Evaluation, parent: str, on_front: bool) -> dict[str, str]:
     """The tags of a candidate's run."""
-    note = evaluation.candidate.hybrid.describe()
+    note = evaluation.words
     tags = {
         PARENT: parent,
         KIND: "candidate",
@@ -108,7 +108,7 @@ def child_params(evaluation: Evaluation, sizes: Mapping[str, int | float]) -> di
         **evaluation.candidate.training,
         "key": evaluation.key,
         "seed": evaluation.seed,
-        "hybrid": evaluation.candidate.hybrid.describe(),
+        "hybrid": evaluation.words,
     }
 
 

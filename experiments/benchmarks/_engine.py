@@ -33,7 +33,7 @@ def backbone(task: TokenizedTask, precision: str, model: str = MODEL) -> Backbon
 
     where = device()
     chosen = choose_precision(precision, where)
-    return Backbone(find_model(model), task.num_labels, task.regression, chosen, where, task.pad_id)
+    return Backbone(find_model(model), task.readout, chosen, where, task.pad_id)
 
 
 def mixed(count: int) -> list[Candidate]:
@@ -76,6 +76,6 @@ def train_packs(
     for start in range(0, len(candidates), size):
         with Pack(on, candidates[start : start + size], settings, steps=len(steps)) as pack:
             for batch in steps:
-                pack.step(batch, {}, False)
+                pack.step(batch, {}, on.readout)
     if on.device.type == "cuda":
         torch.cuda.synchronize()

@@ -46,7 +46,7 @@ class StockPeft:
 
         device = self.steps[0].labels.device
         base = AutoModelForSequenceClassification.from_pretrained(
-            self.source.location, num_labels=self.task.num_labels, dtype="float32"
+            self.source.location, num_labels=self.task.readout.outputs, dtype="float32"
         )
         for _ in range(self.candidates):
             config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["query", "value"], task_type="SEQ_CLS")

@@ -74,7 +74,7 @@ class Stepper:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         precision = choose_precision("auto", self.device)
         source = find_model(MODEL)
-        self.backbone = Backbone(source, task.num_labels, task.regression, precision, self.device, task.pad_id)
+        self.backbone = Backbone(source, task.readout, precision, self.device, task.pad_id)
         hybrid = Hybrid.uniform(self.backbone.shape.layers, LoRA(8))
         self.backbone.reset_head(0)
         self.attachment = Attachment(self.backbone.model, hybrid, 0, precision.attention)

@@ -1,0 +1,54 @@
+"""Task arithmetic over linearised adapters. Ilharco and others 2023; Tang and others 2023 (L-LoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from autopeft.after._base import AfterTraining
+from autopeft.baselines._kept import Kept, load_baseline, part_of
+from autopeft.baselines.l_lora import Linearised
+from autopeft.errors import AutopeftError
+
+
+class TaskArithmetic(AfterTraining):
+    """The record; `task_arithmetic` does it."""
+
+    name: ClassVar[str] = "task_arithmetic"
+    description: ClassVar[str] = "a weighted sum of what linearised adapters of several tasks learned (Tang 2023)"
+    paper: ClassVar[str] = "Ilharco et al. 2023; Tang et al. 2023"
+    family: ClassVar[str] = "reparameterised"
+    formula: ClassVar[str] = "as one L-LoRA"
+    function: ClassVar[str] = "autopeft.after.task_arithmetic.task_arithmetic"
+
+
+def task_arithmetic(folders: Sequence[Path | str], weights: Sequence[float], head: int = 0) -> Linearised:
+    """w0 + sum_i weights_i d_i, with the d_i of linearised adapters that `save_baseline` wrote, of one w0.
+
+    The head is that of `folders[head]`: call once a task for a model of each. A weight of one and others of zero give
+    that adapter back. `AutopeftError` where the folders are not of L-LoRA, or began at different weights.
+    """
+    if len(folders) != len(weights) or not folders or not 0 <= head < len(folders):
+        raise AutopeftError(f"task_arithmetic: {len(folders)} folders and {len(weights)} weights; give one for each")
+    kept = [Kept.read(Path(folder)) for folder in folders]
+    model = load_baseline(folders[head])
+    if not isinstance(model, Linearised):
+        raise AutopeftError(f"{folders[head]}: is no L-LoRA; only linearised adapters can be added up")
+    start, changes = part_of(kept[head].tensors, "start."), [part_of(one.tensors, "change.") for one in kept]
+    for folder, one in zip(folders, kept, strict=True):
+        other = part_of(one.tensors, "start.")
+        if one.record.model != kept[head].record.model or other.keys() != start.keys() or not _equal(start, other):
+            raise AutopeftError(
+                f"{folder}: began at other weights than {folders[head]}; train both with the same model, rank, sites "
+                "and start"
+            )
+    total = {n: sum(w * c[n] for w, c in zip(weights, changes, strict=True)) for n in changes[head]}
+    model.set_changes({name: torch.as_tensor(tensor) for name, tensor in total.items()})
+    return model
+
+
+def _equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())

@@ -1,0 +1,117 @@
+"""What is compared: methods in their usual settings, presets, and baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from autopeft.anatomy import ModelShape
+from autopeft.baselines import BASELINES
+from autopeft.dimensions import Continuous
+from autopeft.errors import AutopeftError, suggest
+from autopeft.hybrid import Hybrid, short_hash
+from autopeft.methods import METHODS, Method
+from autopeft.resources import shipped
+from autopeft.space import SearchSpace
+from autopeft.space_spec import is_preset
+
+#: The learning rate that a grid is centred on where a method does not say.
+_RATE = 1e-3
+#: A linear map on frozen features moves slowly at the rates of adapters.
+_HEAD_RATE = 3e-2
+HEAD_ONLY = "head_only"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of a comparison: a hybrid on the frozen backbone, or (without one) the baseline of that name.
+
+    `rate` is what its grid of learning rates is centred on. `error`: why this model cannot have it, in one line.
+    """
+
+    name: str
+    family: str
+    rate: float
+    hybrid: Hybrid | None = None
+    error: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The hybrid's hash or the baseline's name, and the rate: what makes its trainings."""
+        return f"{self.name if self.hybrid is None else short_hash(self.hybrid.to_json())} {self.rate:g}"
+
+    @property
+    def words(self) -> str:
+        """What it is, in short."""
+        return self.name.replace("_", " ") if self.hybrid is None else self.hybrid.describe()
+
+
+def contenders(shape: ModelShape, wanted: str | Sequence[str] = "all") -> list[Contender]:
+    """The contenders of these names (a list, or text with commas), or all of them; `AutopeftError` for an unknown one.
+
+    All are the baselines, the head alone, each method and each preset, a hybrid that two of them name being taken once.
+    """
+    makers = _makers(shape)
+    if wanted == "all":
+        return _different([make() for make in makers.values()])
+    names = [n.strip() for n in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    for name in names:
+        if name not in makers:
+            raise AutopeftError(f"methods: unknown method '{name}'; {suggest(name, [*makers, 'all'])}")
+    return [makers[name]() for name in dict.fromkeys(names)]
+
+
+def presets() -> list[str]:
+    """The shipped spaces that have one hybrid."""
+    return [name for name in shipped("search_spaces") if is_preset(name)]
+
+
+def _makers(shape: ModelShape) -> dict[str, Callable[[], Contender]]:
+    """How each is made; nothing is made before it is asked for."""
+    found: dict[str, Callable[[], Contender]] = {name: partial(_baseline, name) for name in BASELINES.names()}
+    found[HEAD_ONLY] = partial(Contender, HEAD_ONLY, "head", _HEAD_RATE, Hybrid.uniform(shape.layers))
+    for cls in METHODS.all().values():
+        found |= {name: partial(_method, name, cls, make, shape) for name, make in cls.variants().items()}
+    # A method keeps its name where a preset is called the same.
+    return found | {name: partial(_preset, name, shape) for name in presets() if name not in found}
+
+
+def _baseline(name: str) -> Contender:
+    cls = BASELINES.get(name)
+    return Contender(name, cls.family, cls.usual_rate)
+
+
+def _method(name: str, cls: type[Method], make: Callable[[], Method], shape: ModelShape) -> Contender:
+    contender = Contender(name, cls.family, cls.usual_rate)
+    return _hybrid(contender, shape, lambda: Hybrid.uniform(shape.layers, make()))
+
+
+def _preset(name: str, shape: ModelShape) -> Contender:
+    space = SearchSpace.load(name, shape)
+    rate = next((d for d in space.dimensions if d.name == "learning_rate" and isinstance(d, Continuous)), None)
+    middle = math.sqrt(rate.low * rate.high) if rate else _RATE
+    families = {METHODS.get(method).family for method in space.methods.values()}
+    family = families.pop() if len(space.methods) == 1 else "hybrid"
+    return _hybrid(Contender(name, family, middle), shape, lambda: space.hybrid({}))
+
+
+def _hybrid(contender: Contender, shape: ModelShape, make: Callable[[], Hybrid]) -> Contender:
+    """With its hybrid, or with the reason why a model of that shape cannot have it."""
+    try:
+        hybrid = make()
+        hybrid.check(shape)
+        hybrid.check_room(shape)
+    except AutopeftError as error:
+        return replace(contender, error=str(error))
+    return replace(contender, hybrid=hybrid)
+
+
+def _different(found: Sequence[Contender]) -> list[Contender]:
+    """Each hybrid once, under its first name."""
+    names: dict[Hybrid, str] = {}
+    for one in found:
+        if one.hybrid is not None:
+            names.setdefault(one.hybrid, one.name)
+    return [one for one in found if one.hybrid is None or names[one.hybrid] == one.name]

@@ -1,0 +1,202 @@
+"""Compare methods, or go on with a comparison: `comparison.json` is the state, everything beside it is a view."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from autopeft.comparing.arms import Arm, Bench, arm_of, spec_of
+from autopeft.comparing.choosing import RATES, choose, grid
+from autopeft.comparing.contenders import Contender, contenders
+from autopeft.comparing.progress import Progress, progress_for
+from autopeft.comparing.result import Comparison
+from autopeft.comparing.state import Entry, State, Store
+from autopeft.comparing.tracked import Tracked
+from autopeft.engine.setup import Setup
+from autopeft.engine.worker import in_words
+from autopeft.errors import AutopeftError
+from autopeft.experiment import Experiment, needing
+from autopeft.run_folder import RunFolder
+from autopeft.session import Session, middle, typical_candidates
+
+#: Where comparisons go that are not named, and how many seeds they have.
+RUNS, SEEDS = Path("runs"), 3
+_MOST_SEEDS, _MOST_RATES = 100, 20
+
+
+def compare(
+    experiment: str | Path | None = None,
+    *,
+    methods: str | Sequence[str] = "all",
+    seeds: int = SEEDS,
+    rates: int = RATES,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    trust_remote_code: bool = False,
+    **fields: Any,
+) -> Comparison:
+    """Train methods side by side on an experiment's model and task, and return the table of them.
+
+    `methods` are names (see `autopeft list methods`, `spaces` and `baselines`, and `head_only`), or "all": each method
+    in its usual settings in every layer, each preset, each baseline. The learning rate of each is tuned on validation
+    over a grid of `rates` rates around its usual one; then it is trained with `seeds` seeds and measured on test. The
+    experiment's space, budget, sampler, trials and runner are not used. `out` is the folder (default
+    `runs/<name>-compare`); the same call with the same folder goes on, and may ask for more methods or seeds. A method
+    that fails is a row with its reason. `AutopeftError` for whatever can be known to be wrong before training.
+    """
+    if experiment is None:
+        loaded = Experiment.of({"name": "comparison", "trials": 1, **fields}, "compare")
+    else:
+        loaded = Experiment.load(experiment, fields)
+    loaded = needing(loaded, trust_remote_code)
+    return launch(loaded, methods, seeds, rates, out, progress_for(quiet), trust_remote_code)
+
+
+def launch(
+    experiment: Experiment,
+    methods: str | Sequence[str],
+    seeds: int,
+    rates: int,
+    out: str | Path | None,
+    progress: Progress,
+    trust_remote_code: bool = False,
+) -> Comparison:
+    """Compare to the end; an interrupt leaves a folder that can be gone on with, and is raised."""
+    _check(seeds, "seeds", _MOST_SEEDS)
+    _check(rates, "rates", _MOST_RATES)
+    folder = Path(out).absolute() if out else (RUNS / f"{experiment.name}-compare").absolute()
+    with closing(progress):
+        session = Session(experiment, trust_remote_code)
+        wanted = contenders(session.shape, methods)
+        if (run := RunFolder(folder)).study_file.exists():
+            raise AutopeftError(f"{folder}: is the folder of a search; give another one (out)")
+        with run.locked():
+            store = Store.open(folder, _terms(session, rates))
+            store.save()
+            run.write_experiment(experiment)
+            for remark in (*session.data.remarks, *session.tokens.remarks):
+                progress.said(remark)
+            return _Comparing(session, store, wanted, seeds, rates, progress).run()
+
+
+def _check(value: int, name: str, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise AutopeftError(f"{name}: expected a whole number from 1 to {most}, not {value!r:.40}")
+
+
+def _terms(session: Session, rates: int) -> dict[str, Any]:
+    """All that rows depend on, beside the method."""
+    settings = session.settings
+    names = ("model", "trust_remote_code", "training")
+    return {**{name: settings[name] for name in names}, "data": session.data.fingerprint, "rates": rates}
+
+
+class _Comparing:
+    """One run of the command."""
+
+    def __init__(
+        self, session: Session, store: Store, wanted: Sequence[Contender], seeds: int, rates: int, progress: Progress
+    ) -> None:
+        self.session, self.store, self.wanted, self.progress = session, store, wanted, progress
+        self.metric, self.rates = session.data.metrics[0], rates
+        first = session.experiment.training.seed
+        self.seeds = [(first + i) % 2**32 for i in range(seeds)]
+        self.weights = store.path.parent / "weights"
+
+    def run(self) -> Comparison:
+        """Every contender that is not finished, one after another; views after each."""
+        entries = {c.name: self.store.entry(c.name, c.key) for c in self.wanted}
+        left = [c for c in self.wanted if not entries[c.name].finished(self.seeds)]
+        if len(left) < len(self.wanted):
+            self.progress.said(f"going on: {len(self.wanted) - len(left)} of {len(self.wanted)} are finished")
+        comparison = Comparison.of(self.session, self.store.path.parent, self.seeds, self.rates)
+        with Tracked(self.session, comparison, self.store.state) as tracked:
+            if left:
+                bench = Bench(self.session, self._setup(), self.weights)
+                for place, contender in enumerate(left, 1):
+                    self.progress.begun(contender, place, len(left))
+                    with self._kept():
+                        self._one(contender, entries[contender.name], bench)
+                    comparison.update([(c, entries[c.name]) for c in self.wanted if c not in left[place:]])
+                    self.progress.finished(comparison.row(contender.name), self.metric)
+                    tracked.sync()
+            comparison.update([(c, entries[c.name]) for c in self.wanted])
+            comparison.draw()
+            tracked.finish()
+        return comparison
+
+    def _setup(self) -> Setup:
+        """How all are trained: measured at the beginning, and the same from then on."""
+        from autopeft.engine.probe import measure
+
+        state: State = self.store.state
+        if state.setup is None:
+            typical = middle(self.session, typical_candidates(self.session))
+            state.setup = measure(spec_of(self.session, self.weights), self.session.tokens, typical, share=1)
+            self.store.save()
+        self.progress.measured(state.setup)
+        return state.setup
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """The state is written whatever happens inside; weights of what is finished go."""
+        try:
+            yield
+            shutil.rmtree(self.weights, ignore_errors=True)
+        finally:
+            self.store.save()
+
+    def _one(self, contender: Contender, entry: Entry, bench: Bench) -> None:
+        """Tune, test and measure; whatever goes wrong is the entry's error."""
+        entry.forget_failures()
+        try:
+            if contender.error:
+                raise AutopeftError(contender.error)
+            arm = arm_of(contender, bench)
+            self._tune(arm, entry)
+            self._test(arm, entry)
+        except AutopeftError as error:
+            entry.error = str(error)
+        except Exception as error:
+            # A foreign model, an unforeseen method: the others go on.
+            entry.error = in_words(error)
+
+    def _tune(self, arm: Arm, entry: Entry) -> None:
+        """All rates of the grid with the first seed; the best one on validation."""
+        known = {t.learning_rate for t in entry.tuning}
+        left = [rate for rate in grid(arm.contender.rate, self.rates) if rate not in known]
+        while left:
+            trained = arm.tune(left, self.seeds[0])
+            entry.tuning += trained
+            left = left[len(trained) :]
+            self._recorded(trained)
+        chosen = choose(self.metric, entry.tuning)
+        if chosen is None:
+            why = entry.tuning[0].error or f"{self.metric} is no number on validation"
+            raise AutopeftError(f"no rate of its grid trains: {why}")
+        entry.learning_rate = chosen.learning_rate
+
+    def _test(self, arm: Arm, entry: Entry) -> None:
+        """Train with each seed at the chosen rate; with the first one also what it costs."""
+        rate = entry.learning_rate
+        assert rate is not None, "chosen by tuning"
+        for seed in entry.missing(self.seeds):
+            tuned = next((t for t in entry.tuning if (t.learning_rate, t.seed) == (rate, seed)), None)
+            training = arm.test(rate, seed, tuned)
+            entry.trainings.append(training)
+            # What tuning trained was shown then.
+            self._recorded([] if tuned else [training])
+            if not entry.costs and not training.error:
+                entry.costs = arm.costs(rate, seed)
+                self.store.save()
+        if not any(t.test for t in entry.trainings):
+            raise AutopeftError(f"trained at its rate {rate:g} it fails: {entry.trainings[0].error}")
+        if not entry.costs:
+            entry.costs = arm.costs(rate, next(t.seed for t in entry.trainings if t.test))
+
+    def _recorded(self, trained: Sequence[Any]) -> None:
+        self.store.save()
+        self.progress.trained(trained, self.metric)

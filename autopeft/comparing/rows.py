@@ -1,0 +1,150 @@
+"""The rows of a comparison: for programs, as CSV, as Markdown, as a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from autopeft.comparing.contenders import Contender
+from autopeft.comparing.state import Entry
+from autopeft.searching.tables import number
+
+Row = dict[str, Any]
+
+#: What each column of the costs says, for the note below a table.
+NOTE = (
+    "The learning rate of each method is the one of its grid ({rates}) with the best validation {metric} after one "
+    "training each (seed {seed}; * where it is at the edge of the grid); nothing is selected on test. Test scores are "
+    "means over {seeds}, with the standard deviation. Parameters are without the task's head; kept are those that "
+    "inference needs. Memory is the most that torch allocated at once while training alone on the longest batch "
+    "(backbone, activations, gradients, optimiser; libraries' own scratch left out). Seconds are of training for one "
+    "epoch, latency is the median for one text of median length in fp32; both were measured alone on this machine."
+)
+
+
+def row_of(contender: Contender, entry: Entry, metrics: Sequence[str], backbone_params: int) -> Row:
+    """One contender's row, of plain values; None for what is not known."""
+    tested = [t for t in entry.trainings if t.test]
+    done = entry.error is None and bool(tested)
+    errors = [f"seed {t.seed}: {t.error}" for t in entry.trainings if t.error]
+    errors += [f"rate {t.learning_rate:g}: {t.error}" for t in entry.tuning if t.error]
+    row: Row = {
+        "method": contender.name,
+        "family": contender.family,
+        "status": "done" if done else "failed",
+        "reason": entry.error or "; ".join(errors) or None,
+    }
+    for name in metrics:
+        row |= _spread(f"test_{name}", [t.test for t in tested]) if done else _spread(f"test_{name}", [])
+        row |= {f"validation_{k}": v for k, v in _spread(name, [t.validation for t in tested]).items()}
+    costs = dict(entry.costs)
+    trainable = costs.get("trainable_params")
+    return row | {
+        "seeds": len(tested),
+        **{name: _whole(costs.get(name)) for name in ("trainable_params", "kept_params", "stored_bytes")},
+        "share_of_backbone": None if trainable is None else trainable / backbone_params,
+        "peak_memory_bytes": _whole(costs.get("peak_memory_bytes")),
+        **{n: costs.get(n) for n in ("seconds_per_epoch", "latency_ms", "merged_latency_ms", "bare_latency_ms")},
+        "learning_rate": entry.learning_rate,
+        "learning_rates_tried": sorted(t.learning_rate for t in entry.tuning),
+        "at_edge_of_grid": _at_edge(entry),
+        "what": contender.words,
+    }
+
+
+def _spread(name: str, found: Sequence[Mapping[str, float]]) -> Row:
+    values = [one[name] for one in found if name in one]
+    return {name: mean(values) if values else None, f"{name}_sd": stdev(values) if len(values) > 1 else None}
+
+
+def _at_edge(entry: Entry) -> bool | None:
+    """Whether a rate beyond the grid might have been better still."""
+    tried = {t.learning_rate for t in entry.tuning}
+    return None if entry.learning_rate is None else entry.learning_rate in (min(tried), max(tried))
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """The rows as a table; what is not known is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: " ".join(f"{x:g}" for x in v) if isinstance(v, list) else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def cells(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows for people."""
+    headers = ["method", f"test {metric}", "seeds", "trained", "kept", "stored", "share", "memory", "s/epoch",
+               "latency", "merged", "rate"]  # fmt: skip
+    return headers, [_cells(row, f"test_{metric}") for row in rows]
+
+
+def _cells(row: Row, test: str) -> list[str]:
+    if row["status"] == "failed":
+        return [row["method"], f"failed: {row['reason']}", *[""] * 10]
+    spread = row[f"{test}_sd"]
+    score = f"{row[test]:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+    return [
+        row["method"],
+        score,
+        str(row["seeds"]),
+        number(row["trainable_params"]),
+        number(row["kept_params"]),
+        _bytes(row["stored_bytes"]),
+        f"{row['share_of_backbone']:.3%}",
+        _bytes(row["peak_memory_bytes"]),
+        f"{row['seconds_per_epoch']:.3g}",
+        f"{row['latency_ms']:.2f} ms",
+        "" if row["merged_latency_ms"] is None else f"{row['merged_latency_ms']:.2f} ms",
+        f"{row['learning_rate']:g}" + ("*" if row["at_edge_of_grid"] else ""),
+    ]
+
+
+def _bytes(value: float | None) -> str:
+    if value is None:
+        return ""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:,} B"
+
+
+def to_markdown(rows: Sequence[Row], metric: str, note: str) -> str:
+    """A table of the rows, and below it how they came about."""
+    headers, lines = cells(rows, metric)
+    table = [headers, ["---"] * len(headers), *([c.replace("|", "\\|") for c in line] for line in lines)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in table) + f"\n{note}\n"
+
+
+def note_of(metric: str, rates: Sequence[float], seed: int, seeds: int) -> str:
+    """How the rows came about, in a few sentences; `rates` are those around a centre of 1."""
+    factors = ", ".join(f"{rate:g}" for rate in rates)
+    counted = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    return NOTE.format(rates=f"its usual rate times {factors}", metric=metric, seed=seed, seeds=counted)
+
+
+def save_plot(path: Path, rows: Sequence[Row], metric: str) -> None:
+    """The test score against trained parameters, with error bars of one standard deviation, as PNG."""
+    from matplotlib.figure import Figure
+
+    done = [row for row in rows if row["status"] == "done"]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for row in done:
+        x, y, spread = row["trainable_params"], row[f"test_{metric}"], row[f"test_{metric}_sd"] or 0.0
+        axes.errorbar(x, y, yerr=spread, fmt="o", capsize=3)
+        axes.annotate(row["method"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    # The head alone trains no parameters of its own: a logarithm from 1,000 up, and a line below.
+    axes.set_xscale("symlog", linthresh=1_000)
+    axes.set(xlabel="trained parameters, without the head", ylabel=f"test {metric.replace('_', ' ')}")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, format="png", dpi=150)

@@ -1,0 +1,334 @@
+"""Methods side by side: tuned alike on validation, reported on test, and gone on with after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+import torch
+from test_cli import autopeft
+from tiny_project import experiment, not_measured, write_experiment
+
+from autopeft.baselines import BASELINES
+from autopeft.comparing import arms, measuring
+from autopeft.comparing.choosing import choose, grid
+from autopeft.comparing.contenders import contenders, presets
+from autopeft.comparing.launching import compare
+from autopeft.comparing.memory import Peak
+from autopeft.comparing.result import Comparison
+from autopeft.comparing.state import Training
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.methods import METHODS
+from autopeft.models import find_model
+
+TWO: dict[str, Any] = {"methods": "lora,full_fine_tuning", "seeds": 2, "rates": 2, "quiet": True}
+#: Of a row, what a clock tells.
+_TIMES = ("seconds_per_epoch", "latency_ms", "merged_latency_ms", "bare_latency_ms")
+
+
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return experiment(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def compared(fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """A comparison that nobody disturbed; tests copy its folder."""
+    return run(tmp_path_factory.mktemp("runs") / "whole", fields)
+
+
+def run(out: Path, fields: dict[str, Any], **changes: Any) -> Comparison:
+    with not_measured(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(measuring, "_ROUNDS", 3)
+        return compare(out=out, **{**TWO, **fields, **changes})
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in _TIMES} for row in rows]
+
+
+def test_rows_say_what_was_trained_and_measured(compared: Comparison, fields: dict[str, Any]) -> None:
+    lora, full = compared.rows
+    shape = find_model(fields["model"]).shape()
+    assert [row["method"] for row in compared.rows] == ["lora", "full_fine_tuning"]
+    assert [row["status"] for row in compared.rows] == ["done", "done"]
+    assert full["trainable_params"] == full["kept_params"] == shape.backbone_params
+    assert lora["trainable_params"] == shape.layers * 8 * 2 * sum(shape.sites["q"])
+    assert lora["stored_bytes"] == 4 * lora["kept_params"]
+    assert full["share_of_backbone"] == 1.0
+    # Weights, gradients and two moments of all that is trained, and the frozen weights of LoRA's backbone.
+    assert full["peak_memory_bytes"] > 16 * shape.backbone_params
+    assert lora["peak_memory_bytes"] > 4 * shape.backbone_params + 16 * lora["trainable_params"]
+    for row in compared.rows:
+        assert row["seeds"] == 2
+        assert row["learning_rate"] in row["learning_rates_tried"]
+        assert len(row["learning_rates_tried"]) == 2
+        assert row["seconds_per_epoch"] > 0
+        assert row["latency_ms"] > 0
+    assert full["merged_latency_ms"] == full["latency_ms"]
+
+
+def test_scores_are_those_of_the_trainings_at_the_chosen_rate(compared: Comparison) -> None:
+    state = json.loads((compared.folder / "comparison.json").read_text())
+    for row in compared.rows:
+        entry = state["entries"][row["method"]]
+        best = max(entry["tuning"], key=lambda t: (t["validation"]["accuracy"], -t["validation"]["loss"]))
+        assert row["learning_rate"] == best["learning_rate"]
+        assert not any(t["test"] for t in entry["tuning"])
+        scores = [t["test"]["test_accuracy"] for t in entry["trainings"]]
+        assert [t["seed"] for t in entry["trainings"]] == [0, 1]
+        assert row["test_accuracy"] == mean(scores)
+        assert row["test_accuracy_sd"] == stdev(scores)
+
+
+def test_views_hold_the_rows(compared: Comparison, capsys: pytest.CaptureFixture[str]) -> None:
+    table, text, data, plot = compared.files
+    assert json.loads(data.read_text()) == {"rows": compared.rows} == compared.to_json()
+    with table.open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["lora", "full_fine_tuning"]
+    assert "| full_fine_tuning |" in text.read_text()
+    assert "its usual rate times 0.56, 1.8" in text.read_text()
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert not (compared.folder / "weights").exists()
+    assert list(compared.to_frame()["method"]) == ["lora", "full_fine_tuning"]
+
+
+def test_the_command_prints_json(
+    compared: Comparison, fields: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Finished already: rows are shown again, and nothing is trained.
+    shutil.copytree(compared.folder, tmp_path / "out")
+    project = write_experiment(Path(fields["model"]).parent)
+    arguments = ["--methods", "lora,full_fine_tuning", "--seeds", "2", "--rates", "2", "--out", str(tmp_path / "out")]
+    status, out, _ = autopeft(capsys, "compare", str(project), *arguments, "--json")
+    assert (status, json.loads(out)) == (0, {"rows": compared.rows})
+    status, out, err = autopeft(capsys, "compare", str(project), *arguments)
+    assert status == 0
+    assert "Methods on tiny" in out
+    assert "2 of 2 are finished" in err
+
+
+def test_killed_it_goes_on_where_it_was(
+    compared: Comparison, fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_and_gone_on_with(compared, fields, tmp_path, "test", 4, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("owner", ["tune", "test", "costs"])
+def test_killed_at_another_moment_too(
+    compared: Comparison, fields: dict[str, Any], tmp_path: Path, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_and_gone_on_with(compared, fields, tmp_path, owner, 2, monkeypatch)
+
+
+def killed_and_gone_on_with(
+    compared: Comparison, fields: dict[str, Any], tmp_path: Path, owner: str, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At that call of an arm."""
+    calls = [0]
+    for arm in (arms.HybridArm, arms.BaselineArm):
+        original = getattr(arm, owner)
+
+        def counted(*args: Any, original: Any = original) -> Any:
+            calls[0] += 1
+            if calls[0] == call:
+                raise Killed
+            return original(*args)
+
+        monkeypatch.setattr(arm, owner, counted)
+    with pytest.raises(Killed):
+        run(tmp_path / "out", fields)
+    before = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    again = run(tmp_path / "out", fields)
+    assert timeless(again.rows) == timeless(compared.rows)
+    after = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for name, entry in before["entries"].items():
+        for kind in ("tuning", "trainings"):
+            # What was finished stands, to the bit, and is not done twice.
+            assert after["entries"][name][kind][: len(entry[kind])] == entry[kind]
+        assert not entry["costs"] or after["entries"][name]["costs"] == entry["costs"]
+
+
+def test_more_seeds_and_methods_are_added(compared: Comparison, fields: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(compared.folder, tmp_path / "out")
+    more = run(tmp_path / "out", fields, methods="lora,head_only", seeds=3)
+    assert [(row["method"], row["seeds"]) for row in more.rows] == [("lora", 3), ("head_only", 3)]
+    assert len(json.loads((tmp_path / "out" / "comparison.json").read_text())["entries"]) == 3
+    assert more.rows[0]["learning_rate"] == compared.rows[0]["learning_rate"]
+    assert more.rows[0]["seconds_per_epoch"] == compared.rows[0]["seconds_per_epoch"]
+    assert more.rows[1]["trainable_params"] == 0
+
+
+def test_a_method_that_fails_is_a_row_and_is_tried_again(fields: dict[str, Any], tmp_path: Path) -> None:
+    def fit(*args: Any) -> Any:
+        raise RuntimeError("no\nway")
+
+    few = {"methods": "full_fine_tuning,head_only", "seeds": 1, "rates": 1}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(BASELINES.get("full_fine_tuning"), "fit", fit)
+        bad, good = run(tmp_path / "out", fields, **few).rows
+    assert (bad["status"], bad["test_accuracy"], bad["learning_rate"]) == ("failed", None, None)
+    assert bad["reason"] == "no rate of its grid trains: RuntimeError: no way"
+    assert (good["status"], good["reason"], good["test_accuracy_sd"]) == ("done", None, None)
+    assert "failed: no rate of its grid trains" in (tmp_path / "out" / "compare.md").read_text()
+    mended, same = run(tmp_path / "out", fields, **few).rows
+    assert (mended["status"], mended["reason"]) == ("done", None)
+    assert same == good
+
+
+def test_nothing_is_chosen_on_test(compared: Comparison, fields: dict[str, Any], tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in Path(fields["task"]["test"]).read_text().splitlines()]
+    labels = [line["label"] for line in lines]
+    random.Random(1).shuffle(labels)
+    test = tmp_path / "test.jsonl"
+    permuted = [json.dumps({**line, "label": label}) for line, label in zip(lines, labels, strict=True)]
+    test.write_text("\n".join(permuted))
+    task = {**fields["task"], "test": str(test)}
+    run(tmp_path / "out", {**fields, "task": task}, methods="lora", seeds=1)
+    mine, theirs = (
+        json.loads((folder / "comparison.json").read_text())["entries"]["lora"]
+        for folder in (tmp_path / "out", compared.folder)
+    )
+    assert mine["tuning"] == theirs["tuning"]
+    assert mine["learning_rate"] == theirs["learning_rate"]
+    assert mine["trainings"][0]["validation"] == theirs["trainings"][0]["validation"]
+    assert mine["trainings"][0]["test"] != theirs["trainings"][0]["test"]
+
+
+def test_a_folder_of_something_else_is_refused(compared: Comparison, fields: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(AutopeftError, match="holds another comparison: training"):
+        run(compared.folder, {**fields, "training": {**fields["training"], "epochs": 2}})
+    with pytest.raises(AutopeftError, match="holds another comparison: rates"):
+        run(compared.folder, fields, rates=3)
+    (tmp_path / "study.db").touch()
+    with pytest.raises(AutopeftError, match="is the folder of a search"):
+        run(tmp_path, fields)
+
+
+def test_mistakes_are_one_line(fields: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(AutopeftError, match="unknown method 'lorra'; did you mean 'lora'"):
+        run(tmp_path / "a", fields, methods="lorra")
+    with pytest.raises(AutopeftError, match="seeds: expected a whole number from 1 to 100, not 0"):
+        run(tmp_path / "b", fields, seeds=0)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "comparison.json").write_text('{"id": "x", "terms": {}, "entries": {"lora": {"tuning": 3}}}')
+    with pytest.raises(AutopeftError, match=r"comparison.json: entries.lora.tuning.*restore a copy"):
+        run(tmp_path / "c", fields)
+
+
+def test_rates_are_a_grid_around_the_usual_one() -> None:
+    assert grid(1e-3) == [1.8e-4, 5.6e-4, 1.8e-3, 5.6e-3]
+    assert grid(1e-3, 3) == [3.2e-4, 1e-3, 3.2e-3]
+    tried = [
+        Training(learning_rate=1.0, seed=0, validation={"accuracy": 0.5, "loss": 2.0}, test={"test_accuracy": 0.9}),
+        Training(learning_rate=2.0, seed=0, validation={"accuracy": 0.5, "loss": 1.0}, test={"test_accuracy": 0.1}),
+        Training(learning_rate=3.0, seed=0, error="the loss is nan"),
+    ]
+    assert choose("accuracy", tried) is tried[1]
+    assert choose("loss", tried) is tried[1]
+    assert choose("accuracy", tried[2:]) is None
+
+
+def test_memory_is_what_lives_at_once() -> None:
+    with Peak(torch.device("cpu")) as peak:
+        kept = torch.zeros(1000, 1000)
+        gone = torch.zeros(500, 1000)
+        del gone
+        view = kept.t()
+        view.add_(1)
+        torch.ones(250, 1000)
+    assert peak.bytes == 6_000_000
+    with Peak(torch.device("cpu")) as peak:
+        with peak.paused():
+            torch.zeros(1000, 1000)
+        # The graph keeps the first product for the gradient of the second.
+        weight = torch.ones(100, 100, requires_grad=True)
+        saved = ((weight * 2) ** 2).sum()
+    assert 3 * 40_000 <= peak.bytes < 4 * 40_000 + 100
+    assert saved.requires_grad
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_presets_are_one_hybrid_each(family: str, tmp_path: Path) -> None:
+    from tiny_task import save_model
+
+    shape = find_model(str(save_model(tmp_path, family))).shape()
+    found = {c.name: c for c in contenders(shape, presets())}
+    assert {"houlsby", "mam"} <= found.keys()
+    for contender in found.values():
+        assert contender.error is None
+        assert contender.hybrid is not None
+        assert all(contender.hybrid.layers)
+    everything = contenders(shape)
+    hybrids = [c.hybrid for c in everything if c.hybrid is not None]
+    assert len(set(hybrids)) == len(hybrids)
+    assert {c.name for c in everything} >= {"head_only", "full_fine_tuning", "lora", "mam"}
+
+
+def test_a_method_may_stand_for_many(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    lora, shape = METHODS.get("lora"), find_model(fields["model"]).shape()
+    makers = {f"lora:{rank}": partial(lora, rank) for rank in (2, 4, 0)}
+    monkeypatch.setattr(lora, "variants", lambda: makers | {"lora:bad": partial(lora, -1)})
+    monkeypatch.setattr(lora, "usual_rate", 0.5)
+    two, bad = contenders(shape, ["lora:2", "lora:bad"])
+    assert two.hybrid == Hybrid.uniform(shape.layers, lora(2))
+    assert (two.rate, two.family) == (0.5, "reparameterised")
+    assert bad.hybrid is None
+    assert "rank must be a whole number" in (bad.error or "")
+    # Size 0 is the head alone, which has a row.
+    assert "lora:0" not in {c.name for c in contenders(shape)}
+
+
+def test_spaces_with_one_hybrid_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = autopeft(capsys, "list", "spaces", "--json")
+    said = {entry["name"]: entry["description"] for entry in json.loads(out)}
+    assert {name for name, text in said.items() if text.startswith("one hybrid: ")} == set(presets())
+    assert "hybrid" not in presets()
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_with_its_status(fields: dict[str, Any], tmp_path: Path) -> None:
+    project = write_experiment(Path(fields["model"]).parent)
+    command = [sys.executable, "-m", "autopeft", "compare", str(project), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, "--seeds", "20"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "test accuracy" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert err.endswith("autopeft: ended by SIGTERM; the comparison goes on with the same command\n")
+    assert process.returncode == 143
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
+
+
+@pytest.mark.slow
+def test_mlflow_has_a_run_a_method(
+    fields: dict[str, Any], compared: Comparison, tmp_path: Path, mlflow_database: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
+    done = run(tmp_path / "out", {**fields, "tracking": {"name": "mlflow"}})
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("autopeft").experiment_id])
+    by_name = {r.data.params.get("method", "parent"): r for r in runs}
+    assert by_name.keys() == {"parent", "lora", "full_fine_tuning"}
+    assert by_name["lora"].data.metrics["test_accuracy"] == done.rows[0]["test_accuracy"]
+    assert by_name["full_fine_tuning"].data.params["hybrid"] == "full fine tuning"
+    assert {f.path for f in client.list_artifacts(by_name["parent"].info.run_id)} >= {"compare.csv", "compare.png"}
