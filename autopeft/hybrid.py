@@ -103,23 +103,24 @@ class Hybrid:
             )
 
     def describe(self) -> str:
-        """One short line for people: `lora 8 q,v in 0-5; prefix 4 in 3`."""
+        """One short line for people: `lora 8 q,v in 0-5; prefix 4 in 3; bitfit in 0-11`."""
         groups: dict[str, list[int]] = {}
         for i, methods in enumerate(self.layers):
             for m in methods:
-                sites = "" if len(m.allowed_sites) == 1 else " " + ",".join(m.sites)
-                groups.setdefault(f"{m.label} {m.size_value}{sites}", []).append(i)
+                groups.setdefault(m.brief, []).append(i)
         return "; ".join(f"{what} in {_ranges(where)}" for what, where in groups.items()) or "head only"
 
     def summary(self) -> str:
         """A shorter line, for tables: `lora 2-8 in 4, prefix 4 in 1` (sizes, and in how many layers)."""
         sizes: dict[str, list[int]] = {}
+        switched = {m.label for methods in self.layers for m in methods if m.largest == 1}
         for methods in self.layers:
             for m in methods:
                 sizes.setdefault(m.label, []).append(m.size_value)
-        spans = {name: f"{min(v)}-{max(v)}" if min(v) < max(v) else str(v[0]) for name, v in sizes.items()}
+        spans = {name: f" {min(v)}-{max(v)}" if min(v) < max(v) else f" {v[0]}" for name, v in sizes.items()}
+        spans |= dict.fromkeys(switched, "")
         where = {name: sum(any(m.label == name for m in methods) for methods in self.layers) for name in sizes}
-        return ", ".join(f"{name} {spans[name]} in {where[name]}" for name in sizes) or "head only"
+        return ", ".join(f"{name}{spans[name]} in {where[name]}" for name in sizes) or "head only"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads back to an equal hybrid."""
@@ -160,6 +161,18 @@ def _sharing(methods: tuple[Method, ...], shape: ModelShape) -> tuple[Method, ..
 def shares(method: Method) -> bool:
     """Whether a method may hold weights once a model."""
     return type(method).shared is not Method.shared
+
+
+def shared_names(hybrid: Hybrid, shape: ModelShape) -> dict[tuple[str, Any], str]:
+    """The names of what a hybrid's methods hold once a model, by their bank names and options: `shared.<method>`.
+
+    Where those of one method have different options, a number follows all but the first.
+    """
+    names: dict[tuple[str, Any], str] = {}
+    for key in sorted(((m.bank_name, m.bank_options()) for m in hybrid.sharing(shape)), key=str):
+        same = sum(other[0] == key[0] for other in names)
+        names[key] = f"shared.{key[0]}{same or ''}"
+    return names
 
 
 def _joined(methods: Sequence[Method]) -> Method:

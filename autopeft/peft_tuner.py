@@ -26,6 +26,7 @@ from autopeft.anatomy import head_names, shape_of
 from autopeft.attaching import NAME, Banks
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.merging import merge
 from autopeft.peft_layer import HybridLayer, own_keys
 
 PREFIX = "autopeft_"
@@ -169,15 +170,35 @@ class HybridTuner(BaseTuner):
         delattr(self.model, NAME)
         return super().unload()
 
-    def merge_and_unload(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: only hybrids of LoRA merge, and those export as stock PEFT LoRA."""
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """The bare model with the active hybrid (or the one that is named) in its own weights, head as trained.
+
+        `AutopeftError`, and nothing is changed, when one of its methods does not merge; with `safe_merge` also when a
+        merged weight is no finite number. See `autopeft.merging`.
+        """
+        layer: Any = getattr(self.model, NAME)
+        names = adapter_names or self.active_adapters
+        if len(names) != 1 or names[0] not in layer.autopeft_banks:
+            raise AutopeftError(f"one hybrid can be merged, not {', '.join(names) or 'none'}")
+        merge(
+            cast(Any, self.model),
+            self.peft_config[names[0]].value(),
+            layer.autopeft_banks[names[0]].weights(),
+            safe_merge,
+        )
+        if names != self.active_adapters:
+            self.set_adapter(names[0])
+        return self.unload()
+
+    def merge_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: what is merged is not taken out again."""
         raise AutopeftError(
-            "a hybrid does not merge into the backbone; export a LoRA-only hybrid as stock PEFT LoRA and merge that"
+            "a hybrid is not merged in place; merge_and_unload() gives the plain model with the hybrid in its weights"
         )
 
-    # Merging in place, and mixing the weights of several adapters, come to the same.
-    merge_adapter = merge_and_unload
-    unmerge_adapter = merge_and_unload
+    unmerge_adapter = merge_adapter
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: weights of different hybrids do not add up."""

@@ -106,6 +106,11 @@ class Registry(Generic[T]):
         if missing:
             raise AutopeftError(f"{where}: lacks {', '.join(missing)}; see {_path(self._base)}")
 
+    @property
+    def kind(self) -> str:
+        """What its plug-ins are called."""
+        return self._kind
+
     def names(self) -> list[str]:
         """The known names, sorted."""
         return list(self._found)

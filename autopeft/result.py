@@ -238,13 +238,18 @@ def _with_data(
 def _record(
     result: SearchResult, trained: _Trained, chosen: Evaluation, peft_type: str, format: Format
 ) -> dict[str, Any]:
-    resolved, facts = result.experiment.resolved(), trained.facts
+    from autopeft.exporting import written
+
+    resolved, facts, candidate = result.experiment.resolved(), trained.facts, chosen.candidate
+    hybrid = written(format, candidate.hybrid)
     kind = {"readout": facts.kind} if facts.kind else {}
     return {
         "key": chosen.key,
         "peft_type": peft_type,
         "format": format,
-        "hybrid": chosen.candidate.hybrid.to_json(),
+        "hybrid": hybrid.to_json(),
+        "written": Candidate(hybrid, candidate.training).key,
+        "searched": None if hybrid == candidate.hybrid else candidate.hybrid.to_json(),
         "training": dict(chosen.candidate.training),
         "seed": chosen.seed,
         "metrics": trained.metrics,

@@ -354,11 +354,19 @@ def test_the_type_is_peft_s_own_kind(tmp_path: Path) -> None:
 # --- what hybrids do not do ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["merge_adapter", "unmerge_adapter", "merge_and_unload", "add_weighted_adapter"])
-def test_merging_and_adding_say_what_to_do(call: str, folders: Any) -> None:
+@pytest.mark.parametrize(
+    ("call", "remedy"),
+    [
+        ("merge_adapter", r"merge_and_unload\(\) gives"),
+        ("unmerge_adapter", r"merge_and_unload\(\) gives"),
+        ("merge_and_unload", "keep the hybrid on the model"),
+        ("add_weighted_adapter", "export[^\n]*stock PEFT LoRA"),
+    ],
+)
+def test_merging_and_adding_say_what_to_do(call: str, remedy: str, folders: Any) -> None:
     model = wrap(folders["bert"])
     before = logits(model)
-    with pytest.raises(AutopeftError, match=r"^[^\n]*export[^\n]*stock PEFT LoRA[^\n]*$"):
+    with pytest.raises(AutopeftError, match=rf"^[^\n]*{remedy}[^\n]*$"):
         getattr(model, call)()
     assert torch.equal(logits(model), before)
 

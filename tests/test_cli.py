@@ -13,6 +13,7 @@ import yaml
 from tiny_project import experiment, write_experiment
 
 from autopeft.cli import main
+from autopeft.methods import METHODS
 from autopeft.resources import shipped
 
 
@@ -204,6 +205,24 @@ def test_list_says_a_line_about_each(kind: str, capsys: pytest.CaptureFixture[st
     assert status == 0
     assert found
     assert all(entry["name"] and entry["description"] for entry in found)
+
+
+def test_list_of_methods_says_what_each_is(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {entry["name"]: entry for entry in json.loads(autopeft(capsys, "list", "methods", "--json")[1])}
+    assert list(found) == METHODS.names()
+    for name, cls in METHODS.all().items():
+        assert {"kind": "method", "family": cls.family, "paper": cls.paper, "formula": cls.formula}.items() <= found[
+            name
+        ].items()
+    told = ("size", "packs", "folds_to", "merges", "exports_as", "zero_init")
+    assert [found["vera"][key] for key in told] == ["rank", "yes", "lora", True, "VERA", True]
+    assert [found["ia3"][key] for key in told] == ["on or off", "yes", None, True, "IA3", True]
+    assert [found["prefix_mlp"][key] for key in told] == ["length", "yes", "prefix", False, "AUTOPEFT", False]
+    assert found["delta_lora"]["packs"] == "16 at most"
+    lines = autopeft(capsys, "list", "methods")[1].splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["name", *found]
+    start = lines[0].index("exports as")
+    assert {line[start - 2 : start] for line in lines} == {"  "}, "columns are aligned"
 
 
 def test_list_says_which_options_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,8 @@ from autopeft.candidate import Candidate, Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid, canonical_json, short_hash
 from autopeft.methods import METHODS, Method
+from autopeft.methods.bitfit import BitFit
+from autopeft.methods.ia3 import IA3
 from autopeft.methods.lora import LoRA
 from autopeft.methods.parallel import Parallel
 from autopeft.methods.prefix import Prefix
@@ -116,6 +118,8 @@ def test_a_hybrid_counts_only_for_a_model_of_its_depth() -> None:
         ),
         (Hybrid.from_layers(8, {i: [Parallel(2)] for i in (0, 1, 2, 5, 7)}), "parallel 2 in 0-2,5,7"),
         (Hybrid.uniform(2, Sequential(3, sites=("o", "down"))), "sequential 3 o,down in 0-1"),
+        (Hybrid.uniform(2, LoRA(3, sites="all-linear"), BitFit(1)), "bitfit in 0-1; lora 3 all-linear in 0-1"),
+        (Hybrid.uniform(1, IA3(1, sites=("k",)), Prefix(2)), "prefix 2 in 0; ia3 k in 0"),
     ],
 )
 def test_describe(hybrid: Hybrid, line: str) -> None:
@@ -126,7 +130,8 @@ def test_describe(hybrid: Hybrid, line: str) -> None:
 def test_describe_is_one_line_that_names_every_method(hybrid: Hybrid) -> None:
     line = hybrid.describe()
     assert "\n" not in line
-    assert all(f"{m.label} {m.size_value}" in line for methods in hybrid.layers for m in methods)
+    words = [m.label if m.largest == 1 else f"{m.label} {m.size_value}" for methods in hybrid.layers for m in methods]
+    assert all(word in line for word in words)
 
 
 # --- JSON and keys ---------------------------------------------------------------------------------------------------

@@ -334,3 +334,29 @@ def test_a_sound_export_loads_to_the_bit(project: Project) -> None:  # noqa: F81
     taken = get_peft_model_state_dict(model, save_embedding_layers=False)
     for name, tensor in load_file(project.export / "adapter_model.safetensors").items():
         assert torch.equal(taken[name], tensor)
+
+
+FOLDED = {
+    "LORA": {"adalora": {"rank": [2, 4]}, "dylora": {"rank": [2, 4], "sites": ["o"]}},
+    "IA3": {"ia3": {"active": [1]}},
+    "VERA": {"vera": {"rank": [4, 8]}},
+    "AUTOPEFT": {"prefix_mlp": {"length": [2]}, "norm": {"active": [1]}, "compacter": {"bottleneck": [4]}},
+}
+
+
+@pytest.mark.parametrize("kind", FOLDED)
+def test_what_was_folded_measures_the_same(kind: str, project: Project) -> None:  # noqa: F811
+    space = {"sizes": "per_layer", "blocks": FOLDED[kind]}
+    result = search(project.yaml, out=project.folder / "search", quiet=True, space=space, trials=1, budget={})
+    folder = export(result, "best", project.folder / "folded")
+    record = json.loads((folder / "hybrid.json").read_text())
+    best = result.front.best()
+    assert (record["key"], record["peft_type"]) == (best.key, kind)
+    folds = kind in ("LORA", "AUTOPEFT")
+    assert (record["written"] == best.key) == (record["searched"] is None) == (not folds)
+    card = (folder / "README.md").read_text()
+    assert best.key in card
+    assert ("folded into what computes the same" in card) == folds
+    assert (record["written"] in card) == (folds or record["written"] == best.key)
+    measured = evaluate(folder)
+    assert measured == {name: pytest.approx(record["metrics"][name], abs=1e-6) for name in measured}

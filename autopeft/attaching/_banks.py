@@ -11,7 +11,7 @@ from torch import nn
 from autopeft.anatomy import ModelShape, layers_of
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, shown
-from autopeft.hybrid import Hybrid
+from autopeft.hybrid import Hybrid, shared_names
 from autopeft.methods import Method
 from autopeft.methods._bank import Bank, Corner
 from autopeft.methods._weights import SAVED, Kind
@@ -42,6 +42,7 @@ class Banks(nn.Module):
                 raise ValueError(f"a hybrid that adapts layer {hybrid.first_adapted} cannot start at layer {start}")
         for seed in seeds:
             _check_seed(seed)
+        self._shared_names = [shared_names(hybrid, shape) for hybrid in hybrids]
         self.shared = nn.ModuleDict()
         shared = self._shared(hybrids, shape, seeds)
         self.layers = nn.ModuleDict()
@@ -89,11 +90,17 @@ class Banks(nn.Module):
     def parts(self, candidate: int = 0, *kinds: Kind) -> Parts:
         """By `<bank>.<weight>`: the tensor, and where in it one candidate's own part lies; trained ones by default."""
         return {
-            f"{name}.{w}": (bank.weight(w), at)
+            f"{self._name_of(name, bank, candidate)}.{w}": (bank.weight(w), at)
             for name, bank in self.named_banks()
             for w, at in bank.corners(candidate).items()
             if bank.declared[w].kind in (kinds or ("trained",))
         }
+
+    def _name_of(self, name: str, bank: Bank, candidate: int) -> str:
+        """A bank's name among a candidate's own: what its layers share has numbers of its own."""
+        if bank.layer is not None:
+            return name
+        return self._shared_names[candidate].get((bank.method.bank_name, bank.method.bank_options()), name)
 
     def weights(self, candidate: int = 0) -> dict[str, torch.Tensor]:
         """One candidate's weights at their own sizes, trained and frozen ones, views by name."""

@@ -20,6 +20,11 @@ def run_list(what: str, as_json: bool) -> None:
     """Print names and descriptions of one kind of thing."""
     if what not in _KINDS:
         raise AutopeftError(f"list: unknown kind '{what}'; {suggest(what, _KINDS)}")
+    if what == "methods":
+        from autopeft.cli.methods_list import print_methods
+
+        print_methods(as_json)
+        return
     found = {name: _Entry.of(entry) for name, entry in _KINDS[what]().items()}
     if as_json:
         print(json.dumps([{"name": name, **asdict(entry)} for name, entry in found.items()], indent=2))
@@ -55,12 +60,6 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True)
     return "optional" if value is None else json.dumps(value, default=str)
-
-
-def _methods() -> dict[str, str]:
-    from autopeft.methods import METHODS
-
-    return {name: f"{m.description}; size: {m.size}" for name, m in METHODS.all().items()}
 
 
 def _tuners() -> dict[str, str]:
@@ -145,7 +144,7 @@ def _models() -> dict[str, str]:
 
 
 _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
-    "methods": _methods,
+    "methods": dict,
     "tuners": _tuners,
     "tasks": _tasks,
     "readouts": _readouts,

@@ -31,7 +31,7 @@ class KeptParams(Cost):
 
     def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
         """Shared weights of the folded methods."""
-        return {(m.name, m.bank_options()): m.folded().shared_params(shape) for m in hybrid.sharing(shape)}
+        return {(m.name, m.bank_options()): m.exported().shared_params(shape) for m in hybrid.sharing(shape)}
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """The backbone's parameters."""

@@ -15,7 +15,9 @@ from autopeft.engine.report import complaint
 from autopeft.errors import AutopeftError
 from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
 from autopeft.exporting._record import FILE, Format
+from autopeft.exporting._stock import is_stock, stock_config, stock_state
 from autopeft.exporting._tuner import is_one_tuner, tuner_config, tuner_state
+from autopeft.folding import Form, exported, fold, folded
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
 from autopeft.quantising import Kind
@@ -57,17 +59,22 @@ def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None
         if asked in ("lora", "lora-padded"):
             raise AutopeftError(f"format '{asked}': stock PEFT does not know maps kept as int4; take format autopeft")
         return "autopeft"
-    stock = is_lora_only(hybrid)
-    if asked in ("lora", "lora-padded") and not stock:
+    if asked in ("lora", "lora-padded") and not is_lora_only(folded(hybrid)):
         raise AutopeftError(
             f"format '{asked}': the candidate is no LoRA alone ({hybrid.describe()}); "
             "pick another one, or search a space of LoRA only (space: lora_ranks)"
         )
-    if asked == "peft" and not is_one_tuner(hybrid):
+    own = exported(hybrid)
+    if asked == "peft" and not (is_stock(own) or is_one_tuner(own)):
         raise AutopeftError(
             f"format '{asked}': the candidate is not one tuner of PEFT ({hybrid.describe()}); leave the format out"
         )
-    return asked or ("lora" if stock else "peft" if is_one_tuner(hybrid) else "autopeft")
+    return asked or ("lora" if is_lora_only(own) else "peft" if is_stock(own) or is_one_tuner(own) else "autopeft")
+
+
+def written(format_: Format, hybrid: Hybrid) -> Hybrid:
+    """What is written of a hybrid in a format: stock LoRA of all that folds to it, else the form that is exported."""
+    return folded(hybrid) if format_ in ("lora", "lora-padded") else exported(hybrid)
 
 
 def write_adapter(
@@ -80,21 +87,24 @@ def write_adapter(
 ) -> str:
     """Write `adapter_config.json` and `adapter_model.safetensors`; the PEFT type written ("LORA", "AUTOPEFT", ...).
 
-    A hybrid of LoRA only becomes stock PEFT LoRA, and one of one other tuner that tuner's files; both load without
-    autopeft. A tuner whose configuration cannot say where it acts on this model is written as AUTOPEFT.
+    The hybrid is folded first (see `written`). One of LoRA only becomes stock PEFT LoRA, and one of (IA)3, VeRA or
+    one tuner of PEFT that tuner's files; all load without autopeft. What a tuner's configuration cannot say of this
+    model is written as AUTOPEFT.
     `UnfitWeights`, before anything is written, for weights that are not of the candidate.
     """
-    format_, hybrid = format_of(asked, candidate.hybrid, source.quantise), candidate.hybrid
+    format_ = format_of(asked, candidate.hybrid, source.quantise)
     backbone = Backbone(source, readout, REPORTED, torch.device("cpu"))
-    if wrong := complaint(backbone, hybrid, weights):
+    if wrong := complaint(backbone, candidate.hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
+    hybrid, weights = _folded(format_, candidate.hybrid, weights, backbone)
     to.mkdir(parents=True, exist_ok=True)
     config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model, readout)
     if config is None:
         _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
     if format_ == "peft":
-        state = tuner_state(hybrid, weights, backbone.model)
+        of_peft = tuner_state if is_one_tuner(hybrid) else stock_state
+        state = of_peft(hybrid, weights, backbone.model)
     else:
         state = lora_state(hybrid, weights, backbone.model, format_ == "lora-padded")
     config.base_model_name_or_path = source.location
@@ -105,10 +115,20 @@ def write_adapter(
     return str(config.peft_type.value)
 
 
+def _folded(
+    format_: Format, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], backbone: Backbone
+) -> tuple[Hybrid, dict[str, torch.Tensor]]:
+    """`written` with its weights."""
+    form: Form = "folded" if format_ in ("lora", "lora-padded") else "exported"
+    new, own = fold(hybrid, _part(weights, "hybrid."), backbone.shape, form)
+    heads = {name: w for name, w in weights.items() if name.startswith("head.")}
+    return new, {f"hybrid.{name}": w for name, w in own.items()} | heads
+
+
 def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel, readout: Readout) -> Any:
     """The PEFT configuration of a hybrid in a format, for loading it on `model`; None where a tuner has none for it."""
     if format_ == "peft":
-        return tuner_config(hybrid, model, readout)
+        return (tuner_config if is_one_tuner(hybrid) else stock_config)(hybrid, model, readout)
     if format_ != "autopeft":
         return lora_config(hybrid, model, readout, format_ == "lora-padded")
     from autopeft.peft_tuner import HybridConfig

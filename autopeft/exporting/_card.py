@@ -43,7 +43,7 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
         base_yaml=json.dumps(record["model"]["name"]), base=plain(record["model"]["name"]),
         task=plain(record["task"]["name"]), describe=hybrid.describe(), note=plain(record["splits"]),
         key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(record["training"]),
-        remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
+        folded=_folded(record), remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
         kind=_KINDS[written],
     )  # fmt: skip
     with replacing(to / "README.md") as partial:
@@ -53,6 +53,15 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
 def plain(text: str) -> str:
     """Text on one line that Markdown and HTML show as it is."""
     return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def _folded(record: Mapping[str, Any]) -> str:
+    """What was trained, where another form of it was written."""
+    if not record.get("searched"):
+        return ""
+    trained = Hybrid.from_json(record["searched"]).describe()
+    folded = f"folded into what computes the same (`{record['written']}`)"
+    return f"\nTrained as {plain(trained)} (candidate `{record['key']}`), {folded}.\n"
 
 
 def _base(model: Mapping[str, str]) -> tuple[str, str]:
@@ -80,7 +89,7 @@ tags: [autopeft, peft]
 # {base} on {task}: {describe}
 
 Found by autopeft. Format: {kind}. Candidate `{key}`, training seed {seed}, training hyper-parameters {training}.
-
+{folded}
 ## Measured
 
 Selected on the validation split; metrics that start with `test_` are of the test split, and were not used to select.

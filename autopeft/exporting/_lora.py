@@ -1,4 +1,4 @@
-"""A hybrid of LoRA as stock PEFT LoRA, with each module's own rank or with one rank for all."""
+"""A hybrid of LoRA, or of DoRA, as stock PEFT LoRA, with each module's own rank or with one rank for all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from autopeft.anatomy import family_of
 from autopeft.hybrid import Hybrid
+from autopeft.methods._place import BatchInput, Place
 from autopeft.readouts import Readout
 
 if TYPE_CHECKING:
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _Part = tuple[int, int, float, torch.Tensor, torch.Tensor]
+#: What stock PEFT LoRA can be: each alone, as the magnitudes are on or off for all of a model.
+_KINDS: tuple[set[str], ...] = ({"lora"}, {"dora"})
 
 
 def is_lora_only(hybrid: Hybrid) -> bool:
-    """Whether stock PEFT can express it: LoRA, and no other method, in at least one layer."""
-    return not hybrid.is_empty and all(m.name == "lora" for methods in hybrid.layers for m in methods)
+    """Whether stock PEFT LoRA can express it: LoRA alone, or DoRA alone, in at least one layer."""
+    return {m.name for methods in hybrid.layers for m in methods} in _KINDS
 
 
 def lora_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout, padded: bool) -> LoraConfig:
@@ -44,6 +47,7 @@ def lora_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout, padded
         modules_to_save=readout.heads(model),
         fan_in_fan_out=family_of(model.config).site("q").parts > 1,
         lora_dropout=0.0,
+        use_dora=_is_dora(hybrid),
     )
 
 
@@ -62,6 +66,9 @@ def lora_state(
         more = max(0, rank - a.shape[0])
         state[f"base_model.model.{name}.lora_A.weight"] = pad(a, (0, 0, 0, more)).contiguous()
         state[f"base_model.model.{name}.lora_B.weight"] = pad(b, (0, more)).contiguous()
+    if _is_dora(hybrid):
+        for name, magnitude in _magnitudes(hybrid, weights, model).items():
+            state[f"base_model.model.{name}.lora_magnitude_vector"] = magnitude.contiguous()
     for name, tensor in weights.items():
         if name.startswith("head."):
             state[f"base_model.model.{name.removeprefix('head.')}"] = tensor.contiguous()
@@ -72,7 +79,7 @@ def _ranks(hybrid: Hybrid, model: PreTrainedModel) -> dict[str, int]:
     """The rank of each adapted module, by its dotted name."""
     family, ranks = family_of(model.config), dict[str, int]()
     for i, site, method in hybrid.placed():
-        name = _module(model, i, family.site(site).module)
+        name = module_name(model, i, family.site(site).module)
         ranks[name] = ranks.get(name, 0) + method.size_value
     return ranks
 
@@ -83,13 +90,32 @@ def _modules(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrai
     modules: dict[str, list[_Part]] = {}
     for i, site, method in hybrid.placed():
         place = family.site(site)
-        a, b = (weights[f"hybrid.layers.{i}.{site}.lora.{w}"] for w in ("A", "B"))
+        a, b = (weights[f"hybrid.layers.{i}.{site}.{method.bank_name}.{w}"] for w in ("A", "B"))
         part = (place.index, place.parts, method.output_scale(), a, b)
-        modules.setdefault(_module(model, i, place.module), []).append(part)
+        modules.setdefault(module_name(model, i, place.module), []).append(part)
     return modules
 
 
-def _module(model: PreTrainedModel, layer: int, inner: str) -> str:
+def _is_dora(hybrid: Hybrid) -> bool:
+    return any(m.name == "dora" for methods in hybrid.layers for m in methods)
+
+
+def _magnitudes(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """DoRA's magnitudes [out of the whole map] by module: the norms of the frozen rows, and the trained distances."""
+    family, found = family_of(model.config), dict[str, torch.Tensor]()
+    for i, site, method in hybrid.placed():
+        place = family.site(site)
+        name = module_name(model, i, place.module)
+        if name not in found:
+            whole = Place(model.get_submodule(name), 0, 1, BatchInput())
+            found[name] = torch.linalg.norm(whole.weight(), dim=1)
+        part = found[name].chunk(place.parts)[place.index]
+        part += weights[f"hybrid.layers.{i}.{site}.{method.bank_name}.magnitude"]
+    return found
+
+
+def module_name(model: PreTrainedModel, layer: int, inner: str) -> str:
+    """The dotted name of a layer's module in a model."""
     prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
     return f"{prefix}{family_of(model.config).layers}.{layer}.{inner}"
 

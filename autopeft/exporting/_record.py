@@ -41,7 +41,9 @@ class Record(BaseModel):
     key: str
     peft_type: str = Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")
     format: Format | None = None
-    hybrid: dict[str, Any]
+    hybrid: dict[str, Any] = Field(description="what is in the files: folded, where that is simpler")
+    written: str | None = Field(None, description="the key that a candidate of this hybrid would have")
+    searched: dict[str, Any] | None = Field(None, description="the candidate's hybrid, where it was folded")
     training: dict[str, float]
     seed: int
     metrics: dict[str, float]

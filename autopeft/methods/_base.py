@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from autopeft.anatomy import ModelShape
+from autopeft.methods._folds import Folds
 from autopeft.methods._procedure import Procedure
 from autopeft.methods._value import MethodValue
 from autopeft.methods._weights import Weight
@@ -36,7 +37,7 @@ class MethodFlops:
     backward_input: int
 
 
-class Method(Procedure, MethodValue):
+class Method(Folds, Procedure, MethodValue):
     """One PEFT method in one layer: sizes, places and options. Every concrete method is a frozen dataclass.
 
     `weights` declares what it holds at a place; counts, bytes, padding, initial values and saving follow from that.
@@ -58,16 +59,10 @@ class Method(Procedure, MethodValue):
     zero_init: ClassVar[bool] = True
     #: False when its initial weights are constants.
     random_init: ClassVar[bool] = True
-    #: True when a trained method folds into the backbone's weights, so that inference pays nothing.
-    mergeable: ClassVar[bool] = False
-    #: False when the folded form is larger than what is trained, so that it is exported as it is.
-    exports_folded: ClassVar[bool] = True
     #: False when it mixes tokens, so that no token may be left out before it.
     tokenwise: ClassVar[bool] = True
     #: True when it asks its place for the batch's token ids or mask.
     reads_batch: ClassVar[bool] = False
-    #: The type of stock PEFT that can hold it, alone or folded.
-    peft_type: ClassVar[str | None] = None
     #: What it computes from: the input of its site's linear map, the input of that map's block, or the map's output.
     reads: ClassVar[Literal["site", "block", "output"]] = "site"
 
@@ -99,10 +94,6 @@ class Method(Procedure, MethodValue):
     def shared_params(self, shape: ModelShape) -> int:
         """Trainable parameters that a model has once."""
         return _counts(self, shape, None)[0]
-
-    def exported(self) -> Method:
-        """The form in which it is exported."""
-        return self.folded() if self.exports_folded else self
 
     def kept_params(self, shape: ModelShape) -> int:
         """Parameters in one layer as exported."""
@@ -160,32 +151,6 @@ class Method(Procedure, MethodValue):
     def output_scale(self) -> float:
         """The factor on what the method adds."""
         return 1.0
-
-    # --- after training ----------------------------------------------------------------------------------------------
-
-    def folded(self) -> Method:
-        """The simplest method that computes the same when trained; itself where there is none simpler."""
-        return self
-
-    def fold(
-        self,
-        shape: ModelShape,
-        place: str,
-        weights: Mapping[str, torch.Tensor],
-        shared: Mapping[str, torch.Tensor],
-    ) -> dict[str, torch.Tensor]:
-        """Weights of `folded()` at a place that compute the same as `weights` of this method there."""
-        return dict(weights)
-
-    def merge(
-        self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The backbone's own `weight` [out, in] and `bias` [out] with the folded method in them.
-
-        Of a norm `weight` is [d]; at `down_in` they are those of `down`. Asked of methods that are `mergeable`; the
-        bias may be a new one.
-        """
-        raise NotImplementedError(f"method '{self.name}' does not merge")
 
 
 @lru_cache(maxsize=65_536)

@@ -96,6 +96,19 @@ class MethodValue(ABC):
         return self.name
 
     @property
+    def brief(self) -> str:
+        """Its kind, size and sites in a few words: `lora 8 q,v`, `lora 4 all-linear`, `bitfit`.
+
+        The size of what is on is left out, and so are the sites of what stands at all that it may stand at.
+        """
+        every = tuple(s for s in self.allowed_sites if s in MAPS)
+        whole = len(self.allowed_sites) == 1 or (self.largest == 1 and self.sites == self.allowed_sites)
+        sites = ALL_LINEAR if self.sites == every and len(every) > 2 else ",".join(self.sites)
+        return " ".join(
+            [self.label, *([] if self.largest == 1 else [str(self.size_value)]), *([] if whole else [sites])]
+        )
+
+    @property
     def claim(self) -> str:
         """What only one method may be at a site of a layer."""
         return self.label

@@ -33,6 +33,7 @@ class BitFit(Method):
     largest: ClassVar[int] = 1
     allowed_sites: ClassVar[tuple[str, ...]] = (*MAPS, "norm1", "norm2")
     stage: ClassVar[int] = 6
+    adds: ClassVar[bool] = True
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
 

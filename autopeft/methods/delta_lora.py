@@ -34,6 +34,7 @@ class DeltaLoRA(LoRA):
     paper: ClassVar[str] = "Zi et al. 2023, equation 5"
     formula: ClassVar[str] = "r (in + out); stored: in out"
     stage: ClassVar[int] = 17
+    peft_type: ClassVar[str | None] = None
     max_pack: ClassVar[int | None] = 16
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:

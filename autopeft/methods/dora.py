@@ -27,7 +27,9 @@ class DoRA(LoRA):
     description: ClassVar[str] = "LoRA with a trained magnitude of each output (Liu 2024)"
     paper: ClassVar[str] = "Liu et al. 2024, equation 5"
     formula: ClassVar[str] = "r (in + out) + out"
-    stage: ClassVar[int] = 8
+    # Before biases and all else: it turns the frozen map.
+    stage: ClassVar[int] = 5
+    adds: ClassVar[bool] = False
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """LoRA's, and the magnitude's distance from the frozen weight's [out], zero."""

@@ -31,6 +31,7 @@ class KernelMix(LoRA):
     usual: ClassVar[Mapping[str, Any]] = {"rank": 2, "sites": ("q", "v"), "scale": 2.0}
     allowed_sites: ClassVar[tuple[str, ...]] = ("q", "k", "v")
     stage: ClassVar[int] = 18
+    peft_type: ClassVar[str | None] = None
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """A_h [H, r, in] and A [r, in] Kaiming; B_h [H, head width, r] and C [out, r] zero."""

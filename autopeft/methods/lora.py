@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,6 +35,8 @@ class LoRA(Method):
     allowed_sites: ClassVar[tuple[str, ...]] = MAPS
     stage: ClassVar[int] = 10
     mergeable: ClassVar[bool] = True
+    adds: ClassVar[bool] = True
+    joins: ClassVar[bool] = True
     peft_type: ClassVar[str | None] = "LORA"
 
     rank: int
@@ -79,6 +81,17 @@ class LoRA(Method):
     def output_scale(self) -> float:
         """Alpha / r."""
         return self.scale
+
+    def joined(self, methods: Sequence[Method]) -> Method:
+        """LoRA of the sum of their ranks; its scale is 1, as theirs go into B."""
+        return LoRA(sum(m.size_value for m in methods), self.sites)
+
+    def join(self, methods: Sequence[Method], weights: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """All rows of A, and all columns of B times their scales."""
+        import torch
+
+        columns = [w["B"] * m.output_scale() for m, w in zip(methods, weights, strict=True)]
+        return {"A": torch.cat([w["A"] for w in weights]), "B": torch.cat(columns, dim=1)}
 
     def merge(
         self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None

@@ -30,6 +30,7 @@ class Norm(Method):
     largest: ClassVar[int] = 1
     allowed_sites: ClassVar[tuple[str, ...]] = ("norm1", "norm2")
     stage: ClassVar[int] = 5
+    adds: ClassVar[bool] = True
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
 

@@ -28,6 +28,7 @@ class Parallel(Bottleneck):
     size: ClassVar[str] = "bottleneck"
     allowed_sites: ClassVar[tuple[str, ...]] = ("down",)
     stage: ClassVar[int] = 30
+    adds: ClassVar[bool] = True
     reads: ClassVar[Literal["site", "block", "output"]] = "block"
 
     bottleneck: int

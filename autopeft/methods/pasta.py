@@ -33,6 +33,7 @@ class PASTA(Method):
     largest: ClassVar[int] = 16
     allowed_sites: ClassVar[tuple[str, ...]] = ("layer_in",)
     stage: ClassVar[int] = 1
+    adds: ClassVar[bool] = True
     random_init: ClassVar[bool] = False
     reads_batch: ClassVar[bool] = True
 

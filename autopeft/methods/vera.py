@@ -29,6 +29,7 @@ class VeRA(LoRA):
     stage: ClassVar[int] = 12
     random_init: ClassVar[bool] = True
     exports_folded: ClassVar[bool] = False
+    peft_type: ClassVar[str | None] = "VERA"
 
     rank: int
     sites: tuple[str, ...] = ("q", "v")

@@ -1,0 +1,127 @@
+"""Hybrids of one method that a tuner of stock PEFT other than LoRA holds: (IA)3 and VeRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import pad
+
+from autopeft.anatomy import family_of
+from autopeft.exporting._lora import module_name
+from autopeft.hybrid import Hybrid
+from autopeft.readouts import Readout
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+    Weights = Mapping[str, torch.Tensor]
+
+
+def is_stock(hybrid: Hybrid) -> bool:
+    """Whether all of it is one method that such a tuner may hold; its places on a model decide (`stock_config`)."""
+    return _kind(hybrid) is not None
+
+
+def stock_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout) -> PeftConfig | None:
+    """The tuner's configuration on `model`; None where there is none that computes the same."""
+    kind = _kind(hybrid)
+    return None if kind is None else kind.config(hybrid, model, _common(model, readout))
+
+
+def stock_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The weights under PEFT's names."""
+    kind = _kind(hybrid)
+    assert kind is not None, "asked of what is stock"
+    state = {f"base_model.model.{n.removeprefix('head.')}": w for n, w in weights.items() if n.startswith("head.")}
+    own = {n.removeprefix("hybrid."): w for n, w in weights.items() if n.startswith("hybrid.")}
+    return {name: w.contiguous() for name, w in (state | kind.state(hybrid, own, model)).items()}
+
+
+@dataclass(frozen=True)
+class _Kind:
+    config: Callable[[Hybrid, Any, dict[str, Any]], PeftConfig | None]
+    state: Callable[[Hybrid, Weights, Any], dict[str, torch.Tensor]]
+
+
+def _kind(hybrid: Hybrid) -> _Kind | None:
+    names = {(m.name, m.peft_type) for methods in hybrid.layers for m in methods}
+    return _KINDS.get(next(iter(names))[1] or "") if len(names) == 1 else None
+
+
+def _common(model: PreTrainedModel, readout: Readout) -> dict[str, Any]:
+    return {
+        "task_type": readout.peft_task,
+        "inference_mode": True,
+        "modules_to_save": readout.heads(model),
+        "fan_in_fan_out": family_of(model.config).site("q").parts > 1,
+    }
+
+
+def _targets(hybrid: Hybrid, model: PreTrainedModel, ending: str = "") -> list[str]:
+    """Dotted names of the adapted modules, of places with this ending."""
+    family = family_of(model.config)
+    return sorted({module_name(model, i, family.site(p).module) for i, p, _ in hybrid.placed() if p.endswith(ending)})
+
+
+# --- (IA)3: PEFT multiplies with l, whole maps at once ---------------------------------------------------------------
+
+
+def _ia3_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) -> PeftConfig:
+    from peft import IA3Config
+
+    inputs = _targets(hybrid, model, "_in")
+    return IA3Config(target_modules=_targets(hybrid, model), feedforward_modules=inputs, **common)
+
+
+def _ia3_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    family, state = family_of(model.config), dict[str, torch.Tensor]()
+    for i, place, method in hybrid.placed():
+        at = family.site(place)
+        name = f"base_model.model.{module_name(model, i, at.module)}.ia3_l"
+        change = weights[f"layers.{i}.{place}.{method.bank_name}.scale_change"]
+        if name not in state:
+            size = len(change) * at.parts
+            state[name] = torch.ones((1, size) if place.endswith("_in") else (size, 1))
+        state[name].view(-1).chunk(at.parts)[at.index].add_(change)
+    return state
+
+
+# --- VeRA: one rank for all maps, whose unused entries are zero -------------------------------------------------------
+
+
+def _vera_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) -> PeftConfig | None:
+    from peft import VeraConfig
+
+    family = family_of(model.config)
+    if any(family.site(place).parts > 1 for _, place, _ in hybrid.placed()):
+        # Slices of a map begin with the first rows of B each; PEFT's go on where the one before ended.
+        return None
+    rank = max(m.size_value for _, _, m in hybrid.placed())
+    return VeraConfig(r=rank, target_modules=_targets(hybrid, model), save_projection=True, **common)
+
+
+def _vera_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    rank = max(m.size_value for _, _, m in hybrid.placed())
+    family, widest, state = family_of(model.config), [0, 0], dict[str, torch.Tensor]()
+    for i, place, method in hybrid.placed():
+        name = module_name(model, i, family.site(place).module)
+        module: Any = model.get_submodule(name)
+        wide = module.weight.shape[::-1] if hasattr(module, "nf") else module.weight.shape
+        widest = [max(pair) for pair in zip(widest, wide, strict=True)]
+        d, b = (weights[f"layers.{i}.{place}.{method.bank_name}.{w}"] for w in ("d", "b"))
+        state[f"base_model.model.{name}.vera_lambda_d"] = pad(d, (0, rank - len(d)))
+        state[f"base_model.model.{name}.vera_lambda_b"] = b * method.output_scale()
+        shared = method.bank_name
+    state["base_model.vera_A"] = weights[f"shared.{shared}.A"][:rank, : widest[1]]
+    state["base_model.vera_B"] = weights[f"shared.{shared}.B"][: widest[0], :rank]
+    return state
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "IA3": _Kind(_ia3_config, _ia3_state),
+    "VERA": _Kind(_vera_config, _vera_state),
+}

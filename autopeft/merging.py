@@ -1,0 +1,169 @@
+"""A trained hybrid in the backbone's own weights: what is left is a plain model of transformers.
+
+A place is merged in the order of stages, as its methods act: what only adds (`Method.adds`) is added to what the
+methods before it made of the map; others change that. What changes the input of a map comes last.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from autopeft.anatomy import ModelShape, family_of, layers_of, shape_of
+from autopeft.errors import AutopeftError
+from autopeft.folding import fold_at
+from autopeft.hybrid import Hybrid
+from autopeft.methods import Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    Weights = Mapping[str, torch.Tensor]
+
+#: Fields of a configuration that give maps biases which they lack.
+_BIASES = ("attention_bias", "mlp_bias", "use_bias", "bias")
+_KEEP = "keep the hybrid on the model, or export it"
+
+
+def unmerged(hybrid: Hybrid) -> list[str]:
+    """The names of a hybrid's methods that do not merge into a backbone."""
+    return sorted({m.label for methods in hybrid.layers for m in methods if not m.folded().mergeable})
+
+
+@torch.no_grad()
+def merge(model: PreTrainedModel, hybrid: Hybrid, weights: Weights, safe: bool = False) -> None:
+    """Put a hybrid that is not on the model into the model's own weights: the outputs are as with the hybrid on it.
+
+    `weights` are those of `Banks.weights`. `AutopeftError`, before anything is changed, where a method does not merge,
+    where the backbone's weights are quantised, where a map needs a bias that models of its kind cannot have (a saved
+    model must load again), and with `safe` where a merged weight is no finite number.
+    """
+    if names := unmerged(hybrid):
+        which = ", ".join(f"'{name}'" for name in names)
+        raise AutopeftError(f"{which} {'do' if len(names) > 1 else 'does'} not merge into the backbone; {_KEEP}")
+    slots, lacking = list(_slots(model, hybrid)), dict[str, str]()
+    for slot in slots:
+        slot.check()
+        # Computed twice, so that nothing is changed before all is known and no copy of the backbone is kept.
+        weight, bias = slot.merged(hybrid, weights)
+        if safe and not all(bool(t.isfinite().all()) for t in (weight, bias) if t is not None):
+            raise AutopeftError(f"merging {slot.name} gives what is no finite number; nothing was changed")
+        if bias is not None and getattr(slot.module, "bias", None) is None:
+            lacking[slot.name] = " and ".join(dict.fromkeys(f"'{m.label}'" for _, m in slot.methods))
+    _give_biases(model, lacking)
+    for slot in slots:
+        slot.write(*slot.merged(hybrid, weights))
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One map, slice of a fused map, or norm, and the methods that act there, in their order, each with its place."""
+
+    name: str
+    layer: int
+    module: Any
+    index: int
+    parts: int
+    shape: ModelShape
+    methods: tuple[tuple[str, Method], ...]
+
+    def check(self) -> None:
+        """`AutopeftError` for weights that are packed."""
+        if not self.module.weight.is_floating_point():
+            raise AutopeftError(f"{self.name}: a quantised backbone cannot take what is merged; load it without")
+
+    def merged(self, hybrid: Hybrid, weights: Weights) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight [out, in] and bias [out] in fp32 with all its methods in them."""
+        frozen = self._weight().float(), None if self._bias() is None else self._bias().float()
+        now: tuple[torch.Tensor, torch.Tensor | None] = frozen
+        for place, method in self.methods:
+            new, own = fold_at(hybrid, method, self.layer, place, weights, self.shape)
+            if not own:
+                continue
+            own = {name: w.to(frozen[0]) for name, w in own.items()}
+            now = _sum(now, new.merge(place, own, *frozen), frozen) if method.adds else new.merge(place, own, *now)
+        return now
+
+    def write(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Set them."""
+        self._weight().copy_(weight)
+        if bias is not None:
+            self._bias().copy_(bias)
+
+    def _weight(self) -> Any:
+        whole = self.module.weight.data
+        return self._part(whole.T if hasattr(self.module, "nf") else whole)
+
+    def _bias(self) -> Any:
+        bias = getattr(self.module, "bias", None)
+        return None if bias is None else self._part(bias.data)
+
+    def _part(self, whole: torch.Tensor) -> torch.Tensor:
+        return whole.chunk(self.parts, dim=0)[self.index]
+
+
+def _slots(model: PreTrainedModel, hybrid: Hybrid) -> Iterator[_Slot]:
+    shape, family = shape_of(model), family_of(model.config)
+    names = {module: name for name, module in model.named_modules()}
+    for i, (layer, methods) in enumerate(zip(layers_of(model), hybrid.layers, strict=True)):
+        found: dict[Any, list[tuple[str, Method]]] = {}
+        for method in methods:
+            for place in method.places(shape):
+                found.setdefault(family.site(place), []).append((place, method.at(place)))
+        for at, placed in found.items():
+            outputs = [one for one in placed if not one[0].endswith("_in")]
+            # The first to change the input is the last to be multiplied from the right.
+            inputs = [one for one in reversed(placed) if one[0].endswith("_in")]
+            module = layer.get_submodule(at.module)
+            yield _Slot(names[module], i, module, at.index, at.parts, shape, (*outputs, *inputs))
+
+
+_Map = tuple[torch.Tensor, torch.Tensor | None]
+
+
+def _sum(now: _Map, changed: _Map, frozen: _Map) -> _Map:
+    """`now` and what was added to `frozen`."""
+    weight = now[0] + (changed[0] - frozen[0])
+    if changed[1] is None:
+        return weight, now[1]
+    added = changed[1] if frozen[1] is None else changed[1] - frozen[1]
+    return weight, added if now[1] is None else now[1] + added
+
+
+def _give_biases(model: Any, lacking: Mapping[str, str]) -> None:
+    """Zero biases, by the model's configuration, for maps that have none.
+
+    `lacking` has the methods by the dotted names of the maps. `AutopeftError` where no configuration gives them.
+    """
+    known = _names(model, model.config) if lacking else set()
+    fields, given = [], set[str]()
+    for field in _BIASES if lacking else ():
+        if getattr(model.config, field, None) is False:
+            new = _names(model, model.config, field) - known
+            if any(f"{name}.bias" in new for name in lacking):
+                fields.append(field)
+                given |= new
+    for name, methods in lacking.items():
+        if f"{name}.bias" not in given:
+            raise AutopeftError(
+                f"{methods} would give {name} a bias, which a saved {type(model).__name__} cannot have; {_KEEP}"
+            )
+    for name in given:
+        module = model.get_submodule(name.removesuffix(".bias"))
+        module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]), requires_grad=False)
+    for field in fields:
+        setattr(model.config, field, True)
+
+
+def _names(model: Any, config: Any, field: str = "") -> set[str]:
+    """The weights that a model of this kind and configuration has, with a field of it set to true."""
+    config = copy.deepcopy(config)
+    if field:
+        setattr(config, field, True)
+    with torch.device("meta"):
+        return set(type(model)(config).state_dict())
