@@ -24,8 +24,8 @@ from transformers import PreTrainedModel
 
 from autopeft.anatomy import family_of, layers_of
 from autopeft.attaching import Attachment
-from autopeft.attaching._hooks import BlockInput
 from autopeft.errors import AutopeftError
+from autopeft.methods._place import ModuleInput
 from autopeft.peft_tuner import HybridConfig
 
 ALL = everywhere(*(make(name) for name in METHOD_NAMES))
@@ -57,10 +57,10 @@ def gradients(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, to
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def kept_inputs(layer: nn.Module) -> list[BlockInput]:
+def kept_inputs(layer: nn.Module) -> list[ModuleInput]:
     """What keeps the input of a layer's feed-forward network."""
     owners = [getattr(hook, "__self__", None) for hook in layer._forward_hooks.values()]
-    return [owner for owner in owners if isinstance(owner, BlockInput)]
+    return [owner for owner in owners if isinstance(owner, ModuleInput)]
 
 
 def at_once(work: Callable[[int], Any], count: int) -> list[Any]:

@@ -64,7 +64,7 @@ class Method(Procedure, MethodValue):
     exports_folded: ClassVar[bool] = True
     #: False when it mixes tokens, so that no token may be left out before it.
     tokenwise: ClassVar[bool] = True
-    #: True when it asks its place for the batch's token ids or mask.
+    #: True when it asks its place for the batch's token ids or mask, or attention for what it is given.
     reads_batch: ClassVar[bool] = False
     #: The type of stock PEFT that can hold it, alone or folded.
     peft_type: ClassVar[str | None] = None

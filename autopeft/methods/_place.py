@@ -37,6 +37,35 @@ class BatchInput:
         return BatchInput, ()
 
 
+class ModuleInput:
+    """Keeps what a module is given while it runs, for each thread. Copies and pickles of it are empty."""
+
+    def __init__(self) -> None:
+        self._kept = threading.local()
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        """A forward pre-hook."""
+        self._kept.value = args[0] if args else (kwargs or {})["hidden_states"]
+
+    def look(self) -> torch.Tensor | None:
+        """The kept tensor."""
+        value: torch.Tensor | None = getattr(self._kept, "value", None)
+        return value
+
+    def take(self) -> torch.Tensor | None:
+        """The same, forgotten here."""
+        value = self.look()
+        self._kept.value = None
+        return value
+
+    def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A forward hook, called after errors too."""
+        self._kept.value = None
+
+    def __reduce__(self) -> tuple[type[ModuleInput], tuple[()]]:
+        return ModuleInput, ()
+
+
 @dataclass
 class Place:
     """A module of the backbone that banks act at; slice `index` of `parts` where the map is fused.
@@ -49,6 +78,8 @@ class Place:
     parts: int
     batch: BatchInput
     name: str = ""
+    #: Of attention with a method that reads the batch.
+    input: ModuleInput | None = None
 
     def weight(self) -> torch.Tensor:
         """The frozen weight in fp32: [out, in] of a map (dequantised, where it is quantised), [d] of a norm."""
@@ -62,6 +93,12 @@ class Place:
     def rows(self, name: str, sequences: int) -> torch.Tensor | None:
         """See `BatchInput.rows`."""
         return self.batch.rows(name, sequences)
+
+    def given(self) -> torch.Tensor:
+        """What attention is given [N, L, d]; kept for methods that read the batch."""
+        found = self.input.look() if self.input else None
+        assert found is not None, "the attachment keeps it for methods that read the batch"
+        return found
 
     def _part(self, whole: torch.Tensor) -> torch.Tensor:
         return whole if self.parts == 1 else whole.chunk(self.parts, dim=0)[self.index]

@@ -66,19 +66,13 @@ class AdaMix(Bottleneck):
             "share": Weight((m,), _even, kind="state"),
         }
 
-    def fixed_flops(self, shape: ModelShape, site: str) -> int:
-        """The sums over experts."""
-        return 2 * self.experts * self.bottleneck * (shape.hidden + 1)
-
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """H + the bottleneck of h through each candidate's expert, or through the mean."""
-        import torch
-
-        share = bank.weight("share")
-        down = torch.einsum("km,kmrd->krd", share, bank.weight("down"))
-        bias = torch.einsum("km,kmr->kr", share, bank.weight("down_bias"))
+        share = bank.weight("share")[..., None]
+        bias = (share * bank.weight("down_bias")).sum(1)
+        down = (share[..., None] * bank.weight("down")).sum(1)
         return self.add_bottleneck(bank, output, output, down=down, down_bias=bias)
 
     @classmethod
