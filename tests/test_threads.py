@@ -112,7 +112,11 @@ def test_recomputed_layers_give_the_same_gradients(family: str, reentrant: bool)
     model.enable_input_require_grads()
     found = gradients(model, inputs)
     assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    # What layers share adds up in another order.
+    alone, shared = ({n for n in expected if (".shared." in n) == which} for which in (False, True))
+    assert all(torch.equal(found[name], expected[name]) for name in alone)
+    for name in shared:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
     # A recomputation may end early, and must not leave activations behind.
     kept = [hook for layer in layers_of(model.get_base_model()) for hook in kept_inputs(layer)]
     assert len(kept) == LAYERS

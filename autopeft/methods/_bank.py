@@ -152,8 +152,7 @@ class Bank(nn.Module):
     ) -> torch.Tensor:
         """The same with any `weight` [K, d, r] and `bias` [K, d], each sequence's times its `row_scale` [K*B].
 
-        One product that adds into a copy of the output: passes over [K*B, L, d] are what a bank costs, so the scale and
-        the bias go into the small factors.
+        One product into a copy of the output, as passes over [K*B, L, d] cost; scale and bias go into small factors.
         """
         matrix = weight.transpose(1, 2)
         if bias is not None:

@@ -13,15 +13,21 @@ from autopeft.quantising.weights import dequantised
 
 
 class BatchInput:
-    """Keeps what the model was called with while it runs, for each thread. Copies and pickles of it are empty."""
+    """Keeps what the model was called with while it runs, for each thread. Copies and pickles of it are empty.
+
+    Of passes with gradients the last one's is kept until the next: layers may be computed again in the backward pass,
+    when the forward pass has ended, and by a thread of autograd's own.
+    """
 
     def __init__(self) -> None:
         self._kept = threading.local()
+        self._last: dict[str, Any] = {}
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pre-hook of the base model."""
         named = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
         self._kept.value = named
+        self._last = named if torch.is_grad_enabled() else {}
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A forward hook of the base model, called after errors too."""
@@ -29,7 +35,7 @@ class BatchInput:
 
     def rows(self, name: str, sequences: int) -> torch.Tensor | None:
         """`input_ids` or `attention_mask` [sequences, L] of the sequences that are here; None when not given."""
-        named = getattr(self._kept, "value", None) or {}
+        named = getattr(self._kept, "value", None) or self._last
         value = named.get(name)
         return value[:sequences] if isinstance(value, torch.Tensor) else None
 
