@@ -32,8 +32,8 @@ class ThresholdMask(Method):
     paper: ClassVar[str] = "Zhao et al. 2020, equations 2 and 3"
     family: ClassVar[Kin] = "partial"
     formula: ClassVar[str] = "in out (a bit each as stored)"
-    usual: ClassVar[Mapping[str, Any]] = {"on": 1, "sites": "all-linear"}
-    size: ClassVar[str] = "on"
+    usual: ClassVar[Mapping[str, Any]] = {"active": 1, "sites": "all-linear"}
+    size: ClassVar[str] = "active"
     largest: ClassVar[int] = 1
     allowed_sites: ClassVar[tuple[str, ...]] = MAPS
     stage: ClassVar[int] = 7
@@ -41,7 +41,7 @@ class ThresholdMask(Method):
     mergeable: ClassVar[bool] = True
     max_pack: ClassVar[int | None] = 4
 
-    on: int
+    active: int
     sites: tuple[str, ...] = ("q", "v")
     threshold: float = 0.01
     sparsity: float = 0.05
