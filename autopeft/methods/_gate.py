@@ -1,4 +1,4 @@
-"""A gate on what a method adds to a text, computed from the text. Mao et al. 2022 (UniPELT), section 3.1.
+"""A gate on what a method adds to a text, computed from the text. Mao et al. 2022 (UniPELT), section 3.
 
 Shapes: K candidates, B examples a candidate, L tokens, d width.
 """

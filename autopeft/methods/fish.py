@@ -1,4 +1,4 @@
-"""FISH mask: train the entries of largest Fisher information. Sung et al. 2021, equations 3 and 5."""
+"""FISH mask: train the entries of largest Fisher information. Sung et al. 2021, section 3."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class FISH(SparseChange):
 
     name: ClassVar[str] = "fish"
     description: ClassVar[str] = "the entries of largest Fisher information (FISH mask, Sung 2021)"
-    paper: ClassVar[str] = "Sung et al. 2021, equations 3 and 5"
-    usual: ClassVar[Mapping[str, Any]] = {"kept": 4096, "sites": "all-linear"}
+    paper: ClassVar[str] = "Sung et al. 2021, section 3"
+    usual: ClassVar[Mapping[str, Any]] = {"kept": 8192, "sites": "all-linear"}
     stage: ClassVar[int] = 9
 
     @classmethod

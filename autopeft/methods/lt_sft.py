@@ -1,4 +1,4 @@
-"""LT-SFT: train all, keep the largest changes, rewind, train only those. Ansell et al. 2022, section 3.1."""
+"""LT-SFT: train all, keep the largest changes, rewind, train only those. Ansell et al. 2022, section 3."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class LTSFT(SparseChange):
 
     name: ClassVar[str] = "lt_sft"
     description: ClassVar[str] = "the entries that change most, found and trained again (LT-SFT, Ansell 2022)"
-    paper: ClassVar[str] = "Ansell et al. 2022, section 3.1"
-    usual: ClassVar[Mapping[str, Any]] = {"kept": 4096, "sites": "all-linear"}
+    paper: ClassVar[str] = "Ansell et al. 2022, section 3"
+    usual: ClassVar[Mapping[str, Any]] = {"kept": 16384, "sites": "all-linear"}
     stage: ClassVar[int] = 19
     phases: ClassVar[tuple[float, ...]] = (0.5, 0.5)
     judged_from: ClassVar[float] = 0.5

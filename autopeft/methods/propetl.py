@@ -1,4 +1,4 @@
-"""ProPETL: one adapter for all layers, and a binary mask of it in each. Zeng et al. 2023, equations 4 to 6."""
+"""ProPETL: one adapter for all layers, and a binary mask of it in each. Zeng et al. 2023, section 3."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ProPETL(Bottleneck):
 
     name: ClassVar[str] = "propetl"
     description: ClassVar[str] = "one adapter for all layers with a binary mask in each (ProPETL, Zeng 2023)"
-    paper: ClassVar[str] = "Zeng et al. 2023, equations 4 to 6"
+    paper: ClassVar[str] = "Zeng et al. 2023, section 3"
     family: ClassVar[Kin] = "hybrid"
     formula: ClassVar[str] = "2dr (a bit each as stored), and 2dr + r + d a model"
     usual: ClassVar[Mapping[str, Any]] = {"bottleneck": 64}

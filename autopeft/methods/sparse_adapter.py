@@ -1,4 +1,4 @@
-"""SparseAdapter: an adapter that is pruned before it is trained. He et al. 2022 (SparseAdapter), equations 2 and 3."""
+"""SparseAdapter: an adapter that is pruned before it is trained. He et al. 2022 (SparseAdapter), section 2."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SparseAdapter(Bottleneck):
 
     name: ClassVar[str] = "sparse_adapter"
     description: ClassVar[str] = "adapter pruned before training, by a score over all layers (SparseAdapter, He 2022)"
-    paper: ClassVar[str] = "He, Ding et al. 2022, equations 2 and 3"
+    paper: ClassVar[str] = "He, Ding et al. 2022, section 2"
     family: ClassVar[Kin] = "hybrid"
     formula: ClassVar[str] = "keep 2dr + r + d"
     usual: ClassVar[Mapping[str, Any]] = {"bottleneck": 64, "keep": 0.2}

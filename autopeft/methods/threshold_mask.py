@@ -1,4 +1,4 @@
-"""Masking: frozen weights, of which a trained mask leaves some out. Zhao et al. 2020, equations 2 and 3."""
+"""Masking: frozen weights, of which a trained mask leaves some out. Zhao et al. 2020, section 3."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ThresholdMask(Method):
 
     name: ClassVar[str] = "threshold_mask"
     description: ClassVar[str] = "a binary mask on the frozen weights (Masking, Zhao 2020)"
-    paper: ClassVar[str] = "Zhao et al. 2020, equations 2 and 3"
+    paper: ClassVar[str] = "Zhao et al. 2020, section 3"
     family: ClassVar[Kin] = "partial"
     formula: ClassVar[str] = "in out (a bit each as stored)"
     usual: ClassVar[Mapping[str, Any]] = {"active": 1, "sites": "all-linear"}
