@@ -35,7 +35,7 @@ RELATIVE = 1e-5
 #: At which step of a trial the largest candidate is sliced out, and by its place among the members.
 LEAVING = {2: [1]}
 #: Methods of which a few steps may not train all entries: those that draw a rank, or grow.
-GROWING = ("dylora", "increlora")
+GROWING = ("adamix", "dylora", "increlora", "propetl")
 Kind = type[Method]
 
 

@@ -24,8 +24,8 @@ from transformers import PreTrainedModel
 
 from autopeft.anatomy import family_of, layers_of
 from autopeft.attaching import Attachment
-from autopeft.attaching._hooks import BlockInput
 from autopeft.errors import AutopeftError
+from autopeft.methods._place import ModuleInput
 from autopeft.peft_tuner import HybridConfig
 
 ALL = everywhere(*(make(name) for name in METHOD_NAMES))
@@ -57,10 +57,10 @@ def gradients(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, to
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def kept_inputs(layer: nn.Module) -> list[BlockInput]:
+def kept_inputs(layer: nn.Module) -> list[ModuleInput]:
     """What keeps the input of a layer's feed-forward network."""
     owners = [getattr(hook, "__self__", None) for hook in layer._forward_hooks.values()]
-    return [owner for owner in owners if isinstance(owner, BlockInput)]
+    return [owner for owner in owners if isinstance(owner, ModuleInput)]
 
 
 def at_once(work: Callable[[int], Any], count: int) -> list[Any]:
@@ -112,7 +112,11 @@ def test_recomputed_layers_give_the_same_gradients(family: str, reentrant: bool)
     model.enable_input_require_grads()
     found = gradients(model, inputs)
     assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    # What layers share adds up in another order.
+    alone, shared = ({n for n in expected if (".shared." in n) == which} for which in (False, True))
+    assert all(torch.equal(found[name], expected[name]) for name in alone)
+    for name in shared:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
     # A recomputation may end early, and must not leave activations behind.
     kept = [hook for layer in layers_of(model.get_base_model()) for hook in kept_inputs(layer)]
     assert len(kept) == LAYERS

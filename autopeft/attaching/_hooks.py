@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from autopeft.anatomy import Family, family_of, layers_of
 from autopeft.attaching._banks import Banks
 from autopeft.attention import AttentionChoice, set_prefixes
 from autopeft.methods._bank import Bank
-from autopeft.methods._place import BatchInput, Place
+from autopeft.methods._place import BatchInput, ModuleInput, Place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,6 +59,7 @@ class Hooks:
             if site == "attention":
                 set_prefixes(module, banks)
                 self._prefixed.append(module)
+                self._keep_input(module, [bank for bank in banks if bank.method.reads_batch])
             elif site.endswith("_in"):
                 self._handles.append(module.register_forward_pre_hook(InputHook(banks)))
             elif site == "layer":
@@ -72,10 +72,19 @@ class Hooks:
         for name, hook in by_module.items():
             self._handles.append(layer.get_submodule(name).register_forward_hook(hook))
 
-    def _block_input(self, layer: nn.Module, family: Family, banks: Sequence[Bank]) -> BlockInput | None:
+    def _keep_input(self, module: nn.Module, banks: Sequence[Bank]) -> None:
+        if not banks:
+            return
+        keep = ModuleInput()
+        self._handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
+        self._handles.append(module.register_forward_hook(keep.forget, always_call=True))
+        for bank in banks:
+            bank.place.input = keep
+
+    def _block_input(self, layer: nn.Module, family: Family, banks: Sequence[Bank]) -> ModuleInput | None:
         if all(bank.method.reads != "block" for bank in banks):
             return None
-        keep = BlockInput()
+        keep = ModuleInput()
         first = layer.get_submodule(family.site("up").module)
         self._handles.append(first.register_forward_pre_hook(keep))
         # An error between the two maps must not keep activations alive.
@@ -83,37 +92,10 @@ class Hooks:
         return keep
 
 
-class BlockInput:
-    """Keeps what the first map of the feed-forward network is given until its last map has run, for each thread.
-
-    Copies and pickles of it are empty.
-    """
-
-    def __init__(self) -> None:
-        self._kept = threading.local()
-
-    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        """A forward pre-hook."""
-        self._kept.value = args[0]
-
-    def take(self) -> torch.Tensor | None:
-        """The kept tensor, forgotten here."""
-        value: torch.Tensor | None = getattr(self._kept, "value", None)
-        self._kept.value = None
-        return value
-
-    def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """A forward hook of the layer, called after errors too."""
-        self._kept.value = None
-
-    def __reduce__(self) -> tuple[type[BlockInput], tuple[()]]:
-        return BlockInput, ()
-
-
 class SiteHook:
     """Applies banks to the output of one module (or to slices of it, where a map is fused)."""
 
-    def __init__(self, parts: int, block: BlockInput | None, banks: Sequence[Bank] = ()) -> None:
+    def __init__(self, parts: int, block: ModuleInput | None, banks: Sequence[Bank] = ()) -> None:
         self.parts, self.block = parts, block
         self.banks: list[tuple[int, Bank]] = [(0, bank) for bank in banks]
 

@@ -140,7 +140,7 @@ class HybridArm(Arm):
     def _merged(self) -> nn.Module | None:
         """The backbone with the hybrid merged into it, as an export merges; None where a method does not merge."""
         methods = [m for methods in self.hybrid.layers for m in methods]
-        if not methods or not all(m.mergeable for m in methods):
+        if not methods or not all(m.folded().mergeable for m in methods):
             return None
         from peft import get_peft_model
 

@@ -30,7 +30,7 @@ class KeptParams(Cost):
         return own + sum(self.once(hybrid, shape).values())
 
     def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
-        """Shared weights of the folded methods."""
+        """Shared weights of the methods as exported."""
         return {(m.name, m.bank_options()): m.exported().shared_params(shape) for m in hybrid.sharing(shape)}
 
     def reference(self, shape: ModelShape, length: int) -> int:

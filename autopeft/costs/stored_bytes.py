@@ -30,7 +30,7 @@ class StoredBytes(Cost):
         return own + sum(self.once(hybrid, shape).values())
 
     def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
-        """Shared weights of the folded methods."""
+        """Shared weights of the methods as exported."""
         return {(m.name, m.bank_options()): m.shared_bytes(shape) for m in hybrid.sharing(shape)}
 
     def reference(self, shape: ModelShape, length: int) -> int:

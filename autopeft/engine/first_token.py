@@ -5,6 +5,7 @@ Shapes: N sequences, L tokens, d width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +13,15 @@ from torch import nn
 
 from autopeft.anatomy import family_of, layers_of
 from autopeft.attention import set_first_only
+from autopeft.hybrid import Hybrid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def first_token_is_all(hybrids: Iterable[Hybrid]) -> bool:
+    """Whether the last layer may be computed for the first token alone: no method in it mixes tokens."""
+    return all(method.tokenwise for hybrid in hybrids for method in hybrid.layers[-1])
 
 
 class FirstTokenOnly:

@@ -21,7 +21,7 @@ from autopeft.engine.backbone import Backbone
 from autopeft.engine.company import Company
 from autopeft.engine.data import Batch
 from autopeft.engine.entrances import Entrances, States
-from autopeft.engine.first_token import FirstTokenOnly
+from autopeft.engine.first_token import FirstTokenOnly, first_token_is_all
 from autopeft.engine.heads import PackedHead
 from autopeft.engine.optimizer import PackedAdamW, Rates
 from autopeft.engine.procedures import At, Batches, Gradients, Procedures
@@ -71,7 +71,7 @@ class Pack:
             # Not by assignment: that would make it a submodule, behind the class's own method.
             backbone.heads[name].requires_grad_(False).__dict__["forward"] = head
         # Stock attention, of what is reported, computes all tokens.
-        one_token = backbone.precision.attention and backbone.readout.reads == "one"
+        one_token = backbone.precision.attention and backbone.readout.reads == "one" and first_token_is_all(hybrids)
         self._first_token = FirstTokenOnly(backbone.model) if one_token else None
         self._entrances = Entrances(backbone.model, starts) if starts[-1] else None
         self.procedures = Procedures(self.attachment.banks, hybrids, [seed] * len(candidates))

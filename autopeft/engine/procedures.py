@@ -113,6 +113,8 @@ class Procedures:
         for _, bank in banks.named_banks():
             if bank.layer is not None:
                 by_class.setdefault(type(bank.method), []).append(bank)
+        for own in by_class.values():
+            own.sort(key=_in_order)
         ordered = sorted(by_class, key=lambda method: method.name)
         self._hooks = {
             hook: [(method, by_class[method]) for method in ordered if defines(method, hook)] for hook in HOOKS
@@ -162,3 +164,9 @@ class Procedures:
 
 def _methods(hybrid: Hybrid) -> Iterable[Method]:
     return (m for methods in hybrid.layers for m in methods)
+
+
+def _in_order(bank: Bank) -> tuple[int, int, str]:
+    """Where a bank stands among those of its class, in any company: draws for one after the other are then the same."""
+    assert bank.layer is not None, "what a model has once has no place"
+    return bank.layer, bank.method.allowed_sites.index(bank.site), str(bank.method.bank_options())

@@ -14,6 +14,7 @@ from autopeft.anatomy import FAMILIES, ModelShape
 from autopeft.costs._flops import forward_flops, training_flops
 from autopeft.engine.company import Company
 from autopeft.engine.data import TokenizedTask, Tokens, training_groups
+from autopeft.engine.first_token import first_token_is_all
 from autopeft.engine.settings import TrainingSettings
 from autopeft.hybrid import Hybrid
 
@@ -106,7 +107,8 @@ class CostModel:
         return sum(flops * own // self.epochs for flops, own in zip(whole, trained, strict=True))
 
     def _candidate(self, hybrid: Hybrid, start: int, trained: Lengths, measured: Lengths) -> int:
-        queries = 1 if self.first_token and FAMILIES[self.shape.family].residual else None
+        cut = self.first_token and FAMILIES[self.shape.family].residual and first_token_is_all([hybrid])
+        queries = 1 if cut else None
         last = self.shape.layers - 1
 
         def forward(n: int) -> int:

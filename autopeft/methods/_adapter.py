@@ -52,9 +52,23 @@ class Bottleneck(Method):
         """One bank has one non-linearity."""
         return (("activation", self.activation),)
 
-    def add_bottleneck(self, bank: Bank, output: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """`output` [K*B, L, d] + scale (W_up g(W_down x + b) + b) of x [K*B, L, d]."""
+    def add_bottleneck(
+        self,
+        bank: Bank,
+        output: torch.Tensor,
+        x: torch.Tensor,
+        row_scale: torch.Tensor | None = None,
+        **made: torch.Tensor,
+    ) -> torch.Tensor:
+        """`output` [K*B, L, d] + scale (W_up g(W_down x + b) + b) of x [K*B, L, d], each sequence's times `row_scale`.
+
+        `made` are weights [K, ...] that the method computes, in the place of the bank's own of these names.
+        """
+        import torch
         from torch.nn import functional
 
-        middle = getattr(functional, self.activation)(bank.compress(x, "down", "down_bias"))
-        return bank.add_expanded(output, middle, "up", "up_bias")
+        down, bias, up, up_bias = (
+            made[name] if name in made else bank.weight(name) for name in ("down", "down_bias", "up", "up_bias")
+        )
+        inner = torch.baddbmm(bias.to(x.dtype)[:, None], bank.split(x), down.to(x.dtype).transpose(1, 2))
+        return bank.add_product(output, getattr(functional, self.activation)(inner), up, up_bias, row_scale)

@@ -131,22 +131,35 @@ class Bank(nn.Module):
             return torch.bmm(self.split(x), matrix)
         return torch.baddbmm(self.weight(bias).to(x.dtype)[:, None], self.split(x), matrix)
 
-    def add_expanded(self, output: torch.Tensor, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
+    def add_expanded(
+        self,
+        output: torch.Tensor,
+        x: torch.Tensor,
+        weight: str,
+        bias: str | None = None,
+        row_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """`output` [K*B, L, d] plus each candidate's scale times (X [K, B*L, r] `weight` [K, d, r] + `bias` [K, d])."""
-        return self.add_product(output, x, self.weight(weight), None if bias is None else self.weight(bias))
+        return self.add_product(output, x, self.weight(weight), None if bias is None else self.weight(bias), row_scale)
 
     def add_product(
-        self, output: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+        self,
+        output: torch.Tensor,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        row_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The same with any `weight` [K, d, r] and `bias` [K, d].
+        """The same with any `weight` [K, d, r] and `bias` [K, d], each sequence's times its `row_scale` [K*B].
 
-        One product that adds into a copy of the output: passes over [K*B, L, d] are what a bank costs, so the scale and
-        the bias go into the small factors.
+        One product into a copy of the output, as passes over [K*B, L, d] cost; scale and bias go into small factors.
         """
         matrix = weight.transpose(1, 2)
         if bias is not None:
             matrix = torch.cat([matrix, bias[:, None]], dim=1)
             x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2)
+        if row_scale is not None:
+            x = (x.view(len(row_scale), -1, x.shape[2]) * row_scale[:, None, None].to(x.dtype)).view(x.shape)
         if self._scaled:
             matrix = matrix * self.scale[:, None, None]
         return torch.baddbmm(self.split(output), x, matrix.to(x.dtype)).view(output.shape)

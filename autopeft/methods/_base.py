@@ -61,7 +61,7 @@ class Method(Folds, Procedure, MethodValue):
     random_init: ClassVar[bool] = True
     #: False when it mixes tokens, so that no token may be left out before it.
     tokenwise: ClassVar[bool] = True
-    #: True when it asks its place for the batch's token ids or mask.
+    #: True when it asks its place for the batch's token ids or mask, or attention for what it is given.
     reads_batch: ClassVar[bool] = False
     #: What it computes from: the input of its site's linear map, the input of that map's block, or the map's output.
     reads: ClassVar[Literal["site", "block", "output"]] = "site"

@@ -19,11 +19,30 @@ if TYPE_CHECKING:
     from autopeft.methods.peft import PeftBlock
 
 
-def wire(banks: Sequence[Bank], write: bool = True) -> None:
-    """Give each bank the tuners' layers of its candidates (`bank.tuned`), and `write` the initial values.
+def wire(banks: Sequence[Bank]) -> None:
+    """Give each bank the tuners' layers of its candidates (`bank.tuned`), and write the initial values.
 
-    Banks that have theirs keep them.
+    Banks that have theirs keep them. In a model that is loaded without memory for weights PyTorch would put the tuners'
+    there too: they are built at the first pass.
     """
+    if any(weight.is_meta for bank in banks for weight in bank.parameters()):
+        for bank in banks:
+            bank.__dict__["later"] = tuple(banks)
+        return
+    _wire_fresh(banks, write=True)
+
+
+def layers_of(bank: Bank) -> list[Tuned | None]:
+    """The tuners' layers of the candidates at a bank's place."""
+    if later := bank.__dict__.pop("later", None):
+        for other in later:
+            other.__dict__.pop("later", None)
+        _wire_fresh(later, write=False)
+    layers: list[Tuned | None] = bank.__dict__["tuned"]
+    return layers
+
+
+def _wire_fresh(banks: Sequence[Bank], write: bool) -> None:
     with torch.inference_mode(False):
         _wire_all([bank for bank in banks if "tuned" not in bank.__dict__], write)
 

@@ -23,11 +23,11 @@ HOOKS = (
 class Procedure:
     """The hooks of a method, all optional; by default nothing is done.
 
-    Hooks are class methods: `banks` are all banks of the method's class in a pack, one a place, lowest layer first (a
-    bank of a low layer may hold the first candidates of the pack only). What a model has once is their `shared`. Hooks
-    that change weights do so in place, and without gradients. Between two steps only weights are kept, those of the
-    kinds frozen and state included: an attribute of a bank is lost when a candidate is sliced out of the pack. A bank
-    that no hook has seen must work, as exported networks do.
+    Hooks are class methods: `banks` are all banks of the method's class in a pack, one a place, lowest layer first and
+    a layer's in the order of the method's sites (a bank of a low layer may hold the first candidates of the pack only).
+    What a model has once is their `shared`. Hooks that change weights do so in place, and without gradients. Between
+    two steps only weights are kept, those of the kinds frozen and state included: an attribute of a bank is lost when a
+    candidate is sliced out of the pack. A bank that no hook has seen must work, as exported networks do.
 
     Invariant: what a hook does for a candidate depends on that candidate alone. So means are taken over the banks that
     the candidate has, and random numbers come from `moment.generators`, one draw for each of these banks.

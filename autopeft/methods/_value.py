@@ -14,6 +14,8 @@ from autopeft.errors import AutopeftError, shown, suggest
 MOST_SIZE = 65_536
 #: Of a factor on what a method adds, and 1 / the least: what lies beyond is zero or infinite in half precision.
 _MOST_SCALE = 1e6
+#: Of a field's metadata: it came later, so that JSON leaves it out where it has its default, and old keys stay.
+LATER = "later"
 #: In the place of sites: every linear map that the method may stand at.
 ALL_LINEAR = "all-linear"
 
@@ -129,5 +131,9 @@ class MethodValue(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `method_from_json` reads back."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(cast(Any, self))}
+        fields = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(cast(Any, self))
+            if not f.metadata.get(LATER) or getattr(self, f.name) != f.default
+        }
         return {"method": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from autopeft.anatomy import MAPS, ModelShape
 from autopeft.errors import AutopeftError, shown
 from autopeft.methods._base import Kin, Method, MethodFlops
+from autopeft.methods._gate import Gated, gate_option
 from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LoRA(Method):
+class LoRA(Gated):
     """Low-rank update of linear maps; A Kaiming, B = 0.
 
     `scale` is alpha / r. It does not change with the rank, so that ranks compare fairly; give `alpha` instead to have
-    the scale alpha / r, or alpha / sqrt(r) with `rank_stabilised`.
+    the scale alpha / r, or alpha / sqrt(r) with `rank_stabilised`. With `gated` a text's own gate scales the update,
+    which then does not merge.
     """
 
     name: ClassVar[str] = "lora"
@@ -44,10 +46,12 @@ class LoRA(Method):
     scale: float = 1.0
     alpha: InitVar[float | None] = None
     rank_stabilised: InitVar[bool] = False
+    gated: bool = gate_option()
 
     def __post_init__(self, alpha: float | None, rank_stabilised: bool) -> None:
         """Turn `alpha` into the scale; then the checks of every method."""
         super().__post_init__()
+        self._check_gate(LoRA)
         if not isinstance(rank_stabilised, bool) or (rank_stabilised and alpha is None):
             raise AutopeftError(
                 f"method '{self.name}': rank_stabilised is true or false and needs alpha, not {shown(rank_stabilised)}"
@@ -58,13 +62,15 @@ class LoRA(Method):
 
     @classmethod
     def option_names(cls) -> list[str]:
-        """Fields, `alpha` and `rank_stabilised`."""
-        return [*super().option_names(), "alpha", "rank_stabilised"]
+        """Fields, `alpha` and `rank_stabilised`; methods derived of this one have no gate."""
+        names = [*super().option_names(), "alpha", "rank_stabilised"]
+        return names if cls is LoRA else [name for name in names if name != "gated"]
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
-        """A [r, in] Kaiming, B [out, r] zero."""
+        """A [r, in] Kaiming, B [out, r] zero; the gate."""
         wide_in, wide_out = shape.width(place)
-        return {"A": Weight((self.rank, wide_in), "kaiming"), "B": Weight((wide_out, self.rank))}
+        factors = {"A": Weight((self.rank, wide_in), "kaiming"), "B": Weight((wide_out, self.rank))}
+        return factors | self.gate_weights(wide_in)
 
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
         """Two thin products forward, three (four) backward."""
@@ -76,7 +82,8 @@ class LoRA(Method):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """Output + scale B A x."""
-        return bank.add_expanded(output, bank.compress(site_input, "A"), "B")
+        rows = self.row_scale(bank, site_input)
+        return bank.add_expanded(output, bank.compress(site_input, "A"), "B", row_scale=rows)
 
     def output_scale(self) -> float:
         """Alpha / r."""

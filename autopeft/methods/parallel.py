@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from autopeft.anatomy import ModelShape
 from autopeft.methods._adapter import Bottleneck
 from autopeft.methods._base import Kin
+from autopeft.methods._gate import Gated, gate_option
+from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +19,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parallel(Bottleneck):
-    """F(x) + s (W_up g(W_down x + b) + b), with x the input of the feed-forward network F."""
+class Parallel(Gated, Bottleneck):
+    """F(x) + s (W_up g(W_down x + b) + b), with x the input of the feed-forward network F.
+
+    With `gated` a text's own gate scales what is added.
+    """
 
     name: ClassVar[str] = "parallel"
     description: ClassVar[str] = "scaled bottleneck adapter beside the FFN (He 2022)"
@@ -35,18 +41,24 @@ class Parallel(Bottleneck):
     sites: tuple[str, ...] = ("down",)
     scale: float = 4.0
     activation: str = "relu"
+    gated: bool = gate_option()
 
     def __post_init__(self) -> None:
-        """Check the scale too."""
+        """Check the scale and the gate too."""
         super().__post_init__()
+        self._check_gate(Parallel)
         object.__setattr__(self, "scale", self._check_scale(self.scale))
+
+    def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
+        """An adapter's, and the gate."""
+        return {**super().weights(shape, place), **self.gate_weights(shape.hidden)}
 
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """F(x) + s times the bottleneck of the block's input x."""
         assert block_input is not None, "the attachment keeps it for methods that read it"
-        return self.add_bottleneck(bank, output, block_input)
+        return self.add_bottleneck(bank, output, block_input, self.row_scale(bank, block_input))
 
     def output_scale(self) -> float:
         """S."""

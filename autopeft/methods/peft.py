@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     from autopeft.methods._bank import Bank
-    from autopeft.peft_tuners.tuned import Tuned
 
 _NORMS = ("norm1", "norm2")
 #: Below it a change of the tiny model's output is rounding.
@@ -161,11 +160,6 @@ class PeftBlock(Method):
         """Build the candidates' tuners over the maps that the banks are at, and draw what was not drawn yet."""
         from autopeft.methods._peft_wiring import wire
 
-        if any(weight.is_meta for bank in banks for weight in bank.parameters()):
-            # A model that is loaded without memory for weights: PyTorch would put the tuners' there too.
-            for bank in banks:
-                bank.__dict__["later"] = tuple(banks)
-            return
         wire(banks)
 
     def apply(
@@ -174,13 +168,9 @@ class PeftBlock(Method):
         """Each candidate's sequences through its own tuner's layer."""
         import torch
 
-        from autopeft.methods._peft_wiring import flats, wire
+        from autopeft.methods._peft_wiring import flats, layers_of
 
-        if later := bank.__dict__.pop("later", None):
-            for other in later:
-                other.__dict__.pop("later", None)
-            wire(later, write=False)
-        layers: list[Tuned | None] = bank.__dict__["tuned"]
+        layers = layers_of(bank)
         each = output.shape[0] // len(layers)
         parts = [
             part if tuned is None else tuned(part, x, *flats(bank, k, tuned))

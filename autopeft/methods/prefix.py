@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
-from autopeft.methods._base import Kin, Method, MethodFlops
+from autopeft.methods._base import Kin, MethodFlops
+from autopeft.methods._gate import Gated, gate_option
 from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prefix(Method):
-    """`length` learned keys and values in a layer's attention (flat, without a re-parameterising MLP)."""
+class Prefix(Gated):
+    """`length` learned keys and values in a layer's attention (flat, without a re-parameterising MLP).
+
+    With `gated` a text's own gate, of what attention is given, scales them.
+    """
 
     name: ClassVar[str] = "prefix"
     description: ClassVar[str] = "learned keys and values in each attention (Li and Liang 2021)"
@@ -33,11 +37,17 @@ class Prefix(Method):
 
     length: int
     sites: tuple[str, ...] = ("attention",)
+    gated: bool = gate_option()
+
+    def __post_init__(self) -> None:
+        """Check the gate too."""
+        super().__post_init__()
+        self._check_gate(Prefix)
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
-        """Keys and values [l, key/value heads, head width], normal with standard deviation 0.02."""
+        """Keys and values [l, key/value heads, head width], normal with standard deviation 0.02; the gate."""
         size = (self.length, shape.kv_heads, shape.head_dim)
-        return {"key": Weight(size, "normal"), "value": Weight(size, "normal")}
+        return {"key": Weight(size, "normal"), "value": Weight(size, "normal")} | self.gate_weights(shape.hidden)
 
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
         """Nothing of its own: its columns cost in the layer's attention (see `attention_columns`)."""
@@ -48,5 +58,10 @@ class Prefix(Method):
         return self.length
 
     def prefix(self, bank: Bank, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each candidate's own, for all its sequences."""
-        return bank.weight("key"), bank.weight("value")
+        """Each candidate's own for all its sequences, or as each sequence's gate scales them."""
+        key, value = bank.weight("key"), bank.weight("value")
+        rows = self.row_scale(bank, bank.place.given()) if self.gated else None
+        if rows is None:
+            return key, value
+        own, scale = sequences // len(key), rows[:, None, None, None]
+        return key.repeat_interleave(own, 0) * scale, value.repeat_interleave(own, 0) * scale

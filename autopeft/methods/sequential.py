@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from autopeft.anatomy import ModelShape
 from autopeft.methods._adapter import Bottleneck
 from autopeft.methods._base import Kin
+from autopeft.methods._gate import Gated, gate_option
+from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
     import torch
@@ -16,10 +19,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sequential(Bottleneck):
+class Sequential(Gated, Bottleneck):
     """h + W_up g(W_down h + b) + b on the output h of a block, before residual and norm.
 
-    Sites: `down` is after the feed-forward network (Pfeiffer), `o` after attention; both is Houlsby's.
+    Sites: `down` is after the feed-forward network (Pfeiffer), `o` after attention; both is Houlsby's. With `gated` a
+    text's own gate scales what is added.
     """
 
     name: ClassVar[str] = "sequential"
@@ -36,9 +40,19 @@ class Sequential(Bottleneck):
     bottleneck: int
     sites: tuple[str, ...] = ("down",)
     activation: str = "relu"
+    gated: bool = gate_option()
+
+    def __post_init__(self) -> None:
+        """Check the gate too."""
+        super().__post_init__()
+        self._check_gate(Sequential)
+
+    def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
+        """An adapter's, and the gate."""
+        return {**super().weights(shape, place), **self.gate_weights(shape.hidden)}
 
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """H + the bottleneck of h."""
-        return self.add_bottleneck(bank, output, output)
+        return self.add_bottleneck(bank, output, output, self.row_scale(bank, output))
