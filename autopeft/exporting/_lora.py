@@ -21,7 +21,7 @@ _Part = tuple[int, int, float, torch.Tensor, torch.Tensor]
 
 def is_lora_only(hybrid: Hybrid) -> bool:
     """Whether stock PEFT can express it: LoRA, and no other method, in at least one layer."""
-    return not hybrid.is_empty and all(m.name == "lora" for methods in hybrid.layers for m in methods)
+    return not hybrid.is_empty and all(m.name == "lora" for m in hybrid.methods())
 
 
 def lora_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout, padded: bool) -> LoraConfig:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from autopeft.anatomy import ModelShape
+from autopeft.anatomy import INPUT, ModelShape
 from autopeft.methods._base import Method
 from autopeft.methods._weights import SAVED, Weight
 
 if TYPE_CHECKING:
     from autopeft.methods._place import Place
 
+#: The site of a bank that a model has once, for all places of its method.
+SHARED = "shared"
 #: Where a candidate's own part of a weight lies.
 Corner = tuple[int | slice, ...]
 
@@ -29,7 +31,7 @@ class Bank(nn.Module):
     Trained weights are parameters [K, ...], frozen ones and states are buffers. `scale` [K] is 0 for a candidate that
     lacks the method, so its output and its gradients are exactly 0. Where padding is multiplied by padding (A and B,
     down and up) it gets zero gradients and stays zero; other methods mask with `own`. `own_columns` [K, l] says which
-    attention columns are each candidate's own; None when all have as many.
+    attention columns, or vectors of a prompt, are each candidate's own; None when all have as many.
     """
 
     scale: torch.Tensor
@@ -42,23 +44,27 @@ class Bank(nn.Module):
         site: str,
         seeds: Sequence[int],
         layer: int | None = None,
+        vocabulary: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.site, self.layer, self.methods, self.shape = site, layer, tuple(methods), shape
         self.seeds = tuple(seeds)
         self.method = next(m for m in methods if m is not None)
-        declared = [_declared(m, shape, site, layer) if m else {} for m in methods]
+        declared = [_declared(m, shape, site) if m else {} for m in methods]
         self.sizes = [{name: w.shape for name, w in own.items()} for own in declared]
         self.declared: Mapping[str, Weight] = next(own for own in declared if own)
         self.kept = [{name: w.entries for name, w in own.items()} for own in declared]
-        self.columns = [m.attention_columns() if m else 0 for m in methods]
+        self.columns = [_columns(m, site) if m else 0 for m in methods]
         scales = [m.output_scale() if m else 0.0 for m in methods]
         self.register_buffer("scale", torch.tensor(scales), persistent=False)
         self._scaled = any(scale != 1 for scale in scales)
         self.register_buffer("own_columns", _own_columns(self.columns), persistent=False)
         for name, weight in self.declared.items():
             where = (layer, site, self.method.name, name)
-            drawn = [own[name].draw(seed, *where) if own else None for own, seed in zip(declared, seeds, strict=True)]
+            drawn = [
+                own[name].draw(seed, *where, vocabulary=vocabulary) if own else None
+                for own, seed in zip(declared, seeds, strict=True)
+            ]
             self._register(name, weight, _stack(drawn))
         # Not submodules: the backbone's and the model-level bank's weights are not this bank's.
         self.__dict__["place"] = None
@@ -162,8 +168,12 @@ class Bank(nn.Module):
         return sum(count for name, count in own.items() if self.declared[name].kind == "trained")
 
 
-def _declared(method: Method, shape: ModelShape, site: str, layer: int | None) -> Mapping[str, Weight]:
-    return method.shared(shape) if layer is None else method.weights(shape, site)
+def _declared(method: Method, shape: ModelShape, site: str) -> Mapping[str, Weight]:
+    return method.shared(shape) if site == SHARED else method.weights(shape, site)
+
+
+def _columns(method: Method, site: str) -> int:
+    return method.input_tokens() if site == INPUT else method.attention_columns()
 
 
 def _own_columns(columns: Sequence[int]) -> torch.Tensor | None:
