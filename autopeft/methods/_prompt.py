@@ -39,9 +39,3 @@ class SoftPrompt(Method):
     def input_tokens(self) -> int:
         """One a learned vector."""
         return self.length
-
-    def folded(self) -> Method:
-        """A plain prompt of the same length."""
-        from autopeft.methods.prompt_tuning import PromptTuning
-
-        return PromptTuning(self.length, self.sites)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
 from autopeft.errors import AutopeftError, shown
+from autopeft.methods._base import Method
 from autopeft.methods._prompt import SoftPrompt
 from autopeft.methods._weights import Weight
 
@@ -61,6 +62,12 @@ class MPT(SoftPrompt):
     def prompt(self, bank: Bank) -> torch.Tensor:
         """The products."""
         return bank.weight("prompt") * (bank.weight("left") @ bank.weight("right"))
+
+    def folded(self) -> Method:
+        """A prompt of the same length."""
+        from autopeft.methods.prompt_tuning import PromptTuning
+
+        return PromptTuning(self.length, self.sites)
 
     def fold(
         self, shape: ModelShape, place: str, weights: Mapping[str, torch.Tensor], shared: Mapping[str, torch.Tensor]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from autopeft.anatomy import ModelShape
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods._adapter import ACTIVATIONS
+from autopeft.methods._base import Method
 from autopeft.methods._prompt import SoftPrompt
 from autopeft.methods._weights import Weight
 
@@ -70,6 +71,12 @@ class PTuning(SoftPrompt):
     def prompt(self, bank: Bank) -> torch.Tensor:
         """What the MLP says."""
         return _through(bank.weight, self.activation)
+
+    def folded(self) -> Method:
+        """A prompt of the same length."""
+        from autopeft.methods.prompt_tuning import PromptTuning
+
+        return PromptTuning(self.length, self.sites)
 
     def fold(
         self, shape: ModelShape, place: str, weights: Mapping[str, torch.Tensor], shared: Mapping[str, torch.Tensor]
