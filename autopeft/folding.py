@@ -39,7 +39,7 @@ def folded(hybrid: Hybrid) -> Hybrid:
 def fold(
     hybrid: Hybrid, weights: Weights, shape: ModelShape, form: Form = "folded"
 ) -> tuple[Hybrid, dict[str, torch.Tensor]]:
-    """`folded(hybrid)` with weights, by `layers.<i>.<place>.<method>.<weight>` and `shared.<method>.<weight>`.
+    """`folded(hybrid)` with weights, by `layers.<i>.<place>.<method>.<weight>`, `model...` and `shared.<method>.<weight>`.
 
     With the form "exported" it is `exported(hybrid)`.
     """
@@ -48,14 +48,12 @@ def fold(
     if new is hybrid:
         return hybrid, dict(weights)
     found: dict[str, torch.Tensor] = {}
-    for i, methods in enumerate(hybrid.layers):
+    for where, methods in (("model", hybrid.model), *((f"layers.{i}", ms) for i, ms in enumerate(hybrid.layers))):
         for step in (s for s in _steps(methods, becomes) if shape.has(s.place)):
-            there = [
-                _weights_of(hybrid, method, i, step.place, weights, shape, step.changes) for method in step.sources
-            ]
+            there = [_weights_of(hybrid, m, where, step.place, weights, shape, step.changes) for m in step.sources]
             if there[0]:
                 own = step.method.join(step.forms, there) if len(there) > 1 else there[0]
-                found |= {f"layers.{i}.{step.place}.{step.method.bank_name}.{w}": t for w, t in own.items()}
+                found |= {f"{where}.{step.place}.{step.method.bank_name}.{w}": t for w, t in own.items()}
     return new, found | _still_shared(hybrid, new, weights, shape)
 
 
@@ -64,7 +62,7 @@ def fold_at(
 ) -> tuple[Method, dict[str, torch.Tensor]]:
     """What one of the hybrid's methods folds to at a place, whatever else stands there."""
     single = method.at(place)
-    return single.folded(), _weights_of(hybrid, single, layer, place, weights, shape, True)
+    return single.folded(), _weights_of(hybrid, single, f"layers.{layer}", place, weights, shape, True)
 
 
 @dataclass(frozen=True)
@@ -83,10 +81,11 @@ class _Step:
 
 
 def _value(hybrid: Hybrid, becomes: _Becomes) -> Hybrid:
-    layers = [_steps(methods, becomes) for methods in hybrid.layers]
-    if not any(step.changes for steps in layers for step in steps):
+    model, *layers = ([*_steps(methods, becomes)] for methods in (hybrid.model, *hybrid.layers))
+    if not any(step.changes for steps in (model, *layers) for step in steps):
         return hybrid
-    return Hybrid(tuple(tuple(step.method for step in steps) for steps in layers))
+    made = tuple(tuple(step.method for step in steps) for steps in layers)
+    return Hybrid(made, tuple(step.method for step in model))
 
 
 def _steps(methods: Sequence[Method], becomes: _Becomes) -> list[_Step]:
@@ -127,9 +126,9 @@ def _crosses(method: Method, new: Method, other: Method, becomes: _Becomes) -> b
 
 
 def _weights_of(
-    hybrid: Hybrid, method: Method, layer: int, place: str, weights: Weights, shape: ModelShape, folds: bool
+    hybrid: Hybrid, method: Method, where: str, place: str, weights: Weights, shape: ModelShape, folds: bool
 ) -> dict[str, torch.Tensor]:
-    prefix = f"layers.{layer}.{place}.{method.bank_name}."
+    prefix = f"{where}.{place}.{method.bank_name}."
     own = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
     if not folds or not own:
         return own

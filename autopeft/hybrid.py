@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from autopeft.anatomy import ModelShape
 from autopeft.doors import door, within
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, shown
 from autopeft.methods import Method, method_from_json
 
 #: Layers of a model, and methods written in one: more than any has.
@@ -22,7 +22,7 @@ _SMALL, _TIMES = 10_000_000, 4
 
 @dataclass(frozen=True)
 class Hybrid:
-    """`layers[i]` are the methods of layer i, lowest layer first.
+    """`layers[i]` are the methods of layer i, lowest layer first; `model` those before the layers, at place "input".
 
     Canonical on construction: absent methods (size 0) are dropped, methods that differ in their sites only are joined,
     and the rest is sorted by stage and site. So the order in which methods were written does not matter, and equality
@@ -30,37 +30,53 @@ class Hybrid:
     """
 
     layers: tuple[tuple[Method, ...], ...]
+    model: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:
         """Bring the layers into canonical form."""
         _check_layers(len(self.layers))
-        canonical = tuple(_canonical(methods, i) for i, methods in enumerate(self.layers))
+        canonical = tuple(_canonical(methods, f"layer {i}", False) for i, methods in enumerate(self.layers))
         object.__setattr__(self, "layers", canonical)
+        object.__setattr__(self, "model", _canonical(self.model, "the model's input", True))
 
     @classmethod
     def uniform(cls, layers: int, *methods: Method) -> Self:
-        """The same methods in each of `layers` layers."""
+        """The same methods in each of `layers` layers; those of the whole model once."""
         _check_layers(layers)
-        return cls((tuple(methods),) * layers)
+        inside = tuple(m for m in methods if not m.of_model)
+        return cls((inside,) * layers, tuple(m for m in methods if m.of_model))
 
     @classmethod
-    def from_layers(cls, layers: int, chosen: Mapping[int, Iterable[Method]]) -> Self:
-        """Methods in the chosen layers (0 is the lowest), nothing in the others."""
+    def from_layers(cls, layers: int, chosen: Mapping[int, Iterable[Method]], model: Iterable[Method] = ()) -> Self:
+        """Methods in the chosen layers (0 is the lowest), nothing in the others; `model`: those of the whole model."""
         _check_layers(layers)
         wrong = [i for i in chosen if not 0 <= i < layers]
         if wrong:
             raise AutopeftError(f"hybrid: layer {wrong[0]} does not exist; layers are 0 to {layers - 1}")
-        return cls(tuple(tuple(chosen.get(i, ())) for i in range(layers)))
+        return cls(tuple(tuple(chosen.get(i, ())) for i in range(layers)), tuple(model))
 
     @property
     def is_empty(self) -> bool:
         """True when only the task's head is trained."""
-        return not any(self.layers)
+        return not self.model and not any(self.layers)
 
     @property
     def first_adapted(self) -> int:
-        """The lowest layer with a method, L when there is none: what lies below is the same for every such hybrid."""
+        """The lowest layer that is given or does something else than the bare backbone's, L when there is none."""
+        if self.model:
+            return 0
         return next((i for i, methods in enumerate(self.layers) if methods), len(self.layers))
+
+    def methods(self) -> Iterator[Method]:
+        """All methods, those of the model first, then layer by layer."""
+        yield from self.model
+        for methods in self.layers:
+            yield from methods
+
+    @property
+    def input_tokens(self) -> int:
+        """How many vectors stand among those of a text's tokens."""
+        return sum(method.input_tokens() for method in self.model)
 
     def placed(self) -> Iterator[tuple[int, str, Method]]:
         """(layer, site, method) one by one, in the order in which a forward pass meets them at each site."""
@@ -72,7 +88,7 @@ class Hybrid:
     def num_params(self, shape: ModelShape) -> int:
         """Trainable parameters without the task's head, exactly; nothing is built."""
         self.check(shape)
-        own = sum(_layer_params(methods, shape) for methods in self.layers)
+        own = sum(_layer_params(methods, shape) for methods in (self.model, *self.layers))
         return own + sum(method.shared_params(shape) for method in self.sharing(shape))
 
     def sharing(self, shape: ModelShape) -> list[Method]:
@@ -81,7 +97,7 @@ class Hybrid:
         It stands at all sites at which one of them does.
         """
         members: dict[tuple[Any, ...], list[Method]] = {}
-        for methods in self.layers:
+        for methods in (self.model, *self.layers):
             for method in _sharing(methods, shape):
                 members.setdefault((method.bank_name, method.bank_options()), []).append(method)
         joined = [_joined(group) for group in members.values()]
@@ -91,7 +107,7 @@ class Hybrid:
         """`AutopeftError` when the model has another number of layers, or lacks all places of a method."""
         if len(self.layers) != shape.layers:
             raise AutopeftError(f"hybrid: made for {len(self.layers)} layers, but the model has {shape.layers}")
-        for methods in self.layers:
+        for methods in (self.model, *self.layers):
             _check_places(methods, shape)
 
     def check_room(self, shape: ModelShape) -> None:
@@ -103,12 +119,13 @@ class Hybrid:
             )
 
     def describe(self) -> str:
-        """One short line for people: `lora 8 q,v in 0-5; prefix 4 in 3; bitfit in 0-11`."""
+        """One short line for people: `prompt_tuning 20; lora 8 q,v in 0-5; prefix 4 in 3; bitfit in 0-11`."""
         groups: dict[str, list[int]] = {}
         for i, methods in enumerate(self.layers):
             for m in methods:
                 groups.setdefault(m.brief, []).append(i)
-        return "; ".join(f"{what} in {_ranges(where)}" for what, where in groups.items()) or "head only"
+        model = [m.brief for m in self.model]
+        return "; ".join(model + [f"{what} in {_ranges(where)}" for what, where in groups.items()]) or "head only"
 
     def summary(self) -> str:
         """A shorter line, for tables: `lora 2-8 in 4, prefix 4 in 1` (sizes, and in how many layers)."""
@@ -120,23 +137,31 @@ class Hybrid:
         spans = {name: f" {min(v)}-{max(v)}" if min(v) < max(v) else f" {v[0]}" for name, v in sizes.items()}
         spans |= dict.fromkeys(switched, "")
         where = {name: sum(any(m.label == name for m in methods) for methods in self.layers) for name in sizes}
-        return ", ".join(f"{name}{spans[name]} in {where[name]}" for name in sizes) or "head only"
+        model = [m.brief for m in self.model]
+        return ", ".join(model + [f"{name}{spans[name]} in {where[name]}" for name in sizes]) or "head only"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads back to an equal hybrid."""
-        return {"layers": [[m.to_json() for m in methods] for methods in self.layers]}
+        # Only where there are some: hashes of hybrids without them are those of older versions.
+        model = {"model": [m.to_json() for m in self.model]} if self.model else {}
+        return {"layers": [[m.to_json() for m in methods] for methods in self.layers], **model}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The hybrid that `to_json` wrote; `AutopeftError` names the layer that is wrong."""
-        layers = data.get("layers") if isinstance(data, Mapping) else None
+        layers, model = (data.get("layers"), data.get("model", [])) if isinstance(data, Mapping) else (None, [])
         if not isinstance(layers, (list, tuple)) or not all(isinstance(m, (list, tuple)) for m in layers):
             raise AutopeftError("hybrid: expected {'layers': [[method, ...], ...]}")
         _check_layers(len(layers))
         crowded = next((i for i, methods in enumerate(layers) if len(methods) > _MOST_METHODS), None)
         if crowded is not None:
             raise AutopeftError(f"hybrid: layer {crowded} has {len(layers[crowded]):,} methods")
-        return cls(tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)))
+        if not isinstance(model, (list, tuple)) or len(model) > _MOST_METHODS:
+            raise AutopeftError(f"hybrid: model must be a list of at most {_MOST_METHODS} methods, not {shown(model)}")
+        return cls(
+            tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)),
+            tuple(_read(m, "hybrid: model") for m in model),
+        )
 
 
 # Repair asks the same few layers thousands of times.
@@ -202,12 +227,17 @@ def _read(data: Any, where: str) -> Method:
         return method_from_json(data)
 
 
-def _canonical(methods: Iterable[Method], layer: int) -> tuple[Method, ...]:
-    single = [m.at(site) for m in methods if m.size_value for site in m.sites]
+def _canonical(methods: Iterable[Method], where: str, of_model: bool) -> tuple[Method, ...]:
+    methods = tuple(m for m in methods if m.size_value)
+    for m in methods:
+        if m.of_model != of_model:
+            remedy = "stands before the layers, in `model`" if m.of_model else "stands in layers"
+            raise AutopeftError(f"hybrid: '{m.name}' cannot be at {where}: it {remedy}")
+    single = [m.at(site) for m in methods for site in m.sites]
     seen: set[tuple[str, str]] = set()
     for m in single:
         if (m.claim, m.sites[0]) in seen:
-            raise AutopeftError(f"hybrid: layer {layer} has two '{m.claim}' at site '{m.sites[0]}'; leave one out")
+            raise AutopeftError(f"hybrid: {where} has two '{m.claim}' at site '{m.sites[0]}'; leave one out")
         seen.add((m.claim, m.sites[0]))
     joined: dict[Method, list[str]] = {}
     for m in single:

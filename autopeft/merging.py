@@ -32,7 +32,7 @@ _KEEP = "keep the hybrid on the model, or export it"
 
 def unmerged(hybrid: Hybrid) -> list[str]:
     """The names of a hybrid's methods that do not merge into a backbone."""
-    return sorted({m.label for methods in hybrid.layers for m in methods if not m.folded().mergeable})
+    return sorted({m.label for m in hybrid.methods() if not m.folded().mergeable})
 
 
 @torch.no_grad()

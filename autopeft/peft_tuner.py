@@ -22,7 +22,7 @@ from peft.utils.other import set_additional_trainable_modules
 from torch import nn
 
 from autopeft.adapter_keys import WRAPPED, as_saved_now, check_fit, check_name, without_adapter
-from autopeft.anatomy import head_names, shape_of
+from autopeft.anatomy import head_names, shape_of, vocabulary_of
 from autopeft.attaching import NAME, Banks
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
@@ -96,7 +96,7 @@ class HybridTuner(BaseTuner):
         heads = {name: getattr(model, name, None) for name in config.modules_to_save or []}
         check_name(adapter_name, heads)
         layer = _layer_of(model)
-        banks = Banks([config.value()], shape_of(model), [config.seed])
+        banks = Banks([config.value()], shape_of(model), [config.seed], vocabulary=vocabulary_of(cast(Any, model)))
         if not any(parameter.is_meta for parameter in banks.parameters()):
             banks.place(cast(Any, model))
         layer.add(adapter_name, banks)

@@ -54,10 +54,21 @@ class Session:
         self.data = experiment.task.load()
         self.shape = self.source.shape(self.data.readout)
         self.space = SearchSpace.load(experiment.space, self.shape)
+        self._check_positions()
         self.budget = Budget.resolve(experiment.budget, self.shape, experiment.training.max_length)
         self.budget.check_feasible(self.space)
         self.objectives = self._objectives()
         self.head_params = self.source.head_params(self.data.readout)
+
+    def _check_positions(self) -> None:
+        """`AutopeftError` where the longest text that is kept leaves no positions for the longest prompt."""
+        prompt, most = self.space.input_tokens, self.source.limits().tokens
+        length = min(self.experiment.training.max_length, most)
+        if prompt and length + prompt > most:
+            raise AutopeftError(
+                f"{self.space.where}: prompts of up to {prompt} vectors beside texts of up to {length} tokens need "
+                f"more than the {most} positions of the model; set training.max_length to at most {most - prompt}"
+            )
 
     @cached_property
     def tokens(self) -> TokenizedTask:

@@ -35,7 +35,7 @@ _MOST_DIMENSIONS, _MOST_DIGITS = 10_000, 4_000
 
 @dataclass(frozen=True)
 class _Slot:
-    """One block in one layer: the dimension of its size (None when there is one size only) and its methods."""
+    """One block in a layer or before all: the dimension of its size (None when it has one only) and its methods."""
 
     dimension: str | None
     block: Block
@@ -49,8 +49,9 @@ class SearchSpace:
     """A search space on a model of a given shape.
 
     Per-layer sizes: one dimension a layer and block, `L03.lora.rank` (layers count from 0). Shared sizes: one a block,
-    `lora.rank`, and one on / off bit a layer, `L03.on` (the space of the AutoPEFT paper). Then the training
-    hyper-parameters that are not fixed. A block with one size only has no dimension.
+    `lora.rank`, and one on / off bit a layer, `L03.on` (the space of the AutoPEFT paper). In both, one of the whole
+    model for each block that stands before the layers, `model.prompt_tuning.length`. Then the training hyper-parameters
+    that are not fixed. A block with one size only has no dimension.
     """
 
     def __init__(self, source: str | Path | Mapping[str, Any], shape: ModelShape) -> None:
@@ -68,6 +69,7 @@ class SearchSpace:
         self._made = {b.name: tuple(b.make(size) for size in self._sizes[b.name]) for b in self._blocks}
         self._seen_layers: dict[tuple[Method, ...], tuple[Method, ...]] = {}
         self._layers = tuple(self._slots(i) for i in range(shape.layers))
+        self._model = self._slots(None)
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], shape: ModelShape) -> SearchSpace:
@@ -83,6 +85,16 @@ class SearchSpace:
     def ordinal(self) -> tuple[Ordinal, ...]:
         """The dimensions with a list of values: sizes, bits, training choices."""
         return tuple(d for d in self.dimensions if isinstance(d, Ordinal))
+
+    @property
+    def input_tokens(self) -> int:
+        """The most vectors that a hybrid of it puts to a text."""
+        return sum(max(method.input_tokens() for method in slot.methods) for slot in self._model)
+
+    @property
+    def of_model(self) -> frozenset[str]:
+        """The names of the blocks that stand before the layers, once a model."""
+        return frozenset(slot.block.name for slot in self._model)
 
     @property
     def methods(self) -> dict[str, str]:
@@ -107,7 +119,8 @@ class SearchSpace:
             tuple(
                 self._canonical(tuple(slot.method(point) for slot in slots)) if self._on(i, point) else ()
                 for i, slots in enumerate(self._layers)
-            )
+            ),
+            Hybrid((), tuple(slot.method(point) for slot in self._model)).model if self._model else (),
         )
 
     def check(self, point: Point) -> None:
@@ -128,6 +141,7 @@ class SearchSpace:
         try:
             for i, slots in enumerate(self._layers):
                 self._encode_layer(i, slots, candidate.hybrid.layers[i], point)
+            _encode(self._model, candidate.hybrid.model, point)
             for d in self.dimensions:
                 if d.kind == "training":
                     point[d.name] = d.raw(candidate.training[d.name])
@@ -154,8 +168,13 @@ class SearchSpace:
         return {d.name: d.value(point[d.name]) for d in self.dimensions}
 
     def block_sizes(self, hybrid: Hybrid) -> tuple[dict[str, int], ...]:
-        """For each layer, lowest first, the size of every block in it; 0 where it is absent."""
-        return tuple(_sizes_in(methods, slots) for methods, slots in zip(hybrid.layers, self._layers, strict=True))
+        """For each layer, lowest first, the size of every block in it; 0 where it is absent.
+
+        What stands before all layers counts as the lowest one's.
+        """
+        absent = {block.name: 0 for block in self._blocks}
+        layers = [absent | _sizes_in(m, slots) for m, slots in zip(hybrid.layers, self._layers, strict=True)]
+        return (layers[0] | _sizes_in(hybrid.model, self._model), *layers[1:])
 
     def to_json(self) -> dict[str, Any]:
         """The space as it is written, with the sizes of this model; `load` reads it back."""
@@ -170,10 +189,12 @@ class SearchSpace:
         """The dimensions of the sizes, then the bits of the layers."""
         numbers = range(self.shape.layers)
         layers: list[int | None] = [None] if self.shared else list(numbers)
+        inside, before = _apart(self._blocks)
         sizes = [
             Ordinal(_size_name(layer, b), self._sizes[b.name], "size", layer, b.name)
-            for layer in layers
-            for b in self._blocks
+            for blocks, there in ((inside, layers), (before, [None]))
+            for layer in there
+            for b in blocks
             if len(self._sizes[b.name]) > 1
         ]
         return sizes + [Ordinal(f"L{i:02}.on", (0, 1), "bit", i) for i in numbers if self.shared]
@@ -186,8 +207,11 @@ class SearchSpace:
             most = f"at most {_MOST_DIMENSIONS:,} and 10^{_MOST_DIGITS} can be searched"
             raise AutopeftError(f"{self.where}: {size}; {most}: leave blocks or sizes out")
 
-    def _slots(self, layer: int) -> tuple[_Slot, ...]:
-        named = [(_size_name(None if self.shared else layer, b), b) for b in self._blocks]
+    def _slots(self, layer: int | None) -> tuple[_Slot, ...]:
+        """Those of a layer, or those before all."""
+        inside, before = _apart(self._blocks)
+        blocks = before if layer is None else inside
+        named = [(_size_name(None if self.shared else layer, b), b) for b in blocks]
         return tuple(_Slot(name if name in self._by_name else None, b, self._made[b.name]) for name, b in named)
 
     def _canonical(self, methods: tuple[Method, ...]) -> tuple[Method, ...]:
@@ -207,10 +231,19 @@ class SearchSpace:
             point[f"L{layer:02}.on"] = int(bool(methods))
             if not methods:
                 return
-        sizes = _sizes_in(methods, slots)
-        for slot in slots:
-            if slot.dimension is not None:
-                point[slot.dimension] = [m.size_value for m in slot.methods].index(sizes[slot.block.name])
+        _encode(slots, methods, point)
+
+
+def _apart(blocks: Sequence[Block]) -> tuple[list[Block], list[Block]]:
+    """Blocks of layers, and blocks of the whole model."""
+    return [b for b in blocks if not b.of_model], [b for b in blocks if b.of_model]
+
+
+def _encode(slots: Sequence[_Slot], methods: Sequence[Method], point: dict[str, Any]) -> None:
+    sizes = _sizes_in(methods, slots)
+    for slot in slots:
+        if slot.dimension is not None:
+            point[slot.dimension] = [m.size_value for m in slot.methods].index(sizes[slot.block.name])
 
 
 def _sizes_in(methods: Sequence[Method], slots: Sequence[_Slot]) -> dict[str, int]:
@@ -218,15 +251,17 @@ def _sizes_in(methods: Sequence[Method], slots: Sequence[_Slot]) -> dict[str, in
     return {s.block.name: at.get((s.methods[0].label, s.methods[0].sites[0]), 0) for s in slots}
 
 
-def _canonical_hybrid(layers: tuple[tuple[Method, ...], ...]) -> Hybrid:
-    """A hybrid of canonical layers, without bringing them into that form again: repair builds hundreds a point."""
+def _canonical_hybrid(layers: tuple[tuple[Method, ...], ...], model: tuple[Method, ...]) -> Hybrid:
+    """A hybrid of canonical parts, without bringing them into that form again: repair builds hundreds a point."""
     hybrid = object.__new__(Hybrid)
     object.__setattr__(hybrid, "layers", layers)
+    object.__setattr__(hybrid, "model", model)
     return hybrid
 
 
 def _size_name(layer: int | None, block: Block) -> str:
-    return f"{'' if layer is None else f'L{layer:02}.'}{block.name}.{block.method.size}"
+    before = "model." if block.of_model else "" if layer is None else f"L{layer:02}."
+    return f"{before}{block.name}.{block.method.size}"
 
 
 def _training(name: str, values: Values) -> Dimension:

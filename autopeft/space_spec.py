@@ -118,6 +118,11 @@ class Block:
         fields: dict[str, Any] = {self.method.size: size, **self.options}
         return self.method(**fields)
 
+    @property
+    def of_model(self) -> bool:
+        """Whether it stands before the layers, once a model."""
+        return self.make(self.method.step).of_model
+
     def scaled(self, shape: ModelShape) -> tuple[int, ...]:
         """The sizes for a model, each once, in the order of what is trained (some train less the larger they are)."""
         sizes = {_scaled(size, shape.hidden, self.method.step) for size in self.sizes}

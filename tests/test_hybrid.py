@@ -23,6 +23,7 @@ from autopeft.methods.ia3 import IA3
 from autopeft.methods.lora import LoRA
 from autopeft.methods.parallel import Parallel
 from autopeft.methods.prefix import Prefix
+from autopeft.methods.prompt_tuning import PromptTuning
 from autopeft.methods.sequential import Sequential
 
 RATES = st.dictionaries(st.sampled_from(["learning_rate", "warmup"]), st.floats(1e-6, 1, allow_nan=False))
@@ -45,11 +46,12 @@ def complaint(call: Any, *args: Any) -> str:
 
 @given(hybrids(), st.randoms())
 def test_the_order_of_writing_does_not_matter(hybrid: Hybrid, random: Any) -> None:
-    written = [random.sample(methods, len(methods)) for methods in hybrid.layers]
+    written = [random.sample(methods, len(methods)) for methods in (*hybrid.layers, hybrid.model)]
     split = [[m.at(site) for m in methods for site in random.sample(m.sites, len(m.sites))] for methods in written]
     absent = [[replace(make(name), **{METHODS.get(name).size: 0}) for name in METHOD_NAMES] for _ in written]
-    for layers in (written, split, [a + w for a, w in zip(absent, written, strict=True)]):
-        other = Hybrid(tuple(tuple(methods) for methods in layers))
+    for parts in (written, split, [a + w for a, w in zip(absent, written, strict=True)]):
+        *layers, model = (tuple(methods) for methods in parts)
+        other = Hybrid(tuple(layers), model)
         assert (other, hash(other)) == (hybrid, hash(hybrid))
         assert short_hash(other.to_json()) == short_hash(hybrid.to_json())
 
@@ -57,7 +59,7 @@ def test_the_order_of_writing_does_not_matter(hybrid: Hybrid, random: Any) -> No
 @given(hybrids(), hybrids())
 def test_hybrids_are_equal_when_they_place_the_same(one: Hybrid, other: Hybrid) -> None:
     def network(hybrid: Hybrid) -> list[Any]:
-        return [(i, site, method.at(site)) for i, site, method in hybrid.placed()]
+        return [*hybrid.model, *((i, site, method.at(site)) for i, site, method in hybrid.placed())]
 
     assert (one == other) == (network(one) == network(other))
 
@@ -84,9 +86,30 @@ def test_methods_are_kept_in_the_order_in_which_they_act() -> None:
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_two_of_a_kind_at_one_site_are_refused(name: str) -> None:
     site = METHODS.get(name).allowed_sites[0]
-    said = complaint(Hybrid, ((), (make(name, 1), make(name, 2, sites=(site,)))))
-    assert said == f"hybrid: layer 1 has two '{make(name).claim}' at site '{site}'; leave one out"
+    twice = (make(name, 1), make(name, 2, sites=(site,)))
+    claim = twice[0].claim
+    if twice[0].of_model:
+        said = complaint(Hybrid, ((), ()), twice)
+        assert said == f"hybrid: the model's input has two '{claim}' at site '{site}'; leave one out"
+        return
+    assert complaint(Hybrid, ((), twice)) == f"hybrid: layer 1 has two '{claim}' at site '{site}'; leave one out"
     assert complaint(Hybrid, ((make(name, 1), make(name, 1)),)).startswith("hybrid: layer 0 has two")
+
+
+def test_methods_of_the_model_stand_before_the_layers() -> None:
+    lora, prompt = LoRA(2), PromptTuning(3)
+    hybrid = Hybrid.uniform(2, lora, prompt)
+    assert hybrid == Hybrid(((lora,), (lora,)), (prompt,)) == Hybrid.from_layers(2, {0: [lora], 1: [lora]}, [prompt])
+    assert Hybrid(((), (lora,)), (prompt,)).first_adapted == 0
+    assert list(hybrid.methods()) == [prompt, lora, lora]
+    assert not Hybrid.uniform(2, prompt).is_empty
+    assert Hybrid.from_json(hybrid.to_json()) == hybrid
+    assert "model" not in Hybrid.uniform(2, lora).to_json()
+    said = complaint(Hybrid, ((prompt,),))
+    assert said == "hybrid: 'prompt_tuning' cannot be at layer 0: it stands before the layers, in `model`"
+    assert complaint(Hybrid, ((),), (lora,)) == "hybrid: 'lora' cannot be at the model's input: it stands in layers"
+    for wrong in (7, "prompt", [{"method": "prompt"}]):
+        assert complaint(Hybrid.from_json, {"layers": [], "model": wrong}).startswith("hybrid: model")
 
 
 def test_layers_are_chosen_by_number() -> None:

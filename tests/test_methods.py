@@ -16,11 +16,11 @@ from conformance import Trial
 from tiny_models import (
     CONFIGS,
     FAMILIES,
-    LAYERS,
     METHOD_NAMES,
     base_model,
     classifier,
     everywhere,
+    in_layers,
     make,
     perturb,
     tokens,
@@ -187,7 +187,7 @@ def test_json_round_trip(name: str) -> None:
     method = make(name, 5)
     assert method_from_json(method.to_json()) == method
     assert method.to_json()["method"] == name
-    hybrid = Hybrid.from_layers(LAYERS, {1: [method]})
+    hybrid = in_layers({1: [method]})
     assert Hybrid.from_json(hybrid.to_json()) == hybrid
 
 

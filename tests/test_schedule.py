@@ -28,6 +28,7 @@ from autopeft.engine.worker import Worker, WorkerSpec, drain
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.methods.prefix import Prefix
+from autopeft.methods.prompt_tuning import PromptTuning
 from autopeft.models import find_model
 
 SETTINGS = TrainingSettings(epochs=2, batch_size=3, precision="fp32", learning_rate=1e-3, seed=1)
@@ -43,6 +44,7 @@ EXAMPLES = [
     Hybrid.from_layers(LAYERS, {TOP: [LoRA(2, sites=("k",)), make("parallel")]}),
     Hybrid.from_layers(LAYERS, {1: [LoRA(2, sites=("up", "o")), make("sequential")]}),
     Hybrid.from_layers(LAYERS, {0: [LoRA(1, sites=("q", "v"))]}),
+    Hybrid.from_layers(LAYERS, {1: [LoRA(2)], TOP: [make("sequential")]}, [PromptTuning(3)]),
 ]
 
 

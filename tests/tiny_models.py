@@ -5,7 +5,7 @@ Shapes: N sequences, L tokens, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -150,8 +150,15 @@ def _allowed(cls: type[Method], size: int) -> int:
 
 
 def everywhere(*methods: Method) -> Hybrid:
-    """The methods in every layer."""
+    """The methods in every layer; those of the whole model once."""
     return Hybrid.uniform(LAYERS, *methods)
+
+
+def in_layers(chosen: Mapping[int, Sequence[Method]], layers: int = LAYERS) -> Hybrid:
+    """The methods in the chosen layers; those of the whole model once, as the first of a kind says."""
+    of_model = {m.name: m for methods in reversed(chosen.values()) for m in methods if m.of_model}
+    inside = {i: [m for m in methods if not m.of_model] for i, methods in chosen.items()}
+    return Hybrid.from_layers(layers, inside, of_model.values())
 
 
 def by_token(hybrid: Hybrid) -> Hybrid:
@@ -161,7 +168,8 @@ def by_token(hybrid: Hybrid) -> Hybrid:
         hooked = any(defines(type(method), hook) for hook in HOOKS)
         return type(method).fixed_flops is Method.fixed_flops and not hooked and method.name != "peft"
 
-    return Hybrid(tuple(tuple(m for m in methods if plain(m)) for methods in hybrid.layers))
+    kept = [tuple(m for m in methods if plain(m)) for methods in (*hybrid.layers, hybrid.model)]
+    return Hybrid(tuple(kept[:-1]), kept[-1])
 
 
 def bank_parts(banks: Banks) -> list[tuple[str, Bank]]:
@@ -185,7 +193,11 @@ def hybrids(layers: int = LAYERS, max_size: int = 4) -> st.SearchStrategy[Hybrid
     # Numbers stand for a method and a set of sites: drawing real sets takes most of a test's time.
     method = st.tuples(st.integers(0, len(METHOD_NAMES) - 1), st.integers(0, max_size), st.integers(0, 2**16 - 1))
     layer = st.lists(method, max_size=4, unique_by=lambda drawn: drawn[0])
-    return st.tuples(*[layer.map(lambda drawn: tuple(_method(*one) for one in drawn))] * layers).map(Hybrid)
+    return st.tuples(*[layer.map(lambda drawn: tuple(_method(*one) for one in drawn))] * layers).map(_hybrid)
+
+
+def _hybrid(layers: tuple[tuple[Method, ...], ...]) -> Hybrid:
+    return in_layers(dict(enumerate(layers)), len(layers))
 
 
 def _method(number: int, size: int, chosen: int) -> Method:

@@ -10,19 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autopeft.anatomy._families import FAMILIES, MAPS, PLACES, SITES, Family, Site, family_of, unsupported
+from autopeft.anatomy._families import FAMILIES, INPUT, MAPS, PLACES, SITES, Family, Site, family_of, unsupported
 from autopeft.checkpoint import MOST, check_sizes
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
-    "FAMILIES", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Site", "embeddings_of",
+    "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Site", "embeddings_of",
     "family_of", "head_names", "input_limits", "layers_of", "shape_from_config", "shape_of", "unsupported",
-    "without_weights",
+    "vocabulary_of", "without_weights",
 ]  # fmt: skip
 
 #: The places that are modules with a weight, and perhaps a bias.
@@ -35,7 +36,8 @@ class ModelShape:
 
     `sites` maps a site to (in, out) of its linear map; `backbone_params` is the number of parameters of the base model
     without the task's head; `gated` says that the feed-forward network has a second input map of the shape of `up`,
-    and `biased` which maps and norms have a bias.
+    `biased` which maps and norms have a bias, and `embedding` the width that tokens are looked up with (0: that of the
+    layers).
     """
 
     family: str
@@ -50,9 +52,10 @@ class ModelShape:
     gated: bool = False
     causal: bool = False
     biased: frozenset[str] = frozenset()
+    embedding: int = 0
 
     def has(self, place: str) -> bool:
-        """Whether its layers have this place."""
+        """Whether it has this place, or its layers have."""
         return place != "gate" or self.gated
 
     @property
@@ -61,9 +64,11 @@ class ModelShape:
         return FAMILIES[self.family].norm_bias
 
     def width(self, place: str) -> tuple[int, int]:
-        """(In, out) of a place of a layer; `AutopeftError` for one that its layers lack."""
+        """(In, out) of a place; `AutopeftError` for one that its layers lack."""
         if not self.has(place):
             raise AutopeftError(f"model family '{self.family}': has no gate, as its feed-forward network is not gated")
+        if place == INPUT:
+            return self.embedding or self.hidden, self.embedding or self.hidden
         if place == "down_in":
             return self.ffn, self.ffn
         if place in ("layer", "layer_in", "norm1", "norm2"):
@@ -143,7 +148,20 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         gated=family.gate is not None,
         causal=family.causal,
         biased=frozenset(place for place in _WITH_WEIGHTS if _has_bias(layers[0], family, place)),
+        embedding=_table(model).shape[1] if _table(model).shape[1] != hidden else 0,
     )
+
+
+def vocabulary_of(model: PreTrainedModel) -> torch.Tensor | None:
+    """What tokens are looked up in [vocabulary, width]; None on the meta device."""
+    table = _table(model).detach()
+    return None if table.is_meta else table
+
+
+def _table(model: PreTrainedModel) -> torch.Tensor:
+    module: Any = model.get_input_embeddings()
+    table: torch.Tensor = module.weight
+    return table
 
 
 #: Transformers' class of what a model is where no task says it.

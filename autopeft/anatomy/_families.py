@@ -15,9 +15,26 @@ if TYPE_CHECKING:
 SITES = ("q", "k", "v", "o", "up", "down")
 #: With the second input map of a gated feed-forward network.
 MAPS = ("q", "k", "v", "o", "up", "gate", "down")
-#: All that methods may act on: outputs of maps and norms, the layer's own input and output, the input of `down`, and
-#: the keys and values of its attention.
-PLACES = ("layer_in", "attention", "q", "k", "v", "o", "norm1", "up", "gate", "down_in", "down", "norm2", "layer")
+#: The place of methods of the whole model: vectors among those that its tokens are looked up as.
+INPUT = "input"
+#: All that methods may act on: that, and of a layer the outputs of maps and norms, its own input and output, the input
+#: of `down`, and the keys and values of its attention.
+PLACES = (
+    INPUT,
+    "layer_in",
+    "attention",
+    "q",
+    "k",
+    "v",
+    "o",
+    "norm1",
+    "up",
+    "gate",
+    "down_in",
+    "down",
+    "norm2",
+    "layer",
+)
 
 
 @dataclass(frozen=True)

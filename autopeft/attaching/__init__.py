@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from autopeft.anatomy import head_names, shape_of
+from autopeft.anatomy import head_names, shape_of, vocabulary_of
 from autopeft.attaching._banks import Banks, Parts
 from autopeft.attaching._hooks import Hooks
 from autopeft.hybrid import Hybrid
@@ -41,7 +41,7 @@ class Attachment:
         if hasattr(model, NAME):
             raise ValueError("the model has hybrids attached already; detach them first")
         self.model = model
-        self.banks = Banks(hybrids, shape_of(model), seeds, starts).place(model)
+        self.banks = Banks(hybrids, shape_of(model), seeds, starts, vocabulary_of(model)).place(model)
         self._trainable = {name: p.requires_grad for name, p in model.named_parameters()}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(tuple(f"{head}." for head in head_names(model))))

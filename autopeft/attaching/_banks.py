@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
-from autopeft.anatomy import ModelShape, layers_of
+from autopeft.anatomy import INPUT, ModelShape, layers_of
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, shown
 from autopeft.hybrid import Hybrid, shared_names
 from autopeft.methods import Method
-from autopeft.methods._bank import Bank, Corner
+from autopeft.methods._bank import SHARED, Bank, Corner
 from autopeft.methods._weights import SAVED, Kind
 
 if TYPE_CHECKING:
@@ -24,13 +24,19 @@ Parts = dict[str, tuple[torch.Tensor, Corner]]
 
 
 class Banks(nn.Module):
-    """All weights of K hybrids: `layers.<i>.<site>.<method>` is a bank, `shared.<method>` one of the whole model.
+    """All weights of K hybrids: `layers.<i>.<site>.<method>` is a bank, and so are `model.input.<method>`, of what acts
+    before the layers, and `shared.<method>`, of what the places of a method share.
 
     Banks of layer i hold the first k_i candidates, those with `starts[k] <= i` (all of them by default).
     """
 
     def __init__(
-        self, hybrids: Sequence[Hybrid], shape: ModelShape, seeds: Sequence[int], starts: Sequence[int] | None = None
+        self,
+        hybrids: Sequence[Hybrid],
+        shape: ModelShape,
+        seeds: Sequence[int],
+        starts: Sequence[int] | None = None,
+        vocabulary: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         starts = starts or [0] * len(hybrids)
@@ -43,6 +49,11 @@ class Banks(nn.Module):
         for seed in seeds:
             _check_seed(seed)
         self._shared_names = [shared_names(hybrid, shape) for hybrid in hybrids]
+        prompts = {
+            name: Bank(members, shape, INPUT, seeds, vocabulary=vocabulary)
+            for _, name, members in _groups([hybrid.model for hybrid in hybrids], shape)
+        }
+        self.model = nn.ModuleDict({INPUT: nn.ModuleDict(prompts)} if prompts else {})
         self.shared = nn.ModuleDict()
         shared = self._shared(hybrids, shape, seeds)
         self.layers = nn.ModuleDict()
@@ -63,9 +74,20 @@ class Banks(nn.Module):
                 members.setdefault((method.bank_name, method.bank_options()), [None] * len(hybrids))[k] = method
         found = {}
         for (name, options), methods in sorted(members.items(), key=lambda item: str(item[0])):
-            bank = found[name, options] = Bank(methods, shape, "shared", seeds)
+            bank = found[name, options] = Bank(methods, shape, SHARED, seeds)
             self.shared[_numbered(name, self.shared)] = bank
         return found
+
+    @property
+    def prompts(self) -> list[Bank]:
+        """The banks at the model's input, in the order in which their vectors stand."""
+        found: Any = dict(self.model.items()).get(INPUT, {})
+        return list(found.values())
+
+    @property
+    def input_tokens(self) -> int:
+        """By how many vectors sequences are longer than their texts."""
+        return sum(max(bank.columns) for bank in self.prompts)
 
     def at(self, layer: int) -> dict[str, list[Bank]]:
         """The banks of a layer by site, in the order in which they act."""
@@ -73,7 +95,7 @@ class Banks(nn.Module):
         return {site: list(banks.values()) for site, banks in sites.items()}
 
     def named_banks(self) -> Iterator[tuple[str, Bank]]:
-        """All banks by `layers.<i>.<site>.<method>` or `shared.<method>`, whatever number one got among others."""
+        """All banks by their names, without the number that one got among others of its method."""
         for name, bank in self.named_modules():
             if isinstance(bank, Bank):
                 yield f"{name.rpartition('.')[0]}.{bank.method.bank_name}", bank
@@ -114,6 +136,7 @@ class Banks(nn.Module):
         """Put each layer's banks where that layer is: a model may be spread over devices."""
         first, layers = next(model.parameters()).device, layers_of(model)
         self.shared.to(first)
+        self.model.to(first)
         for i, banks in self.layers.items():
             own = next(layers[int(i)].parameters()).device
             # A layer that is loaded from the disk or the CPU when it is used has no device now.

@@ -10,6 +10,7 @@ from torch import nn
 
 from autopeft.anatomy import Family, family_of, layers_of
 from autopeft.attaching._banks import Banks
+from autopeft.attaching._prompts import Prompts
 from autopeft.attention import AttentionChoice, set_prefixes
 from autopeft.methods._bank import Bank
 from autopeft.methods._place import BatchInput, ModuleInput, Place
@@ -39,6 +40,9 @@ class Hooks:
             self._choice = AttentionChoice(model, attention)
             self._handles.append(model.base_model.register_forward_pre_hook(self._choice.base))
             self._handles += [m.register_forward_pre_hook(self._choice.module) for m in self._prefixed]
+        if banks.prompts:
+            # Last, so that their hook is the first: what others read of the batch has the prompts in it.
+            self._handles += Prompts(model, banks.prompts).wire(model)
 
     def remove(self) -> None:
         """Undo everything."""

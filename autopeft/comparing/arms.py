@@ -126,7 +126,9 @@ class HybridArm(Arm):
         """Counts are exact, and the rest is measured with this candidate alone."""
         bench, shape = self.bench, self.bench.session.shape
         known, candidate = bench.session.costs(self.hybrid), self._candidate(rate)
-        folded = Hybrid(tuple(tuple(m.folded() for m in methods) for methods in self.hybrid.layers))
+        own = (*self.hybrid.layers, self.hybrid.model)
+        *layers, model = (tuple(m.folded() for m in methods) for methods in own)
+        folded = Hybrid(tuple(layers), model)
         worker = bench.worker(seed)
         return {
             "trainable_params": known["trainable_params"],
@@ -139,7 +141,7 @@ class HybridArm(Arm):
 
     def _merged(self) -> nn.Module | None:
         """The backbone with the hybrid merged into it, as an export merges; None where a method does not merge."""
-        methods = [m for methods in self.hybrid.layers for m in methods]
+        methods = list(self.hybrid.methods())
         if not methods or not all(m.folded().mergeable for m in methods):
             return None
         from peft import get_peft_model

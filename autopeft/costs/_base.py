@@ -24,6 +24,8 @@ class Cost(ABC):
     unit: ClassVar[str]
     #: Whether it is that of the empty hybrid, what each method adds to that alone, and `once`: thousands are then sums.
     additive: ClassVar[bool] = False
+    #: Whether it grows with the tokens that go through the layers, so that it is no sum where methods add some.
+    by_tokens: ClassVar[bool] = False
 
     def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
         """The part of an additive cost that a model pays once, however many layers share it, by what it is paid for.

@@ -29,8 +29,9 @@ def forward_flops(
 
 
 def training_flops(hybrid: Hybrid, shape: ModelShape, length: int, start: int = 0, queries: int | None = None) -> int:
-    """Forward and backward of the layers from `start` up for one sequence; `queries` is of the last layer."""
-    total, dirty = 0, False
+    """Forward and backward of the layers from `start` up for one text; `queries` is of the last layer."""
+    total, dirty = 0, bool(hybrid.model)
+    length += hybrid.input_tokens
     for i, methods in enumerate(hybrid.layers[start:], start):
         asked = queries if i == shape.layers - 1 else None
         asked_tokens = _Tokens(length, asked, FAMILIES[shape.family].norm_first)

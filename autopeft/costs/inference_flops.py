@@ -20,10 +20,12 @@ class InferenceFlops(Cost):
     description: ClassVar[str] = "FLOPs of a forward pass per example, after merging; a share is of the bare backbone's"
     unit: ClassVar[str] = "FLOPs per example"
     additive: ClassVar[bool] = True
+    by_tokens: ClassVar[bool] = True
 
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
-        """The sum over layers."""
+        """The sum over layers, of the text and the vectors that are put to it."""
         hybrid.check(shape)
+        length += hybrid.input_tokens
         return sum(forward_flops(methods, shape, length, merged=True) for methods in hybrid.layers)
 
     def reference(self, shape: ModelShape, length: int) -> int:

@@ -26,7 +26,7 @@ class KeptParams(Cost):
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """The sum over layers, and what is shared."""
         hybrid.check(shape)
-        own = sum(m.kept_params(shape) for methods in hybrid.layers for m in methods)
+        own = sum(m.kept_params(shape) for m in hybrid.methods())
         return own + sum(self.once(hybrid, shape).values())
 
     def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:

@@ -26,7 +26,7 @@ class StoredBytes(Cost):
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """The sum over layers of what each method stores, and what is shared."""
         hybrid.check(shape)
-        own = sum(m.stored_bytes(shape) for methods in hybrid.layers for m in methods)
+        own = sum(m.stored_bytes(shape) for m in hybrid.methods())
         return own + sum(self.once(hybrid, shape).values())
 
     def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:

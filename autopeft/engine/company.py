@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
-from autopeft.methods import Method
 
 _ONE: tuple[float, ...] = (1.0,)
 
@@ -29,7 +28,7 @@ class Company:
     @classmethod
     def of(cls, hybrid: Hybrid) -> Company:
         """That of a candidate; `AutopeftError` when its methods divide the training differently."""
-        methods = _methods(hybrid)
+        methods = list(hybrid.methods())
         marks = frozenset(mark for m in methods if (mark := m.company()) is not None)
         divided = {m.phases: m.name for m in methods if m.phases != _ONE}
         if len(divided) > 1:
@@ -73,7 +72,7 @@ def unjudged(hybrid: Hybrid, epochs: int) -> int:
 
     A share that is the end of a phase is rounded to an epoch as the phase is.
     """
-    share = max((m.judged_from for m in _methods(hybrid)), default=0.0)
+    share = max((m.judged_from for m in hybrid.methods()), default=0.0)
     if not share:
         return 0
     try:
@@ -85,7 +84,3 @@ def unjudged(hybrid: Hybrid, epochs: int) -> int:
     passed = zip(itertools.accumulate(company.phases), ends, strict=True)
     inside = [end for total, end in passed if total <= share + 1e-9]
     return min(max(int(share * epochs + 1e-9), *inside, 0), epochs)
-
-
-def _methods(hybrid: Hybrid) -> Sequence[Method]:
-    return [method for methods in hybrid.layers for method in methods]

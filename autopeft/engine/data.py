@@ -166,14 +166,17 @@ def steps_per_epoch(examples: int, size: int) -> int:
     return full * _CHUNK + -(-rest // size)
 
 
-def evaluation_batches(tokens: Tokens, budget: int, pad_id: int) -> Iterator[Batch]:
-    """Every example once, shortest first, in batches of at most `budget` tokens with padding (or of one example)."""
+def evaluation_batches(tokens: Tokens, budget: int, pad_id: int, more: int = 0) -> Iterator[Batch]:
+    """Every example once, shortest first, in batches of at most `budget` tokens with padding (or of one example).
+
+    Each example has `more` tokens than its text.
+    """
     order = np.argsort(tokens.lengths, kind="stable")
     lengths = tokens.lengths[order]
     start = 0
     while start < len(order):
         # Lengths rise, so a batch is as long as its last example.
-        sizes = np.arange(1, len(order) - start + 1) * lengths[start:]
+        sizes = np.arange(1, len(order) - start + 1) * (lengths[start:] + more)
         end = start + max(1, int(np.searchsorted(sizes, budget, side="right")))
         yield collate(tokens, order[start:end], pad_id)
         start = end

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autopeft.anatomy import embeddings_of, layers_of
+from autopeft.anatomy import embeddings_of, family_of, layers_of
+from autopeft.attaching._prompts import opened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,6 +32,7 @@ class Entrances:
     def __init__(self, model: PreTrainedModel, starts: Sequence[int]) -> None:
         self.states: States = {}
         self._starts, self._total = list(starts), 0
+        self._causal = family_of(model.config).causal
         layers = layers_of(model)
         first, last = starts[0], min(starts[-1], len(layers) - 1)
         self._passed = PassedOver(layers[:first], embeddings_of(model) if first else None)
@@ -71,8 +73,12 @@ class Entrances:
         count = self._starts.count(i)
         if not count:
             return hidden
+        state = self.states[i]
+        if (slots := hidden.shape[1] - state.shape[1]) > 0:
+            # Others have prompts: these slots are masked.
+            state = opened(state, state.new_zeros(len(state), slots, state.shape[2]), self._causal)
         # The last layer may have been computed for the first token only.
-        state = self.states[i][:, : hidden.shape[1]]
+        state = state[:, : hidden.shape[1]]
         return torch.cat([hidden, state.repeat(count, 1, 1)]) if hidden.shape[0] else state.repeat(count, 1, 1)
 
     def _cut(self, value: Any, rows: int) -> Any:

@@ -62,10 +62,10 @@ class Pack:
 
     def _put(self, candidates: tuple[Candidate, ...], starts: tuple[int, ...]) -> None:
         self.candidates, self.starts = candidates, starts
-        backbone, seed = self.backbone, self.settings.seed
-        hybrids = [c.hybrid for c in candidates]
+        backbone, seed, hybrids = self.backbone, self.settings.seed, [c.hybrid for c in candidates]
         backbone.reset_head(seed)
         self.attachment = Attachment(backbone.model, hybrids, seed, backbone.precision.attention, starts)
+        self.longer = self.attachment.banks.input_tokens
         self._heads = {name: PackedHead(module, len(candidates)) for name, module in backbone.heads.items()}
         for name, head in self._heads.items():
             # Not by assignment: that would make it a submodule, behind the class's own method.
@@ -112,7 +112,7 @@ class Pack:
         """Add a batch's gradients to those there are; the losses [K]. `at`: the step, where it is one."""
         total = torch.zeros(len(self.candidates), device=self.backbone.device)
         twice = at is not None and self.company.twice
-        for start, end in parts_of(batch, self.token_budget // len(self.candidates) // (1 + twice)):
+        for start, end in parts_of(batch, self.token_budget // len(self.candidates) // (1 + twice), self.longer):
             part = batch.part(start, end)
             own = {i: state[start:end] for i, state in states.items()}
             if twice and start:
@@ -188,9 +188,12 @@ class Pack:
         return parts
 
 
-def parts_of(batch: Batch, tokens: int) -> list[tuple[int, int]]:
-    """Spans of the batch's examples with at most so many tokens each, about equal; of one example at least."""
+def parts_of(batch: Batch, tokens: int, more: int = 0) -> list[tuple[int, int]]:
+    """Spans of the batch's examples with at most so many tokens each, about equal; of one example at least.
+
+    Each example has `more` tokens than its text.
+    """
     examples, length = batch.inputs["input_ids"].shape
-    count = -(-examples // max(1, tokens // length))
+    count = -(-examples // max(1, tokens // (length + more)))
     edges = [examples * i // count for i in range(count + 1)]
     return list(itertools.pairwise(edges))

@@ -6,7 +6,7 @@ Shapes: K candidates, B examples, C outputs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -18,7 +18,7 @@ from autopeft.engine.data import Batch
 from autopeft.engine.entrances import States
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
-from autopeft.methods._bank import Bank
+from autopeft.methods._bank import SHARED, Bank
 from autopeft.methods._procedure import HOOKS, defines
 from autopeft.methods._weights import generator_at
 
@@ -111,7 +111,7 @@ class Procedures:
         self._hybrids, self._seeds = hybrids, seeds
         by_class: dict[type[Method], list[Bank]] = {}
         for _, bank in banks.named_banks():
-            if bank.layer is not None:
+            if bank.site != SHARED:
                 by_class.setdefault(type(bank.method), []).append(bank)
         for own in by_class.values():
             own.sort(key=_in_order)
@@ -158,15 +158,11 @@ class Procedures:
         """Values [K], zero for candidates that lack the method."""
         if values is None:
             return None
-        has = [any(type(m) is method for m in _methods(hybrid)) for hybrid in self._hybrids[: len(values)]]
+        has = [any(type(m) is method for m in hybrid.methods()) for hybrid in self._hybrids[: len(values)]]
         return torch.where(torch.tensor(has, device=values.device), values, 0)
-
-
-def _methods(hybrid: Hybrid) -> Iterable[Method]:
-    return (m for methods in hybrid.layers for m in methods)
 
 
 def _in_order(bank: Bank) -> tuple[int, int, str]:
     """Where a bank stands among those of its class, in any company: draws for one after the other are then the same."""
-    assert bank.layer is not None, "what a model has once has no place"
-    return bank.layer, bank.method.allowed_sites.index(bank.site), str(bank.method.bank_options())
+    layer = -1 if bank.layer is None else bank.layer
+    return layer, bank.method.allowed_sites.index(bank.site), str(bank.method.bank_options())

@@ -112,7 +112,7 @@ class CostModel:
         last = self.shape.layers - 1
 
         def forward(n: int) -> int:
-            layers = enumerate(hybrid.layers[start:], start)
+            layers, n = enumerate(hybrid.layers[start:], start), n + hybrid.input_tokens
             return sum(forward_flops(m, self.shape, n, False, queries if i == last else None) for i, m in layers)
 
         passes = 2 if Company.of(hybrid).twice else 1

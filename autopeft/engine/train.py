@@ -69,7 +69,7 @@ def measure_pack(pack: Pack, task: TokenizedTask, tokens: Tokens, frozen: Frozen
         return pack.forward(batch, frozen.states(tokens, batch, pack.starts))
 
     pack.procedures.call("before_measure")
-    return measured(forward, len(pack.candidates), pack.backbone.device, task, tokens)
+    return measured(forward, len(pack.candidates), pack.backbone.device, task, tokens, pack.longer)
 
 
 def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, float]:
@@ -82,10 +82,10 @@ def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, 
 
 
 def measured(
-    forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens
+    forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens, more: int = 0
 ) -> list[dict[str, float]]:
     """The task's metrics and the loss of each of K candidates whose outputs on a split `forward` gives."""
-    outputs = predict(forward, candidates, device, task, tokens)
+    outputs = predict(forward, candidates, device, task, tokens, more)
     readout, labels = task.readout, tokens.labels
     losses = readout.loss(torch.from_numpy(outputs), torch.from_numpy(labels.copy()))
     return [
@@ -95,10 +95,15 @@ def measured(
 
 
 @torch.inference_mode()
-def predict(forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens) -> np.ndarray:
-    """Outputs [K, N, C] (or [K, T, C], of tokens; fp32) in the order of the split."""
+def predict(
+    forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens, more: int = 0
+) -> np.ndarray:
+    """Outputs [K, N, C] (or [K, T, C], of tokens; fp32) in the order of the split.
+
+    `more`: vectors of a sequence beside its text's.
+    """
     outputs = torch.zeros(candidates, len(tokens.labels), task.readout.outputs, device=device)
-    for batch in evaluation_batches(tokens, evaluation_tokens(device) // candidates, task.pad_id):
+    for batch in evaluation_batches(tokens, evaluation_tokens(device) // candidates, task.pad_id, more):
         batch = batch.to(device)
         found = forward(batch)
         if tokens.per_token:

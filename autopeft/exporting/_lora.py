@@ -24,7 +24,7 @@ _KINDS: tuple[set[str], ...] = ({"lora"}, {"dora"})
 
 def is_lora_only(hybrid: Hybrid) -> bool:
     """Whether stock PEFT LoRA can express it: LoRA alone, or DoRA alone, without gates, in at least one layer."""
-    methods = [m for layer in hybrid.layers for m in layer]
+    methods = list(hybrid.methods())
     return {m.name for m in methods} in _KINDS and all(m.mergeable for m in methods)
 
 

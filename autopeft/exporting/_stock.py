@@ -48,7 +48,7 @@ class _Kind:
 
 
 def _kind(hybrid: Hybrid) -> _Kind | None:
-    names = {(m.name, m.peft_type) for methods in hybrid.layers for m in methods}
+    names = {(m.name, m.peft_type) for m in hybrid.methods()}
     return _KINDS.get(next(iter(names))[1] or "") if len(names) == 1 else None
 
 

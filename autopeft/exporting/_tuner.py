@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def is_one_tuner(hybrid: Hybrid) -> bool:
     """Whether all of it is one tuner of PEFT with equal options, and sizes that its configuration can tell apart."""
-    methods = [m for methods in hybrid.layers for m in methods]
+    methods = list(hybrid.methods())
     if not methods or not all(isinstance(m, PeftBlock) for m in methods):
         return False
     blocks = cast(list[PeftBlock], methods)

@@ -12,24 +12,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from autopeft.anatomy import ModelShape
+from autopeft.anatomy import INPUT, ModelShape
 from autopeft.methods._base import Method
+from autopeft.methods._products import Products
 from autopeft.methods._weights import SAVED, Weight
 
 if TYPE_CHECKING:
     from autopeft.methods._place import Place
 
+#: The site of a bank that a model has once, for all places of its method.
+SHARED = "shared"
 #: Where a candidate's own part of a weight lies.
 Corner = tuple[int | slice, ...]
 
 
-class Bank(nn.Module):
+class Bank(nn.Module, Products):
     """The weights of K methods of one kind at one place, zero-padded to the largest.
 
     Trained weights are parameters [K, ...], frozen ones and states are buffers. `scale` [K] is 0 for a candidate that
     lacks the method, so its output and its gradients are exactly 0. Where padding is multiplied by padding (A and B,
     down and up) it gets zero gradients and stays zero; other methods mask with `own`. `own_columns` [K, l] says which
-    attention columns are each candidate's own; None when all have as many.
+    attention columns, or vectors of a prompt, are each candidate's own; None when all have as many.
     """
 
     scale: torch.Tensor
@@ -42,23 +45,27 @@ class Bank(nn.Module):
         site: str,
         seeds: Sequence[int],
         layer: int | None = None,
+        vocabulary: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.site, self.layer, self.methods, self.shape = site, layer, tuple(methods), shape
         self.seeds = tuple(seeds)
         self.method = next(m for m in methods if m is not None)
-        declared = [_declared(m, shape, site, layer) if m else {} for m in methods]
+        declared = [_declared(m, shape, site) if m else {} for m in methods]
         self.sizes = [{name: w.shape for name, w in own.items()} for own in declared]
         self.declared: Mapping[str, Weight] = next(own for own in declared if own)
         self.kept = [{name: w.entries for name, w in own.items()} for own in declared]
-        self.columns = [m.attention_columns() if m else 0 for m in methods]
+        self.columns = [_columns(m, site) if m else 0 for m in methods]
         scales = [m.output_scale() if m else 0.0 for m in methods]
         self.register_buffer("scale", torch.tensor(scales), persistent=False)
         self._scaled = any(scale != 1 for scale in scales)
         self.register_buffer("own_columns", _own_columns(self.columns), persistent=False)
         for name, weight in self.declared.items():
             where = (layer, site, self.method.name, name)
-            drawn = [own[name].draw(seed, *where) if own else None for own, seed in zip(declared, seeds, strict=True)]
+            drawn = [
+                own[name].draw(seed, *where, vocabulary=vocabulary) if own else None
+                for own, seed in zip(declared, seeds, strict=True)
+            ]
             self._register(name, weight, _stack(drawn))
         # Not submodules: the backbone's and the model-level bank's weights are not this bank's.
         self.__dict__["place"] = None
@@ -107,62 +114,9 @@ class Bank(nn.Module):
         full = tuple(weight.shape[1:])
         return weight if all(own.get(name) == full for own in self.sizes) else weight * self.own(name)
 
-    def vector(self, name: str, like: torch.Tensor) -> torch.Tensor:
-        """One own vector a candidate [K, d] as one a sequence [K*B, 1, d], to be broadcast over `like`'s tokens."""
-        return self.rows(self.own_weight(name), like)
-
     def per_candidate(self, value: Callable[[Method], float]) -> torch.Tensor:
         """[K]: a number of each candidate's method; 0 where there is none."""
         return torch.tensor([float(value(m)) if m else 0.0 for m in self.methods], device=self.scale.device)
-
-    def split(self, x: torch.Tensor) -> torch.Tensor:
-        """[K*B, ..., d] viewed as [K, B*..., d]."""
-        return x.reshape(len(self.sizes), -1, x.shape[-1])
-
-    def rows(self, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """One vector a candidate [K, ...] as one a sequence [K*B, 1, ...], to be broadcast over `like`'s tokens."""
-        per_candidate = like.shape[0] // len(self.sizes)
-        return values.to(like.dtype).repeat_interleave(per_candidate, dim=0)[:, None]
-
-    def compress(self, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
-        """X [K*B, L, d_in] times `weight` [K, r, d_in] (plus `bias` [K, r]): [K, B*L, r] in the dtype of x."""
-        matrix = self.weight(weight).to(x.dtype).transpose(1, 2)
-        if bias is None:
-            return torch.bmm(self.split(x), matrix)
-        return torch.baddbmm(self.weight(bias).to(x.dtype)[:, None], self.split(x), matrix)
-
-    def add_expanded(
-        self,
-        output: torch.Tensor,
-        x: torch.Tensor,
-        weight: str,
-        bias: str | None = None,
-        row_scale: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """`output` [K*B, L, d] plus each candidate's scale times (X [K, B*L, r] `weight` [K, d, r] + `bias` [K, d])."""
-        return self.add_product(output, x, self.weight(weight), None if bias is None else self.weight(bias), row_scale)
-
-    def add_product(
-        self,
-        output: torch.Tensor,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        row_scale: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The same with any `weight` [K, d, r] and `bias` [K, d], each sequence's times its `row_scale` [K*B].
-
-        One product into a copy of the output, as passes over [K*B, L, d] cost; scale and bias go into small factors.
-        """
-        matrix = weight.transpose(1, 2)
-        if bias is not None:
-            matrix = torch.cat([matrix, bias[:, None]], dim=1)
-            x = torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2)
-        if row_scale is not None:
-            x = (x.view(len(row_scale), -1, x.shape[2]) * row_scale[:, None, None].to(x.dtype)).view(x.shape)
-        if self._scaled:
-            matrix = matrix * self.scale[:, None, None]
-        return torch.baddbmm(self.split(output), x, matrix.to(x.dtype)).view(output.shape)
 
     def corners(self, candidate: int) -> dict[str, Corner]:
         """By weight, where one candidate's own part of it lies; empty when it lacks the method."""
@@ -175,8 +129,12 @@ class Bank(nn.Module):
         return sum(count for name, count in own.items() if self.declared[name].kind == "trained")
 
 
-def _declared(method: Method, shape: ModelShape, site: str, layer: int | None) -> Mapping[str, Weight]:
-    return method.shared(shape) if layer is None else method.weights(shape, site)
+def _declared(method: Method, shape: ModelShape, site: str) -> Mapping[str, Weight]:
+    return method.shared(shape) if site == SHARED else method.weights(shape, site)
+
+
+def _columns(method: Method, site: str) -> int:
+    return method.input_tokens() if site == INPUT else method.attention_columns()
 
 
 def _own_columns(columns: Sequence[int]) -> torch.Tensor | None:

@@ -7,7 +7,7 @@ from abc import ABC
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, cast
 
-from autopeft.anatomy import MAPS
+from autopeft.anatomy import INPUT, MAPS
 from autopeft.errors import AutopeftError, shown, suggest
 
 #: Of a method's size in one layer: more than any width of a model, and little enough to count and compare with.
@@ -119,6 +119,15 @@ class MethodValue(ABC):
     def bank_name(self) -> str:
         """The name of its banks, a part of its weights' names: without dots, and one bank of a candidate at a place."""
         return self.name
+
+    @property
+    def of_model(self) -> bool:
+        """Whether it is one of the whole model: it stands before the lowest layer, and in none."""
+        return self.sites == (INPUT,)
+
+    def input_tokens(self) -> int:
+        """Vectors that it adds to those of the text's tokens, at place "input"."""
+        return 0
 
     @property
     def size_value(self) -> int:

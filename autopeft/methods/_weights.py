@@ -23,7 +23,8 @@ SAVED: tuple[Kind, ...] = ("trained", "frozen", "written")
 class Weight:
     """One tensor of a method at one place, without the candidate axis.
 
-    `init` is "zeros", "ones", "kaiming" (uniform in +-1/sqrt(last dimension)), "normal" (of deviation `sd`) or a
+    `init` is "zeros", "ones", "kaiming" (uniform in +-1/sqrt(last dimension)), "normal" (of deviation `sd`),
+    "vocabulary" (vectors of tokens that are drawn from the model's vocabulary; "normal" where there is no model) or a
     function of shape and generator. A "trained" weight is a parameter. A "frozen" one is a buffer that is saved with
     the candidate and not counted as trained; a "written" one is such a buffer that hooks of training write to; a
     "state" is a buffer for the time of training.
@@ -48,8 +49,11 @@ class Weight:
         """Bits on disk."""
         return 0 if self.kind == "state" else self.entries * self.bits
 
-    def draw(self, seed: int, *place: object) -> torch.Tensor:
-        """Initial values, fp32 on the CPU, by the seed and the place alone: what stands elsewhere changes nothing."""
+    def draw(self, seed: int, *place: object, vocabulary: torch.Tensor | None = None) -> torch.Tensor:
+        """Initial values, fp32 on the CPU, by the seed and the place alone: what stands elsewhere changes nothing.
+
+        `vocabulary` [V, d]: the model's vectors of tokens.
+        """
         import torch
 
         if self.init == "zeros":
@@ -59,7 +63,10 @@ class Weight:
         generator = generator_at(seed, *place)
         if callable(self.init):
             return self.init(self.shape, generator)
-        if self.init == "normal":
+        if self.init == "vocabulary" and vocabulary is not None:
+            tokens = torch.randint(len(vocabulary), self.shape[:1], generator=generator)
+            return vocabulary[tokens.to(vocabulary.device)].float().cpu()
+        if self.init in ("normal", "vocabulary"):
             return torch.randn(self.shape, generator=generator) * self.sd
         if self.init == "kaiming":
             # Kaiming's with a = sqrt(5), as LoRA and nn.Linear draw it.

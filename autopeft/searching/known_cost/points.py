@@ -6,7 +6,7 @@ Shapes: N points, D dimensions, C costs, L layers, B blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -69,7 +69,7 @@ class Points:
         low = np.zeros((1, len(self.dimensions)))
         high = np.where(self.structure, self.levels - 1, 0)[None].astype(float)
         base = self.costs(low)[0]
-        atoms = _atoms(self.dimensions)
+        atoms = _atoms(self.dimensions, self.space.of_model)
         least = np.array([min((c for c in column if c > 0), default=1.0) for column in (self.costs(atoms) - base).T])
         most = np.array([self.budget.limits.get(name, np.inf) for name in self.names])
         most = np.minimum(most, self.costs(high)[0]) - base
@@ -142,7 +142,7 @@ class Points:
     def features(self, rows: np.ndarray) -> np.ndarray:
         """What the surrogate sees [N, B * L + T]: each block's sizes layer by layer, then the training dimensions.
 
-        Where all layers share a size, it stands in the layers that are on; a block of one size only has its bits.
+        A size that layers share stands in those that are on, one of the model in all; a block of one size has its bits.
         """
         size, bit = self._columns
         # What has no dimension of its own is 1.
@@ -157,29 +157,31 @@ class Points:
         sized = [(block, layer) for block in self._blocks for layer in range(self.space.shape.layers)]
         training = [i for i, d in enumerate(self.dimensions) if d.kind == "training"]
         size = [place.get((layer, block), place.get((None, block), -1)) for block, layer in sized]
-        bit = [bits[layer] if bits else -1 for _, layer in sized]
+        bit = [bits[layer] if bits and block not in self.space.of_model else -1 for block, layer in sized]
         return size + training, bit + [-1] * len(training)
 
     @property
     def _blocks(self) -> list[str]:
-        """Those with sizes to choose; all where layers have bits, which choose too."""
+        """Those with sizes to choose; all that stand in layers where these have bits, which choose too."""
         bits = any(d.kind == "bit" for d in self.dimensions)
         sized = {d.block for d in self.space.structure}
-        return [block for block in self.space.methods if bits or block in sized]
+        return [b for b in self.space.methods if (bits and b not in self.space.of_model) or b in sized]
 
     def keys(self, rows: np.ndarray) -> list[bytes]:
         """What tells rows apart."""
         return [row.tobytes() for row in np.ascontiguousarray(rows)]
 
 
-def _atoms(dimensions: Sequence[Dimension]) -> np.ndarray:
+def _atoms(dimensions: Sequence[Dimension], of_model: Collection[str]) -> np.ndarray:
     """Rows of at most one size, at its first level, in one layer, where layers have bits: nothing costs less."""
     kinds = [d.kind for d in dimensions]
+    before = [i for i, d in enumerate(dimensions) if isinstance(d, Ordinal) and d.block in of_model]
     sizes: list[list[int]] = [[], *([i] for i, kind in enumerate(kinds) if kind == "size")]
     bits: list[list[int]] = [[i] for i, kind in enumerate(kinds) if kind == "bit"] or [[]]
-    rows = np.zeros((len(sizes) * len(bits), len(kinds)))
-    for row, (size, bit) in zip(rows, product(sizes, bits), strict=True):
-        row[[*size, *bit]] = 1
+    chosen = [[*size, *bit] for size, bit in product(sizes, bits)] + [[i] for i in before]
+    rows = np.zeros((len(chosen), len(kinds)))
+    for row, columns in zip(rows, chosen, strict=True):
+        row[columns] = 1
     return rows
 
 
@@ -213,7 +215,7 @@ class _Table:
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Costs [N]."""
-        if not self._source.additive:
+        if not self._additive:
             return np.array([self._one(row) for row in rows], dtype=float)
         base, parts = self._parts
         levels = rows[:, self._sizes].astype(int)
@@ -229,6 +231,11 @@ class _Table:
                 once[key] = np.maximum(once.get(key, 0.0), np.where(on, largest, 0.0))
         return total + sum(once.values())
 
+    @property
+    def _additive(self) -> bool:
+        """Not where some methods have all others see more tokens."""
+        return self._source.additive and not (self._source.by_tokens and self._points.space.of_model)
+
     @cached_property
     def _sizes(self) -> list[int]:
         """The dimensions that are sizes."""
@@ -238,18 +245,21 @@ class _Table:
     def _parts(self) -> tuple[_Bill, list[tuple[int | None, _Bill, np.ndarray, dict[Hashable, np.ndarray]]]]:
         """(The empty hybrid's cost, and for each layer's bit - or for all, where there are none - what it costs alone,
         what the levels of the sizes add [sizes, levels], and what of each they pay once a model, by what it is for).
+
+        What stands before the layers depends on no bit.
         """
-        dimensions, sizes = self._points.dimensions, self._sizes
+        dimensions, sizes, before = self._points.dimensions, self._sizes, self._points.space.of_model
         bits: list[int | None] = [i for i, d in enumerate(dimensions) if d.kind == "bit"]
         base = self._bill({})
         parts = []
-        for bit in bits or [None]:
+        for bit in [*bits, None]:
             on = {} if bit is None else {bit: 1}
             alone = self._bill(on)
             table = np.zeros((len(sizes), int(self._points.levels.max(initial=1))))
             shared = {key: np.zeros_like(table) for key in alone.once}
             for row, i in enumerate(sizes):
-                for level in range(self._points.levels[i]):
+                of_model = getattr(dimensions[i], "block", None) in before
+                for level in range(self._points.levels[i] if not bits or of_model == (bit is None) else 0):
                     bill = self._bill({**on, i: level})
                     table[row, level] = bill.own - alone.own
                     for key, amount in bill.once.items():
