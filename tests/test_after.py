@@ -13,7 +13,7 @@ import torch
 from tiny_export import Project
 from tiny_models import LAYERS, everywhere, make, perturb
 from tiny_packs import SETTINGS, Bench, bench
-from tiny_task import classes, save_model, task, tokenizer
+from tiny_task import classes, save_model, sets, tags, task, tokenizer
 
 from autopeft.after import AFTER
 from autopeft.after._calibration import Calibration, expected_calibration_error
@@ -32,6 +32,7 @@ from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.models import ModelSource, find_model
+from autopeft.tasks import TaskData
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +142,9 @@ def test_variances_are_those_of_the_posterior(made: Bench) -> None:
     torch.testing.assert_close(variances, expected)
 
 
-def test_regression_has_no_calibration(tmp_path: Path) -> None:
-    made = bench(tmp_path / "model", "bert", FUSED, regression=True)
+@pytest.mark.parametrize("other", [None, sets(), tags()], ids=["regression", "sets", "words"])
+def test_what_is_not_a_class_has_no_calibration(other: TaskData | None, tmp_path: Path) -> None:
+    made = bench(tmp_path / "model", "bert", FUSED, regression=True, other=other)
     with pytest.raises(AutopeftError, match="only classes can be calibrated"):
         calibrate(own_backbone(made.source, made.data, SETTINGS).model, made.data)
 
@@ -198,6 +200,7 @@ def test_what_cannot_be_mixed_is_refused(exported: Path, project: Project, tmp_p
         ([exported], {}, "two exports or more"),
         ([exported, hybrid], {}, "is no LoRA alone"),
         ([exported, exported], {"readout": classes(5)}, "the task needs 5"),
+        ([exported, exported], {"readout": sets().readout}, "are for classes, and the task has sets of classes"),
         ([exported, tmp_path / "nothing"], {}, "nothing"),
     ):
         with pytest.raises(AutopeftError, match=what):
@@ -260,6 +263,7 @@ def test_tasks_that_do_not_fit_are_refused(source: ModelSource) -> None:
         (tasks[:1], {}, "two tasks or more"),
         ([tasks[0], tasks[0]], {}, "a name of its own"),
         ([tasks[0], replace(tasks[1], readout=classes(4))], {}, "heads of different sizes"),
+        ([tasks[0], replace(tasks[1], readout=sets().readout)], {}, "heads of different sizes or kinds"),
         (tasks, {"rank": 3, "experts": 2}, "2 experts cannot share a rank of 3"),
         (tasks, {"sites": ("qq",)}, "unknown site 'qq'"),
     ):

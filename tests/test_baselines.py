@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_task import save_model, task, tokenizer
+from tiny_task import save_model, tags, task, tokenizer
 from tiny_worker import evaluate
 
 from autopeft.attaching import attach
@@ -35,7 +35,10 @@ def tokens() -> TokenizedTask:
     return TokenizedTask.of(task(), tokenizer(), 16)
 
 
-def test_the_plain_loop_trains_as_the_engine_does(source: ModelSource, tokens: TokenizedTask) -> None:
+@pytest.mark.parametrize("words", [False, True], ids=["classes", "words"])
+def test_the_plain_loop_trains_as_the_engine_does(source: ModelSource, tokens: TokenizedTask, words: bool) -> None:
+    """Of labels of words a batch counts by those that are labelled."""
+    tokens = TokenizedTask.of(tags(), tokenizer(), 16) if words else tokens
     tokens = replace(tokens, train=replace(tokens.train, types=None), validation=replace(tokens.validation, types=None))
     hybrid = Hybrid.uniform(source.shape().layers, METHODS.get("lora")(rank=4))
     evaluation = evaluate(Worker(WorkerSpec(source, SETTINGS), tokens), Candidate(hybrid))

@@ -14,10 +14,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_cli import autopeft
 from tiny_project import experiment, not_measured, write_experiment
+from tiny_task import WORDS, tags, task, tokenizer
 
 from autopeft.baselines import BASELINES
 from autopeft.comparing import arms, measuring
@@ -27,10 +29,12 @@ from autopeft.comparing.launching import compare
 from autopeft.comparing.memory import Peak
 from autopeft.comparing.result import Comparison
 from autopeft.comparing.state import Training
+from autopeft.engine.data import TokenizedTask, collate
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
 from autopeft.models import find_model
+from autopeft.tasks import TaskData
 
 TWO: dict[str, Any] = {"methods": "lora,full_fine_tuning", "seeds": 2, "rates": 2, "quiet": True}
 #: Of a row, what a clock tells.
@@ -190,6 +194,32 @@ def test_a_method_that_fails_is_a_row_and_is_tried_again(fields: dict[str, Any],
     mended, same = run(tmp_path / "out", fields, **few).rows
     assert (mended["status"], mended["reason"]) == ("done", None)
     assert same == good
+
+
+def test_labels_of_words_are_compared(fields: dict[str, Any], tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "validation", "test")):
+        words = random.Random(seed).choices(WORDS[:9], k=90)
+        rows = [f"{word}\t{'B-PER' if word == 'w0' else 'O'}\n" + "\n" * (i % 5 > 3) for i, word in enumerate(words)]
+        (tmp_path / f"{split}.conll").write_text("".join(rows))
+    files = {split: str(tmp_path / f"{split}.conll") for split in ("train", "validation", "test")}
+    few = {"methods": "lora,full_fine_tuning,attention_fusion", "seeds": 1, "rates": 1}
+    changes = {"task": {"name": "files", "metric": "accuracy", **files}, "budget": {}, **few}
+    lora, full, fusion = run(tmp_path / "out", fields, **changes).rows
+    assert (lora["status"], full["status"], fusion["status"]) == ("done", "done", "failed")
+    assert min(lora["peak_memory_bytes"], lora["seconds_per_epoch"], lora["latency_ms"]) > 0
+    # A model for tokens has no pooler.
+    shape = find_model(fields["model"]).shape()
+    assert full["trainable_params"] == shape.backbone_params - shape.hidden * (shape.hidden + 1)
+    assert fusion["reason"].endswith("labels of words need one a token; take lst")
+
+
+@pytest.mark.parametrize("data", [task(pairs=True), tags()], ids=["classes", "words"])
+def test_a_few_examples_are_what_they_were_among_all(data: TaskData) -> None:
+    tokens, index = TokenizedTask.of(data, tokenizer(), 32).train, np.array([7, 2, 50])
+    few, among = collate(measuring._only(tokens, index), np.arange(3), 0), collate(tokens, index, 0)
+    assert torch.equal(few.labels, among.labels)
+    assert few.inputs.keys() == among.inputs.keys()
+    assert all(torch.equal(x, among.inputs[name]) for name, x in few.inputs.items())
 
 
 def test_nothing_is_chosen_on_test(compared: Comparison, fields: dict[str, Any], tmp_path: Path) -> None:

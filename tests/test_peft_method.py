@@ -29,6 +29,7 @@ from autopeft.methods.lora import LoRA
 from autopeft.methods.peft import PeftBlock
 from autopeft.peft_tuners.setting import SIZE_FIELDS, tuner_types
 from autopeft.peft_tuners.verdicts import verdict
+from autopeft.readouts.tokens import Tokens
 from autopeft.space import SearchSpace
 
 #: Of other kinds: a product of two products, a rotation, shared projections, a switch.
@@ -112,6 +113,12 @@ def test_one_configuration_holds_sizes_of_single_modules() -> None:
     check_stock("bert", hybrid)
     shared = Hybrid.from_layers(2, {0: [block("vera", 2)], 1: [block("vera", 3)]})
     assert tuner_config(shared, classifier("bert"), classes(LABELS)) is None
+
+
+def test_the_task_is_named_in_the_configuration() -> None:
+    config = tuner_config(in_ends(block("loha")), classifier("bert"), Tokens(("O", "B-PER")))
+    assert config is not None
+    assert (config.task_type, config.modules_to_save) == ("TOKEN_CLS", ["classifier"])
 
 
 def test_ia3_scales_the_input_of_the_last_map() -> None:

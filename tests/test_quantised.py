@@ -11,7 +11,7 @@ from peft import PeftModel
 from tiny_models import LAYERS, perturb, right_padded
 from tiny_packs import SETTINGS
 from tiny_quantised import KINDS, quantised, wide_bench
-from tiny_task import classes, save_model
+from tiny_task import classes, save_model, tags
 from torch import nn
 
 from autopeft.anatomy import layers_of, shape_of
@@ -30,6 +30,7 @@ from autopeft.models import find_model
 from autopeft.quantising import Kind, check_installed, kind_of
 from autopeft.quantising.loading import bytes_in_memory
 from autopeft.quantising.weights import changed, dequantised, memory
+from autopeft.snippet import base_lines
 
 #: Of the weight that a map computes with, to that of the checkpoint; a random map.
 ERROR = {"nf4": 0.1, "fp4": 0.13, "int8": 0.01, "int4": 0.09}
@@ -182,6 +183,18 @@ def test_stock_lora_merges_into_the_dequantised_model(tmp_path: Path) -> None:
     base = source.model(classes(3), torch.float32)
     merged = PeftModel.from_pretrained(base.dequantize(), tmp_path / "out").merge_and_unload()
     torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tagger_is_kept_so_too(tmp_path: Path) -> None:
+    """It has no pooler, and its head is trained as it is."""
+    source, readout = quantised(tmp_path / "model", "int4"), tags().readout
+    model, config = source.model(readout, torch.float32), source.config(**readout.configuration())
+    assert kind_of(layers_of(model)[0].get_submodule("output.dense")) == "int4"
+    assert kind_of(model.classifier) is None
+    assert memory(model.base_model) == bytes_in_memory(config, "int4", auto_class=readout.auto_class)
+    lines = base_lines(source, '"here"', readout)
+    assert "base = AutoModelForTokenClassification.from_pretrained(" in lines
+    assert "quantise_uniform(base, skip=['classifier'])" in lines
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

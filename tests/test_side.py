@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_models import FFN, HIDDEN, LABELS, LAYERS, perturb
 from tiny_packs import SETTINGS, Bench, bench
-from tiny_task import classes
+from tiny_task import classes, tags
 
 from autopeft.anatomy import embeddings_of, layers_of
 from autopeft.attention import FUSED
@@ -23,6 +23,7 @@ from autopeft.baselines._side import BesideBackbone, SideBaseline
 from autopeft.baselines.attention_fusion import AttentionFusion, Fusion
 from autopeft.baselines.lst import LST
 from autopeft.engine.data import collate, evaluation_batches
+from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 
 KINDS: list[SideBaseline] = [LST(reduction=4), AttentionFusion()]
@@ -130,11 +131,25 @@ def test_what_is_trained_is_kept_and_loaded_again(made: Bench, kind: SideBaselin
     assert again.curve == fitted.curve
 
 
+def test_labels_of_words_are_for_networks_that_tell_tokens_apart(tmp_path: Path) -> None:
+    made = bench(tmp_path / "model", "bert", FUSED, other=tags())
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    with pytest.raises(AutopeftError, match="gives a text one vector, and labels of words need one a token; take lst"):
+        AttentionFusion().fit(made.source, made.data, settings)
+    fitted = LST(reduction=4).fit(made.source, made.data, settings)
+    found = measure(fitted.model, made.data, made.data.validation)
+    assert found == pytest.approx({name: fitted.curve[0][name] for name in found}, rel=1e-5)
+    assert isinstance(fitted.model, BesideBackbone)
+    save_baseline(fitted.model, tmp_path / "kept")
+    assert measure(load_baseline(tmp_path / "kept"), made.data, made.data.validation) == found
+
+
 def test_a_spoilt_folder_is_said_in_one_line(made: Bench, tmp_path: Path) -> None:
     save_baseline(beside(made, AttentionFusion()), tmp_path)
     record = json.loads((tmp_path / RECORD).read_text())
     for change, place in (
         ({"readout": classes(5).to_json()}, WEIGHTS),
+        ({"readout": {"name": "no such"}}, f"{RECORD}: readout: unknown readout 'no such'"),
         ({"options": {"wide": 1}}, WEIGHTS),
         ({"baseline": "lst", "options": {"reduction": 0}}, "lst: reduction: expected a whole number from 1"),
         ({"baseline": "lora_prune", "options": {"sparsity": 2}}, "lora_prune: sparsity: expected a number from 0.0 to"),

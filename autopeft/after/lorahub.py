@@ -6,7 +6,7 @@ Shapes: N exports, r the largest rank among them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -133,7 +133,7 @@ def _opened(
     found, configs = [], []
     first = Record.read(folders[0])
     trust = trusted(first.trust_remote_code, trust_remote_code, str(folders[0]))
-    source = find_model(first.model.name, trust)
+    source = replace(find_model(first.model.name, trust), quantise=first.quantise)
     for folder in folders:
         record = Record.read(folder)
         _check(record, folder, first, folders[0], task)
@@ -164,7 +164,7 @@ def _check(record: Record, folder: Path, first: Record, other: Path, task: Token
     if record.written_as not in _FORMATS:
         raise AutopeftError(f"{folder}: is no LoRA alone, and only LoRAs can be mixed; export a LoRA-only candidate")
     same_base = record.model.files == first.model.files if first.model.files else record.model.name == first.model.name
-    if not same_base:
+    if not same_base or record.quantise != first.quantise:
         raise AutopeftError(f"{folder}: its base model is not that of {other}; mix adapters of one base model")
     own, needed = record.kind, task.readout
     if own.outputs != needed.outputs:
