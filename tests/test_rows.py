@@ -133,7 +133,7 @@ def test_files_put_together_keep_their_marks(tmp_path: Path) -> None:
         ("a.csv", table().encode("utf-16-le"), "UTF-16 without a byte order mark; save it as UTF-8, for example with"),
         ("a.tsv", table().encode("utf-16-be"), "iconv -f UTF-16BE"),
         ("a.csv", table().encode("utf-16")[:-1], "a.csv: cannot be read as UTF-16 (truncated data)"),
-        ("a.jsonl", gzip.compress(b"{}"), "a.jsonl: is compressed (gzip); unpack it"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "a.jsonl: is compressed (gzip); unpack it"),
         ("a.csv", b"PK\x03\x04\0\0", "a.csv: is an archive or a spreadsheet"),
         ("a.csv", b"PAR1\x15\x04", "name it .parquet"),
         ("a.tsv", b"", "a.tsv: no rows"),

@@ -14,6 +14,7 @@ import torch
 from tiny_models import METHOD_NAMES, make
 from tiny_task import save_model, task, tokenizer
 
+from autopeft.anatomy import INPUT
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone, Precision
 from autopeft.engine.company import Company
@@ -134,7 +135,8 @@ def mixed(layers: int, seed: int) -> list[Candidate]:
     """Candidates of other methods, sizes, layers and rates: all layers, from the middle, from the top, head only."""
     rng = random.Random(seed)
     anybody = Company.of(Hybrid.uniform(1))
-    names = [name for name in METHOD_NAMES if Company.of(Hybrid.uniform(1, make(name))) == anybody]
+    layered = [name for name in METHOD_NAMES if METHODS.get(name).allowed_sites != (INPUT,)]
+    names = [name for name in layered if Company.of(Hybrid.uniform(1, make(name))) == anybody]
     # Each method has a conformance suite of its own; here a handful of them meet.
     names = names if len(names) <= MOST else sorted(rng.sample(names, MOST))
     everything = [tuple(make(name, rng.randrange(1, 5)) for name in names)] * layers
