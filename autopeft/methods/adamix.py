@@ -37,6 +37,7 @@ class AdaMix(Bottleneck):
     usual: ClassVar[Mapping[str, Any]] = {"bottleneck": 48}
     size: ClassVar[str] = "bottleneck"
     allowed_sites: ClassVar[tuple[str, ...]] = ("o", "down")
+    usual_rate: ClassVar[float] = 3e-3
     stage: ClassVar[int] = 23
     reads: ClassVar[Literal["site", "block", "output"]] = "output"
     twice: ClassVar[bool] = True

@@ -27,6 +27,7 @@ class FISH(SparseChange):
     description: ClassVar[str] = "the entries of largest Fisher information (FISH mask, Sung 2021)"
     paper: ClassVar[str] = "Sung et al. 2021, section 3"
     usual: ClassVar[Mapping[str, Any]] = {"kept": 8192, "sites": "all-linear"}
+    usual_rate: ClassVar[float] = 3e-3
     stage: ClassVar[int] = 9
 
     @classmethod

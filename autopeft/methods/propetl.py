@@ -37,6 +37,7 @@ class ProPETL(Bottleneck):
     usual: ClassVar[Mapping[str, Any]] = {"bottleneck": 64}
     size: ClassVar[str] = "bottleneck"
     allowed_sites: ClassVar[tuple[str, ...]] = ("o", "down")
+    usual_rate: ClassVar[float] = 5e-3
     stage: ClassVar[int] = 25
     reads: ClassVar[Literal["site", "block", "output"]] = "output"
     exports_folded: ClassVar[bool] = False

@@ -40,6 +40,7 @@ class SparseAdapter(Bottleneck):
     usual: ClassVar[Mapping[str, Any]] = {"bottleneck": 64, "keep": 0.2}
     size: ClassVar[str] = "bottleneck"
     allowed_sites: ClassVar[tuple[str, ...]] = ("o", "down")
+    usual_rate: ClassVar[float] = 3e-3
     stage: ClassVar[int] = 24
     reads: ClassVar[Literal["site", "block", "output"]] = "output"
     zero_init: ClassVar[bool] = False
