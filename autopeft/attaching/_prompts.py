@@ -65,7 +65,8 @@ class Prompts:
         self._config, self._banks, self._now = model.config, list(banks), _Current()
         self._causal = family_of(model.config).causal
         self._names = list(inspect.signature(model.base_model.forward).parameters)
-        self._own = torch.cat([_own(bank) for bank in banks], dim=1)
+        #: Of each bank, how many vectors each candidate has; no tensors, as a model may be built without memory.
+        self._columns = [tuple(bank.columns) for bank in banks]
         self._limit = input_limits(model.config).tokens
 
     def wire(self, model: PreTrainedModel) -> list[Any]:
@@ -86,7 +87,8 @@ class Prompts:
             # The model says what is wrong.
             return args, kwargs
         count, length = text.shape[:2]
-        own = self._own.to(text.device).repeat_interleave(count // len(self._own), dim=0)
+        own = torch.cat([_own(columns, text.device) for columns in self._columns], dim=1)
+        own = own.repeat_interleave(count // len(own), dim=0)
         seen = _seen(given.get("past_key_values"))
         now = self._now.value = _Pass(own, length, inside=not seen)
         mask = given.get("attention_mask")
@@ -98,7 +100,7 @@ class Prompts:
         given["attention_mask"] = opened(mask, own.to(mask.dtype), self._causal)
         if seen:
             return (), given
-        self._check(length, own)
+        self._check(length)
         if ids is not None:
             # What is looked up is replaced; the padding's token is none that means something.
             given["input_ids"] = opened(ids, torch.full_like(own, self._pad_id, dtype=ids.dtype), self._causal)
@@ -114,8 +116,8 @@ class Prompts:
     def _pad_id(self) -> int:
         return int(self._config.pad_token_id or 0)
 
-    def _check(self, length: int, own: torch.Tensor) -> None:
-        most = int(self._own.sum(1).max())
+    def _check(self, length: int) -> None:
+        most = max(map(sum, zip(*self._columns, strict=True)))
         if length + most > self._limit:
             raise AutopeftError(
                 f"a text of {length} tokens and a prompt of {most} need more than the {self._limit} positions that the "
@@ -188,9 +190,9 @@ def _prompt(bank: Bank) -> torch.Tensor:
     return cast(SoftPrompt, bank.method).prompt(bank)
 
 
-def _own(bank: Bank) -> torch.Tensor:
+def _own(columns: Sequence[int], device: torch.device) -> torch.Tensor:
     """Which of a bank's slots are each candidate's own, [K, l]."""
-    return torch.arange(max(bank.columns))[None] < torch.tensor(bank.columns)[:, None]
+    return torch.arange(max(columns), device=device)[None] < torch.tensor(columns, device=device)[:, None]
 
 
 def _seen(cache: Any) -> int:

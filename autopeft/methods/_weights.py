@@ -65,6 +65,9 @@ class Weight:
             return self.init(self.shape, generator)
         if self.init == "vocabulary" and vocabulary is not None:
             tokens = torch.randint(len(vocabulary), self.shape[:1], generator=generator)
+            if tokens.is_meta:
+                # Weights are loaded afterwards.
+                return torch.empty(self.shape)
             return vocabulary[tokens.to(vocabulary.device)].float().cpu()
         if self.init in ("normal", "vocabulary"):
             return torch.randn(self.shape, generator=generator) * self.sd

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
@@ -47,8 +48,8 @@ class MPT(SoftPrompt):
         wide = shape.width(place)[0]
         return {
             "prompt": Weight((self.length, wide), "vocabulary"),
-            "left": Weight((self.length, self.rank), _ones_first(1)),
-            "right": Weight((self.rank, wide), _ones_first(0)),
+            "left": Weight((self.length, self.rank), partial(_ones_first, 1)),
+            "right": Weight((self.rank, wide), partial(_ones_first, 0)),
         }
 
     def bank_options(self) -> tuple[tuple[str, Any], ...]:
@@ -76,14 +77,10 @@ class MPT(SoftPrompt):
         return {"prompt": weights["prompt"] * (weights["left"] @ weights["right"])}
 
 
-def _ones_first(axis: int) -> Any:
-    """Draws little numbers, but ones in the first direction of the rank."""
+def _ones_first(axis: int, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Little numbers, but ones in the first direction of the rank, which is that axis."""
+    import torch
 
-    def draw(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        import torch
-
-        drawn = torch.randn(shape, generator=generator) * 0.02
-        drawn.select(axis, 0).fill_(1.0)
-        return drawn
-
-    return draw
+    drawn = torch.randn(shape, generator=generator) * 0.02
+    drawn.select(axis, 0).fill_(1.0)
+    return drawn
