@@ -132,8 +132,8 @@ def _opened(
         raise AutopeftError(f"lorahub: {len(folders)} folders; give the folders of two exports or more")
     found, configs = [], []
     first = Record.read(folders[0])
-    trust = trusted(first.trust_remote_code, trust_remote_code, str(folders[0]))
-    source = replace(find_model(first.model.name, trust), quantise=first.quantise)
+    named = find_model(first.model.name, trusted(first.trust_remote_code, trust_remote_code, str(folders[0])))
+    source = replace(named, quantise=first.quantise)
     for folder in folders:
         record = Record.read(folder)
         _check(record, folder, first, folders[0], task)
