@@ -81,7 +81,7 @@ class Registry(Generic[T]):
 
     def _classes(self, module: Any) -> Iterator[type[T]]:
         """Classes of the right kind that a module defines."""
-        for value in vars(module).values():
+        for value in list(vars(module).values()):
             if inspect.isclass(value) and issubclass(value, self._base) and value.__module__ == module.__name__:
                 yield cast("type[T]", value)
 

@@ -25,6 +25,8 @@ from table.lookup import Table  # noqa: E402
 
 FILES = sorted((BENCHMARKS / "table").glob("*.parquet"))
 NAMES = [path.stem for path in FILES]
+#: Costs that there were when the tables were made.
+RECORDED = [name for name in COSTS.names() if name != "kept_params"]
 SETTINGS = {
     "task", "model", "space", "budget", "train", "validation", "epochs", "batch_size", "max_length", "pack", "precision"
 }  # fmt: skip
@@ -45,7 +47,7 @@ def test_columns_and_metadata_are_as_documented(table: Table) -> None:
     sizes = [d.name for d in table.space.dimensions]
     figures = [f"{name}_{e}" for name in ("accuracy", "loss") for e in range(1, table.epochs + 1)]
     identity = ["row", "seed", "key", "status"]
-    assert [*table.rows.columns] == [*identity, *sizes, *COSTS.names(), *figures, "seconds"]
+    assert [*table.rows.columns] == [*identity, *sizes, *RECORDED, *figures, "seconds"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -69,10 +71,10 @@ def test_rows_are_unique_and_within_the_budget(table: Table) -> None:
 
 
 def test_costs_are_those_of_autopeft(table: Table) -> None:
-    written = table.rows.drop_duplicates("row").sort_values("row")[COSTS.names()].to_dict("records")
+    written = table.rows.drop_duplicates("row").sort_values("row")[RECORDED].to_dict("records")
     shape, length = table.space.shape, table.settings["max_length"]
-    assert written == [costs_of(table.space.hybrid(p), shape, length) for p in table.points]
-    assert table.costs(table.points[0]) == written[0]
+    assert written == [costs_of(table.space.hybrid(p), shape, length, RECORDED) for p in table.points]
+    assert written[0].items() <= table.costs(table.points[0]).items()
 
 
 def test_seeds_of_a_row_are_of_one_hybrid(table: Table) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tiny_folded import FAMILIES, MODELS, logits, trained
-from tiny_models import LAYERS, METHOD_NAMES, make, sized
+from tiny_models import LAYERS, METHOD_NAMES, in_layers, make, sized
 
 from autopeft.anatomy import ModelShape, shape_of
 from autopeft.attaching import Attachment
@@ -37,9 +37,9 @@ def check(family: str, hybrid: Hybrid) -> Hybrid:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_method_folds_to_what_computes_the_same(name: str, family: str) -> None:
     small, large = (make(name, size) for size in sized(METHODS.get(name)))
-    hybrid = Hybrid.from_layers(LAYERS, {0: [small], 2: [large]})
+    hybrid = in_layers({0: [small], 2: [large]})
     new = check(family, hybrid)
-    assert new.layers[0] == Hybrid(((small.folded(),),)).layers[0]
+    assert new == in_layers({0: [small.folded()], 2: [large.folded()]})
     assert (new == hybrid) == (small.folded() == small)
 
 
@@ -79,7 +79,7 @@ def test_what_is_shared_has_a_name_for_each_of_its_kinds() -> None:
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_stored_bytes_are_those_of_what_is_exported(name: str) -> None:
     small, large = (make(name, size) for size in sized(METHODS.get(name)))
-    hybrid, shape = Hybrid.from_layers(LAYERS, {0: [small], 2: [large]}), shape_of(MODELS["bert"])
+    hybrid, shape = in_layers({0: [small], 2: [large]}), shape_of(MODELS["bert"])
     with Attachment(MODELS["bert"], hybrid) as attached:
         new, own = fold(hybrid, attached.banks.weights(), shape, "exported")
     assert new == exported(hybrid)

@@ -1,4 +1,4 @@
-"""Attention fusion: one learned query attends over all layers' token outputs. Cao, Satya Prakash and Hamza 2022.
+"""Attention fusion: one learned query attends over all layers' token outputs. Cao et al. 2022.
 
 Shapes: L layers, B examples, T tokens, d width.
 """
@@ -53,7 +53,7 @@ class AttentionFusion(SideBaseline):
 
     name: ClassVar[str] = "attention_fusion"
     description: ClassVar[str] = "a learned query attends over all layers' outputs; nothing else is trained (Cao 2022)"
-    paper: ClassVar[str] = "Cao, Satya Prakash and Hamza 2022"
+    paper: ClassVar[str] = "Cao et al. 2022"
     family: ClassVar[str] = "additive"
     formula: ClassVar[str] = "d + L + 1 a model"
     usual_rate: ClassVar[float] = 3e-2

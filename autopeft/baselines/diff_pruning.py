@@ -1,4 +1,4 @@
-"""Diff pruning: a change of all weights, made sparse by gates that are trained with it. Guo, Rush and Kim 2021.
+"""Diff pruning: a change of all weights, made sparse by gates that are trained with it. Guo et al. 2021.
 
 Shapes: N entries of the backbone's weights, K of them are changed in the end.
 """
@@ -70,7 +70,7 @@ class DiffPruning(KeptBaseline):
 
     name: ClassVar[str] = "diff_pruning"
     description: ClassVar[str] = "a change of all weights with trained gates, then its largest entries alone (Guo 2021)"
-    paper: ClassVar[str] = "Guo, Rush and Kim 2021, section 3"
+    paper: ClassVar[str] = "Guo et al. 2021, section 3"
     family: ClassVar[str] = "partial"
     formula: ClassVar[str] = "K values (2 N before they are chosen)"
     usual_rate: ClassVar[float] = 2e-4

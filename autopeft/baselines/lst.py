@@ -1,4 +1,4 @@
-"""Ladder side-tuning: a narrow transformer beside the backbone. Sung, Cho and Bansal 2022, section 3.
+"""Ladder side-tuning: a narrow transformer beside the backbone. Sung et al. 2022, section 3.
 
 Shapes: L layers, B examples, T tokens, d width of the backbone, w = d / r that of the ladder, f width of the backbone's
 feed-forward network.
@@ -82,7 +82,7 @@ class LST(SideBaseline):
 
     name: ClassVar[str] = "lst"
     description: ClassVar[str] = "a narrow ladder beside the backbone; no gradient through the backbone (Sung 2022)"
-    paper: ClassVar[str] = "Sung, Cho and Bansal 2022, section 3"
+    paper: ClassVar[str] = "Sung et al. 2022, section 3"
     family: ClassVar[str] = "additive"
     formula: ClassVar[str] = "about 4 w^2 + 2 w f / r + d w a layer, w = d / r"
     usual_rate: ClassVar[float] = 3e-3

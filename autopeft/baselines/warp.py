@@ -1,4 +1,4 @@
-"""WARP: learned vectors around a text and at a [MASK], and class vectors. Hambardzumyan, Khachatrian and May 2021.
+"""WARP: learned vectors around a text and at a [MASK], and class vectors. Hambardzumyan et al. 2021.
 
 Shapes: B examples in a batch, T tokens of the longest, l learned vectors, d width, C outputs.
 """
@@ -93,7 +93,7 @@ class WARP(Baseline):
 
     name: ClassVar[str] = "warp"
     description: ClassVar[str] = "vectors around the text and at a [MASK], and class vectors (Hambardzumyan 2021)"
-    paper: ClassVar[str] = "Hambardzumyan, Khachatrian and May 2021, section 3"
+    paper: ClassVar[str] = "Hambardzumyan et al. 2021, section 3"
     family: ClassVar[str] = "additive"
     formula: ClassVar[str] = "l d + C (d + 1) a model"
     usual_rate: ClassVar[float] = 3e-3

@@ -100,7 +100,7 @@ def _others() -> Iterator[Mapping[str, Any]]:
     for package in _OTHERS:
         if importlib.util.find_spec(package) is None:
             continue
-        for registry in vars(importlib.import_module(package)).values():
+        for registry in list(vars(importlib.import_module(package)).values()):
             if isinstance(registry, Registry):
                 for name, cls in registry.all().items():
                     told = {key: str(getattr(cls, key, "")) for key in ("description", "family", "paper", "formula")}

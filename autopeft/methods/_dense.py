@@ -33,6 +33,7 @@ class SparseChange(Method):
     allowed_sites: ClassVar[tuple[str, ...]] = MAPS
     random_init: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
+    adds: ClassVar[bool] = True
     max_pack: ClassVar[int | None] = 4
 
     kept: int

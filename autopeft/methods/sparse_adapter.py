@@ -34,7 +34,7 @@ class SparseAdapter(Bottleneck):
 
     name: ClassVar[str] = "sparse_adapter"
     description: ClassVar[str] = "adapter pruned before training, by a score over all layers (SparseAdapter, He 2022)"
-    paper: ClassVar[str] = "He, Ding et al. 2022, section 2"
+    paper: ClassVar[str] = "He et al. 2022 (SparseAdapter), section 2"
     family: ClassVar[Kin] = "hybrid"
     formula: ClassVar[str] = "keep 2dr + r + d"
     usual: ClassVar[Mapping[str, Any]] = {"bottleneck": 64, "keep": 0.2}

@@ -39,6 +39,7 @@ class ThresholdMask(Method):
     stage: ClassVar[int] = 7
     zero_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
+    adds: ClassVar[bool] = True
     max_pack: ClassVar[int | None] = 4
 
     active: int

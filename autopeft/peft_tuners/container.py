@@ -143,6 +143,8 @@ def _built(
         _seed(seed, setting.tuner, "")
         tuner: Any = Seeded(root, setting.config(targets, inputs), ADAPTER)
         tuner._cast_adapter_dtype(adapter_name=ADAPTER, autocast_adapter_dtype=True)
+        # It has been drawn; a class that stands in a function cannot be pickled.
+        tuner.__class__ = base
     return cast(nn.Module, tuner.eval())
 
 

@@ -56,10 +56,15 @@ def write(name: str, out: Path, seed: int) -> Path:
     return path
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(SIZES))
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     print(write(given.name, given.out, given.seed))
+
+
+if __name__ == "__main__":
+    main()
