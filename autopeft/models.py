@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import util
+from logging import getLogger
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -292,11 +293,9 @@ def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
 
 def quiet_transformers() -> None:
     """Errors only: a fresh head is no news here, and progress is ours to show."""
-    import logging as standard
-
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # On a CPU it says at import that it found no faster kernels to download.
-    standard.getLogger("bitsandbytes").setLevel(standard.ERROR)
+    getLogger("bitsandbytes").setLevel("ERROR")
