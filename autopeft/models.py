@@ -292,10 +292,9 @@ def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
 
 
 def quiet_transformers() -> None:
-    """Errors only: a fresh head is no news here, and progress is ours to show."""
+    """Errors only: a fresh head is no news here, and progress is ours to show; nor are kernels that are not there."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # On a CPU it says at import that it found no faster kernels to download.
     getLogger("bitsandbytes").setLevel("ERROR")
