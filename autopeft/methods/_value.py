@@ -25,7 +25,7 @@ class MethodValue(ABC):
 
     name: ClassVar[str]
     #: The learning rate that a grid is centred on.
-    usual_rate: ClassVar[float] = 1e-3
+    usual_rate: ClassVar[float] = 2e-3
     #: Its usual settings, by field: what `autopeft compare` trains.
     usual: ClassVar[Mapping[str, Any]]
     #: The field that is the method's size; 0 means absent.
