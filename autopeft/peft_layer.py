@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -9,9 +10,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from autopeft.adapter_keys import BANKS
+from autopeft.adapter_keys import BANKS, WRAPPED
 from autopeft.attaching import Banks, Hooks
 from autopeft.errors import AutopeftError
+from autopeft.packing_bits import STATE, add_states, packed, unpacked
 
 
 class HybridLayer(nn.Module, BaseTunerLayer):
@@ -39,6 +41,7 @@ class HybridLayer(nn.Module, BaseTunerLayer):
 
     def add(self, name: str, banks: Banks) -> None:
         """Add an adapter; the first one becomes active."""
+        add_states(banks)
         self.autopeft_banks[name] = banks
         if not self._active_adapter:
             self._active_adapter = [name]
@@ -118,8 +121,34 @@ class HybridLayer(nn.Module, BaseTunerLayer):
 
 def own_keys(model: nn.Module, adapter: str) -> list[str]:
     """Names, in a model (wrapped or not), of an adapter's weights without its head."""
+    for path, banks in _banks_of(model, adapter):
+        return [f"{path}.{BANKS}.{adapter}.{name}" for name in banks.state_dict() if not name.endswith(STATE)]
+    return []
+
+
+def as_stored(model: nn.Module, adapter: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """An adapter's own tensors, by the model's names, in the form that files have (see `autopeft.packing_bits`)."""
+    for path, banks in _banks_of(model, adapter):
+        prefix = f"{path}.{BANKS}.{adapter}."
+        own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+        return {f"{prefix}{name}": tensor for name, tensor in packed(banks, own).items()}
+    return tensors
+
+
+def as_dense(model: nn.Module, adapter: str, stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A file's tensors, by its names, with an adapter's own ones unpacked; `AutopeftError` where one is damaged."""
+    for path, banks in _banks_of(model, adapter):
+        prefix = f"{path.removeprefix(WRAPPED)}.{BANKS}."
+        own = {key: key.removeprefix(WRAPPED) for key in stored}
+        own = {key: bare.removeprefix(prefix) for key, bare in own.items() if bare.startswith(prefix)}
+        dense = unpacked(banks, {name: stored[key] for key, name in own.items()})
+        rest = {key: tensor for key, tensor in stored.items() if key not in own}
+        return rest | {f"{WRAPPED}{prefix}{name}": tensor for name, tensor in dense.items()}
+    return dict(stored)
+
+
+def _banks_of(model: nn.Module, adapter: str) -> Iterator[tuple[str, Banks]]:
+    """Where the layer of the adapters is, and the banks of one; one of them at most."""
     for path, module in model.named_modules():
         if isinstance(module, HybridLayer):
-            names = module.autopeft_banks[adapter].state_dict()
-            return [f"{path}.{BANKS}.{adapter}.{name}" for name in names]
-    return []
+            yield path, cast(Banks, module.autopeft_banks[adapter])

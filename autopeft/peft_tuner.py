@@ -27,7 +27,7 @@ from autopeft.attaching import NAME, Banks
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.merging import merge
-from autopeft.peft_layer import HybridLayer, own_keys
+from autopeft.peft_layer import HybridLayer, as_dense, as_stored, own_keys
 
 PREFIX = "autopeft_"
 
@@ -144,7 +144,8 @@ class HybridTuner(BaseTuner):
     ) -> dict[str, torch.Tensor]:
         # PEFT has left out all keys with another adapter's name in them, which may be `layers` or `down`.
         own, live = own_keys(model, adapter_name), model.state_dict()
-        return {key: state_dict[key] if key in state_dict else live[key] for key in own}
+        tensors = {key: state_dict[key] if key in state_dict else live[key] for key in own}
+        return as_stored(model, adapter_name, tensors)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
@@ -157,7 +158,7 @@ class HybridTuner(BaseTuner):
         # PEFT would leave what does not fit at its initial weights.
         own = own_keys(model, adapter_name)
         by_saved = {without_adapter(key, adapter_name).removeprefix(WRAPPED): key for key in own}
-        named = {as_saved_now(key): tensor for key, tensor in state_dict.items()}
+        named = as_dense(model, adapter_name, {as_saved_now(key): tensor for key, tensor in state_dict.items()})
         found = {by_saved.get(key.removeprefix(WRAPPED), key): tensor for key, tensor in named.items()}
         check_fit(adapter_name, model.state_dict(), found, own)
         return found

@@ -20,6 +20,7 @@ from autopeft.exporting._tuner import is_one_tuner, tuner_config, tuner_state
 from autopeft.folding import Form, exported, fold, folded
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
+from autopeft.packing_bits import make_storable
 from autopeft.quantising import Kind
 from autopeft.readouts import Readout
 from autopeft.writing import replacing
@@ -148,7 +149,9 @@ def _write_hybrid(
     config.base_model_name_or_path = source.location
     wrapped = get_peft_model(backbone.model, config)
     layer: Any = wrapped.base_model.model.autopeft
-    layer.autopeft_banks["default"].load(_part(weights, "hybrid."))
+    banks = layer.autopeft_banks["default"]
+    banks.load(_part(weights, "hybrid."))
+    make_storable(banks)
     for name in backbone.heads:
         head: Any = wrapped.base_model.model.get_submodule(name)
         head.modules_to_save["default"].load_state_dict(_part(weights, f"head.{name}."))

@@ -26,6 +26,7 @@ from autopeft.exporting._record import FILE, Record
 from autopeft.fingerprint import difference, model_files
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
+from autopeft.packing_bits import is_packed
 from autopeft.tasks import TaskData, task_from
 from autopeft.tasks._other_file import data_of_file
 from autopeft.trust import trusted
@@ -62,6 +63,7 @@ def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) 
     from peft.utils import get_peft_model_state_dict
 
     import autopeft.peft_tuner  # noqa: F401 - registers the PEFT type
+    from autopeft.peft_layer import as_dense
 
     stored = _stored(folder, record)
     base = source.model(record.kind, torch.float32, pad_id)
@@ -70,7 +72,11 @@ def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) 
         # What PEFT only warns of is looked at below.
         warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(base, str(folder), config=config).eval()
-    _check_taken(folder / WEIGHTS, stored, get_peft_model_state_dict(model, save_embedding_layers=False))
+    taken = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if record.written_as == "autopeft":
+        # Dense: earlier versions wrote all so.
+        stored, taken = (as_dense(model, model.active_adapter, tensors) for tensors in (stored, taken))
+    _check_taken(folder / WEIGHTS, stored, taken)
     return model
 
 
@@ -114,7 +120,8 @@ def _stored(folder: Path, record: Record) -> dict[str, torch.Tensor]:
     with door(path, "not readable as safetensors", _REMEDY):
         stored: dict[str, torch.Tensor] = load_file(path)
     for name, tensor in stored.items():
-        numbers = tensor.is_floating_point() or (record.written_as == "peft" and not tensor.is_complex())
+        numbers = tensor.is_floating_point() or is_packed(name, tensor)
+        numbers = numbers or (record.written_as == "peft" and not tensor.is_complex())
         if not numbers or not bool(torch.isfinite(tensor).all()):
             raise AutopeftError(f"{path}: '{name}' holds what is no finite number; {_REMEDY}")
     return {as_saved_now(name): tensor for name, tensor in stored.items()}

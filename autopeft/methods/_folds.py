@@ -50,6 +50,10 @@ class Folds:
         """Weights of `folded()` at a place that compute the same as `weights` of this method there."""
         return dict(weights)
 
+    def as_bits(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Weights at a place that compute the same, in which what takes one bit (`Weight.bits`) is 0 or 1."""
+        return weights
+
     def joined(self, methods: Sequence[Method]) -> Method:
         """The one method that `methods` of this kind at one place are together."""
         raise NotImplementedError(f"method '{self.label}' does not join")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Draw = Callable[[tuple[int, ...], torch.Generator], torch.Tensor]
 
 Kind = Literal["trained", "frozen", "written", "state"]
+#: How a file holds a weight: as it is, as bits, as the places of a mask's ones, or as the values at these places.
+Storage = Literal["dense", "bits", "places", "values"]
 #: What a trained candidate is kept with.
 SAVED: tuple[Kind, ...] = ("trained", "frozen", "written")
 
@@ -43,6 +45,15 @@ class Weight:
     def entries(self) -> int:
         """How many entries count: all, or those that a mask keeps."""
         return math.prod(self.shape) if self.kept is None else self.kept
+
+    @property
+    def storage(self) -> Storage:
+        """How a file holds it: one bit an entry, or of what is `kept` the values and, of its mask, the places."""
+        if self.bits == 1:
+            return "bits"
+        if self.kept is None:
+            return "dense"
+        return "values" if self.kind == "trained" else "places"
 
     @property
     def stored_bits(self) -> float:

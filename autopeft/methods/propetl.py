@@ -89,6 +89,10 @@ class ProPETL(Bottleneck):
         made = _leading(shared.__getitem__, self.bottleneck)
         return made | {name: made[name] * _mask(weights[f"{name}_scores"], self.keep) for name in _MASKED}
 
+    def as_bits(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The masks, of zeros and ones, for the scores: their largest are the same ones."""
+        return {name: _mask(scores, self.keep) for name, scores in weights.items()}
+
 
 def _leading(weight: Callable[[str], torch.Tensor], r: int, whole: tuple[slice, ...] = ()) -> dict[str, torch.Tensor]:
     """The shared adapter's first r units: a layer may have fewer than the largest."""

@@ -89,6 +89,10 @@ class ThresholdMask(Method):
         self, shape: ModelShape, place: str, weights: Mapping[str, torch.Tensor], shared: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """The mask itself, of zeros and ones, for M."""
+        return self.as_bits(weights)
+
+    def as_bits(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The mask itself, of zeros and ones, for M."""
         return {"scores": (weights["scores"] >= self.threshold).to(weights["scores"].dtype)}
 
     def merge(
