@@ -13,7 +13,7 @@ from autopeft.hybrid import Hybrid
 class StoredBytes(Cost):
     """Bytes of the folded hybrid's weights in its own format, the task's head and file headers left out.
 
-    fp32, unless a method stores fewer bits.
+    fp32, unless a method stores fewer bits; a file has each tensor of bits in whole bytes, a layer here.
 
     An export as stock PEFT LoRA is larger where q, k and v are one fused map (GPT-2): each of them is as high as all.
     """
