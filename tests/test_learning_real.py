@@ -27,7 +27,7 @@ TIMES = (1.8, 5.6)
 @pytest.fixture(scope="module")
 def data() -> TokenizedTask:
     source = find_model("minilm")
-    raw = TASKS.get("docstrings")(name="docstrings", per_class=40).load()
+    raw = TASKS.get("docstrings")(per_class=40).load()
     return TokenizedTask.of(raw, source.tokenizer(), SETTINGS.max_length, source.limits())
 
 
