@@ -173,7 +173,7 @@ def _layer_params(methods: tuple[Method, ...], shape: ModelShape) -> int:
 @lru_cache(maxsize=65_536)
 def _check_places(methods: tuple[Method, ...], shape: ModelShape) -> None:
     for method in methods:
-        if not any(shape.has(site) for site in method.sites):
+        if not method.places(shape):
             where = ", ".join(method.sites)
             raise AutopeftError(f"hybrid: '{method.name}' at {where}: models of family '{shape.family}' have none")
 

@@ -19,6 +19,7 @@ from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
 from autopeft.hybrid import Hybrid
+from autopeft.methods import METHODS
 from autopeft.models import ModelSource, find_model
 from autopeft.quantising import check_installed, remarks_on
 from autopeft.searching.budgeted import LEAST_SHARE
@@ -55,6 +56,7 @@ class Session:
         self.shape = self.source.shape(self.data.readout)
         self.space = SearchSpace.load(experiment.space, self.shape)
         self._check_positions()
+        self._check_phases()
         self.budget = Budget.resolve(experiment.budget, self.shape, experiment.training.max_length)
         self.budget.check_feasible(self.space)
         self.objectives = self._objectives()
@@ -65,10 +67,22 @@ class Session:
         prompt, most = self.space.input_tokens, self.source.limits().tokens
         length = min(self.experiment.training.max_length, most)
         if prompt and length + prompt > most:
+            left = most - prompt
+            remedy = f"set training.max_length to at most {left}" if left >= 4 else "take shorter prompts"
             raise AutopeftError(
                 f"{self.space.where}: prompts of up to {prompt} vectors beside texts of up to {length} tokens need "
-                f"more than the {most} positions of the model; set training.max_length to at most {most - prompt}"
+                f"more than the {most} positions of the model; {remedy}"
             )
+
+    def _check_phases(self) -> None:
+        """`AutopeftError` where the training has fewer epochs than phases of a method."""
+        for name in self.space.methods.values():
+            phases, epochs = len(METHODS.get(name).phases), self.experiment.training.epochs
+            if epochs < phases:
+                raise AutopeftError(
+                    f"{self.space.where}: method '{name}' divides the training into {phases} phases of an epoch at "
+                    f"least; set training.epochs to {phases} or more (given: {epochs})"
+                )
 
     @cached_property
     def tokens(self) -> TokenizedTask:

@@ -30,6 +30,7 @@ from autopeft.engine.data import TokenizedTask, collate
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.methods.dora import DoRA
 from autopeft.methods.lora import LoRA
 from autopeft.models import ModelSource, find_model
 from autopeft.tasks import TaskData
@@ -196,7 +197,9 @@ def test_a_weight_of_one_is_that_adapter(exported: Path, project: Project, tmp_p
 
 def test_what_cannot_be_mixed_is_refused(exported: Path, project: Project, tmp_path: Path) -> None:
     hybrid = project.export(tmp_path / "hybrid", everywhere(make("prefix", 2)), epochs=0)
+    dora = project.export(tmp_path / "dora", everywhere(DoRA(2, ("q",))), epochs=0)
     for folders, changes, what in (
+        ([exported, dora], {}, "is DoRA, whose magnitudes cannot be added up"),
         ([exported], {}, "two exports or more"),
         ([exported, hybrid], {}, "is no LoRA alone"),
         ([exported, exported], {"readout": classes(5)}, "the task needs 5"),

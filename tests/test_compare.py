@@ -28,7 +28,7 @@ from autopeft.comparing.contenders import contenders, presets
 from autopeft.comparing.launching import compare
 from autopeft.comparing.memory import Peak
 from autopeft.comparing.result import Comparison
-from autopeft.comparing.state import Training
+from autopeft.comparing.state import Entry, Training
 from autopeft.engine.data import TokenizedTask, collate
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
@@ -196,6 +196,14 @@ def test_a_method_that_fails_is_a_row_and_is_tried_again(fields: dict[str, Any],
     assert same == good
 
 
+def test_trainings_of_a_rate_that_is_chosen_no_more_are_forgotten() -> None:
+    entry = Entry(learning_rate=1e-3, trainings=[Training(learning_rate=1e-3, seed=0)], costs={"latency_ms": 1.0})
+    entry.choose(1e-3)
+    assert (entry.missing([0, 1]), entry.costs) == ([1], {"latency_ms": 1.0})
+    entry.choose(3e-3)
+    assert (entry.learning_rate, entry.missing([0, 1]), entry.costs) == (3e-3, [0, 1], {})
+
+
 def test_labels_of_words_are_compared(fields: dict[str, Any], tmp_path: Path) -> None:
     for seed, split in enumerate(("train", "validation", "test")):
         words = random.Random(seed).choices(WORDS[:9], k=90)
@@ -244,6 +252,8 @@ def test_nothing_is_chosen_on_test(compared: Comparison, fields: dict[str, Any],
 def test_a_folder_of_something_else_is_refused(compared: Comparison, fields: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(AutopeftError, match="holds another comparison: training"):
         run(compared.folder, {**fields, "training": {**fields["training"], "epochs": 2}})
+    with pytest.raises(AutopeftError, match="holds another comparison: backbone"):
+        run(compared.folder, {**fields, "backbone": {"quantise": "int4"}})
     with pytest.raises(AutopeftError, match="holds another comparison: rates"):
         run(compared.folder, fields, rates=3)
     (tmp_path / "study.db").touch()

@@ -226,3 +226,12 @@ def test_errors_name_the_layer(layer: Any, what: str) -> None:
 @pytest.mark.parametrize("data", [{}, {"layers": None}, {"layers": "lora"}, {"layers": [{}]}, {"layers": 3}])
 def test_what_is_no_hybrid_is_refused(data: Any) -> None:
     assert "expected {'layers'" in complaint(Hybrid.from_json, data)
+
+
+def test_a_method_without_any_place_on_the_model_is_refused() -> None:
+    """Llama's norms have no bias that BitFit could change: nothing would be trained."""
+    hybrid = Hybrid.uniform(LAYERS, BitFit(1, ("norm1",)))
+    hybrid.check(shape_from_config(CONFIGS["bert"]()))
+    assert "'bitfit' at norm1: models of family 'llama' have none" in complaint(
+        hybrid.check, shape_from_config(CONFIGS["llama"]())
+    )

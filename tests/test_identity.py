@@ -307,3 +307,12 @@ def test_a_folder_of_version_0_1_goes_on(project: Path) -> None:
     assert Study.read_header(project / "run")["training"]["epochs"] == 1
     flip(project / "model/model.safetensors", -1)
     refused(project, "the model is not the one")
+
+
+def test_fewer_epochs_than_phases_are_refused_before_training(project: Path) -> None:
+    fields = {**FIELDS, "space": {"blocks": {"lt_sft": {"size": [0, 8]}}}, "budget": {}}
+    fields["training"] = {**experiment(project)["training"], "epochs": 1}
+    from autopeft.session import Session
+
+    with pytest.raises(AutopeftError, match=r"method 'lt_sft' divides the training into 2 phases .* 2 or more"):
+        Session(Experiment.of(experiment(project, **fields), "test"))

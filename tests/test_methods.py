@@ -249,6 +249,17 @@ def test_unknown_methods_and_fields_suggest_the_nearest() -> None:
         method_from_json({"method": "lora", "rnak": 1})
 
 
+@pytest.mark.parametrize("sites", [5, None, {"q": 1}])
+def test_sites_are_a_list_of_names(sites: Any) -> None:
+    with pytest.raises(AutopeftError, match="method 'lora': sites must be a list of names, not"):
+        method_from_json({"method": "lora", "rank": 4, "sites": sites})
+
+
+def test_compacters_n_is_a_whole_number() -> None:
+    with pytest.raises(AutopeftError, match=r"method 'compacter': n must be 1, 2 or 4, not 4\.0"):
+        method_from_json({"method": "compacter", "bottleneck": 4, "n": 4.0})
+
+
 # --- the scale of LoRA -----------------------------------------------------------------------------------------------
 
 

@@ -179,6 +179,25 @@ def test_adamix_trains_experts_and_keeps_their_mean(worker: Worker) -> None:
     torch.testing.assert_close(loss, torch.stack([2 * p - 1, torch.tensor(0.0)]))
 
 
+def test_adamix_compares_outputs_as_their_labels_are_read() -> None:
+    """Of several yes or no each by itself, and of tokens those with a label: padding changes nothing."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 2, 3, 4, 5, generator=generator).unbind(0)
+    labels = torch.tensor([[1, -100, 2, -100], [0, 3, 4, -100], [-100, 1, -100, -100]])
+    loss = AdaMix.pair_loss([], first, second, labels)
+    own = labels != -100
+    alone = AdaMix.pair_loss([], first[:, own], second[:, own], labels[own])
+    torch.testing.assert_close(loss, alone)
+    longer = [torch.nn.functional.pad(x, (0, 0, 0, 3), value=7.0 * i) for i, x in enumerate((first, second))]
+    padded = AdaMix.pair_loss([], *longer, torch.nn.functional.pad(labels, (0, 3), value=-100))
+    torch.testing.assert_close(loss, padded)
+    # Yes or no is a choice of two classes, of logits 0 and x.
+    one, other = first[:, :, 0], second[:, :, 0]
+    sets = AdaMix.pair_loss([], one, other, torch.zeros(3, 5))
+    pairs = [torch.stack([torch.zeros_like(x), x], -1).flatten(1, 2) for x in (one, other)]
+    torch.testing.assert_close(sets, AdaMix.pair_loss([], *pairs, torch.zeros(15)))
+
+
 @pytest.mark.parametrize("score", ["snip", "magnitude", "random"])
 def test_sparse_adapter_keeps_the_asked_share_of_all_its_layers(score: str, worker: Worker) -> None:
     method = SparseAdapter(5, keep=0.25, score=score, activation="gelu")

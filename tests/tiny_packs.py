@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from tiny_models import TOGETHER, make
+from tiny_models import METHOD_NAMES, make
 from tiny_task import save_model, task, tokenizer
 
+from autopeft.anatomy import INPUT
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone, Precision
+from autopeft.engine.company import Company
 from autopeft.engine.data import Batch, TokenizedTask, Tokens, training_batches
 from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.pack import Pack
@@ -132,8 +134,11 @@ def bench(
 def mixed(layers: int, seed: int) -> list[Candidate]:
     """Candidates of other methods, sizes, layers and rates: all layers, from the middle, from the top, head only."""
     rng = random.Random(seed)
-    # Each method has a conformance suite of its own; here a handful of them meet, whatever else there is.
-    names = sorted(rng.sample(TOGETHER, MOST))
+    anybody = Company.of(Hybrid.uniform(1))
+    layered = [name for name in METHOD_NAMES if METHODS.get(name).allowed_sites != (INPUT,)]
+    names = [name for name in layered if Company.of(Hybrid.uniform(1, make(name))) == anybody]
+    # Each method has a conformance suite of its own; here a handful of them meet.
+    names = names if len(names) <= MOST else sorted(rng.sample(names, MOST))
     everything = [tuple(make(name, rng.randrange(1, 5)) for name in names)] * layers
     found = [Hybrid(tuple(everything)), _random(names, layers, 0, rng), _random(names, layers, layers // 2, rng)]
     found += [_random(names, layers, layers - 1, rng), Hybrid.uniform(layers)]

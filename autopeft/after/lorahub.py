@@ -140,6 +140,9 @@ def _opened(
         adapter = load_export(folder, record, source, task.pad_id)
         found.append({n: t.cpu() for n, t in get_peft_model_state_dict(adapter, save_embedding_layers=False).items()})
         configs.append(adapter.peft_config["default"])
+        if configs[-1].use_dora:
+            # Its magnitudes belong to one A and B.
+            raise AutopeftError(f"{folder}: is DoRA, whose magnitudes cannot be added up; mix exports of LoRA alone")
     rank = max(config.r for config in configs)
     modules = sorted({name for config in configs for name in config.target_modules})
     config = LoraConfig(

@@ -170,7 +170,7 @@ def export(
     to: Annotated[Path, typer.Option(parser=_path, metavar="FOLDER", help="Folder to write.")] = Path("out/best"),
     max_params: Annotated[Optional[int], typer.Option(min=0, help="Leave out what has more parameters.")] = None,  # noqa: UP045
     format: Annotated[
-        str, typer.Option(help="auto (stock LoRA where it can be), lora, lora-padded (one rank), autopeft.")
+        str, typer.Option(help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, autopeft.")
     ] = "auto",
     trust_remote_code: Trust = False,
     plugins: Plugins = None,

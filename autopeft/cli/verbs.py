@@ -91,7 +91,7 @@ def run_export(run: Path, pick: str, to: Path, max_params: int | None, format: s
     _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
 
 
-_FORMATS = ("auto", "lora", "lora-padded", "autopeft")
+_FORMATS = ("auto", "lora", "lora-padded", "peft", "autopeft")
 
 
 def run_evaluate(folder: Path, on: Path | None, trust_remote_code: bool, as_json: bool) -> None:

@@ -124,16 +124,11 @@ class HybridArm(Arm):
 
     def costs(self, rate: float, seed: int) -> Costs:
         """Counts are exact, and the rest is measured with this candidate alone."""
-        bench, shape = self.bench, self.bench.session.shape
+        bench = self.bench
         known, candidate = bench.session.costs(self.hybrid), self._candidate(rate)
-        own = (*self.hybrid.layers, self.hybrid.model)
-        *layers, model = (tuple(m.folded() for m in methods) for methods in own)
-        folded = Hybrid(tuple(layers), model)
         worker = bench.worker(seed)
         return {
-            "trainable_params": known["trainable_params"],
-            "kept_params": folded.num_params(shape),
-            "stored_bytes": known["stored_bytes"],
+            **{name: known[name] for name in ("trainable_params", "kept_params", "stored_bytes")},
             "peak_memory_bytes": measuring.hybrid_memory(worker, candidate),
             "seconds_per_epoch": measuring.epoch_seconds(worker, candidate),
             **_latencies(bench, self.hybrid, self._merged()),

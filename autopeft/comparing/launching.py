@@ -90,7 +90,7 @@ def _check(value: int, name: str, most: int) -> None:
 def _terms(session: Session, rates: int) -> dict[str, Any]:
     """All that rows depend on, beside the method."""
     settings = session.settings
-    names = ("model", "trust_remote_code", "training")
+    names = ("model", "trust_remote_code", "backbone", "training")
     return {**{name: settings[name] for name in names}, "data": session.data.fingerprint, "rates": rates}
 
 
@@ -177,7 +177,7 @@ class _Comparing:
         if chosen is None:
             why = entry.tuning[0].error or f"{self.metric} is no number on validation"
             raise AutopeftError(f"no rate of its grid trains: {why}")
-        entry.learning_rate = chosen.learning_rate
+        entry.choose(chosen.learning_rate)
 
     def _test(self, arm: Arm, entry: Entry) -> None:
         """Train with each seed at the chosen rate; with the first one also what it costs."""

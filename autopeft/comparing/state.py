@@ -50,6 +50,12 @@ class Entry(_Value):
     costs: dict[str, float | None] = {}
     error: str | None = None
 
+    def choose(self, rate: float) -> None:
+        """Set the rate; trainings at another one, chosen before a failed one was tried again, are forgotten."""
+        if self.learning_rate not in (None, rate):
+            self.trainings, self.costs = [], {}
+        self.learning_rate = rate
+
     def missing(self, seeds: Sequence[int]) -> list[int]:
         """The seeds that it is not trained with at the chosen rate."""
         return [seed for seed in seeds if seed not in {t.seed for t in self.trainings}]

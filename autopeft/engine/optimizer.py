@@ -49,20 +49,12 @@ class PackedAdamW:
     are gathered into another: a step is a dozen operations however many parameters there are, and a candidate's
     clipping norm is its row's. Zero padding has zero gradients, so it stays zero.
 
-    `rows` names parameters, of any shape, that belong to one candidate alone, with its number. Those of different
-    candidates lie in the same columns; what a candidate leaves free there stays zero. `done` counts the steps.
+    `done` counts the steps.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        rates: Sequence[Rates],
-        steps: int,
-        rows: Mapping[torch.Tensor, int] | None = None,
-    ) -> None:
-        self.done, self._rows = 0, dict(rows or {})
+    def __init__(self, parameters: Sequence[nn.Parameter], rates: Sequence[Rates], steps: int) -> None:
+        self.done, self._spans = 0, _laid_out(parameters)
         device = parameters[0].device
-        self._spans = self._laid_out(parameters, len(rates))
         width = max(end for _, end in self._spans.values())
         self._values, self._gradients, self._first, self._second = (
             torch.zeros(len(rates), width, device=device) for _ in range(4)
@@ -76,21 +68,6 @@ class PackedAdamW:
         # All steps' rates at once: a number sent to a GPU at each step would make the host wait for it.
         table = [[r.learning_rate * r.factor(step, steps) for r in rates] for step in range(steps)]
         self._table = torch.tensor(table, device=device)[..., None]
-
-    def _laid_out(self, parameters: Sequence[nn.Parameter], candidates: int) -> dict[torch.Tensor, tuple[int, int]]:
-        """The columns of each parameter: those of all candidates, then each candidate's own from one column on."""
-        spans: dict[torch.Tensor, tuple[int, int]] = {}
-        free = 0
-        for parameter in parameters:
-            if parameter not in self._rows:
-                spans[parameter] = (free, free + math.prod(parameter.shape[1:]))
-                free = spans[parameter][1]
-        own = [free] * candidates
-        for parameter in parameters:
-            if (row := self._rows.get(parameter)) is not None:
-                spans[parameter] = (own[row], own[row] + parameter.numel())
-                own[row] = spans[parameter][1]
-        return spans
 
     @torch.no_grad()
     def step(self) -> None:
@@ -128,9 +105,17 @@ class PackedAdamW:
 
     def _view(self, matrix: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         start, end = self._spans[parameter]
-        if (row := self._rows.get(parameter)) is not None:
-            return matrix[row, start:end].view(parameter.shape)
         return matrix[: parameter.shape[0], start:end].view(parameter.shape)
 
     def _column(self, values: Sequence[float]) -> torch.Tensor:
         return torch.tensor(values, device=self._values.device)[:, None]
+
+
+def _laid_out(parameters: Sequence[nn.Parameter]) -> dict[torch.Tensor, tuple[int, int]]:
+    """The columns of each parameter, one after another."""
+    spans: dict[torch.Tensor, tuple[int, int]] = {}
+    free = 0
+    for parameter in parameters:
+        spans[parameter] = (free, free + math.prod(parameter.shape[1:]))
+        free = spans[parameter][1]
+    return spans

@@ -72,7 +72,8 @@ class Procedure:
     ) -> torch.Tensor | None:
         """With `twice`: what is added to the loss of the first pass, [K], a mean over the examples.
 
-        `first` and `second` are the outputs of the two passes, [K, B, C].
+        `first` and `second` are the outputs of the two passes, [K, B, C] (or [K, B, L, C], of tokens, of which those
+        without a label, padding among them, do not count); `labels` are those of the batch, as `Readout.loss` has them.
         """
 
     @classmethod

@@ -41,6 +41,8 @@ class MethodValue(ABC):
     def __post_init__(self) -> None:
         """Check the size and the sites; sites are put into the order of computation."""
         self._check_size()
+        if not isinstance(self.sites, (str, list, tuple)):
+            raise AutopeftError(f"method '{self.name}': sites must be a list of names, not {shown(self.sites)}")
         if self.sites == ALL_LINEAR or tuple(self.sites) == (ALL_LINEAR,):
             object.__setattr__(self, "sites", tuple(s for s in self.allowed_sites if s in MAPS))
         sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)

@@ -11,6 +11,7 @@ from autopeft.errors import AutopeftError, shown
 from autopeft.methods._adapter import Bottleneck
 from autopeft.methods._base import Kin, Method
 from autopeft.methods._weights import Weight
+from autopeft.readouts import IGNORED
 
 if TYPE_CHECKING:
     import torch
@@ -101,11 +102,19 @@ class AdaMix(Bottleneck):
     def pair_loss(
         cls, banks: Sequence[Bank], first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor | None:
-        """Half the sum of both KL divergences (equation 5); of regression, the mean square between the passes."""
+        """Half the sum of both KL divergences (equation 5); of regression, the mean square between the passes.
+
+        Where each output has a label of its own, yes or no, the divergence is the mean of theirs; of tokens those count
+        that have a label.
+        """
+        if labels.shape == first.shape[1:]:
+            return ((first.sigmoid() - second.sigmoid()) * (first - second)).flatten(1).mean(1) / 2
         if first.shape[-1] == 1:
             return (first - second).square().flatten(1).mean(1)
         one, other = first.log_softmax(-1), second.log_softmax(-1)
-        return ((one.exp() - other.exp()) * (one - other)).sum(-1).flatten(1).mean(1) / 2
+        apart = ((one.exp() - other.exp()) * (one - other)).sum(-1) / 2
+        own = (labels != IGNORED).to(apart.dtype)
+        return (apart * own).flatten(1).sum(1) / own.sum().clamp(min=1)
 
     def folded(self) -> Method:
         """A sequential adapter of the same bottleneck."""

@@ -46,7 +46,7 @@ class Compacter(Method):
     def __post_init__(self) -> None:
         """Check n and the activation too."""
         super().__post_init__()
-        if self.n not in (1, 2, 4) or isinstance(self.n, bool):
+        if type(self.n) is not int or self.n not in (1, 2, 4):
             raise AutopeftError(f"method '{self.name}': n must be 1, 2 or 4, not {shown(self.n)}")
         if self.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)

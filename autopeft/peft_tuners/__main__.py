@@ -18,7 +18,8 @@ blocks:
 `size` is the value of the tuner's size field (another one: `size_field`); the other fields of its configuration are
 `options`. A tuner that is on or off has the sizes 0 and 1. `frod`'s size is in thousandths. A tuner works when its
 trained weights can be counted exactly from shapes, layer by layer; when the same weights give the same outputs, to the
-bit, in a tuner that is built again with another seed; when each weight gets a gradient; and when the backbone and the
+bit, in a tuner that is built again with another seed; when each weight gets a gradient; when a token's output
+does not depend on the rest of the batch; and when the backbone and the
 global random generator stay as they were. Dropout is off while candidates are trained, as for all methods: `pvera` is
 trained at its mean.
 

@@ -116,8 +116,9 @@ def size_field_of(kind: str, given: Any = None) -> str:
     """The field that says how large a tuner is; `AutopeftError` when it is neither known nor given."""
     names = field_names(kind)
     if given is not None:
-        if given != SWITCHED and (given not in names or given in _TAKEN):
-            hint = suggest(given, [SWITCHED, *(n for n in names if n not in _TAKEN)])
+        free = [SWITCHED, *(n for n in names if n not in _TAKEN and "dropout" not in n and not _FOREIGN.search(n))]
+        if given not in free:
+            hint = suggest(given, free)
             raise AutopeftError(f"peft: tuner '{kind.lower()}' has no size field {shown(given)}; {hint}")
         return str(given)
     field = SIZE_FIELDS.get(kind, "r")

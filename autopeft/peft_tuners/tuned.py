@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -195,3 +195,16 @@ def _laid_out(tensors: Mapping[str, torch.Tensor]) -> tuple[list[_Slot], int]:
             total += entries(tensor)
         slots.append(_Slot(name, starts[id(tensor)], tensor))
     return slots, total
+
+
+@torch.no_grad()
+def is_tokenwise(tuned: Tuned, module: nn.Module, own: Flat, shared: Flat) -> bool:
+    """Whether a layer says the same of a token without the rest of its text, and of a text without the others.
+
+    If not, packs, padding and layers that are computed for one token only would change what it says.
+    """
+    base, wide = type(module).forward.__get__(module), cast(torch.Tensor, module.weight).shape[-1]
+    x = torch.randn(2, 6, wide, generator=torch.Generator().manual_seed(0))
+    whole = tuned(base(x), x, own, shared)
+    parts = [tuned(base(part), part, own, shared) for part in (x[:1], x[:, :1].contiguous())]
+    return all(torch.allclose(p, whole[: len(p), : p.shape[1]], rtol=1e-3, atol=1e-3) for p in parts)

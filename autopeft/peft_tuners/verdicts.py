@@ -182,6 +182,8 @@ class _Trial:
         """(Change before training, whether it replaces the map) of one that trains and can be loaded again."""
         import torch
 
+        from autopeft.peft_tuners.tuned import is_tokenwise
+
         model, ids = _tiny_bert(), torch.arange(12).view(2, 6)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with torch.no_grad():
@@ -190,6 +192,8 @@ class _Trial:
         with first, torch.no_grad():
             change = float((model(input_ids=ids).last_hidden_state - plain).abs().max())
         first.move()
+        if not all(is_tokenwise(t, first.modules[n], first.own[n], first.shared) for n, t in first.layers.items()):
+            raise _Unfit("what it says of a token depends on the others of the batch")
         with first:
             output = model(input_ids=ids).last_hidden_state
         if not bool(torch.isfinite(output).all()) or torch.equal(output, plain):
