@@ -23,7 +23,7 @@ _GROWING = 0.6
 class IncreLoRA(Triplets):
     """W + scale P diag(e) Q that starts at rank 1 everywhere and grows to the share `keep` of all its triplets.
 
-    Places that matter most on average get the next triplet, up to `rank` each. A triplet that does not take part yet
+    Places whose triplets matter most, on average and for their number, get the next one, up to `rank` each. A triplet that does not take part yet
     has e = 0; its vectors are trained towards orthogonality (the paper's advance learning).
     """
 
@@ -79,7 +79,7 @@ def _grow(own: Sequence[Bank], k: int, moment: Moment) -> bool:
     open_places = [i for i, (count, rank) in enumerate(zip(counts, ranks, strict=True)) if count < rank]
     if not open_places:
         return False
-    # A mean over the triplets that take part: so a place that has just grown waits for others.
+    # The mean over the triplets that take part, over their number: so a place that has just grown waits for others.
     best = max(open_places, key=lambda i: float(importance(own[i])[k, : counts[i]].sum()) / counts[i] ** 2)
     own[best].weight("active")[k, counts[best]] = 1
     return True
