@@ -79,7 +79,7 @@ def _grow(own: Sequence[Bank], k: int, moment: Moment) -> bool:
     open_places = [i for i, (count, rank) in enumerate(zip(counts, ranks, strict=True)) if count < rank]
     if not open_places:
         return False
-    # The mean over the triplets that take part, over their number: so a place that has just grown waits for others.
+    # The mean over those that take part, over their number: so a place that has just grown waits for others.
     best = max(open_places, key=lambda i: float(importance(own[i])[k, : counts[i]].sum()) / counts[i] ** 2)
     own[best].weight("active")[k, counts[best]] = 1
     return True
