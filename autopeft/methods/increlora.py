@@ -23,8 +23,8 @@ _GROWING = 0.6
 class IncreLoRA(Triplets):
     """W + scale P diag(e) Q that starts at rank 1 everywhere and grows to the share `keep` of all its triplets.
 
-    Places whose triplets matter most, on average and for their number, get the next one, up to `rank` each. A triplet that does not take part yet
-    has e = 0; its vectors are trained towards orthogonality (the paper's advance learning).
+    Places whose triplets matter most, on average and for their number, get the next one, up to `rank` each. A triplet
+    that does not take part yet has e = 0; its vectors are trained towards orthogonality (the paper's advance learning).
     """
 
     name: ClassVar[str] = "increlora"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class LTSFT(SparseChange):
     """W + D: in the first half of the training all of D is trained, in the second the entries that changed most.
 
-    These begin at zero again, with an optimiser of their own (the lottery ticket hypothesis). The head and other methods
-    of the candidate go on from where they are, where the paper rewinds all.
+    These begin at zero again, with an optimiser of their own (the lottery ticket hypothesis). The head and other
+    methods of the candidate go on from where they are; the paper rewinds all.
     """
 
     name: ClassVar[str] = "lt_sft"
