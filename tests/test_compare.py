@@ -322,17 +322,17 @@ def test_presets_are_one_hybrid_each(family: str, tmp_path: Path) -> None:
 
 
 def test_a_method_may_stand_for_many(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    lora, shape = METHODS.get("lora"), find_model(fields["model"]).shape()
-    makers = {f"lora:{rank}": partial(lora, rank) for rank in (2, 4, 0)}
-    monkeypatch.setattr(lora, "variants", lambda: makers | {"lora:bad": partial(lora, -1)})
-    monkeypatch.setattr(lora, "usual_rate", 0.5)
-    two, bad = contenders(shape, ["lora:2", "lora:bad"])
-    assert two.hybrid == Hybrid.uniform(shape.layers, lora(2))
-    assert (two.rate, two.family) == (0.5, "reparameterised")
+    adapter, shape = METHODS.get("parallel"), find_model(fields["model"]).shape()
+    makers = {f"parallel:{size}": partial(adapter, size) for size in (2, 4, 0)}
+    monkeypatch.setattr(adapter, "variants", lambda: makers | {"parallel:bad": partial(adapter, -1)})
+    monkeypatch.setattr(adapter, "usual_rate", 0.5)
+    two, bad = contenders(shape, ["parallel:2", "parallel:bad"])
+    assert two.hybrid == Hybrid.uniform(shape.layers, adapter(2))
+    assert (two.rate, two.family) == (0.5, "additive")
     assert bad.hybrid is None
-    assert "rank must be a whole number" in (bad.error or "")
+    assert "bottleneck must be a whole number" in (bad.error or "")
     # Size 0 is the head alone, which has a row.
-    assert "lora:0" not in {c.name for c in contenders(shape)}
+    assert "parallel:0" not in {c.name for c in contenders(shape)}
 
 
 def test_spaces_with_one_hybrid_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
