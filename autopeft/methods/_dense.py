@@ -59,11 +59,7 @@ class SparseChange(Method):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """Output + D x."""
-        import torch
-
-        change = (bank.weight("change") * bank.weight("change_mask")).to(site_input.dtype)
-        added = torch.baddbmm(bank.split(output), bank.split(site_input), change.transpose(1, 2))
-        return added.view(output.shape)
+        return bank.add_dense(output, site_input, bank.weight("change") * bank.weight("change_mask"))
 
     def merge(
         self, place: str, weights: Mapping[str, torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None

@@ -74,3 +74,8 @@ class Products:
         if self._scaled:
             matrix = matrix * self.scale[:, None, None]
         return torch.baddbmm(self.split(output), x, matrix.to(x.dtype)).view(output.shape)
+
+    def add_dense(self, output: torch.Tensor, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+        """`output` [K*B, L, out] plus each candidate's whole `change` [K, out, in] times X [K*B, L, in]."""
+        matrix = change.to(x.dtype).transpose(1, 2)
+        return torch.baddbmm(self.split(output), self.split(x), matrix).view(output.shape)

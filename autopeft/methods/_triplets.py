@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
+from autopeft.errors import AutopeftError, shown
 from autopeft.methods._base import Method
 from autopeft.methods._weights import Weight
 from autopeft.methods.lora import LoRA
@@ -22,8 +24,24 @@ _BETA1 = _BETA2 = 0.85
 _ORTHOGONALITY = 0.1
 
 
+@dataclass(frozen=True)
 class Triplets(LoRA):
-    """Singular triplets: columns of P (here B [out, r]), values e (E [r]) and rows of Q (A [r, in])."""
+    """Singular triplets: columns of P (here B [out, r]), values e (E [r]) and rows of Q (A [r, in]).
+
+    `keep` is the share of all triplets of a candidate that are there at the end.
+    """
+
+    formula: ClassVar[str] = "r (in + out + 1)"
+    usual: ClassVar[Mapping[str, Any]] = {"rank": 12, "sites": ("q", "v"), "alpha": 24}
+
+    keep: float = 2 / 3
+
+    def __post_init__(self, alpha: float | None, rank_stabilised: bool) -> None:
+        """Check the share too."""
+        super().__post_init__(alpha, rank_stabilised)
+        number = isinstance(self.keep, (int, float)) and not isinstance(self.keep, bool)
+        if not number or not 0 < self.keep <= 1:
+            raise AutopeftError(f"method '{self.name}': keep must be above 0 and at most 1, not {shown(self.keep)}")
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """A and B normal, E zero; for each an average of its sensitivity and of that one's uncertainty."""
@@ -33,16 +51,9 @@ class Triplets(LoRA):
             "A": Weight(sizes["A"], "normal"),
             "E": Weight(sizes["E"]),
             "B": Weight(sizes["B"], columns_first),
-            "active": Weight((self.rank,), self._first_active, kind="state"),
         }
         averages = {f"{w}_{kind}": Weight(sizes[w], kind="state") for w in _TRAINED for kind in ("mean", "spread")}
         return trained | averages
-
-    def _first_active(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        """Which triplets take part at first [r]."""
-        import torch
-
-        return torch.ones(shape)
 
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
-from autopeft.errors import AutopeftError, shown
 from autopeft.methods._triplets import Triplets, importance, of_candidate, watch
 
 if TYPE_CHECKING:
@@ -27,18 +26,7 @@ class AdaLoRA(Triplets):
     name: ClassVar[str] = "adalora"
     description: ClassVar[str] = "singular triplets pruned to a budget over all layers (AdaLoRA, Zhang 2023)"
     paper: ClassVar[str] = "Zhang et al. 2023, algorithm 1"
-    formula: ClassVar[str] = "r (in + out + 1)"
-    usual: ClassVar[Mapping[str, Any]] = {"rank": 12, "sites": ("q", "v"), "alpha": 24}
     stage: ClassVar[int] = 14
-
-    keep: float = 2 / 3
-
-    def __post_init__(self, alpha: float | None, rank_stabilised: bool) -> None:
-        """Check the share too."""
-        super().__post_init__(alpha, rank_stabilised)
-        number = isinstance(self.keep, (int, float)) and not isinstance(self.keep, bool)
-        if not number or not 0 < self.keep <= 1:
-            raise AutopeftError(f"method '{self.name}': keep must be above 0 and at most 1, not {shown(self.keep)}")
 
     @classmethod
     def after_backward(cls, banks: Sequence[Bank], moment: Moment) -> None:

@@ -57,8 +57,8 @@ class DeltaLoRA(LoRA):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """Output + D x + scale B A x."""
-        changed = bank.split(site_input) @ bank.weight("change").to(site_input.dtype).transpose(1, 2)
-        return bank.add_expanded(output + changed.view(output.shape), bank.compress(site_input, "A"), "B")
+        changed = bank.add_dense(output, site_input, bank.weight("change"))
+        return bank.add_expanded(changed, bank.compress(site_input, "A"), "B")
 
     @classmethod
     def after_backward(cls, banks: Sequence[Bank], moment: Moment) -> None:

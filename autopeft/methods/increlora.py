@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
-from autopeft.errors import AutopeftError, shown
+from autopeft.anatomy import ModelShape
 from autopeft.methods._triplets import Triplets, importance, of_candidate, watch
+from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
     import torch
@@ -30,25 +31,11 @@ class IncreLoRA(Triplets):
     name: ClassVar[str] = "increlora"
     description: ClassVar[str] = "ranks that grow where they matter, to a budget (IncreLoRA, Zhang 2023)"
     paper: ClassVar[str] = "Zhang et al. 2023, arXiv 2308.12043, algorithm 1"
-    formula: ClassVar[str] = "r (in + out + 1)"
-    usual: ClassVar[Mapping[str, Any]] = {"rank": 12, "sites": ("q", "v"), "alpha": 24}
     stage: ClassVar[int] = 16
 
-    keep: float = 2 / 3
-
-    def __post_init__(self, alpha: float | None, rank_stabilised: bool) -> None:
-        """Check the share too."""
-        super().__post_init__(alpha, rank_stabilised)
-        number = isinstance(self.keep, (int, float)) and not isinstance(self.keep, bool)
-        if not number or not 0 < self.keep <= 1:
-            raise AutopeftError(f"method '{self.name}': keep must be above 0 and at most 1, not {shown(self.keep)}")
-
-    def _first_active(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        import torch
-
-        first = torch.zeros(shape)
-        first[:1] = 1
-        return first
+    def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
+        """The triplets', and which of them take part [r]: at first one."""
+        return {**super().weights(shape, place), "active": Weight((self.rank,), _first, kind="state")}
 
     @classmethod
     def after_backward(cls, banks: Sequence[Bank], moment: Moment) -> None:
@@ -83,3 +70,9 @@ def _grow(own: Sequence[Bank], k: int, moment: Moment) -> bool:
     best = max(open_places, key=lambda i: float(importance(own[i])[k, : counts[i]].sum()) / counts[i] ** 2)
     own[best].weight("active")[k, counts[best]] = 1
     return True
+
+
+def _first(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    return (torch.arange(shape[0]) == 0).float()

@@ -75,15 +75,9 @@ class ThresholdMask(Method):
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
     ) -> torch.Tensor:
         """Output - (W * (1 - mask)) x."""
-        import torch
-
         scores = bank.weight("scores")
         mask = straight_through((scores >= self.threshold).to(scores.dtype), scores)
-        missing = (mask - 1) * bank.place.weight() * bank.scale[:, None, None]
-        changed = torch.baddbmm(
-            bank.split(output), bank.split(site_input), missing.to(site_input.dtype).transpose(1, 2)
-        )
-        return changed.view(output.shape)
+        return bank.add_dense(output, site_input, (mask - 1) * bank.place.weight() * bank.scale[:, None, None])
 
     def fold(
         self, shape: ModelShape, place: str, weights: Mapping[str, torch.Tensor], shared: Mapping[str, torch.Tensor]

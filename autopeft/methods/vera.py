@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
-from autopeft.methods._base import Method, MethodFlops
+from autopeft.methods._base import Method
 from autopeft.methods._weights import Weight
 from autopeft.methods.lora import LoRA
 
@@ -28,13 +28,8 @@ class VeRA(LoRA):
     usual_rate: ClassVar[float] = 1e-2
     usual: ClassVar[Mapping[str, Any]] = {"rank": 256, "sites": ("q", "v")}
     stage: ClassVar[int] = 12
-    random_init: ClassVar[bool] = True
     exports_folded: ClassVar[bool] = False
     peft_type: ClassVar[str | None] = "VERA"
-
-    rank: int
-    sites: tuple[str, ...] = ("q", "v")
-    scale: float = 1.0
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """Vectors d [r] and b [out]."""
@@ -48,12 +43,6 @@ class VeRA(LoRA):
             "A": Weight((self.rank, wide_in), "kaiming", kind="frozen"),
             "B": Weight((wide_out, self.rank), _kaiming_rows, kind="frozen"),
         }
-
-    def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
-        """Two thin products forward; the gradients of both flow through them."""
-        wide_in, wide_out = shape.width(site)
-        unit = 2 * length * self.rank
-        return MethodFlops(unit * (wide_in + wide_out), unit * (2 * wide_out + wide_in), unit * wide_in)
 
     def apply(
         self, bank: Bank, output: torch.Tensor, site_input: torch.Tensor, block_input: torch.Tensor | None
