@@ -179,7 +179,7 @@ def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, A
         "trust_remote_code": experiment.trust_remote_code,
         "backbone": experiment.resolved().get("backbone"),
         "warm_start": experiment.resolved().get("warm_start"),
-        "training": training.model_dump(mode="json"),
+        "training": training.identity(),
         "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},
     }
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny_task import WORDS, save_model
 
-from autopeft.engine import probe
+from autopeft.engine import speed
 from autopeft.engine.setup import Setup
 
 #: A sentence is of the class whose word it holds; the other words are noise.
@@ -74,5 +74,5 @@ def not_measured() -> Iterator[None]:
     """One set-up for all searches: measured on a busy machine, two may choose otherwise, and round otherwise."""
     setup = Setup(device="cpu", precision="fp32", attention="fused", pack=4, flops_per_second=1e9, seconds_per_step=0.0)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(probe, "measure", lambda *args, **kwargs: setup)
+        patched.setattr(speed, "measure", lambda *args, **kwargs: setup)
         yield

@@ -18,11 +18,13 @@ from torch import nn
 
 from autopeft.engine.backbone import REPORTED, Backbone, choose_precision
 from autopeft.engine.data import Batch, TokenizedTask, Tokens, training_batches
+from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.linear_probe import start_at_probe
 from autopeft.engine.optimizer import BETAS, EPSILON, Rates
 from autopeft.engine.pack import TOKEN_BUDGETS, parts_of
 from autopeft.engine.settings import TrainingSettings
-from autopeft.engine.train import measured, train_steps
-from autopeft.engine.worker import device
+from autopeft.engine.train import evaluation_tokens, measured, train_steps
+from autopeft.engine.worker import CACHE, device
 from autopeft.errors import AutopeftError
 from autopeft.models import ModelSource
 from autopeft.readouts import Readout
@@ -40,8 +42,11 @@ class Trained:
 
 
 def own_backbone(source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Backbone:
-    """A backbone in fp32 that nobody else has, frozen, its head drawn by the seed as the engine draws it."""
+    """A backbone in fp32 that nobody else has, frozen, its head as the engine has it at that seed."""
     backbone = Backbone(source, task.readout, REPORTED, device(), task.pad_id)
+    if settings.head == "probe":
+        frozen = FrozenLayers(backbone, task.pad_id, CACHE, evaluation_tokens(backbone.device))
+        start_at_probe(backbone, task, settings, frozen)
     backbone.reset_head(settings.seed)
     return backbone
 

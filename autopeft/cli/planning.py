@@ -14,8 +14,8 @@ from rich.table import Table
 from autopeft.budget import share_within
 from autopeft.candidate import Candidate
 from autopeft.cli.shown import safe
-from autopeft.engine.probe import measure
 from autopeft.engine.setup import Setup
+from autopeft.engine.speed import measure
 from autopeft.experiment import Experiment, needing
 from autopeft.launch import RUNS
 from autopeft.progress import duration

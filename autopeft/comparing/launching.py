@@ -130,7 +130,7 @@ class _Comparing:
 
     def _setup(self) -> Setup:
         """How all are trained: measured at the beginning, and the same from then on."""
-        from autopeft.engine.probe import measure
+        from autopeft.engine.speed import measure
 
         state: State = self.store.state
         if state.setup is None:

@@ -146,21 +146,12 @@ def size_of(model: nn.Module) -> int:
 
 def _short(task: TokenizedTask, index: np.ndarray) -> TokenizedTask:
     """With the training examples at `index` alone, and one to validate on."""
-    return replace(task, train=_only(task.train, index), validation=_only(task.validation, np.arange(1)))
+    return replace(task, train=task.train.take(index), validation=task.validation.take(np.arange(1)))
 
 
 def _longest(tokens: Tokens, size: int) -> np.ndarray:
     longest: np.ndarray = np.argsort(tokens.lengths, kind="stable")[-size:]
     return longest
-
-
-def _only(tokens: Tokens, index: np.ndarray) -> Tokens:
-    """The examples at `index` alone."""
-    places = np.concatenate([np.arange(tokens.offsets[i], tokens.offsets[i + 1]) for i in index])
-    offsets = np.concatenate([[0], np.cumsum(tokens.lengths[index])])
-    types = None if tokens.types is None else tokens.types[places]
-    labels = tokens.labels[places if tokens.per_token else index]
-    return replace(tokens, ids=tokens.ids[places], types=types, offsets=offsets, labels=labels)
 
 
 def _wait(device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,8 @@ class Backbone:
             head.float()
             head.register_forward_pre_hook(_to_float)
         self._initializer = float(getattr(self.model.config, "initializer_range", 0.02))
+        #: What heads start from, by `<module>.<parameter>`, where they are not drawn.
+        self.head_start: Mapping[str, torch.Tensor] = {}
 
     @contextmanager
     def attending(self) -> Iterator[None]:
@@ -84,7 +86,7 @@ class Backbone:
 
     @torch.no_grad()
     def reset_head(self, seed: int) -> None:
-        """Draw the head as transformers does: normal weights, zero biases, norms at one."""
+        """Draw the head as transformers does (normal weights, zero biases, norms at one), or set `head_start`."""
         generator = torch.Generator().manual_seed(seed)
         for module in (m for head in self.heads.values() for m in head.modules()):
             if isinstance(module, nn.Linear):
@@ -94,6 +96,8 @@ class Backbone:
                     module.bias.zero_()
             elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
+        for name, value in self.head_start.items():
+            self.model.get_parameter(name).copy_(value)
 
 
 def _to_float(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ Shapes: N examples, B of them in a batch, L tokens of the longest in the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,14 @@ class Tokens:
     def weight(self) -> int:
         """The sum of these."""
         return int(self.weights.sum())
+
+    def take(self, index: np.ndarray) -> Tokens:
+        """The examples at `index` alone, in that order."""
+        places = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in index])
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[index])])
+        types = None if self.types is None else self.types[places]
+        labels = self.labels[places if self.per_token else index]
+        return replace(self, ids=self.ids[places], types=types, offsets=offsets, labels=labels)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,14 @@ class TrainingSettings(Strict):
     weight_decay: float = Field(0.01, ge=0, lt=1e38)
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising rate; then linear decay")
     max_grad_norm: float = Field(1.0, gt=0, lt=1e38)
+    head: Literal["drawn", "probe"] = Field(
+        "drawn", description="what a head starts from: weights drawn by the seed, or a linear probe of the backbone"
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What scores depend on; what came later is left out at its first default, as in old studies."""
+        values = self.model_dump(mode="json")
+        return {name: value for name, value in values.items() if (name, value) != ("head", "drawn")}
 
     def job(self, given: Candidate | Job) -> Job:
         """What is trained, with its seed and epochs: those of the settings where it does not say."""

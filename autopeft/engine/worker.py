@@ -21,6 +21,7 @@ from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_preci
 from autopeft.engine.company import Company, companies
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.linear_probe import start_at_probe
 from autopeft.engine.pack import Pack
 from autopeft.engine.schedule import CostModel, Workload
 from autopeft.engine.settings import TrainingSettings
@@ -87,6 +88,8 @@ class Worker:
             map_frozen(self.backbone.model, spec.frozen)
         cache = spec.cache if purpose == "train" else 0
         self.frozen = FrozenLayers(self.backbone, task.pad_id, cache, evaluation_tokens(self.device))
+        if self.settings.head == "probe" and purpose == "train":
+            start_at_probe(self.backbone, task, self.settings, self.frozen)
         workload = Workload.of(task, self.settings)
         first_token = precision.attention is not None and task.readout.reads == "one"
         self.costs = CostModel(self.backbone.shape, workload, self.settings.epochs, bool(cache), first_token)

@@ -32,6 +32,7 @@ class Triplets(LoRA):
     """
 
     formula: ClassVar[str] = "r (in + out + 1)"
+    usual_rate: ClassVar[float] = 0.006
     usual: ClassVar[Mapping[str, Any]] = {"rank": 12, "sites": ("q", "v"), "alpha": 24}
 
     keep: float = 2 / 3

@@ -28,7 +28,7 @@ class BitFit(Method):
     paper: ClassVar[str] = "Ben Zaken et al. 2022, section 3"
     family: ClassVar[Kin] = "partial"
     formula: ClassVar[str] = "the output width of each map and norm: 7d + f in BERT"
-    usual_rate: ClassVar[float] = 5e-3
+    usual_rate: ClassVar[float] = 0.01
     usual: ClassVar[Mapping[str, Any]] = {"active": 1}
     size: ClassVar[str] = "active"
     largest: ClassVar[int] = 1

@@ -25,7 +25,7 @@ class Hadamard(Method):
     paper: ClassVar[str] = "Chen et al. 2023, equation 5"
     family: ClassVar[Kin] = "additive"
     formula: ClassVar[str] = "2d"
-    usual_rate: ClassVar[float] = 5e-3
+    usual_rate: ClassVar[float] = 0.01
     usual: ClassVar[Mapping[str, Any]] = {"active": 1}
     size: ClassVar[str] = "active"
     largest: ClassVar[int] = 1

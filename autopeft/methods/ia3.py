@@ -28,7 +28,7 @@ class IA3(Method):
     paper: ClassVar[str] = "Liu et al. 2022, section 3.3"
     family: ClassVar[Kin] = "additive"
     formula: ClassVar[str] = "the width of each place: 2d + f in BERT"
-    usual_rate: ClassVar[float] = 5e-3
+    usual_rate: ClassVar[float] = 0.01
     usual: ClassVar[Mapping[str, Any]] = {"active": 1}
     size: ClassVar[str] = "active"
     largest: ClassVar[int] = 1

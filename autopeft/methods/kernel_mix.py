@@ -28,6 +28,7 @@ class KernelMix(LoRA):
     description: ClassVar[str] = "low rank in each attention head and across heads (Kernel-mix, Chen 2022)"
     paper: ClassVar[str] = "Chen et al. 2022, NAACL, section 4.2"
     formula: ClassVar[str] = "r in (H + 1) + 2 r out, of H heads"
+    usual_rate: ClassVar[float] = 0.006
     usual: ClassVar[Mapping[str, Any]] = {"rank": 2, "sites": ("q", "v"), "scale": 2.0}
     allowed_sites: ClassVar[tuple[str, ...]] = ("q", "k", "v")
     stage: ClassVar[int] = 18

@@ -30,7 +30,7 @@ class MPT(SoftPrompt):
     description: ClassVar[str] = "a prompt times a matrix of low rank (Wang et al. 2023)"
     paper: ClassVar[str] = "Wang et al. 2023, equation 2"
     formula: ClassVar[str] = "l d + r (l + d) a model; kept: l d"
-    usual_rate: ClassVar[float] = 1e-2
+    usual_rate: ClassVar[float] = 0.02
     usual: ClassVar[Mapping[str, Any]] = {"length": 20}
     stage: ClassVar[int] = 2
 

@@ -25,7 +25,7 @@ class Norm(Method):
     paper: ClassVar[str] = "Zhao et al. 2023, section 3"
     family: ClassVar[Kin] = "partial"
     formula: ClassVar[str] = "2d; d where norms have no bias"
-    usual_rate: ClassVar[float] = 5e-3
+    usual_rate: ClassVar[float] = 0.01
     usual: ClassVar[Mapping[str, Any]] = {"active": 1}
     size: ClassVar[str] = "active"
     largest: ClassVar[int] = 1

@@ -30,7 +30,7 @@ class PTuning(SoftPrompt):
     description: ClassVar[str] = "a prompt through an MLP that is dropped after training (Liu et al. 2021)"
     paper: ClassVar[str] = "Liu et al. 2021, section 3.2"
     formula: ClassVar[str] = "l d + h (d + 1) + h (h + 1) + d (h + 1) a model; kept: l d"
-    usual_rate: ClassVar[float] = 1e-2
+    usual_rate: ClassVar[float] = 0.02
     usual: ClassVar[Mapping[str, Any]] = {"length": 20}
     stage: ClassVar[int] = 1
 

@@ -30,6 +30,7 @@ class Parallel(Gated, Bottleneck):
     paper: ClassVar[str] = "He et al. 2022, table 1"
     family: ClassVar[Kin] = "additive"
     formula: ClassVar[str] = "2dr + r + d"
+    usual_rate: ClassVar[float] = 0.001
     usual: ClassVar[Mapping[str, Any]] = {"bottleneck": 48}
     size: ClassVar[str] = "bottleneck"
     allowed_sites: ClassVar[tuple[str, ...]] = ("down",)

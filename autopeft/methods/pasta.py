@@ -28,7 +28,7 @@ class PASTA(Method):
     paper: ClassVar[str] = "Yang et al. 2023, equation 1"
     family: ClassVar[Kin] = "additive"
     formula: ClassVar[str] = "s d"
-    usual_rate: ClassVar[float] = 5e-3
+    usual_rate: ClassVar[float] = 0.01
     usual: ClassVar[Mapping[str, Any]] = {"tokens": 3}
     size: ClassVar[str] = "tokens"
     largest: ClassVar[int] = 16

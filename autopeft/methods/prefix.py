@@ -29,7 +29,7 @@ class Prefix(Gated):
     paper: ClassVar[str] = "Li and Liang 2021, equation 3"
     family: ClassVar[Kin] = "additive"
     formula: ClassVar[str] = "2 l (key / value heads x head width)"
-    usual_rate: ClassVar[float] = 3e-3
+    usual_rate: ClassVar[float] = 0.01
     usual: ClassVar[Mapping[str, Any]] = {"length": 20}
     size: ClassVar[str] = "length"
     allowed_sites: ClassVar[tuple[str, ...]] = ("attention",)

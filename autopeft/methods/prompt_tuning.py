@@ -27,7 +27,7 @@ class PromptTuning(SoftPrompt):
     description: ClassVar[str] = "learned vectors before those of the text (Lester et al. 2021)"
     paper: ClassVar[str] = "Lester et al. 2021, section 2"
     formula: ClassVar[str] = "l d a model"
-    usual_rate: ClassVar[float] = 1e-2
+    usual_rate: ClassVar[float] = 0.02
     usual: ClassVar[Mapping[str, Any]] = {"length": 20}
     stage: ClassVar[int] = 0
 

@@ -25,7 +25,7 @@ class VeRA(LoRA):
     description: ClassVar[str] = "vectors between frozen random matrices (VeRA, Kopiczko 2024)"
     paper: ClassVar[str] = "Kopiczko et al. 2024, equation 2"
     formula: ClassVar[str] = "r + out"
-    usual_rate: ClassVar[float] = 1e-2
+    usual_rate: ClassVar[float] = 0.02
     usual: ClassVar[Mapping[str, Any]] = {"rank": 256, "sites": ("q", "v")}
     stage: ClassVar[int] = 12
     exports_folded: ClassVar[bool] = False

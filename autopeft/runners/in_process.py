@@ -36,7 +36,7 @@ class InProcess(Runner):
 
     def measure(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate) -> Setup:
         """Here."""
-        from autopeft.engine.probe import measure
+        from autopeft.engine.speed import measure
 
         return measure(spec, task, typical, share=1)
 

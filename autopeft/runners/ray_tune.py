@@ -61,7 +61,7 @@ class RayTune(Runner):
 
     def measure(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate) -> Setup:
         """On one worker; here, where that is the same: a process of its own takes seconds to start."""
-        from autopeft.engine.probe import measure
+        from autopeft.engine.speed import measure
 
         if self._is_here:
             return measure(spec, task, typical, share=self.workers)

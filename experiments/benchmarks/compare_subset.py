@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 from _trec import rows
 
-#: Rows of each split, tokens, epochs and batch size: what one method takes some 20 core-seconds for, a training.
+#: Rows of each split, tokens, epochs and batch size: what one method takes 10 to 25 core-seconds for, a training.
 SIZES: dict[str, dict[str, int]] = {
-    "trec": {"train": 240, "validation": 160, "test": 400, "max_length": 32, "epochs": 4, "batch_size": 16},
-    "mrpc": {"train": 240, "validation": 160, "test": 400, "max_length": 64, "epochs": 4, "batch_size": 16},
+    "trec": {"train": 480, "validation": 200, "test": 500, "max_length": 32, "epochs": 4, "batch_size": 16},
+    "mrpc": {"train": 360, "validation": 240, "test": 500, "max_length": 64, "epochs": 4, "batch_size": 16},
 }
 COLUMNS: dict[str, Any] = {"trec": "text_a", "mrpc": ["text_a", "text_b"]}
 METRICS = {"trec": "accuracy", "mrpc": "accuracy"}

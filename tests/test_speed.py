@@ -15,12 +15,12 @@ from tiny_worker import evaluate
 
 from autopeft.attention import FUSED, MATMUL
 from autopeft.candidate import Candidate
-from autopeft.engine import probe
+from autopeft.engine import speed
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask
-from autopeft.engine.probe import measure
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.setup import Setup, attention_name, precision_of
+from autopeft.engine.speed import measure
 from autopeft.engine.worker import Worker, WorkerSpec
 from autopeft.methods.lora import LoRA
 from autopeft.models import find_model
@@ -47,12 +47,12 @@ def spec(folder: Path) -> WorkerSpec:
 
 
 def on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(self: probe._Probe, backbone: Backbone, size: int, candidate: Candidate | None = None) -> float:
+    def step(self: speed._Trial, backbone: Backbone, size: int, candidate: Candidate | None = None) -> float:
         precision = backbone.precision
         assert precision.dtype == backbone.dtype
         return machine(precision.dtype, precision.attention, size, candidate is not None)
 
-    monkeypatch.setattr(probe._Probe, "_step", step)
+    monkeypatch.setattr(speed._Trial, "_step", step)
 
 
 def steady(dtype: torch.dtype, attention: str, size: int, head: bool) -> float:
@@ -94,7 +94,7 @@ def test_the_precision_that_is_asked_for_is_taken(precision: str, spec: WorkerSp
 def test_no_pack_is_larger_than_memory_allows(
     spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "_free_memory", lambda device: 1000)
+    monkeypatch.setattr(speed, "_free_memory", lambda device: 1000)
     assert measure(spec, data, TYPICAL).pack == 1
 
 
@@ -107,7 +107,7 @@ def test_packs_grow_while_they_are_worth_it(
     on(steady, monkeypatch)
     assert measure(spec, data, TYPICAL).pack == 1
     on(growing, monkeypatch)
-    assert measure(spec, data, TYPICAL).pack == probe._LARGEST["cpu"]
+    assert measure(spec, data, TYPICAL).pack == speed._LARGEST["cpu"]
     on(lambda d, a, size, head: 1.0 * max(size, 4), monkeypatch)
     assert measure(spec, data, TYPICAL).pack == 4
 
@@ -118,10 +118,10 @@ def test_memory_bounds_packs_and_workers_share_it(
 ) -> None:
     """`room`: candidates whose activations fit in half of the free memory."""
     on(growing, monkeypatch)
-    made = probe._Probe(spec, data, TYPICAL, 1)
-    monkeypatch.setattr(probe, "_free_memory", lambda device: 10**12)
+    made = speed._Trial(spec, data, TYPICAL, 1)
+    monkeypatch.setattr(speed, "_free_memory", lambda device: 10**12)
     each = int(0.5 * 10**12 / made._most(made._backbone("fp32")))
-    monkeypatch.setattr(probe, "_free_memory", lambda device: int(2 * each * (room + 0.1)))
+    monkeypatch.setattr(speed, "_free_memory", lambda device: int(2 * each * (room + 0.1)))
     assert measure(spec, data, TYPICAL, share).pack == pack
 
 
@@ -129,7 +129,7 @@ def test_a_typical_candidates_activations_are_counted(spec: WorkerSpec, data: To
     """A larger candidate keeps more, and the backbone's own weights are not counted."""
     rooms = []
     for rank in (1, 40):
-        made = probe._Probe(spec, data, Candidate(everywhere(LoRA(rank, sites=("q", "k", "v", "o", "up", "down")))), 1)
+        made = speed._Trial(spec, data, Candidate(everywhere(LoRA(rank, sites=("q", "k", "v", "o", "up", "down")))), 1)
         rooms.append(made._most(made._backbone("fp32")))
     assert rooms[1] < rooms[0]
 
@@ -184,7 +184,7 @@ def test_the_faster_attention_is_taken(
 def test_bf16_where_the_device_is_made_for_it_and_it_is_not_much_slower(
     fast: bool, times: float, precision: str, spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "fast_bf16", lambda device: fast)
+    monkeypatch.setattr(speed, "fast_bf16", lambda device: fast)
     on(lambda dtype, a, size, head: size * (times if dtype == torch.bfloat16 else 1.0), monkeypatch)
     auto = replace(spec, settings=SETTINGS.model_copy(update={"precision": "auto"}))
     assert measure(auto, data, TYPICAL).precision == precision
@@ -194,7 +194,7 @@ def test_rates_give_the_time_that_was_measured(
     spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(growing, monkeypatch)
-    setup, made = measure(spec, data, TYPICAL), probe._Probe(spec, data, TYPICAL, 1)
+    setup, made = measure(spec, data, TYPICAL), speed._Trial(spec, data, TYPICAL, 1)
     each = (10 + setup.pack) / setup.pack
     assert setup.seconds_per_step == pytest.approx(each / 10)
     assert setup.seconds(made._flops(made._backbone("fp32")), 1) == pytest.approx(each)

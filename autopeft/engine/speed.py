@@ -34,12 +34,12 @@ def measure(spec: WorkerSpec, task: TokenizedTask, typical: Candidate, share: fl
     if spec.threads:
         torch.set_num_threads(spec.threads)
     try:
-        return _Probe(spec, task, typical, share).setup()
+        return _Trial(spec, task, typical, share).setup()
     finally:
         torch.set_num_threads(before)
 
 
-class _Probe:
+class _Trial:
     """Backbones of one model in several precisions, one batch of usual length, one candidate."""
 
     def __init__(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate, share: float) -> None:
