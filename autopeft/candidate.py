@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,8 @@ from autopeft.hybrid import Hybrid, short_hash
 
 #: How a candidate's training ended: at its end, stopped early, or by an error.
 Status = Literal["done", "stopped", "failed"]
+#: How a candidate's weights came about: from their beginning, or from a larger candidate's that were cut and healed.
+Born = Literal["trained", "healed"]
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,50 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a training begins when it is not at drawn weights.
+
+    `parent` is the key of the candidate that was cut, `start` the name of the file (without its suffix, in the folder
+    of kept weights) that the cut weights are in. A training from there is a healing.
+    """
+
+    parent: str
+    start: str
+
+    @property
+    def born(self) -> Born:
+        """What stands in the front's file."""
+        return "healed"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, read back by `from_json`."""
+        return {"parent": self.parent, "start": self.start}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The origin that `to_json` wrote; `AutopeftError` when it is none, or names a file elsewhere."""
+        with door("origin", "expected {'parent': ..., 'start': ...}"):
+            parent, start = data["parent"], data["start"]
+            if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in (parent, start)):
+                raise ValueError("a name has letters, digits and hyphens only")
+            return cls(parent, start)
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,119}")
+
+
+@dataclass(frozen=True)
 class Job:
     """One training of a candidate: from this seed, for so many epochs; None stands for what the settings say.
 
-    What a worker is given. Weights and evaluations belong to a candidate and a seed. `AutopeftError` for a seed or a
-    number of epochs that no training has.
+    What a worker is given. Weights and evaluations belong to a candidate, a seed, and an `origin` where it has one.
+    `AutopeftError` for a seed or a number of epochs that no training has.
     """
 
     candidate: Candidate
     seed: int | None = None
     epochs: int | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -67,6 +104,16 @@ class Job:
             if value is not None and not (whole and least <= value <= most):
                 raise AutopeftError(f"job: {name} must be a whole number from {least} to {most:,}, not {shown(value)}")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it begins at drawn weights and takes as many epochs as others."""
+        return self.epochs is None and self.origin is None
+
+    @property
+    def name(self) -> tuple[str, int | None, Origin | None]:
+        """What tells it from others of a search: the candidate's key, its epochs, where it begins."""
+        return self.candidate.key, self.epochs, self.origin
+
     @classmethod
     def of(cls, given: Candidate | Job) -> Job:
         """A job; a candidate alone is trained as the settings say."""
@@ -74,13 +121,15 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, read back by `from_json`."""
-        return {"candidate": self.candidate.to_json(), "seed": self.seed, "epochs": self.epochs}
+        origin = {} if self.origin is None else {"origin": self.origin.to_json()}
+        return {"candidate": self.candidate.to_json(), "seed": self.seed, "epochs": self.epochs, **origin}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The job that `to_json` wrote; `AutopeftError` when it is none."""
         with door("job", "expected {'candidate': ..., 'seed': ..., 'epochs': ...}"):
-            return cls(Candidate.from_json(data["candidate"]), data["seed"], data["epochs"])
+            origin = Origin.from_json(data["origin"]) if "origin" in data else None
+            return cls(Candidate.from_json(data["candidate"]), data["seed"], data["epochs"], origin)
 
 
 def failed(candidate: Candidate, error: Exception | str) -> Evaluation:
@@ -96,7 +145,8 @@ class Evaluation:
     `metrics` holds validation scores under the metric's name, test scores (only for what is reported) under
     `test_<metric>`, and costs, all in one namespace. `curve` has one mapping an epoch. `seconds` is training and
     validation, without the work around it. A stopped candidate has the metrics of its last epoch. A failed one has its
-    reason in `error` and keeps its costs.
+    reason in `error` and keeps its costs. `epochs` is how long it was to be trained where that is not what the settings
+    say, `origin` where it began where that is not at drawn weights.
     """
 
     candidate: Candidate
@@ -108,6 +158,8 @@ class Evaluation:
     seconds: float = 0.0
     error: str | None = None
     repaired: bool = False
+    epochs: int | None = None
+    origin: Origin | None = None
 
     @property
     def key(self) -> str:
@@ -117,7 +169,12 @@ class Evaluation:
     @property
     def job(self) -> Job:
         """The training that would give it again, to the end."""
-        return Job(self.candidate, self.seed)
+        return Job(self.candidate, self.seed, self.epochs, self.origin)
+
+    @property
+    def born(self) -> Born:
+        """How its weights came about."""
+        return "trained" if self.origin is None else self.origin.born
 
     @property
     def words(self) -> str:
@@ -130,7 +187,10 @@ class Evaluation:
         return len(self.curve)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, read back by `from_json`."""
+        """Plain data, read back by `from_json`; what came later is left out at its default."""
+        own: dict[str, Any] = {} if self.epochs is None else {"epochs": self.epochs}
+        if self.origin is not None:
+            own["origin"] = self.origin.to_json()
         return {
             "candidate": self.candidate.to_json(),
             "status": self.status,
@@ -141,15 +201,17 @@ class Evaluation:
             "seconds": self.seconds,
             "error": self.error,
             "repaired": self.repaired,
+            **own,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The evaluation that `to_json` wrote; `AutopeftError` when it is none."""
         with door("evaluation", "not what a search wrote"):
-            rest = {k: v for k, v in data.items() if k not in ("candidate", "curve")}
+            rest = {k: v for k, v in data.items() if k not in ("candidate", "curve", "origin")}
             candidate, curve = Candidate.from_json(data["candidate"]), tuple(data["curve"])
-            found = cls(candidate=candidate, curve=curve, **rest)
+            origin = Origin.from_json(data["origin"]) if "origin" in data else None
+            found = cls(candidate=candidate, curve=curve, origin=origin, **rest)
             if found.status not in get_args(Status) or not all(isinstance(m, dict) for m in (found.metrics, *curve)):
                 raise ValueError(f"status {shown(found.status)}, or metrics that are no mapping")
         return found

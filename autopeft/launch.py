@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -126,6 +126,7 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
             experiment.stopping,
             experiment.training.epochs,
         )
+        views.needed = lambda: loop.needed
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
@@ -147,6 +148,8 @@ class Views(Listener):
         self._sizes: dict[str, Mapping[str, int | float]] = {}
         self._dropped: set[str] = set()
         self._behind, self._next = False, 0.0
+        #: Keys of candidates off the front whose weights are still asked for.
+        self.needed: Callable[[], set[str]] = set
         if study.finished:
             self._update()
 
@@ -215,8 +218,9 @@ class Views(Listener):
         front = self.front(evaluations)
         keys = {e.key for e in front.points}
         self.folder.write_views(front, evaluations)
-        # What left the front does not come back to it.
-        off_front = {e.key for e in evaluations} - keys
+        # What left the front does not come back to it, and what is cut or asked for no more neither.
+        training, needed = self._session.experiment.training, keys | self.needed()
+        off_front = {training.weights_name(e.job) for e in evaluations if e.key not in needed}
         self.folder.drop_weights(off_front - self._dropped)
         self._dropped |= off_front
         self._tracker.sync(evaluations, self._sizes_of, keys)
@@ -226,7 +230,8 @@ class Views(Listener):
     def _sizes_of(self, evaluation: Evaluation) -> Mapping[str, int | float]:
         if evaluation.key not in self._sizes:
             space = self._session.space
-            self._sizes[evaluation.key] = space.sizes_of(space.encode(evaluation.candidate))
+            point = space.point_of(evaluation.candidate)
+            self._sizes[evaluation.key] = {} if point is None else space.sizes_of(point)
         return self._sizes[evaluation.key]
 
 

@@ -184,7 +184,7 @@ class _Trained:
 
 def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> _Trained:
     """What the run folder has; what it lacks is trained and measured again, which needs the task's data."""
-    from autopeft.engine.worker import load_weights
+    from autopeft.engine.kept import load_weights
     from autopeft.session import settings_of, source_of
 
     run, header = RunFolder(result.run_dir), result.header
@@ -211,8 +211,8 @@ def _with_data(
     result: SearchResult, chosen: Evaluation, trust_remote_code: bool, why: str, again: bool = False
 ) -> _Trained:
     """The same with the task's data, which `AutopeftError` says `why` they are needed when they can't be read."""
+    from autopeft.engine.kept import load_weights
     from autopeft.engine.report import score_on_test, train_again
-    from autopeft.engine.worker import load_weights
     from autopeft.session import Session
 
     try:

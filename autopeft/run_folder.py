@@ -166,11 +166,11 @@ class RunFolder:
         _write_still(image, explanation.still)
         return [page, image, figures]
 
-    def drop_weights(self, keys: Iterable[str]) -> None:
-        """Delete the weights of these candidates. Others stay: a worker may have just written them."""
+    def drop_weights(self, names: Iterable[str]) -> None:
+        """Delete the weights of these trainings. Others stay: a worker may have just written them."""
         with door(self.weights, "cannot be written"):
-            for key in keys:
-                (self.weights / f"{key}.safetensors").unlink(missing_ok=True)
+            for name in names:
+                (self.weights / f"{name}.safetensors").unlink(missing_ok=True)
 
 
 class _Remembered(Generic[T]):

@@ -151,6 +151,13 @@ class SearchSpace:
             raise AutopeftError(f"candidate {candidate.key} is not in the search space")
         return point
 
+    def point_of(self, candidate: Candidate) -> dict[str, int | float] | None:
+        """`encode`, or None when the space has no such point."""
+        try:
+            return self.encode(candidate)
+        except AutopeftError:
+            return None
+
     def suggest(self, trial: Trial) -> Candidate:
         """The candidate of an Optuna trial, for use in one's own objective."""
         return self.decode({d.name: d.suggest(trial) for d in self.dimensions})

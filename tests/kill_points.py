@@ -38,7 +38,7 @@ POINTS: dict[str, tuple[str, int, str]] = {
     "the second pack is stored": ("autopeft.searching.study:Study.together", 2, "after"),
     "the second pack, its first epoch": ("autopeft.searching.loop:SearchLoop.epoch", 4, "before"),
     "the second pack, its second epoch": ("autopeft.searching.loop:SearchLoop.epoch", 5, "after"),
-    "weights are being written": ("autopeft.engine.worker:save_weights", 2, "before"),
+    "weights are being written": ("autopeft.engine.kept:save_weights", 2, "before"),
     "the second pack, one is finished": ("autopeft.searching.study:Study._end", 5, "before"),
     "the second pack is being told": ("autopeft.searching.study_file:StudyFile._put", 11, "after"),
     "the second pack is told": ("autopeft.searching.study:Study.tell_all", 2, "after"),

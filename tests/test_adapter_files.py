@@ -47,7 +47,7 @@ from transformers import (
 
 from autopeft.adapter_keys import as_saved_now, without_adapter
 from autopeft.attaching import Attachment
-from autopeft.engine.worker import load_weights, save_weights
+from autopeft.engine.kept import load_weights, save_weights
 from autopeft.errors import AutopeftError
 from autopeft.methods.lora import LoRA
 from autopeft.methods.prefix import Prefix

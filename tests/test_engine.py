@@ -17,12 +17,13 @@ from autopeft.attaching import NAME
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import choose_precision
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.kept import load_weights, save_weights
 from autopeft.engine.optimizer import Rates
 from autopeft.engine.pack import Pack
 from autopeft.engine.report import score_on_test
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.train import epochs, measure_pack, train_steps
-from autopeft.engine.worker import Worker, WorkerSpec, load_weights, save_weights
+from autopeft.engine.worker import Worker, WorkerSpec
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.models import find_model

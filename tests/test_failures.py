@@ -17,10 +17,11 @@ from tiny_worker import assert_bare, backbone_state, evaluate, result
 from autopeft.candidate import Candidate
 from autopeft.engine import worker as worker_module
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.kept import load_weights
 from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.train import epochs
-from autopeft.engine.worker import Worker, WorkerSpec, drain, load_weights
+from autopeft.engine.worker import Worker, WorkerSpec, drain
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.models import find_model

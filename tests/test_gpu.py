@@ -13,8 +13,9 @@ from tiny_task import save_model, task, tokenizer
 from autopeft.attaching import Attachment
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.kept import load_weights
 from autopeft.engine.settings import TrainingSettings
-from autopeft.engine.worker import Worker, WorkerSpec, drain, load_weights
+from autopeft.engine.worker import Worker, WorkerSpec, drain
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.models import find_model

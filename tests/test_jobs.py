@@ -15,9 +15,10 @@ from tiny_worker import assert_bare, backbone_state, evaluate
 from autopeft import AutopeftError
 from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.kept import load_weights
 from autopeft.engine.report import score_on_test, train_again
 from autopeft.engine.settings import TrainingSettings
-from autopeft.engine.worker import Worker, WorkerSpec, drain, load_weights
+from autopeft.engine.worker import Worker, WorkerSpec, drain
 from autopeft.methods import LoRA, Sequential
 from autopeft.models import find_model
 

@@ -23,8 +23,9 @@ from autopeft.costs import COSTS
 from autopeft.engine import pack as pack_module
 from autopeft.engine.company import Company
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.kept import load_weights
 from autopeft.engine.settings import TrainingSettings
-from autopeft.engine.worker import Worker, WorkerSpec, load_weights
+from autopeft.engine.worker import Worker, WorkerSpec
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method

@@ -23,11 +23,12 @@ from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine import pack as pack_module
 from autopeft.engine.company import Company, unjudged
 from autopeft.engine.data import TokenizedTask, training_batches
+from autopeft.engine.kept import load_weights
 from autopeft.engine.pack import Pack
 from autopeft.engine.procedures import Generators, Moment
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.train import measure_pack, phase_steps, prepare_pack, train_epoch
-from autopeft.engine.worker import Worker, WorkerSpec, drain, load_weights
+from autopeft.engine.worker import Worker, WorkerSpec, drain
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods._bank import Bank

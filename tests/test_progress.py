@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from autopeft.candidate import Candidate, Evaluation
+from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.progress import Lines, duration
@@ -21,8 +21,8 @@ def said(*evaluations: Evaluation, trials: int | None = 3) -> list[str]:
     console = Console(file=StringIO(), width=200)
     lines = Lines(console, trials, epochs=1, live=False)
     for evaluation in evaluations:
-        lines.started(Proposal(evaluation.number, CANDIDATE, False))
-        lines.epoch(Proposal(evaluation.number, CANDIDATE, False), {"epoch": 1, "accuracy": 0.5})
+        lines.started(Proposal(evaluation.number, Job(CANDIDATE), False))
+        lines.epoch(Proposal(evaluation.number, Job(CANDIDATE), False), {"epoch": 1, "accuracy": 0.5})
         lines.finished(evaluation)
     lines.close()
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from tiny_project import experiment, not_measured
 from tiny_task import WORDS, save_model, tokenizer
 
 import autopeft
-from autopeft.engine.worker import load_weights
+from autopeft.engine.kept import load_weights
 
 Row = dict[str, Any]
 

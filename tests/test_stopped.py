@@ -24,9 +24,10 @@ from tiny_worker import assert_bare, backbone_state, evaluate
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.engine import worker as worker_module
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.kept import load_weights
 from autopeft.engine.pack import Pack
 from autopeft.engine.train import epochs
-from autopeft.engine.worker import Run, Worker, WorkerSpec, load_weights
+from autopeft.engine.worker import Run, Worker, WorkerSpec
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.launch import launch

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from autopeft.anatomy import ModelShape
 from autopeft.budget import Budget
-from autopeft.candidate import Evaluation
+from autopeft.candidate import Evaluation, Job
 from autopeft.errors import AutopeftError
 from autopeft.searching.objective import Objective
 from autopeft.searching.study import Proposal, Study
@@ -83,7 +83,7 @@ def test_telling_twice_or_unasked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AutopeftError, match="trial 0 was not asked for, or has been told already"):
         study.tell(evaluated(proposal))
     with pytest.raises(AutopeftError, match="trial 5 was not asked for"):
-        study.tell(evaluated(Proposal(5, proposal.candidate, False)))
+        study.tell(evaluated(Proposal(5, proposal.job, False)))
 
 
 def test_open_proposals_of_a_killed_run_are_pending(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_what_was_enqueued_with_optuna_goes_first(tmp_path: Path) -> None:
     in_optuna(tmp_path).enqueue_trial(chosen)
     study = opened(tmp_path)
     proposal = study.ask()
-    assert proposal == Proposal(1, SPACE.decode(chosen), False)
+    assert proposal == Proposal(1, Job(SPACE.decode(chosen)), False)
     assert opened(tmp_path).pending()[1] == proposal
     study.tell(evaluated(proposal))
     assert in_optuna(tmp_path).trials[1].params == chosen

@@ -13,6 +13,7 @@ from test_study import BUDGET, OBJECTIVES, SPACE, evaluated, opened
 
 from autopeft import launch
 from autopeft.candidate import Evaluation
+from autopeft.engine.settings import TrainingSettings
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.study import Study
@@ -28,7 +29,7 @@ SESSION = cast(
         space=SPACE,
         cost_model=SimpleNamespace(share=lambda hybrids, workers, trained: 0.9),
         tokens=SimpleNamespace(train=range(96)),
-        experiment=SimpleNamespace(runner=SimpleNamespace(parallel=1)),
+        experiment=SimpleNamespace(runner=SimpleNamespace(parallel=1), training=TrainingSettings(seed=7)),
     ),
 )
 

@@ -17,10 +17,11 @@ from autopeft.comparing import measuring
 from autopeft.comparing.choosing import choose
 from autopeft.comparing.contenders import Contender
 from autopeft.comparing.state import Training
+from autopeft.engine.kept import load_weights
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.setup import Setup
 from autopeft.engine.train import measure
-from autopeft.engine.worker import Worker, drain, in_words, load_weights
+from autopeft.engine.worker import Worker, drain, in_words
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.runners._machine import cpus

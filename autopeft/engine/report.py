@@ -10,7 +10,8 @@ from autopeft.attaching import Banks
 from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask
-from autopeft.engine.worker import Worker, WorkerSpec, drain, load_weights
+from autopeft.engine.kept import load_weights
+from autopeft.engine.worker import Worker, WorkerSpec, drain
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 

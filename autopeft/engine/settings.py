@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -37,7 +38,7 @@ class TrainingSettings(Strict):
         """What is trained, with its seed and epochs: those of the settings where it does not say."""
         job = Job.of(given)
         seed = self.seed if job.seed is None else job.seed
-        return Job(job.candidate, seed, self.epochs if job.epochs is None else job.epochs)
+        return replace(job, seed=seed, epochs=self.epochs if job.epochs is None else job.epochs)
 
     def of(self, job: Job) -> TrainingSettings:
         """The settings of one job."""
@@ -49,4 +50,5 @@ class TrainingSettings(Strict):
         job = self.job(given)
         seed = "" if job.seed == self.seed else f"-seed{job.seed}"
         epochs = "" if job.epochs == self.epochs else f"-epochs{job.epochs}"
-        return f"{job.candidate.key}{seed}{epochs}"
+        origin = "" if job.origin is None else f"-from-{job.origin.start}"
+        return f"{job.candidate.key}{seed}{epochs}{origin}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
 import os
 import time
@@ -13,14 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from autopeft.candidate import Candidate, Evaluation, Job, Status
 from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_precision
 from autopeft.engine.company import Company, companies
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.kept import begin_at_origins, save_weights
 from autopeft.engine.linear_probe import start_at_probe
 from autopeft.engine.pack import Pack
 from autopeft.engine.schedule import CostModel, Workload
@@ -32,7 +29,6 @@ from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
 from autopeft.plugins import plugin_folders, use_plugins
-from autopeft.writing import replacing
 
 #: What `Worker.run` yields after each epoch (metrics by the candidate's position), is sent (positions to stop; None for
 #: none) and returns at the end.
@@ -166,6 +162,7 @@ class Worker:
         settings, candidates = self.settings.of(members[order[0]]), [members[i].candidate for i in order]
         steps = phase_steps(settings, self.task, Company.of(candidates[0].hybrid))
         with Pack(self.backbone, candidates, settings, [starts[i] for i in order], steps) as pack:
+            begin_at_origins(pack, [members[i] for i in order], self.spec.keep)
             for epoch in epochs(pack, self.task, self.frozen):
                 passed = time.perf_counter() - clock
                 for i in order:
@@ -201,7 +198,15 @@ class Worker:
         last = {} if error or not curve else {k: v for k, v in curve[-1].items() if k != "epoch"}
         status: Status = "failed" if error else "stopped" if stopped else "done"
         return Evaluation(
-            job.candidate, status, last, curve=tuple(curve), seed=job.seed or 0, seconds=seconds, error=error
+            job.candidate,
+            status,
+            last,
+            curve=tuple(curve),
+            seed=job.seed or 0,
+            seconds=seconds,
+            error=error,
+            epochs=None if job.epochs == self.settings.epochs else job.epochs,
+            origin=job.origin,
         )
 
 
@@ -221,31 +226,6 @@ def drain(run: Run) -> list[Evaluation]:
         except StopIteration as stop:
             evaluations: list[Evaluation] = stop.value
             return evaluations
-
-
-def save_weights(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
-    """Write `<folder>/<name>.safetensors`, whole or not at all; a full disk loses the weights, not the evaluation."""
-    with contextlib.suppress(OSError, SafetensorError):
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / f"{name}.safetensors") as partial:
-            # Not `save_file`, whose files nobody else may read, whatever the umask.
-            partial.write_bytes(save(weights, {"digest": _digest(weights)}))
-
-
-def load_weights(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
-    """What `save_weights` wrote; None when it is not there, not readable or not what was written."""
-    try:
-        with safe_open(folder / f"{name}.safetensors", "pt") as file:
-            known = (file.metadata() or {}).get("digest")
-            weights: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return None
-    # Those of version 0.1 have none.
-    return weights if known in (None, _digest(weights)) else None
-
-
-def _digest(weights: dict[str, torch.Tensor]) -> str:
-    return hashlib.sha256(save(weights)).hexdigest()
 
 
 def device() -> torch.device:

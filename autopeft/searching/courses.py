@@ -17,7 +17,8 @@ class Courses:
     """Keeps the courses of a search, and asks the rule.
 
     Failed candidates are left out, and courses with a value that is not a number: they are neither judged nor measured
-    against. So are those whose methods say that their scores mean nothing as yet (`Method.judged_from`).
+    against. So are trainings that begin elsewhere or take longer than others (see `Job.is_whole`), and those whose
+    methods say that their scores mean nothing as yet (`Method.judged_from`).
     """
 
     def __init__(
@@ -37,19 +38,21 @@ class Courses:
         return self._rule.stops and self._epochs > 1
 
     def begin(self, number: int, costs: Mapping[str, float], hybrid: Hybrid | None = None) -> None:
-        """A candidate of these costs is about to be trained."""
+        """A candidate of these costs is about to be trained from its beginning."""
         self._unjudged[number] = unjudged(hybrid, self._epochs) if hybrid else 0
         self._courses[number] = Course(number, tuple(o.loss(costs[o.metric]) for o in self._costs), (), (), "running")
 
     def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
         """It has got through an epoch; after one that it had behind it already, its course begins anew from there."""
+        if number not in self._courses:
+            return
         course, before = self._courses[number], int(metrics["epoch"]) - 1
         self._courses[number] = _further(replace(course, status="running"), before, self._point(metrics))
 
     def end(self, evaluation: Evaluation) -> None:
         """It is evaluated."""
         number, status = evaluation.number, evaluation.status
-        if status == "failed":
+        if status == "failed" or not evaluation.job.is_whole:
             self._courses.pop(number, None)
             return
         self.begin(number, evaluation.metrics, evaluation.candidate.hybrid)

@@ -265,7 +265,8 @@ def _warnings(done: int, count: int, used: int, quality: Quality) -> tuple[str, 
 
 def _at_ends(front: ParetoFront, points: Points) -> Iterator[str]:
     """Training hyper-parameters that most of the front has at an end of their range."""
-    rows = np.array([points.row(points.space.encode(e.candidate)) for e in front.points])
+    known = [points.space.point_of(e.candidate) for e in front.points]
+    rows = np.array([points.row(point) for point in known if point is not None])
     # There may be none within the limits.
     unit = points.unit(rows.reshape(-1, len(points.dimensions)))
     for dimension, column in zip(points.dimensions, unit.T, strict=True):

@@ -13,6 +13,7 @@ from autopeft.candidate import Evaluation, failed
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.searching.courses import Courses
+from autopeft.searching.sources import Source
 from autopeft.searching.stopping import StoppingPlugin
 from autopeft.searching.stopping.none import NoStopping
 from autopeft.searching.study import Proposal, Study
@@ -55,7 +56,9 @@ class SearchLoop:
         time_limit: float | None = None,
         stopping: StoppingPlugin | None = None,
         epochs: int = 1,
+        sources: Sequence[Source] = (),
     ) -> None:
+        self._sources = list(sources)
         self._study, self._costs, self._listeners = study, costs, listeners
         self._trials = trials
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
@@ -90,7 +93,8 @@ class SearchLoop:
         for proposal in pack:
             self._running[proposal.number] = proposal
             hybrid = proposal.candidate.hybrid
-            self._courses.begin(proposal.number, self._costs(hybrid), hybrid)
+            if proposal.job.is_whole:
+                self._courses.begin(proposal.number, self._costs(hybrid), hybrid)
         for proposal in pack:
             for listener in self._listeners:
                 listener.started(proposal)
@@ -98,8 +102,10 @@ class SearchLoop:
 
     def _ask(self, size: int) -> list[Proposal]:
         """A new pack; a kill leaves all of it or nothing."""
-        pack: list[Proposal] = []
         with self._study.together():
+            pack = self._of_sources(size)
+            if pack:
+                return pack
             known = {e.key for e in self._study.evaluations()} | {p.candidate.key for p in self._running.values()}
             while len(pack) < size and not self._ended:
                 proposal = self._study.ask(pack[0].number if pack else None)
@@ -112,6 +118,31 @@ class SearchLoop:
         if self._ended:
             warnings.warn("the sampler finds no new candidate in this space and budget: the search ends", stacklevel=2)
         return pack
+
+    def _of_sources(self, size: int) -> list[Proposal]:
+        """The first source's that has something; what has no more is not asked again."""
+        ended, running = self._study.evaluations(), [p.job for p in self._running.values()]
+        known = {e.job.name for e in ended} | {job.name for job in running}
+        for source in tuple(self._sources):
+            jobs = source.next(ended, running, size)
+            if jobs is not None and any(job.name in known for job in jobs):
+                warnings.warn(f"{type(source).__name__} repeats itself, and is not asked again", stacklevel=2)
+                jobs = None
+            if jobs is None:
+                self._sources.remove(source)
+                continue
+            pack: list[Proposal] = []
+            for job in jobs[:size]:
+                pack.append(self._study.propose(job, pack[0].number if pack else None))
+            if pack:
+                return pack
+        return []
+
+    @property
+    def needed(self) -> set[str]:
+        """Keys of ended candidates whose weights are still asked for."""
+        ended = self._study.evaluations()
+        return {key for source in self._sources for key in source.needs(ended)}
 
     def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:
         """An epoch of a pack has ended, with metrics by number; the numbers of those that shall be stopped.
@@ -142,7 +173,8 @@ class SearchLoop:
 
     def failed(self, number: int, reason: str) -> None:
         """Record a candidate whose worker died."""
-        self.done({number: failed(self._running[number].candidate, reason)})
+        job = self._running[number].job
+        self.done({number: replace(failed(job.candidate, reason), epochs=job.epochs, origin=job.origin)})
 
     def _give_up_when_hopeless(self) -> None:
         known = self._study.evaluations()

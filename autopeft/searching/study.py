@@ -29,6 +29,8 @@ from autopeft.space import SearchSpace
 
 #: The attribute of a trial with the number of the first candidate of its pack.
 _PACK = "pack"
+#: The attribute of a trial with the job that no sampler has proposed.
+_JOB = "job"
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,13 @@ class Proposal:
     """A candidate to be evaluated under the trial's number."""
 
     number: int
-    candidate: Candidate
+    job: Job
     repaired: bool
 
     @property
-    def job(self) -> Job:
-        """What a worker is given: the candidate, trained as the settings say."""
-        return Job(self.candidate)
+    def candidate(self) -> Candidate:
+        """The job's: what a worker is given is trained as the settings say, where the job does not."""
+        return self.job.candidate
 
 
 class Study(Kept):
@@ -111,7 +113,18 @@ class Study(Kept):
         self._file.keep()
         self._asked.add(trial.number)
         # `trial` does not know what the sampler has written to the storage.
-        return self._proposal(self._file.get_trial(trial._trial_id), candidate)
+        return _proposal(self._file.get_trial(trial._trial_id), self._space)
+
+    def propose(self, job: Job, pack: int | None = None) -> Proposal:
+        """A job that no sampler has proposed, of the space or not, as a trial of its own; `pack` as for `ask`."""
+        # Not through Optuna's study, whose sampler would be asked.
+        trial = self._file.get_trial(self._file.create_new_trial(self._file.study))
+        for name, value in ((_JOB, job.to_json()), ("key", job.candidate.key)):
+            self._file.set_trial_user_attr(trial._trial_id, name, value)
+        self._file.set_trial_user_attr(trial._trial_id, _PACK, trial.number if pack is None else pack)
+        self._file.keep()
+        self._asked.add(trial.number)
+        return Proposal(trial.number, job, repaired=False)
 
     def pending(self) -> list[Proposal]:
         """Proposals of a killed run that have no evaluation yet, to be evaluated under their numbers."""
@@ -124,13 +137,9 @@ class Study(Kept):
             # What others have begun is theirs to end.
             if trial.number not in self._asked and "key" in trial.user_attrs:
                 with door(self._run / FILE, f"trial {trial.number} is damaged", DAMAGED):
-                    candidate = self._space.decode(trial.params)
-                proposal = self._proposal(trial, candidate)
+                    proposal = _proposal(trial, self._space)
                 packs.setdefault(int(trial.user_attrs.get(_PACK, -1)), []).append(proposal)
         return [packs[first] for first in sorted(packs)]
-
-    def _proposal(self, trial: FrozenTrial, candidate: Candidate) -> Proposal:
-        return Proposal(trial.number, candidate, bool(trial.user_attrs.get("repaired", False)))
 
     def tell(self, evaluation: Evaluation) -> Evaluation:
         """Store an evaluation and finish its trial; what was stored. See `tell_all`."""
@@ -185,6 +194,12 @@ class Study(Kept):
             if trial.number == number:
                 return trial._trial_id
         raise AutopeftError(f"study: trial {number} was not asked for, or has been told already")
+
+
+def _proposal(trial: FrozenTrial, space: SearchSpace) -> Proposal:
+    given = trial.user_attrs.get(_JOB)
+    job = Job(space.decode(trial.params)) if given is None else Job.from_json(given)
+    return Proposal(trial.number, job, bool(trial.user_attrs.get("repaired", False)))
 
 
 def _checked(evaluation: Evaluation, objectives: Sequence[Objective]) -> Evaluation:

@@ -50,11 +50,14 @@ def prior_of(run: Path, space: SearchSpace) -> Prior:
 
 
 def prior_from(front: ParetoFront, space: SearchSpace) -> Prior:
-    """The finished candidates of a search by their front; `AutopeftError` when one is not of the space."""
+    """The finished candidates of a search by their front; `AutopeftError` when none is of the space."""
+    inside = [e for e in front.done if space.point_of(e.candidate) is not None]
+    # Controls and cuts may lie outside of any space; where nothing is inside, it is another one's.
+    known = inside or front.done
     return Prior(
-        [space.encode(e.candidate) for e in front.done],
-        [-front.score.loss(e.metrics[front.score.metric]) for e in front.done],
-        [space.encode(e.candidate) for e in _spread(front.points, FIRST)],
+        [space.encode(e.candidate) for e in known],
+        [-front.score.loss(e.metrics[front.score.metric]) for e in known],
+        [space.encode(e.candidate) for e in _spread([e for e in front.points if e in known], FIRST)],
     )
 
 

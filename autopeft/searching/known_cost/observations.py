@@ -71,9 +71,10 @@ class Observations:
     def of_evaluations(
         cls, evaluations: Iterable[Evaluation], points: Points, score: Objective, epochs: int
     ) -> Observations:
-        """Of evaluations that are not failed, when nothing is being trained."""
-        ended = [e for e in evaluations if e.status != "failed"]
-        rows = np.array([points.row(points.space.encode(e.candidate)) for e in ended])
+        """Of evaluations of the space that are not failed, when nothing is being trained."""
+        there = [(e, points.space.point_of(e.candidate)) for e in evaluations if e.status != "failed"]
+        ended = [e for e, point in there if point is not None and e.job.is_whole]
+        rows = np.array([points.row(point) for e, point in there if point is not None and e.job.is_whole])
         curves = [_curve(e.curve, score) for e in ended]
         known = Extrapolation.fit([c for c in curves if len(c) >= epochs], epochs)
         told = [

@@ -1,0 +1,56 @@
+"""Trained weights in files, and trainings that begin at them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from autopeft.candidate import Job
+from autopeft.engine.pack import Pack
+from autopeft.errors import AutopeftError
+from autopeft.writing import replacing
+
+
+def begin_at_origins(pack: Pack, jobs: Sequence[Job], folder: Path | None) -> None:
+    """Set the weights of those of a pack's jobs that do not begin at drawn ones; `AutopeftError` when they are gone."""
+    for k, job in enumerate(jobs):
+        if job.origin is None:
+            continue
+        weights = load_weights(folder, job.origin.start) if folder else None
+        try:
+            pack.load(k, weights or {})
+        except (KeyError, RuntimeError):
+            raise AutopeftError(
+                f"the weights that it begins with ({job.origin.start}) are gone, or not its own"
+            ) from None
+
+
+def save_weights(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
+    """Write `<folder>/<name>.safetensors`, whole or not at all; a full disk loses the weights, not the evaluation."""
+    with contextlib.suppress(OSError, SafetensorError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / f"{name}.safetensors") as partial:
+            # Not `save_file`, whose files nobody else may read, whatever the umask.
+            partial.write_bytes(save(weights, {"digest": _digest(weights)}))
+
+
+def load_weights(folder: Path, name: str) -> dict[str, torch.Tensor] | None:
+    """What `save_weights` wrote; None when it is not there, not readable or not what was written."""
+    try:
+        with safe_open(folder / f"{name}.safetensors", "pt") as file:
+            known = (file.metadata() or {}).get("digest")
+            weights: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    # Those of version 0.1 have none.
+    return weights if known in (None, _digest(weights)) else None
+
+
+def _digest(weights: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(save(weights)).hexdigest()
