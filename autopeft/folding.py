@@ -54,7 +54,7 @@ def fold(
             if there[0]:
                 own = step.method.join(step.forms, there) if len(there) > 1 else there[0]
                 found |= {f"{where}.{step.place}.{step.method.bank_name}.{w}": t for w, t in own.items()}
-    return new, found | _still_shared(hybrid, new, weights, shape)
+    return new, found | still_shared(hybrid, new, weights, shape)
 
 
 def fold_at(
@@ -141,7 +141,7 @@ def _shared_of(hybrid: Hybrid, method: Method, weights: Weights, shape: ModelSha
     return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
 
 
-def _still_shared(hybrid: Hybrid, new: Hybrid, weights: Weights, shape: ModelShape) -> dict[str, torch.Tensor]:
+def still_shared(hybrid: Hybrid, new: Hybrid, weights: Weights, shape: ModelShape) -> dict[str, torch.Tensor]:
     """What methods that did not fold share: the leading part, where the largest of them did."""
     names, found = shared_names(new, shape), {}
     for method in new.sharing(shape):

@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
     {"methods"},
     {"hybrid"},
     {"candidate", "costs", "attention", "models", "adapter_keys", "folding"},
-    {"attaching", "packing_bits", "snippet", "merging"},
+    {"attaching", "cutting", "packing_bits", "snippet", "merging"},
     {"peft_layer"},
     {"peft_tuner"},
     {"dimensions", "space_spec", "tasks"},

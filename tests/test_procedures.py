@@ -373,7 +373,7 @@ def test_gradients_are_means_over_the_batches_that_come(worker: Worker, data: To
         each = []
         for batch, _ in zip(batches, range(3), strict=False):
             assert pack.attachment.banks.layers["0"]["v"]["asking"].B.grad is None
-            pack._backward(batch, {}, pack.backbone.readout)
+            pack.backward(batch, {}, pack.backbone.readout)
             each.append(pack.attachment.banks.layers["0"]["v"]["asking"].B.grad.clone())
             for parameter in pack.parameters():
                 parameter.grad = None

@@ -101,14 +101,14 @@ class Pack:
         """
         at = At(self.phase, self.optimizer.done, self._steps[self.phase])
         self.procedures.call("before_step", at)
-        losses = self._backward(batch, states, readout, at)
+        losses = self.backward(batch, states, readout, at)
         self.procedures.penalise()
         self.procedures.call("after_backward", at)
         self.optimizer.step()
         self.procedures.call("after_step", at)
         return losses
 
-    def _backward(self, batch: Batch, states: States, readout: Readout, at: At | None = None) -> torch.Tensor:
+    def backward(self, batch: Batch, states: States, readout: Readout, at: At | None = None) -> torch.Tensor:
         """Add a batch's gradients to those there are; the losses [K]. `at`: the step, where it is one."""
         total = torch.zeros(len(self.candidates), device=self.backbone.device)
         twice = at is not None and self.company.twice
@@ -129,7 +129,7 @@ class Pack:
 
     def prepare(self, batches: Batches, readout: Readout) -> None:
         """Before the first step: what the methods do then, with the gradients that they ask for."""
-        add_up = partial(self._backward, readout=readout)
+        add_up = partial(self.backward, readout=readout)
         self.procedures.prepare(lambda: Gradients(add_up, self.parameters(), batches()))
 
     def end_phase(self) -> None:

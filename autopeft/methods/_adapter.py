@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
 from autopeft.errors import AutopeftError, shown, suggest
@@ -21,6 +21,8 @@ ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 
 class Bottleneck(Method):
     """W_up g(W_down x + b) + b, with bottleneck r: 2dr + r + d parameters."""
+
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"down": 0, "down_bias": 0, "up": 1}
 
     bottleneck: int
     activation: str

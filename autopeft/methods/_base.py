@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from autopeft.anatomy import ModelShape
 from autopeft.methods._folds import Folds
 from autopeft.methods._procedure import Procedure
+from autopeft.methods._units import Cuts
 from autopeft.methods._value import MethodValue
 from autopeft.methods._weights import Weight
 
@@ -37,7 +38,7 @@ class MethodFlops:
     backward_input: int
 
 
-class Method(Folds, Procedure, MethodValue):
+class Method(Folds, Procedure, Cuts, MethodValue):
     """One PEFT method in one layer: sizes, places and options. Every concrete method is a frozen dataclass.
 
     `weights` declares what it holds at a place; counts, bytes, padding, initial values and saving follow from that.

@@ -34,6 +34,7 @@ class Triplets(LoRA):
     formula: ClassVar[str] = "r (in + out + 1)"
     usual_rate: ClassVar[float] = 0.006
     usual: ClassVar[Mapping[str, Any]] = {"rank": 12, "sites": ("q", "v"), "alpha": 24}
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"A": 0, "E": 0, "B": 1}
 
     keep: float = 2 / 3
 
@@ -76,6 +77,13 @@ class Triplets(LoRA):
             total = total + torch.nn.functional.pad(far, (0, len(total) - here))
             count[:here] += bank.per_candidate(lambda m: 1)
         return _ORTHOGONALITY * total / count.clamp(min=1)
+
+    def canonical(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Singular triplets in truth: e are the values, and rows and columns orthonormal."""
+        from autopeft.methods._singular import singular
+
+        b, e, a = singular(weights["A"], weights["B"] * weights["E"])
+        return {**weights, "A": a, "E": e, "B": b}
 
     def folded(self) -> Method:
         """LoRA of the same rank."""

@@ -42,6 +42,7 @@ class AdaMix(Bottleneck):
     stage: ClassVar[int] = 23
     reads: ClassVar[Literal["site", "block", "output"]] = "output"
     twice: ClassVar[bool] = True
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"down": 1, "down_bias": 1, "up": 1}
 
     bottleneck: int
     sites: tuple[str, ...] = ("down",)

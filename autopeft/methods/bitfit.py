@@ -37,6 +37,7 @@ class BitFit(Method):
     adds: ClassVar[bool] = True
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
+    unit_axes: ClassVar[Mapping[str, int] | None] = {}
 
     active: int
     sites: tuple[str, ...] = (*MAPS, "norm1", "norm2")

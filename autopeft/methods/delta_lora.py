@@ -35,6 +35,8 @@ class DeltaLoRA(LoRA):
     formula: ClassVar[str] = "r (in + out); stored: in out"
     stage: ClassVar[int] = 17
     peft_type: ClassVar[str | None] = None
+    # The change D is of all units together.
+    unit_axes: ClassVar[Mapping[str, int] | None] = None
     max_pack: ClassVar[int | None] = 16
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:

@@ -33,6 +33,7 @@ class DiReFT(Method):
     allowed_sites: ClassVar[tuple[str, ...]] = ("layer",)
     stage: ClassVar[int] = 45
     reads: ClassVar[Literal["site", "block", "output"]] = "output"
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"down": 0, "down_bias": 0, "up": 1}
 
     rank: int
     sites: tuple[str, ...] = ("layer",)
@@ -52,3 +53,12 @@ class DiReFT(Method):
     ) -> torch.Tensor:
         """H + W_2 (W_1 h + b)."""
         return bank.add_expanded(output, bank.compress(output, "down", "down_bias"), "up")
+
+    def canonical(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """In the singular directions of W_2 [W_1 b]."""
+        import torch
+
+        from autopeft.methods._singular import balanced
+
+        down, up = balanced(torch.cat([weights["down"], weights["down_bias"][:, None]], dim=1), weights["up"])
+        return {"down": down[:, :-1].contiguous(), "down_bias": down[:, -1].contiguous(), "up": up}

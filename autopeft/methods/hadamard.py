@@ -33,6 +33,7 @@ class Hadamard(Method):
     stage: ClassVar[int] = 15
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
+    unit_axes: ClassVar[Mapping[str, int] | None] = {}
 
     active: int
     sites: tuple[str, ...] = ("o",)

@@ -36,6 +36,7 @@ class IA3(Method):
     stage: ClassVar[int] = 50
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
+    unit_axes: ClassVar[Mapping[str, int] | None] = {}
     peft_type: ClassVar[str | None] = "IA3"
 
     active: int

@@ -33,6 +33,7 @@ class KernelMix(LoRA):
     allowed_sites: ClassVar[tuple[str, ...]] = ("q", "k", "v")
     stage: ClassVar[int] = 18
     peft_type: ClassVar[str | None] = None
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"A_heads": 1, "B_heads": 2, "A": 0, "B": 1}
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """A_h [H, r, in] and A [r, in] Kaiming; B_h [H, head width, r] and C [out, r] zero."""
@@ -44,6 +45,12 @@ class KernelMix(LoRA):
             "A": Weight((self.rank, wide_in), "kaiming"),
             "B": Weight((wide_out, self.rank)),
         }
+
+    def canonical(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """In the singular directions of C A, and of B_h A_h of each head."""
+        from autopeft.methods._singular import turned
+
+        return turned(super().canonical(weights), "A_heads", "B_heads")
 
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:
         """LoRA's of rank r (H + 1), but each head's B acts on that head alone."""

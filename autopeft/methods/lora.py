@@ -40,6 +40,7 @@ class LoRA(Gated):
     adds: ClassVar[bool] = True
     joins: ClassVar[bool] = True
     peft_type: ClassVar[str | None] = "LORA"
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"A": 0, "B": 1}
 
     rank: int
     sites: tuple[str, ...] = ("q", "v")
@@ -84,6 +85,12 @@ class LoRA(Gated):
         """Output + scale B A x."""
         rows = self.row_scale(bank, site_input)
         return bank.add_expanded(output, bank.compress(site_input, "A"), "B", row_scale=rows)
+
+    def canonical(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """In the singular directions of B A."""
+        from autopeft.methods._singular import turned
+
+        return turned(weights, "A", "B")
 
     def output_scale(self) -> float:
         """Alpha / r."""

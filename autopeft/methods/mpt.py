@@ -33,6 +33,7 @@ class MPT(SoftPrompt):
     usual_rate: ClassVar[float] = 0.02
     usual: ClassVar[Mapping[str, Any]] = {"length": 20}
     stage: ClassVar[int] = 2
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"prompt": 0, "left": 0}
 
     length: int
     sites: tuple[str, ...] = ("input",)

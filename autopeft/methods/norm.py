@@ -34,6 +34,7 @@ class Norm(Method):
     adds: ClassVar[bool] = True
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
+    unit_axes: ClassVar[Mapping[str, int] | None] = {}
 
     active: int
     sites: tuple[str, ...] = ("norm1", "norm2")

@@ -33,6 +33,7 @@ class PTuning(SoftPrompt):
     usual_rate: ClassVar[float] = 0.02
     usual: ClassVar[Mapping[str, Any]] = {"length": 20}
     stage: ClassVar[int] = 1
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"embeddings": 0}
 
     length: int
     sites: tuple[str, ...] = ("input",)

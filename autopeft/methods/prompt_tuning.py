@@ -30,6 +30,7 @@ class PromptTuning(SoftPrompt):
     usual_rate: ClassVar[float] = 0.02
     usual: ClassVar[Mapping[str, Any]] = {"length": 20}
     stage: ClassVar[int] = 0
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"prompt": 0}
 
     length: int
     sites: tuple[str, ...] = ("input",)

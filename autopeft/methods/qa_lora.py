@@ -35,6 +35,7 @@ class QALoRA(Method):
     allowed_sites: ClassVar[tuple[str, ...]] = MAPS
     stage: ClassVar[int] = 10
     mergeable: ClassVar[bool] = True
+    unit_axes: ClassVar[Mapping[str, int] | None] = {"A": 0, "B": 1}
 
     rank: int
     sites: tuple[str, ...] = ("q", "v")
@@ -65,6 +66,12 @@ class QALoRA(Method):
         """Output + scale B A (the sums of x over groups)."""
         sums = site_input.unflatten(-1, (bank.weight("A").shape[-1], -1)).sum(-1)
         return bank.add_expanded(output, bank.compress(sums, "A"), "B")
+
+    def canonical(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """In the singular directions of B A."""
+        from autopeft.methods._singular import turned
+
+        return turned(weights, "A", "B")
 
     def output_scale(self) -> float:
         """The scale."""

@@ -28,6 +28,8 @@ class VeRA(LoRA):
     usual_rate: ClassVar[float] = 0.02
     usual: ClassVar[Mapping[str, Any]] = {"rank": 256, "sites": ("q", "v")}
     stage: ClassVar[int] = 12
+    # Its rows of A and B are other layers' too.
+    unit_axes: ClassVar[Mapping[str, int] | None] = {}
     exports_folded: ClassVar[bool] = False
     peft_type: ClassVar[str | None] = "VERA"
 
@@ -56,6 +58,10 @@ class VeRA(LoRA):
             bank.split(site_input) @ (a * d[..., None]).to(site_input.dtype).transpose(1, 2),
             b * bank.weight("b")[..., None],
         )
+
+    def canonical(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Themselves."""
+        return dict(weights)
 
     def folded(self) -> Method:
         """LoRA of the same rank."""

@@ -1,0 +1,250 @@
+"""A trained hybrid made smaller without training: which units stay within a limit, and their weights.
+
+Methods say what their units are (`Method.units`). Which stay is a knapsack with a choice of a size for each method at
+each place; its Lagrangian falls apart into places, where the best size is found in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from autopeft.anatomy import ModelShape
+from autopeft.costs import COSTS, Cost
+from autopeft.errors import AutopeftError
+from autopeft.folding import still_shared
+from autopeft.hybrid import Hybrid
+from autopeft.methods import Method
+
+if TYPE_CHECKING:
+    import torch
+
+    Weights = Mapping[str, torch.Tensor]
+
+_HYBRID = "hybrid."
+#: Halvings of the multiplier's range.
+_HALVINGS = 100
+
+
+@dataclass(frozen=True)
+class Site:
+    """One method at one place of a layer (None: before all layers); `name` is its bank's."""
+
+    name: str
+    layer: int | None
+    place: str
+    method: Method
+
+    def sized(self, size: int, layers: int) -> Hybrid:
+        """A hybrid of this alone, with so many units."""
+        method = self.method if size == self.method.size_value or not self.method.unit_axes else self.method.resized(size)
+        if not size:
+            return Hybrid.uniform(layers)
+        return Hybrid.uniform(layers, method) if self.layer is None else Hybrid.from_layers(layers, {self.layer: [method]})
+
+
+def sites_of(hybrid: Hybrid, shape: ModelShape) -> list[Site]:
+    """All methods of a hybrid, place by place, those before the layers first."""
+    return list(_sites(hybrid, shape))
+
+
+def _sites(hybrid: Hybrid, shape: ModelShape) -> Iterator[Site]:
+    for layer, methods in ((None, hybrid.model), *enumerate(hybrid.layers)):
+        where = "model" if layer is None else f"layers.{layer}"
+        for method in methods:
+            for place in method.places(shape):
+                yield Site(f"{where}.{place}.{method.bank_name}", layer, place, method.at(place))
+
+
+def canonical(hybrid: Hybrid, weights: Weights, shape: ModelShape) -> dict[str, torch.Tensor]:
+    """Weights, named like `Pack.weights`, that compute the same and of which units may be cut (`Method.canonical`)."""
+    found = dict(weights)
+    for site in sites_of(hybrid, shape):
+        if site.method.units(shape, site.place):
+            found |= _named(site, site.method.canonical(_own(site, weights)))
+    return found
+
+
+def cut_hybrid(
+    hybrid: Hybrid,
+    weights: Weights,
+    importance: Mapping[str, torch.Tensor],
+    limit: int,
+    shape: ModelShape,
+    cost: Cost | None = None,
+    length: int = 128,
+) -> tuple[Hybrid, dict[str, torch.Tensor]]:
+    """The hybrid of the most important units within a limit, and its weights.
+
+    `weights` are canonical and named like `Pack.weights`, and so are those that come back, which `Pack.load` takes.
+    `importance` [units] is by bank (`layers.0.q.lora`), of each method at each place that can be cut; others stay whole.
+    `limit` is on a cost of the whole hybrid, for sequences of `length` tokens where that matters; by default on its
+    trainable parameters. A hybrid within the limit stays whole.
+
+    `AutopeftError` where what cannot be cut costs more than the limit, and for an importance that is missing or is no
+    finite number.
+    """
+    cost = cost or COSTS.get("trainable_params")()
+    hybrid.check(shape)
+    sites = [s for s in sites_of(hybrid, shape) if s.method.units(shape, s.place)]
+    scores = [_scores(site, importance, shape) for site in sites]
+    if cost.of(hybrid, shape, length) <= limit:
+        return hybrid, dict(weights)
+    whole = _without(hybrid, sites, shape)
+    base = cost.of(whole, shape, length)
+    if base > limit:
+        raise _too_much(whole, base, limit, cost)
+    options = [_options(site, score, cost, shape, length) for site, score in zip(sites, scores, strict=True)]
+    room = limit - base
+    while True:
+        counts = chosen(options, room)
+        keep = [_largest(score, count) for score, count in zip(scores, counts, strict=True)]
+        found = _cut(hybrid, weights, dict(zip(sites, keep, strict=True)), shape)
+        over = cost.of(found[0], shape, length) - limit
+        if over <= 0:
+            return found
+        # What methods share, or what depends on others, is no part of a place's own cost.
+        room -= over
+
+
+def _own(site: Site, weights: Weights) -> dict[str, torch.Tensor]:
+    prefix = f"{_HYBRID}{site.name}."
+    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+
+
+def _named(site: Site, own: Weights) -> dict[str, torch.Tensor]:
+    return {f"{_HYBRID}{site.name}.{name}": w for name, w in own.items()}
+
+
+def _scores(site: Site, importance: Mapping[str, torch.Tensor], shape: ModelShape) -> torch.Tensor:
+    found, units = importance.get(site.name), site.method.units(shape, site.place)
+    assert units is not None
+    if found is None or found.shape != (units.count,):
+        given = "none" if found is None else f"{len(found)}"
+        raise AutopeftError(f"cutting: {site.name} needs the importance of {units.count} units, and {given} was given")
+    if not bool(found.isfinite().all()):
+        raise AutopeftError(f"cutting: the importance at {site.name} is no finite number; its training went wrong")
+    return found
+
+
+def _without(hybrid: Hybrid, sites: Sequence[Site], shape: ModelShape) -> Hybrid:
+    """What is left without these."""
+    gone = {site.name for site in sites}
+    return _of([site for site in sites_of(hybrid, shape) if site.name not in gone], len(hybrid.layers))
+
+
+def _of(sites: Sequence[Site], layers: int) -> Hybrid:
+    chosen: dict[int, list[Method]] = {}
+    for site in sites:
+        if site.layer is not None:
+            chosen.setdefault(site.layer, []).append(site.method)
+    return Hybrid.from_layers(layers, chosen, [site.method for site in sites if site.layer is None])
+
+
+def _too_much(whole: Hybrid, base: int, limit: int, cost: Cost) -> AutopeftError:
+    names = sorted({f"'{m.label}'" for m in whole.methods()})
+    what = f"{', '.join(names)} cannot be cut: what stays" if names else "the bare model"
+    return AutopeftError(
+        f"cutting: {what} has {base:,} {cost.unit}, and the limit is {limit:,}; raise the limit"
+        + (" or leave them out" if names else "")
+    )
+
+
+# --- the knapsack ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is gained and paid at a place for 0, 1, ... of its units: [units + 1] each, 0 first."""
+
+    gains: np.ndarray
+    costs: np.ndarray
+
+
+def _options(site: Site, score: torch.Tensor, cost: Cost, shape: ModelShape, length: int) -> Options:
+    """The most important units first."""
+    values = score.double().sort(descending=True).values.numpy()
+    layers = shape.layers
+    empty = cost.of(Hybrid.uniform(layers), shape, length)
+    paid = []
+    for size in range(len(values) + 1):
+        alone = site.sized(size, layers)
+        paid.append(cost.of(alone, shape, length) - empty - sum(cost.once(alone, shape).values()) if size else 0)
+    return Options(np.concatenate([[0.0], np.cumsum(values)]), np.array(paid, dtype=np.float64))
+
+
+def chosen(options: Sequence[Options], room: float) -> list[int]:
+    """How many units of each place: of much gain, and of no more cost than `room`.
+
+    With a multiplier m each place has the size of the largest gain - m cost, which is the best of all choices that cost
+    no more in sum (Everett 1963). m is the least with which they fit, found by bisection; what it leaves of the room is
+    filled step by step by the best gain for the cost.
+    """
+    paid = [(o.gains[o.costs > 0], o.costs[o.costs > 0]) for o in options]
+    low, high = 0.0, max((float((gains / costs).max()) for gains, costs in paid if len(costs)), default=0.0)
+    high = math.nextafter(high, math.inf)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _paid(options, _best(options, middle)) <= room else (middle, high)
+    counts = _best(options, high)
+    if (left := room - _paid(options, counts)) < 0:
+        return [0] * len(options)
+    return _filled(options, counts, left)
+
+
+def _best(options: Sequence[Options], multiplier: float) -> list[int]:
+    return [int(np.argmax(o.gains - multiplier * o.costs)) for o in options]
+
+
+def _paid(options: Sequence[Options], counts: Sequence[int]) -> float:
+    return sum(float(o.costs[count]) for o, count in zip(options, counts, strict=True))
+
+
+def _filled(options: Sequence[Options], counts: list[int], left: float) -> list[int]:
+    """More units, as long as there are some that fit and matter: those of the best gain for their cost first."""
+    while True:
+        steps = [step for i, o in enumerate(options) if (step := _step(o, counts[i], left, i))]
+        if not steps:
+            return counts
+        _, place, count, paid = max(steps, key=lambda step: (step[0], -step[1]))
+        counts[place], left = count, left - paid
+
+
+def _step(o: Options, count: int, left: float, place: int) -> tuple[float, int, int, float] | None:
+    """The best way to more units at a place: (gain for its cost, place, units, cost); None where nothing fits."""
+    gains, costs = o.gains[count + 1 :] - o.gains[count], o.costs[count + 1 :] - o.costs[count]
+    fits = (costs <= left) & (gains > 0)
+    if not fits.any():
+        return None
+    ratios = np.where(fits, gains / np.maximum(costs, 1e-9), -1.0)
+    best = int(np.argmax(ratios))
+    return float(ratios[best]), place, count + 1 + best, float(costs[best])
+
+
+# --- the weights -----------------------------------------------------------------------------------------------------
+
+
+def _largest(score: torch.Tensor, count: int) -> torch.Tensor:
+    """The places of the largest, in rising order."""
+    return score.double().sort(descending=True, stable=True).indices[:count].sort().values
+
+
+def _cut(
+    hybrid: Hybrid, weights: Weights, keep: Mapping[Site, torch.Tensor], shape: ModelShape
+) -> tuple[Hybrid, dict[str, torch.Tensor]]:
+    left, found = [], {n: w for n, w in weights.items() if not n.startswith(_HYBRID)}
+    for site in sites_of(hybrid, shape):
+        method, own = site.method, _own(site, weights)
+        if site in keep:
+            method, own = method.cut(own, keep[site])
+        if method.size_value:
+            left.append(Site(site.name, site.layer, site.place, method))
+            found |= _named(site, own)
+    new = _of(left, len(hybrid.layers))
+    inner = {name.removeprefix(_HYBRID): w for name, w in weights.items() if name.startswith(_HYBRID)}
+    shared = still_shared(hybrid, new, inner, shape)
+    return new, found | {f"{_HYBRID}{name}": w for name, w in shared.items()}
