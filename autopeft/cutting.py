@@ -7,9 +7,9 @@ each place; its Lagrangian falls apart into places, where the best size is found
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
     Weights = Mapping[str, torch.Tensor]
 
-_HYBRID = "hybrid."
+_HYBRID, _SHARED = "hybrid.", "hybrid.shared."
 #: Halvings of the multiplier's range.
 _HALVINGS = 100
+#: Trials of a room for costs that are no sums.
+_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class Site:
 
     def sized(self, size: int, layers: int) -> Hybrid:
         """A hybrid of this alone, with so many units."""
-        method = self.method if size == self.method.size_value or not self.method.unit_axes else self.method.resized(size)
+        method = (
+            self.method if size == self.method.size_value or not self.method.unit_axes else self.method.resized(size)
+        )
         if not size:
             return Hybrid.uniform(layers)
-        return Hybrid.uniform(layers, method) if self.layer is None else Hybrid.from_layers(layers, {self.layer: [method]})
+        return (
+            Hybrid.uniform(layers, method) if self.layer is None else Hybrid.from_layers(layers, {self.layer: [method]})
+        )
 
 
 def sites_of(hybrid: Hybrid, shape: ModelShape) -> list[Site]:
@@ -81,34 +87,44 @@ def cut_hybrid(
     """The hybrid of the most important units within a limit, and its weights.
 
     `weights` are canonical and named like `Pack.weights`, and so are those that come back, which `Pack.load` takes.
-    `importance` [units] is by bank (`layers.0.q.lora`), of each method at each place that can be cut; others stay whole.
-    `limit` is on a cost of the whole hybrid, for sequences of `length` tokens where that matters; by default on its
-    trainable parameters. A hybrid within the limit stays whole.
+    `importance` [units] is by bank (`layers.0.q.lora`), of each method at each place that can be cut; others stay as
+    they are. `limit` is on a cost of the whole hybrid, for sequences of `length` tokens where that matters; by default
+    on its trainable parameters. A hybrid within the limit stays whole.
 
     `AutopeftError` where what cannot be cut costs more than the limit, and for an importance that is missing or is no
     finite number.
     """
     cost = cost or COSTS.get("trainable_params")()
     hybrid.check(shape)
-    sites = [s for s in sites_of(hybrid, shape) if s.method.units(shape, s.place)]
-    scores = [_scores(site, importance, shape) for site in sites]
+    scores = {s: _scores(s, importance, shape) for s in sites_of(hybrid, shape) if s.method.units(shape, s.place)}
     if cost.of(hybrid, shape, length) <= limit:
         return hybrid, dict(weights)
-    whole = _without(hybrid, sites, shape)
+    whole = _whole(hybrid, shape)
     base = cost.of(whole, shape, length)
     if base > limit:
         raise _too_much(whole, base, limit, cost)
-    options = [_options(site, score, cost, shape, length) for site, score in zip(sites, scores, strict=True)]
-    room = limit - base
-    while True:
+    options = [_options(site, score, cost, shape, length) for site, score in scores.items()]
+
+    def within(room: float) -> tuple[Hybrid, dict[Site, torch.Tensor]]:
         counts = chosen(options, room)
-        keep = [_largest(score, count) for score, count in zip(scores, counts, strict=True)]
-        found = _cut(hybrid, weights, dict(zip(sites, keep, strict=True)), shape)
-        over = cost.of(found[0], shape, length) - limit
-        if over <= 0:
-            return found
-        # What methods share, or what depends on others, is no part of a place's own cost.
-        room -= over
+        keep = {site: _largest(score, n) for (site, score), n in zip(scores.items(), counts, strict=True)}
+        return _cut(hybrid, keep, shape), keep
+
+    new, keep = within(limit - base)
+    if not cost.additive or cost.of(new, shape, length) > limit:
+        # The places' own costs do not add up: the room that they are given is what is searched for.
+        room = _most_room(lambda room: cost.of(within(room)[0], shape, length) <= limit, options)
+        new, keep = within(room)
+    return new, _cut_weights(hybrid, new, weights, keep, shape)
+
+
+def _most_room(fits: Callable[[float], bool], options: Sequence[Options]) -> float:
+    """About the most that places may cost in sum; below zero, where nothing is chosen, if nothing fits."""
+    low, high = -1.0, sum(float(o.costs.max()) for o in options)
+    for _ in range(_TRIES):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _own(site: Site, weights: Weights) -> dict[str, torch.Tensor]:
@@ -131,18 +147,13 @@ def _scores(site: Site, importance: Mapping[str, torch.Tensor], shape: ModelShap
     return found
 
 
-def _without(hybrid: Hybrid, sites: Sequence[Site], shape: ModelShape) -> Hybrid:
-    """What is left without these."""
-    gone = {site.name for site in sites}
-    return _of([site for site in sites_of(hybrid, shape) if site.name not in gone], len(hybrid.layers))
-
-
-def _of(sites: Sequence[Site], layers: int) -> Hybrid:
-    chosen: dict[int, list[Method]] = {}
-    for site in sites:
-        if site.layer is not None:
-            chosen.setdefault(site.layer, []).append(site.method)
-    return Hybrid.from_layers(layers, chosen, [site.method for site in sites if site.layer is None])
+def _whole(hybrid: Hybrid, shape: ModelShape) -> Hybrid:
+    """The methods that cannot be cut, as they are."""
+    model, *layers = (
+        tuple(m for m in methods if not any(m.units(shape, place) for place in m.places(shape)))
+        for methods in (hybrid.model, *hybrid.layers)
+    )
+    return Hybrid(tuple(layers), model)
 
 
 def _too_much(whole: Hybrid, base: int, limit: int, cost: Cost) -> AutopeftError:
@@ -233,18 +244,22 @@ def _largest(score: torch.Tensor, count: int) -> torch.Tensor:
     return score.double().sort(descending=True, stable=True).indices[:count].sort().values
 
 
-def _cut(
-    hybrid: Hybrid, weights: Weights, keep: Mapping[Site, torch.Tensor], shape: ModelShape
-) -> tuple[Hybrid, dict[str, torch.Tensor]]:
-    left, found = [], {n: w for n, w in weights.items() if not n.startswith(_HYBRID)}
-    for site in sites_of(hybrid, shape):
-        method, own = site.method, _own(site, weights)
-        if site in keep:
-            method, own = method.cut(own, keep[site])
-        if method.size_value:
-            left.append(Site(site.name, site.layer, site.place, method))
-            found |= _named(site, own)
-    new = _of(left, len(hybrid.layers))
+def _cut(hybrid: Hybrid, keep: Mapping[Site, torch.Tensor], shape: ModelShape) -> Hybrid:
+    """What cannot be cut, and the kept units of the rest."""
+    whole = _whole(hybrid, shape)
+    model, layers = list(whole.model), [list(methods) for methods in whole.layers]
+    for site, units in keep.items():
+        method, _ = site.method.cut({}, units)
+        (model if site.layer is None else layers[site.layer]).append(method)
+    return Hybrid(tuple(map(tuple, layers)), tuple(model))
+
+
+def _cut_weights(
+    hybrid: Hybrid, new: Hybrid, weights: Weights, keep: Mapping[Site, torch.Tensor], shape: ModelShape
+) -> dict[str, torch.Tensor]:
+    cut = {f"{_HYBRID}{site.name}" for site in keep}
+    found = {n: w for n, w in weights.items() if n.rpartition(".")[0] not in cut and not n.startswith(_SHARED)}
+    for site, units in keep.items():
+        found |= _named(site, site.method.cut(_own(site, weights), units)[1])
     inner = {name.removeprefix(_HYBRID): w for name, w in weights.items() if name.startswith(_HYBRID)}
-    shared = still_shared(hybrid, new, inner, shape)
-    return new, found | {f"{_HYBRID}{name}": w for name, w in shared.items()}
+    return found | {f"{_HYBRID}{name}": w for name, w in still_shared(hybrid, new, inner, shape).items()}

@@ -41,11 +41,8 @@ def unit_importance(
     """
     pack.procedures.call("before_measure")
     banks = list(_cut_banks(pack))
-    totals = [torch.zeros(()) for _ in banks]
-    count = 0
-    for count, _ in enumerate(_backward(pack, task, frozen, most_batches), 1):
-        totals = [total.to(own) + own for total, own in zip(totals, (_by_unit(b).abs() for _, b in banks), strict=True)]
-    means = [(total / max(1, count)).cpu() for total in totals]
+    seen = [[_by_unit(bank).abs() for _, bank in banks] for _ in _backward(pack, task, frozen, most_batches)]
+    means = [torch.stack(each).mean(0).cpu() for each in zip(*seen, strict=True)]
     return [dict(_own(banks, means, k)) for k in range(len(pack.candidates))]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Units:
-    """How many units a method has at one place, and trainable parameters: `each` unit's, and beside it the `first` one's.
+    """How many units a method has at a place, and their trainable parameters: of `each`, and beside it of the `first`.
 
     An adapter's unit is one of its bottleneck; what the first one costs beside is the output's bias.
     """
@@ -51,9 +51,7 @@ class Cuts:
         """Weights at a place that compute the same, of which units may be cut: each matters for itself."""
         return dict(weights)
 
-    def cut(
-        self, weights: Mapping[str, torch.Tensor], keep: torch.Tensor
-    ) -> tuple[Self, dict[str, torch.Tensor]]:
+    def cut(self, weights: Mapping[str, torch.Tensor], keep: torch.Tensor) -> tuple[Self, dict[str, torch.Tensor]]:
         """The method with the units `keep` (int64, in that order), and its weights at a place.
 
         With no unit it is the absent method, which has no weights.
@@ -95,7 +93,7 @@ def _grow_by_units(method: Method, declared: Mapping[str, Weight], shape: ModelS
     """Whether all weights at another size are those that the axes foretell: a derived class may hold others."""
     other = 1 if method.size_value > 1 else 2
     found, axes = _saved(method.resized(other), shape, place), method.unit_axes or {}
-    return found.keys() == declared.keys() and all(
-        w.kept is None and found[name].shape == tuple(other if a == axes.get(name) else n for a, n in enumerate(w.shape))
-        for name, w in declared.items()
-    )
+    if found.keys() != declared.keys() or any(w.kept is not None for w in declared.values()):
+        return False
+    sizes = {n: tuple(other if i == axes.get(n) else m for i, m in enumerate(w.shape)) for n, w in declared.items()}
+    return all(w.shape == sizes[name] for name, w in found.items())
