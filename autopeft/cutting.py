@@ -103,6 +103,19 @@ def cut_hybrid(
     base = cost.of(whole, shape, length)
     if base > limit:
         raise _too_much(whole, base, limit, cost)
+    new, keep = _kept(hybrid, scores, (cost, limit, length), limit - base, shape)
+    return new, _cut_weights(hybrid, new, weights, keep, shape)
+
+
+def _kept(
+    hybrid: Hybrid,
+    scores: Mapping[Site, torch.Tensor],
+    limited: tuple[Cost, int, int],
+    room: int,
+    shape: ModelShape,
+) -> tuple[Hybrid, dict[Site, torch.Tensor]]:
+    """The cut hybrid, and the units of each place; `limited` is a cost with its limit and length."""
+    cost, limit, length = limited
     options = [_options(site, score, cost, shape, length) for site, score in scores.items()]
 
     def within(room: float) -> tuple[Hybrid, dict[Site, torch.Tensor]]:
@@ -110,12 +123,11 @@ def cut_hybrid(
         keep = {site: _largest(score, n) for (site, score), n in zip(scores.items(), counts, strict=True)}
         return _cut(hybrid, keep, shape), keep
 
-    new, keep = within(limit - base)
-    if not cost.additive or cost.of(new, shape, length) > limit:
-        # The places' own costs do not add up: the room that they are given is what is searched for.
-        room = _most_room(lambda room: cost.of(within(room)[0], shape, length) <= limit, options)
-        new, keep = within(room)
-    return new, _cut_weights(hybrid, new, weights, keep, shape)
+    found = within(room)
+    if cost.additive and cost.of(found[0], shape, length) <= limit:
+        return found
+    # The places' own costs do not add up: the room that they are given is what is searched for.
+    return within(_most_room(lambda room: cost.of(within(room)[0], shape, length) <= limit, options))
 
 
 def _most_room(fits: Callable[[float], bool], options: Sequence[Options]) -> float:

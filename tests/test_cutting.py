@@ -162,7 +162,7 @@ def _prompt(hybrid: Hybrid, weights: Weights, shape: ModelShape) -> torch.Tensor
     banks = Banks([hybrid], shape, [0])
     banks.load({n.removeprefix("hybrid."): w for n, w in weights.items() if n.startswith("hybrid.")})
     (bank,) = banks.prompts
-    return bank.method.prompt(bank)[0]
+    return bank.method.prompt(bank)[0].detach()
 
 
 def _without_columns(masks: Mapping[str, torch.Tensor], banks: Banks) -> None:
