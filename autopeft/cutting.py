@@ -1,12 +1,11 @@
 """A trained hybrid made smaller without training: which units stay within a limit, and their weights.
 
-Methods say what their units are (`Method.units`). Which stay is a knapsack with a choice of a size for each method at
-each place; its Lagrangian falls apart into places, where the best size is found in closed form.
+Methods say what their units are (`Method.units`). Which of them stay is a knapsack: each method at each place has a size
+(`autopeft.knapsack`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from autopeft.costs import COSTS, Cost
 from autopeft.errors import AutopeftError
 from autopeft.folding import still_shared
 from autopeft.hybrid import Hybrid
+from autopeft.knapsack import Options, chosen
 from autopeft.methods import Method
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     Weights = Mapping[str, torch.Tensor]
 
 _HYBRID, _SHARED = "hybrid.", "hybrid.shared."
-#: Halvings of the multiplier's range.
-_HALVINGS = 100
 #: Trials of a room for costs that are no sums.
 _TRIES = 20
 
@@ -177,17 +175,6 @@ def _too_much(whole: Hybrid, base: int, limit: int, cost: Cost) -> AutopeftError
     )
 
 
-# --- the knapsack ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is gained and paid at a place for 0, 1, ... of its units: [units + 1] each, 0 first."""
-
-    gains: np.ndarray
-    costs: np.ndarray
-
-
 def _options(site: Site, score: torch.Tensor, cost: Cost, shape: ModelShape, length: int) -> Options:
     """The most important units first."""
     values = score.double().sort(descending=True).values.numpy()
@@ -198,57 +185,6 @@ def _options(site: Site, score: torch.Tensor, cost: Cost, shape: ModelShape, len
         alone = site.sized(size, layers)
         paid.append(cost.of(alone, shape, length) - empty - sum(cost.once(alone, shape).values()) if size else 0)
     return Options(np.concatenate([[0.0], np.cumsum(values)]), np.array(paid, dtype=np.float64))
-
-
-def chosen(options: Sequence[Options], room: float) -> list[int]:
-    """How many units of each place: of much gain, and of no more cost than `room`.
-
-    With a multiplier m each place has the size of the largest gain - m cost, which is the best of all choices that cost
-    no more in sum (Everett 1963). m is the least with which they fit, found by bisection; what it leaves of the room is
-    filled step by step by the best gain for the cost.
-    """
-    paid = [(o.gains[o.costs > 0], o.costs[o.costs > 0]) for o in options]
-    low, high = 0.0, max((float((gains / costs).max()) for gains, costs in paid if len(costs)), default=0.0)
-    high = math.nextafter(high, math.inf)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if _paid(options, _best(options, middle)) <= room else (middle, high)
-    counts = _best(options, high)
-    if (left := room - _paid(options, counts)) < 0:
-        return [0] * len(options)
-    return _filled(options, counts, left)
-
-
-def _best(options: Sequence[Options], multiplier: float) -> list[int]:
-    return [int(np.argmax(o.gains - multiplier * o.costs)) for o in options]
-
-
-def _paid(options: Sequence[Options], counts: Sequence[int]) -> float:
-    return sum(float(o.costs[count]) for o, count in zip(options, counts, strict=True))
-
-
-def _filled(options: Sequence[Options], counts: list[int], left: float) -> list[int]:
-    """More units, as long as there are some that fit and matter: those of the best gain for their cost first."""
-    while True:
-        steps = [step for i, o in enumerate(options) if (step := _step(o, counts[i], left, i))]
-        if not steps:
-            return counts
-        _, place, count, paid = max(steps, key=lambda step: (step[0], -step[1]))
-        counts[place], left = count, left - paid
-
-
-def _step(o: Options, count: int, left: float, place: int) -> tuple[float, int, int, float] | None:
-    """The best way to more units at a place: (gain for its cost, place, units, cost); None where nothing fits."""
-    gains, costs = o.gains[count + 1 :] - o.gains[count], o.costs[count + 1 :] - o.costs[count]
-    fits = (costs <= left) & (gains > 0)
-    if not fits.any():
-        return None
-    ratios = np.where(fits, gains / np.maximum(costs, 1e-9), -1.0)
-    best = int(np.argmax(ratios))
-    return float(ratios[best]), place, count + 1 + best, float(costs[best])
-
-
-# --- the weights -----------------------------------------------------------------------------------------------------
 
 
 def _largest(score: torch.Tensor, count: int) -> torch.Tensor:

@@ -27,7 +27,7 @@ FLOORS: list[set[str]] = [
     {"peft_tuners", "quantising"},
     {"methods"},
     {"hybrid"},
-    {"candidate", "costs", "attention", "models", "adapter_keys", "folding"},
+    {"candidate", "costs", "attention", "models", "adapter_keys", "folding", "knapsack"},
     {"attaching", "cutting", "packing_bits", "snippet", "merging"},
     {"peft_layer"},
     {"peft_tuner"},
