@@ -1,7 +1,7 @@
 """A trained hybrid made smaller without training: which units stay within a limit, and their weights.
 
-Methods say what their units are (`Method.units`). Which of them stay is a knapsack: each method at each place has a size
-(`autopeft.knapsack`).
+Methods say what their units are (`Method.units`). Which of them stay is a knapsack (`autopeft.knapsack`), where each
+method at each place gets a size.
 """
 
 from __future__ import annotations

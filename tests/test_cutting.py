@@ -205,6 +205,23 @@ def test_places_of_one_method_get_sizes_of_their_own() -> None:
     assert Hybrid.from_json(cut.to_json()) == cut
 
 
+@pytest.mark.parametrize("name", ["lora", "parallel", "prefix"])
+def test_a_gate_is_the_first_units(name: str) -> None:
+    plain, gated = in_layers({0: [make(name, 4)]}), in_layers({0: [make(name, 4, gated=True)]})
+    weights, importance = canonical(gated, trained(gated, SHAPE), SHAPE), drawn(gated, SHAPE)
+    for site, other in zip(sites_of(gated, SHAPE), sites_of(plain, SHAPE), strict=True):
+        own, bare = (s.method.units(SHAPE, s.place) for s in (site, other))
+        wide = SHAPE.width(site.place)[0] if name == "lora" else SHAPE.hidden
+        assert (own.count, own.each, own.first - bare.first) == (4, bare.each, wide + 1)
+    cut, kept = cut_hybrid(gated, weights, importance, gated.num_params(SHAPE) * 2 // 3, SHAPE)
+    masks = left(gated, cut, importance, SHAPE)
+    if name == "prefix":
+        expected = output("bert", gated, weights, partial(_without_columns, masks))
+    else:
+        expected = output("bert", gated, zeroed(gated, weights, masks, SHAPE))
+    assert apart(output("bert", cut, kept), expected) < 1e-6
+
+
 def test_singular_directions_are_in_order_and_a_dead_one_can_be_trained() -> None:
     hybrid = in_layers({0: [make("lora", 5, sites=("q",))]})
     fresh = {f"hybrid.{n}": w for n, w in Banks([hybrid], SHAPE, [0]).weights().items()}
