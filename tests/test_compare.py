@@ -204,6 +204,27 @@ def test_trainings_of_a_rate_that_is_chosen_no_more_are_forgotten() -> None:
     assert (entry.learning_rate, entry.missing([0, 1]), entry.costs) == (3e-3, [0, 1], {})
 
 
+def test_a_seed_that_failed_is_tried_again(fields: dict[str, Any], tmp_path: Path) -> None:
+    fit, few = BASELINES.get("full_fine_tuning").fit, {"methods": "full_fine_tuning", "seeds": 3, "rates": 1}
+
+    def fails(self: Any, source: Any, tokens: Any, settings: Any) -> Any:
+        if settings.seed % 2:
+            raise RuntimeError("full disk")
+        return fit(self, source, tokens, settings)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(BASELINES.get("full_fine_tuning"), "fit", fails)
+        bad = run(tmp_path / "out", fields, **few).rows[0]
+    assert (bad["status"], bad["reason"], bad["seeds"]) == ("done", "seed 1: RuntimeError: full disk", 2)
+    whole = run(tmp_path / "out", fields, **few).rows[0]
+    assert (whole["status"], whole["reason"], whole["seeds"]) == ("done", None, 3)
+    # Asked for fewer, it speaks of these alone.
+    entry = json.loads((tmp_path / "out" / "comparison.json").read_text())["entries"]["full_fine_tuning"]
+    tests = {t["seed"]: t["test"]["test_accuracy"] for t in entry["trainings"]}
+    two = run(tmp_path / "out", fields, **few | {"seeds": 2}).rows[0]
+    assert (two["seeds"], two["test_accuracy"]) == (2, mean([tests[0], tests[1]]))
+
+
 def test_labels_of_words_are_compared(fields: dict[str, Any], tmp_path: Path) -> None:
     for seed, split in enumerate(("train", "validation", "test")):
         words = random.Random(seed).choices(WORDS[:9], k=90)

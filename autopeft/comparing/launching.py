@@ -192,10 +192,11 @@ class _Comparing:
             if not entry.costs and not training.error:
                 entry.costs = arm.costs(rate, seed)
                 self.store.save()
-        if not any(t.test for t in entry.trainings):
-            raise AutopeftError(f"trained at its rate {rate:g} it fails: {entry.trainings[0].error}")
+        trainings = entry.of_seeds(self.seeds)
+        if not any(t.test for t in trainings):
+            raise AutopeftError(f"trained at its rate {rate:g} it fails: {trainings[0].error}")
         if not entry.costs:
-            entry.costs = arm.costs(rate, next(t.seed for t in entry.trainings if t.test))
+            entry.costs = arm.costs(rate, next(t.seed for t in trainings if t.test))
 
     def _recorded(self, trained: Sequence[Any]) -> None:
         self.store.save()

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 class Comparison:
     """The table of a comparison. `rows` are mappings of plain values (those of `--json`), in the order of methods."""
 
-    def __init__(self, folder: Path, metrics: Sequence[str], backbone_params: int, note: str) -> None:
-        self.folder, self.metrics, self.note = folder, tuple(metrics), note
+    def __init__(
+        self, folder: Path, metrics: Sequence[str], backbone_params: int, seeds: Sequence[int], note: str
+    ) -> None:
+        self.folder, self.metrics, self.seeds, self.note = folder, tuple(metrics), tuple(seeds), note
         self.rows: list[Row] = []
         self._backbone_params = backbone_params
 
@@ -31,7 +33,7 @@ class Comparison:
         """Without rows yet."""
         metrics = session.data.metrics
         note = note_of(metrics[0], grid(1.0, rates), seeds[0], len(seeds))
-        return cls(folder, metrics, session.shape.backbone_params, note)
+        return cls(folder, metrics, session.shape.backbone_params, seeds, note)
 
     @property
     def metric(self) -> str:
@@ -45,7 +47,7 @@ class Comparison:
 
     def update(self, found: Sequence[tuple[Contender, Entry]]) -> None:
         """The rows anew, and their files."""
-        self.rows = [row_of(one, entry, self.metrics, self._backbone_params) for one, entry in found]
+        self.rows = [row_of(one, entry, self.metrics, self._backbone_params, self.seeds) for one, entry in found]
         table, text, data, _ = self.files
         _text(table, to_csv(self.rows))
         _text(text, self.to_markdown())

@@ -26,11 +26,14 @@ NOTE = (
 )
 
 
-def row_of(contender: Contender, entry: Entry, metrics: Sequence[str], backbone_params: int) -> Row:
-    """One contender's row, of plain values; None for what is not known."""
-    tested = [t for t in entry.trainings if t.test]
+def row_of(
+    contender: Contender, entry: Entry, metrics: Sequence[str], backbone_params: int, seeds: Sequence[int]
+) -> Row:
+    """One contender's row of its trainings with these seeds, of plain values; None for what is not known."""
+    trainings = entry.of_seeds(seeds)
+    tested = [t for t in trainings if t.test]
     done = entry.error is None and bool(tested)
-    errors = [f"seed {t.seed}: {t.error}" for t in entry.trainings if t.error]
+    errors = [f"seed {t.seed}: {t.error}" for t in trainings if t.error]
     errors += [f"rate {t.learning_rate:g}: {t.error}" for t in entry.tuning if t.error]
     row: Row = {
         "method": contender.name,

@@ -56,9 +56,13 @@ class Entry(_Value):
             self.trainings, self.costs = [], {}
         self.learning_rate = rate
 
+    def of_seeds(self, seeds: Sequence[int]) -> list[Training]:
+        """Its trainings with these seeds at the chosen rate, as far as there are any."""
+        return [t for t in self.trainings if t.seed in seeds]
+
     def missing(self, seeds: Sequence[int]) -> list[int]:
-        """The seeds that it is not trained with at the chosen rate."""
-        return [seed for seed in seeds if seed not in {t.seed for t in self.trainings}]
+        """The seeds that it is not trained with at the chosen rate, or that failed."""
+        return [seed for seed in seeds if seed not in {t.seed for t in self.trainings if not t.error}]
 
     def finished(self, seeds: Sequence[int]) -> bool:
         """Whether nothing is left to do for these seeds."""
