@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autopeft.doors import reason
+from autopeft.doors import door, reason
 from autopeft.errors import AutopeftError
 
 #: How a folder is named, for messages.
@@ -35,7 +35,8 @@ def use_plugins(*folders: str | Path) -> None:
     in use already is not read again. `AutopeftError` with the file and line when one can't be imported.
     """
     for given in folders:
-        folder = Path(given).resolve()
+        with door(f"plug-ins: {given}", "no such place", "give a folder's whole path"):
+            folder = Path(given).resolve()
         if str(folder) in _folders:
             continue
         files = [path for path in _python_files(folder) if not path.name.startswith("_")]
@@ -74,7 +75,11 @@ def from_packages(group: str) -> Iterator[tuple[str, object]]:
 
 def _entry_points(group: str) -> list[EntryPoint]:
     """Those of installed packages. What lies in the current folder is not installed, whatever Python's path says."""
-    here = Path.cwd().resolve()
+    try:
+        here = Path.cwd().resolve()
+    except OSError:
+        # It was deleted: nothing lies in it.
+        here = None
     return [
         point
         for point in _all_entry_points().select(group=group)

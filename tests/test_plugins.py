@@ -227,6 +227,20 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.C
     assert "nowhere" in err
 
 
+def test_a_working_directory_that_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "accuracy" in Registry("autopeft.metrics", Metric, "metric", lambda: OTHERS).names()
+    with pytest.raises(AutopeftError, match="plug-ins: mine: no such place"):
+        use_plugins("mine")
+    status, _, err = autopeft(capsys, "list", "costs")
+    assert (status, err.count("\n"), "working directory: is gone" in err) == (2, 1, True), err
+
+
 def installed(folder: Path, name: str, points: str, **files: str) -> Path:
     """A package as pip would have installed it in `folder`."""
     folder_of(folder / f"{name}-1.0.dist-info")

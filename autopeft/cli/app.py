@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from autopeft import __version__
+from autopeft.doors import door
 from autopeft.errors import shown
 
 app = typer.Typer(
@@ -71,7 +72,8 @@ def _version(asked: bool) -> None:
 def _main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    pass
+    with door("the working directory", "is gone", "change to a folder that is there"):
+        Path.cwd()
 
 
 @app.command()
