@@ -6,11 +6,13 @@ A file can't bring a plug-in, and neither can the current folder or a run folder
 
 from __future__ import annotations
 
+import ast
 import hashlib
-import importlib
+import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -25,6 +27,8 @@ HOW = "give --plugins FOLDER"
 
 #: The modules of each folder in use, by the folder's resolved path.
 _folders: dict[str, list[ModuleType]] = {}
+#: Digests of the code of plug-ins' modules as it was imported, by the modules' names.
+_codes: dict[str, str] = {}
 
 
 def use_plugins(*folders: str | Path) -> None:
@@ -50,6 +54,20 @@ def plugin_folders() -> tuple[str, ...]:
     return tuple(_folders)
 
 
+def codes_of(classes: Iterable[type]) -> dict[str, str]:
+    """Digests of the code of those classes that are plug-ins from outside, by `module.Class`.
+
+    Of its module's file as it was imported, and of the files of its folder or package that it imports.
+    """
+    found = {f"{c.__module__.rpartition('.')[2]}.{c.__qualname__}": _codes.get(c.__module__) for c in classes}
+    return {name: code for name, code in sorted(found.items()) if code}
+
+
+def folder_codes() -> dict[str, str]:
+    """The digests of all plug-in files in use by the names of their modules, which are those of other processes."""
+    return {module.__name__: _codes[module.__name__] for _, module in from_folders()}
+
+
 def from_folders() -> Iterator[tuple[str, ModuleType]]:
     """(File, module) of every plug-in file in use."""
     for modules in _folders.values():
@@ -70,6 +88,9 @@ def from_packages(group: str) -> Iterator[tuple[str, object]]:
             raise AutopeftError(
                 f"plug-in {place}: cannot be imported ({reason(error)}); mend or uninstall that package"
             ) from error
+        name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
+        if name in sys.modules and name not in _codes:
+            _codes[name] = _digest(name)
         yield place, thing
 
 
@@ -114,6 +135,7 @@ def _imported(folder: Path, files: list[Path]) -> list[ModuleType]:
     importlib.invalidate_caches()
     try:
         modules = [_import(f"{name}.{path.stem}", path) for path in files]
+        _codes.update({module.__name__: _digest(module.__name__) for module in modules})
     except BaseException:
         for known in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
             del sys.modules[known]
@@ -128,6 +150,35 @@ def _import(name: str, path: Path) -> ModuleType:
         raise AutopeftError(
             f"plug-in {_line(error, path)}: cannot be imported ({reason(error)}); mend it, or take it out of the folder"
         ) from error
+
+
+def _digest(name: str) -> str:
+    """12 digits of what a module's code is: its file, and those that it imports of its own folder or package."""
+    top, found, left = name.partition(".")[0], dict[str, bytes](), [name]
+    while left:
+        module = sys.modules.get(one := left.pop())
+        path = getattr(module, "__file__", None) or ""
+        if one in found or one.partition(".")[0] != top or not path.endswith(".py"):
+            continue
+        found[one] = Path(path).read_bytes()
+        left += _imports(ast.parse(found[one]), getattr(module, "__package__", None) or "")
+    whole = hashlib.sha256()
+    # Without the first part, which is made of a folder's place.
+    for one in sorted(found):
+        whole.update(f"{one.removeprefix(top)} {len(found[one])}\n".encode() + found[one])
+    return whole.hexdigest()[:12]
+
+
+def _imports(code: ast.Module, package: str) -> Iterator[str]:
+    """The full names of what a module of a package imports; some are no modules."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # One that goes beyond its package would fail, and is not run.
+            with suppress(ImportError):
+                source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                yield from (source, *(f"{source}.{alias.name}" for alias in node.names))
 
 
 def _line(error: BaseException, path: Path) -> str:

@@ -17,6 +17,7 @@ from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
 from autopeft.models import ModelSource
+from autopeft.plugins import codes_of
 from autopeft.readouts import Readout
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
@@ -203,7 +204,8 @@ def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> 
         return _with_data(result, chosen, trust_remote_code, why)
     source = source_of(result.experiment, trust_remote_code)
     files = model_files(source.location)
-    refuse_another(run.path, header, settings_of(result.experiment, files), _OTHERWISE)
+    codes = codes_of(map(type, chosen.candidate.hybrid.methods()))
+    refuse_another(run.path, header, settings_of(result.experiment, files) | {"plugins": codes}, _OTHERWISE)
     return _Trained(source, files, facts, weights, dict(chosen.metrics))
 
 

@@ -20,7 +20,9 @@ from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
+from autopeft.metrics import METRICS
 from autopeft.models import ModelSource, find_model
+from autopeft.plugins import codes_of
 from autopeft.quantising import check_installed, remarks_on
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
@@ -100,7 +102,22 @@ class Session:
     @property
     def settings(self) -> dict[str, Any]:
         """All that scores depend on beside the data, the space, the objectives and the budget."""
-        return settings_of(self.experiment, self.model_files)
+        plugins = self.plugins
+        return settings_of(self.experiment, self.model_files) | ({"plugins": plugins} if plugins else {})
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Digests of the code of the plug-ins from outside that scores and proposals depend on."""
+        experiment, named = self.experiment, [*self.budget.limits, *(o.metric for o in self.objectives)]
+        used: list[type] = [METHODS.get(name) for name in self.space.methods.values()]
+        used += [COSTS.get(name) for name in named if name in COSTS.names()]
+        return codes_of([*used, type(experiment.sampler), type(experiment.stopping)]) | self.plugins_of_data
+
+    @property
+    def plugins_of_data(self) -> dict[str, str]:
+        """Those that the task, its labels and its metrics are."""
+        metrics = [METRICS.get(name) for name in self.data.metrics if name in METRICS.names()]
+        return codes_of([*metrics, type(self.experiment.task), type(self.data.readout)])
 
     def worker_spec(self, weights: Path, setup: Setup | None = None) -> WorkerSpec:
         """How the experiment's workers are built; they keep trained weights in the folder `weights`."""

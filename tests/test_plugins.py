@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,18 @@ from typing import Any
 import pytest
 import yaml
 from test_cli import autopeft
+from tiny_models import base_model
 from tiny_project import not_measured, write_experiment
 
 from autopeft import AutopeftError, SearchResult, evaluate, plugins, search, use_plugins
+from autopeft.anatomy import shape_of
+from autopeft.comparing.contenders import contenders
+from autopeft.engine.settings import TrainingSettings
+from autopeft.engine.worker import WorkerSpec
+from autopeft.methods import METHODS
 from autopeft.metrics import OTHERS, Metric
+from autopeft.models import ModelSource
+from autopeft.plugins import codes_of
 from autopeft.registry import Registry
 
 METHOD = """
@@ -167,11 +176,29 @@ def test_a_search_with_a_folder_of_plug_ins(
     assert status == 0
     assert metrics["test_doubt"] == pytest.approx((1 - metrics["test_accuracy"]) / 2)
     assert "doubt" in autopeft(capsys, "list", "metrics", *named)[1]
+    assert_known_again(capsys, tmp_path, path, pick)
     plugins._folders.clear()
     with pytest.raises(AutopeftError, match=r"unknown metric 'doubt'|unknown method 'shift'"):
         evaluate(to)
     with pytest.raises(AutopeftError, match="unknown"):
         _ = SearchResult.open(run).front
+
+
+def assert_known_again(capsys: pytest.CaptureFixture[str], tmp_path: Path, path: Path, pick: str) -> None:
+    """The search in `run` goes on with the same code wherever it lies, and with no other."""
+    run = str(tmp_path / "run")
+    same = folder_of(tmp_path / "same", **FILES, other="x = 1\n")
+    plugins._folders.clear()
+    assert autopeft(capsys, "search", str(path), "--out", run, "-q", "--plugins", str(same)) == (0, "", "")
+    for file, changed, named in (("_half", "x / 4", "doubt.Doubt"), ("shift", "2 * bank.shift", "shift.Shift")):
+        text = FILES[file].replace("x / 2" if file == "_half" else "bank.shift", changed, 1)
+        other = folder_of(tmp_path / f"with{file}", **FILES | {file: text})
+        plugins._folders.clear()
+        status, _, err = autopeft(capsys, "search", str(path), "--out", run, "-q", "--plugins", str(other))
+        assert (status, err.count("\n"), f"plug-in {named} is not what" in err) == (2, 1, True), err
+    weights = ("--pick", pick, "--to", str(tmp_path / "again"), "--plugins", str(other))
+    status, _, err = autopeft(capsys, "export", run, *weights)
+    assert (status, "plug-in shift.Shift is not what" in err) == (2, True), err
 
 
 @pytest.mark.slow
@@ -239,6 +266,21 @@ def test_a_working_directory_that_is_gone(
         use_plugins("mine")
     status, _, err = autopeft(capsys, "list", "costs")
     assert (status, err.count("\n"), "working directory: is gone" in err) == (2, 1, True), err
+
+
+def test_a_worker_has_the_code_of_its_search(tmp_path: Path) -> None:
+    mine = folder_of(tmp_path / "mine", **FILES)
+    use_plugins(mine)
+    (mine / "_half.py").write_text("half = float\n")
+    spec = WorkerSpec(ModelSource("tiny", "tiny"), TrainingSettings())
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    # A comparison trains what has other code anew.
+    (shift,) = contenders(shape_of(base_model("llama")), "shift")
+    assert codes_of([METHODS.get("shift")])["shift.Shift"] in shift.key
+    build, (folders, codes, values) = spec.__reduce__()
+    doubt = next(name for name in codes if name.endswith(".doubt"))
+    with pytest.raises(AutopeftError, match=r"plug-in doubt\.py: was changed while it is in use"):
+        build(folders, codes | {doubt: "0" * 12}, values)
 
 
 def installed(folder: Path, name: str, points: str, **files: str) -> Path:

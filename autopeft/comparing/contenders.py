@@ -13,6 +13,7 @@ from autopeft.dimensions import Continuous
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hybrid import Hybrid, short_hash
 from autopeft.methods import METHODS, Method
+from autopeft.plugins import codes_of
 from autopeft.resources import shipped
 from autopeft.space import SearchSpace
 from autopeft.space_spec import is_preset
@@ -39,8 +40,13 @@ class Contender:
 
     @property
     def key(self) -> str:
-        """The hybrid's hash or the baseline's name, and the rate: what makes its trainings."""
-        return f"{self.name if self.hybrid is None else short_hash(self.hybrid.to_json())} {self.rate:g}"
+        """The hybrid's hash or the baseline's name, the rate, and plug-ins' code: what makes its trainings."""
+        what = self.name if self.hybrid is None else short_hash(self.hybrid.to_json())
+        if self.hybrid is None:
+            used: list[type] = [BASELINES.get(self.name)] if self.name in BASELINES.names() else []
+        else:
+            used = [type(method) for method in self.hybrid.methods()]
+        return " ".join([what, f"{self.rate:g}", *codes_of(used).values()])
 
     @property
     def words(self) -> str:

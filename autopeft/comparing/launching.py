@@ -91,7 +91,8 @@ def _terms(session: Session, rates: int) -> dict[str, Any]:
     """All that rows depend on, beside the method."""
     settings = session.settings
     names = ("model", "trust_remote_code", "backbone", "training")
-    return {**{name: settings[name] for name in names}, "data": session.data.fingerprint, "rates": rates}
+    plugins = {"plugins": codes} if (codes := session.plugins_of_data) else {}
+    return {**{n: settings[n] for n in names}, "data": session.data.fingerprint, "rates": rates, **plugins}
 
 
 class _Comparing:

@@ -28,7 +28,7 @@ from autopeft.engine.train import epochs, evaluation_tokens, measure_pack, phase
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource
-from autopeft.plugins import plugin_folders, use_plugins
+from autopeft.plugins import folder_codes, plugin_folders, use_plugins
 
 #: What `Worker.run` yields after each epoch (metrics by the candidate's position), is sent (positions to stop; None for
 #: none) and returns at the end.
@@ -58,11 +58,20 @@ class WorkerSpec:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A spec that another process gets brings the folders of plug-ins that this one uses."""
-        return _arrived, (plugin_folders(), tuple(getattr(self, field.name) for field in fields(self)))
+        values = tuple(getattr(self, field.name) for field in fields(self))
+        return _arrived, (plugin_folders(), folder_codes(), values)
 
 
-def _arrived(plugins: Sequence[str], values: Sequence[Any]) -> WorkerSpec:
+def _arrived(plugins: Sequence[str], codes: Mapping[str, str], values: Sequence[Any]) -> WorkerSpec:
     use_plugins(*plugins)
+    here = folder_codes()
+    for name, code in codes.items():
+        if here.get(name) != code:
+            file = name.rpartition(".")[2]
+            raise AutopeftError(
+                f"plug-in {file}.py: was changed while it is in use, and results would not be comparable; bring it "
+                "back and give the same command again, or give another run folder (out)"
+            )
     return WorkerSpec(*values)
 
 

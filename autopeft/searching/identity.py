@@ -37,6 +37,12 @@ def refuse_another(run: Path, there: Mapping[str, Any], now: Mapping[str, Any], 
         raise AutopeftError(
             f"{run}: the model is not the one that this search began with: {model}; bring it back, or {otherwise}"
         )
+    changed = _changed(there.get("plugins"), asked.pop("plugins", None))
+    if changed:
+        raise AutopeftError(
+            f"{run}: the code of plug-in {changed} is not what this search began with, and results would not be "
+            f"comparable; bring it back, or {otherwise}"
+        )
     differ = list(_differences("", {key: there.get(key) for key in asked}, asked))
     if differ:
         more = f" and {len(differ) - _NAMED} more" if len(differ) > _NAMED else ""
@@ -46,6 +52,12 @@ def refuse_another(run: Path, there: Mapping[str, Any], now: Mapping[str, Any], 
 def versions() -> dict[str, str]:
     """Of the packages that scores may depend on in their last digits."""
     return {name: _version(name) for name in _PACKAGES}
+
+
+def _changed(there: Mapping[str, str] | None, now: Mapping[str, str] | None) -> str | None:
+    """The first plug-in that both know, with other code. Studies of older versions know of none."""
+    began = there or {}
+    return next((name for name, code in (now or {}).items() if began.get(name, code) != code), None)
 
 
 def _differences(path: str, there: Any, now: Any) -> Iterator[str]:
