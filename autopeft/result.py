@@ -136,17 +136,17 @@ def export(
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     chosen, to = result.front.pick(pick, max_params), Path(to)
     backbone = result.experiment.backbone
-    format = format_of(format, chosen.candidate.hybrid, backbone.quantise if backbone else None)
+    asked, format = format, format_of(format, chosen.candidate.hybrid, backbone.quantise if backbone else None)
     check_free(to)
     trained = _kept(result, chosen, trust_remote_code)
     try:
         with _writing(to):
-            peft_type = write_adapter(*trained.adapter(chosen), to, format)
+            peft_type = write_adapter(*trained.adapter(chosen), to, asked)
     except UnfitWeights as error:
         print(f"{error}: training it again", file=sys.stderr)
         trained = _with_data(result, chosen, trust_remote_code, why=str(error), again=True)
         with _writing(to):
-            peft_type = write_adapter(*trained.adapter(chosen), to, format)
+            peft_type = write_adapter(*trained.adapter(chosen), to, asked)
     format = "autopeft" if peft_type == "AUTOPEFT" else format
     record = _record(result, trained, chosen, peft_type, format)
     with _writing(to):

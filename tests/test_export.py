@@ -22,7 +22,7 @@ from autopeft.candidate import Candidate
 from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
-from autopeft.exporting import is_lora_only, write_adapter
+from autopeft.exporting import Format, is_lora_only, write_adapter
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.methods.prefix import Prefix
@@ -72,7 +72,9 @@ print(json.dumps(found))
 """
 
 
-def export(folder: Path, hybrid: Hybrid, to: Path) -> tuple[str, dict[str, torch.Tensor], torch.Tensor]:
+def export(
+    folder: Path, hybrid: Hybrid, to: Path, asked: Format | None = None
+) -> tuple[str, dict[str, torch.Tensor], torch.Tensor]:
     """The PEFT type written to `to`, inputs, and the logits that the hybrid gives for them, weights noisy."""
     source = find_model(str(folder))
     backbone = Backbone(source, classes(LABELS), REPORTED, torch.device("cpu"))
@@ -81,7 +83,7 @@ def export(folder: Path, hybrid: Hybrid, to: Path) -> tuple[str, dict[str, torch
         weights = pack.weights(0)
         inputs = right_padded(backbone.model, (7, 4, 1))
         logits = backbone.model(**inputs).logits
-    return write_adapter(source, Candidate(hybrid), weights, classes(LABELS), to), inputs, logits
+    return write_adapter(source, Candidate(hybrid), weights, classes(LABELS), to, asked), inputs, logits
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from autopeft.methods.lora import LoRA
 from autopeft.methods.lora_fa import LoRAFA
 from autopeft.methods.norm import Norm
 from autopeft.methods.pasta import PASTA
+from autopeft.methods.peft import PeftBlock
 from autopeft.methods.prefix import Prefix
 from autopeft.methods.prefix_mlp import PrefixMLP
 from autopeft.methods.vera import VeRA
@@ -70,6 +71,15 @@ def test_stock_peft_holds_what_it_can(family: str, kind: str, folders: dict[str,
     assert config.get("use_dora", False) == (kind == "DORA")
 
 
+@pytest.mark.parametrize("kind", ["vera", "loha"])
+def test_a_format_that_was_asked_for_is_no_other(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    """PEFT's tuners of a fused map speak of all of it; without asking it becomes AUTOPEFT."""
+    method, instead = {"vera": (VeRA(2), "lora"), "loha": (PeftBlock(2, "loha"), "autopeft")}[kind]
+    with pytest.raises(AutopeftError, match=rf"^format 'peft': .*; take format {instead}$"):
+        export(folders["gpt2"], Hybrid.from_layers(LAYERS, {0: [method]}), tmp_path / "to", "peft")
+    assert not (tmp_path / "to").exists()
+
+
 def test_other_hybrids_keep_frozen_written_and_shared_weights(folders: dict[str, Path], tmp_path: Path) -> None:
     kinds = {
         0: [VeRA(3), AdaLoRA(2), PrefixMLP(3), Norm(1), Compacter(4, ("o",), n=2)],
@@ -110,3 +120,5 @@ def test_formats() -> None:
         format_of("lora", everywhere(IA3(1)))
     with pytest.raises(AutopeftError, match=r"^format 'peft': the candidate is not one tuner of PEFT"):
         format_of("peft", everywhere(Prefix(1)))
+    with pytest.raises(AutopeftError, match=r"^format 'peft': stock PEFT does not know maps kept as int4"):
+        format_of("peft", vera, "int4")

@@ -57,7 +57,7 @@ def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None
     `AutopeftError` when one of them is asked for, and can't.
     """
     if quantise == "int4":
-        if asked in ("lora", "lora-padded"):
+        if asked not in (None, "autopeft"):
             raise AutopeftError(f"format '{asked}': stock PEFT does not know maps kept as int4; take format autopeft")
         return "autopeft"
     if asked in ("lora", "lora-padded") and not is_lora_only(folded(hybrid)):
@@ -90,16 +90,23 @@ def write_adapter(
 
     The hybrid is folded first (see `written`). One of LoRA only becomes stock PEFT LoRA, and one of (IA)3, VeRA or
     one tuner of PEFT that tuner's files; all load without autopeft. What a tuner's configuration cannot say of this
-    model is written as AUTOPEFT.
-    `UnfitWeights`, before anything is written, for weights that are not of the candidate.
+    model is written as AUTOPEFT, unless the format was asked for.
+    Before anything is written: `UnfitWeights` for weights that are not of the candidate, `AutopeftError` for a format
+    that cannot be.
     """
     format_ = format_of(asked, candidate.hybrid, source.quantise)
     backbone = Backbone(source, readout, REPORTED, torch.device("cpu"))
     if wrong := complaint(backbone, candidate.hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
     hybrid, weights = _folded(format_, candidate.hybrid, weights, backbone)
-    to.mkdir(parents=True, exist_ok=True)
     config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model, readout)
+    if config is None and asked == "peft":
+        instead = "lora" if is_lora_only(folded(hybrid)) else "autopeft"
+        raise AutopeftError(
+            f"format 'peft': that tuner's configuration cannot say where this candidate stands in this model "
+            f"({hybrid.describe()}); take format {instead}"
+        )
+    to.mkdir(parents=True, exist_ok=True)
     if config is None:
         _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
