@@ -22,7 +22,7 @@ from autopeft.after.lorahub import lightest, lorahub
 from autopeft.after.moelora import Gate, TaskExperts, moelora
 from autopeft.after.task_arithmetic import task_arithmetic
 from autopeft.attention import FUSED
-from autopeft.baselines._kept import load_baseline, record_of, save_baseline
+from autopeft.baselines._kept import Kept, load_baseline, record_of, save_baseline
 from autopeft.baselines._training import own_backbone
 from autopeft.baselines.l_lora import LLoRA
 from autopeft.baselines.lst import LST
@@ -251,6 +251,8 @@ def test_a_shut_gate_leaves_an_expert_out(source: ModelSource) -> None:
         torch.nn.init.normal_(low.B)
         model.gate.tasks.copy_(torch.eye(2, 16) * 200)
         model.gate.W.copy_(torch.eye(2, 16))
+    with pytest.raises(AutopeftError, match="moelora: it was not trained on task 'turn'; did you mean 'turned'"):
+        model.weights("turn")
     before = [logits(model, tasks[0], name) for name in model.tasks]
     with torch.no_grad():
         low.B[:, :2] += 1.0
@@ -328,7 +330,17 @@ def test_tasks_add_up(source: ModelSource, tmp_path: Path) -> None:
         task_arithmetic([tmp_path / "a", tmp_path / "c"], (1.0, 1.0))
     with pytest.raises(AutopeftError, match="one for each"):
         task_arithmetic(pair, (1.0,))
+    kept = Kept.read(tmp_path / "b")
+    lost = next(name for name in kept.tensors if name.startswith("change."))
+    for tensors in ({n: t for n, t in kept.tensors.items() if n != lost}, kept.tensors | {lost: torch.zeros(1, 2)}):
+        Kept(kept.record, tensors).write(tmp_path / "spoilt")
+        with pytest.raises(AutopeftError, match=rf"spoilt: '{lost}' is missing, or of another shape than in .*a;"):
+            task_arithmetic([tmp_path / "a", tmp_path / "spoilt"], (1.0, 1.0))
+    Kept(kept.record.model_copy(update={"files": {"config.json": "0"}}), kept.tensors).write(tmp_path / "spoilt")
+    with pytest.raises(AutopeftError, match="began at other weights"):
+        task_arithmetic([tmp_path / "a", tmp_path / "spoilt"], (1.0, 1.0))
     beside = LST()._beside(own_backbone(source, data, SETTINGS), record_of(LST(), source, data), 0)
     save_baseline(beside, tmp_path / "lst")
-    with pytest.raises(AutopeftError, match="is no L-LoRA"):
-        task_arithmetic([tmp_path / "lst"], (1.0,))
+    for folders in ([tmp_path / "lst"], [tmp_path / "a", tmp_path / "lst"]):
+        with pytest.raises(AutopeftError, match="lst: is no L-LoRA"):
+            task_arithmetic(folders, [1.0] * len(folders))

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_fingerprint import edit
 from tiny_models import FFN, HIDDEN, LABELS, LAYERS, perturb
 from tiny_packs import SETTINGS, Bench, bench
+from tiny_quantised import wide_bench
 from tiny_task import classes, tags
 
 from autopeft.anatomy import embeddings_of, layers_of
@@ -142,6 +144,18 @@ def test_labels_of_words_are_for_networks_that_tell_tokens_apart(tmp_path: Path)
     assert isinstance(fitted.model, BesideBackbone)
     save_baseline(fitted.model, tmp_path / "kept")
     assert measure(load_baseline(tmp_path / "kept"), made.data, made.data.validation) == found
+
+
+def test_what_is_kept_knows_its_backbone(tmp_path: Path) -> None:
+    made = wide_bench(tmp_path / "model", "int4")
+    model = beside(made, LST())
+    save_baseline(model, tmp_path / "kept")
+    batch = collate(made.data.validation, np.arange(6), made.data.pad_id)
+    with torch.no_grad():
+        assert torch.equal(load_baseline(tmp_path / "kept")(**batch.inputs).logits, model(**batch.inputs).logits)
+    edit(tmp_path / "model" / "config.json", "layer_norm_eps", 1e-3)
+    with pytest.warns(UserWarning, match=r"kept: the base model is not the one that it was trained on: config\.json"):
+        load_baseline(tmp_path / "kept")
 
 
 def test_a_spoilt_folder_is_said_in_one_line(made: Bench, tmp_path: Path) -> None:

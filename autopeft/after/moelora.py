@@ -23,7 +23,7 @@ from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask, collate, training_groups
 from autopeft.engine.optimizer import BETAS, EPSILON, Rates
 from autopeft.engine.train import measure
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.exporting import write_adapter
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
@@ -82,7 +82,7 @@ class TaskExperts(nn.Module):
 
     def forward(self, task: str, **inputs: torch.Tensor) -> Any:
         """The model's output for a task, with its gate and head."""
-        self._task = self.tasks.index(task)
+        self._task = self._place(task)
         for name, head in self.heads[self._task].items():
             self._backbone.model.set_submodule(name, head)
         return self.low(**inputs)
@@ -95,7 +95,7 @@ class TaskExperts(nn.Module):
     @torch.no_grad()
     def weights(self, task: str) -> dict[str, torch.Tensor]:
         """One task's LoRA, as a hybrid's weights: its gate's shares are multiplied into B."""
-        at = self.tasks.index(task)
+        at = self._place(task)
         shares = self.gate(at).repeat_interleave(self._expert_rank).cpu()
         found = {name: w * shares if name.endswith(".B") else w for name, w in self.low.weights().items()}
         for name, head in self.heads[at].items():
@@ -106,6 +106,11 @@ class TaskExperts(nn.Module):
         """Write one task's adapter as a stock PEFT LoRA, which needs no gate."""
         hybrid = Hybrid.uniform(self._backbone.shape.layers, LoRA(self.rank, self.sites))
         write_adapter(source, Candidate(hybrid), self.weights(task.name), task.readout, Path(to), "lora")
+
+    def _place(self, task: str) -> int:
+        if task not in self.tasks:
+            raise AutopeftError(f"moelora: it was not trained on task {shown(task)}; {suggest(task, self.tasks)}")
+        return self.tasks.index(task)
 
     def _shares(self) -> torch.Tensor:
         shares: torch.Tensor = self.gate(self._task)

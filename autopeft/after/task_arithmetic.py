@@ -38,9 +38,15 @@ def task_arithmetic(folders: Sequence[Path | str], weights: Sequence[float], hea
     if not isinstance(model, Linearised):
         raise AutopeftError(f"{folders[head]}: is no L-LoRA; only linearised adapters can be added up")
     start, changes = part_of(kept[head].tensors, "start."), [part_of(one.tensors, "change.") for one in kept]
-    for folder, one in zip(folders, kept, strict=True):
-        other = part_of(one.tensors, "start.")
-        if one.record.model != kept[head].record.model or other.keys() != start.keys() or not _equal(start, other):
+    for folder, one, change in zip(folders, kept, changes, strict=True):
+        if one.record.baseline != kept[head].record.baseline:
+            raise AutopeftError(f"{folder}: is no L-LoRA; only linearised adapters can be added up")
+        if wrong := _unlike(changes[head], change):
+            raise AutopeftError(
+                f"{folder}: '{wrong}' is missing, or of another shape than in {folders[head]}; give folders that "
+                "`save_baseline` wrote, of one rank and of the same sites"
+            )
+        if not one.record.same_model(kept[head].record) or not _equal(start, part_of(one.tensors, "start.")):
             raise AutopeftError(
                 f"{folder}: began at other weights than {folders[head]}; train both with the same model, rank, sites "
                 "and start"
@@ -51,4 +57,11 @@ def task_arithmetic(folders: Sequence[Path | str], weights: Sequence[float], hea
 
 
 def _equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    same = first.keys() == second.keys() and all(t.dtype == second[name].dtype for name, t in first.items())
+    return same and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def _unlike(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> str | None:
+    """The first tensor that only one of them has, or that has another shape in the other."""
+    shapes, others = ({name: t.shape for name, t in one.items()} for one in (first, second))
+    return next((f"change.{n}" for n in sorted(first | second) if shapes.get(n) != others.get(n)), None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,8 @@ from autopeft.baselines._base import Baseline
 from autopeft.config import Strict, parse
 from autopeft.doors import door, read_json
 from autopeft.errors import AutopeftError, shown
+from autopeft.fingerprint import difference, model_files
+from autopeft.quantising import Kind
 from autopeft.readouts import Readout, readout_from
 from autopeft.writing import replacing
 
@@ -31,10 +34,15 @@ _REMEDY = "give a folder that `save_baseline` wrote"
 
 
 class Record(Strict):
-    """What the JSON file says: which baseline, on which model, for which labels, and its own options."""
+    """What the JSON file says: which baseline, on which model, for which labels, and its own options.
+
+    `files` is the model's fingerprint (empty in older ones), `quantise` how its maps are kept in memory.
+    """
 
     baseline: str
     model: str = Field(min_length=1)
+    files: dict[str, str] = {}
+    quantise: Kind | None = None
     readout: dict[str, Any]
     pad_id: int = Field(ge=0)
     options: dict[str, int | float | str | bool] = {}
@@ -46,6 +54,12 @@ class Record(Strict):
         except AutopeftError as error:
             raise ValueError(f"readout: {error}") from error
         return self
+
+    def same_model(self, other: Record) -> bool:
+        """Whether both are of one base model, kept alike: by its files, where they are known."""
+        known = bool(self.files and other.files)
+        same = self.files == other.files if known else self.model == other.model
+        return same and self.quantise == other.quantise
 
     @property
     def kind(self) -> Readout:
@@ -130,7 +144,8 @@ def save_baseline(model: KeptModel, folder: Path | str) -> None:
 def load_baseline(folder: Path | str) -> KeptModel:
     """Load what `save_baseline` wrote, on the base model that it names; the outputs are the same to the bit.
 
-    `AutopeftError` for a folder that holds something else.
+    It warns where that model is not the one that the baseline was trained on. `AutopeftError` for a folder that holds
+    something else.
     """
     import torch
 
@@ -142,8 +157,10 @@ def load_baseline(folder: Path | str) -> KeptModel:
     kind: Any = BASELINES.get(kept.record.baseline)
     if not issubclass(kind, KeptBaseline):
         raise AutopeftError(f"{folder}/{RECORD}: baseline '{kept.record.baseline}' keeps a whole model, not a folder")
-    source = find_model(kept.record.model)
     of = kept.record
+    source = replace(find_model(of.model), quantise=of.quantise)
+    if differs := difference(of.files, model_files(source.location)):
+        warnings.warn(f"{folder}: the base model is not the one that it was trained on: {differs}", stacklevel=2)
     backbone = Backbone(source, of.kind, REPORTED, torch.device("cpu"), of.pad_id)
     with door(f"{folder}/{WEIGHTS}", "does not fit the model", _REMEDY):
         model = kind(**kept.record.options).restore(backbone, kept)
@@ -156,6 +173,8 @@ def record_of(baseline: Any, source: ModelSource, task: TokenizedTask) -> Record
     return Record(
         baseline=baseline.name,
         model=source.name,
+        files=model_files(source.location),
+        quantise=source.quantise,
         readout=task.readout.to_json(),
         pad_id=task.pad_id,
         options=asdict(baseline),
