@@ -101,11 +101,7 @@ def write_adapter(
     hybrid, weights = _folded(format_, candidate.hybrid, weights, backbone)
     config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model, readout)
     if config is None and asked == "peft":
-        instead = "lora" if is_lora_only(folded(hybrid)) else "autopeft"
-        raise AutopeftError(
-            f"format 'peft': that tuner's configuration cannot say where this candidate stands in this model "
-            f"({hybrid.describe()}); take format {instead}"
-        )
+        raise _cannot_say(hybrid)
     to.mkdir(parents=True, exist_ok=True)
     if config is None:
         _write_hybrid(source, hybrid, weights, backbone, to)
@@ -121,6 +117,15 @@ def write_adapter(
     with replacing(to / WEIGHTS) as partial:
         partial.write_bytes(save(state, metadata={"format": "pt"}))
     return str(config.peft_type.value)
+
+
+def _cannot_say(hybrid: Hybrid) -> AutopeftError:
+    """Of a hybrid that is one tuner's, on a model where that tuner's configuration does not reach."""
+    instead = "lora" if is_lora_only(folded(hybrid)) else "autopeft"
+    return AutopeftError(
+        "format 'peft': that tuner's configuration cannot say where the candidate stands in this model "
+        f"({hybrid.describe()}); take format {instead}"
+    )
 
 
 def _folded(
