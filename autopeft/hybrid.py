@@ -117,6 +117,13 @@ class Hybrid:
             raise AutopeftError(
                 f"hybrid: {count:,} parameters on a model of {shape.backbone_params:,}; at most {most:,} are allowed"
             )
+        held = sum(m.held(shape, place) for m in self.methods() for place in m.places(shape))
+        held += sum(m.held(shape, None) for m in self.sharing(shape))
+        if held > _TIMES * most:
+            raise AutopeftError(
+                f"hybrid: {held:,} numbers are kept beside a model of {shape.backbone_params:,}, trained or not; at "
+                f"most {_TIMES * most:,} are allowed"
+            )
 
     def describe(self) -> str:
         """One short line for people: `prompt_tuning 20; lora 8 q,v in 0-5; prefix 4 in 3; bitfit in 0-11`."""

@@ -25,6 +25,7 @@ from autopeft.methods.parallel import Parallel
 from autopeft.methods.prefix import Prefix
 from autopeft.methods.prompt_tuning import PromptTuning
 from autopeft.methods.sequential import Sequential
+from autopeft.methods.vera import VeRA
 
 RATES = st.dictionaries(st.sampled_from(["learning_rate", "warmup"]), st.floats(1e-6, 1, allow_nan=False))
 
@@ -235,3 +236,11 @@ def test_a_method_without_any_place_on_the_model_is_refused() -> None:
     assert "'bitfit' at norm1: models of family 'llama' have none" in complaint(
         hybrid.check, shape_from_config(CONFIGS["llama"]())
     )
+
+
+def test_what_is_kept_and_not_trained_has_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autopeft.hybrid._SMALL", 0)
+    shape = shape_from_config(CONFIGS["bert"]())
+    everywhere(VeRA(256)).check_room(shape)
+    with pytest.raises(AutopeftError, match=r"^hybrid: [\d,]+ numbers are kept beside a model of"):
+        everywhere(VeRA(8_192)).check_room(shape)

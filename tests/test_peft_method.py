@@ -228,6 +228,12 @@ def test_a_size_that_does_not_fit_the_model_is_refused() -> None:
         in_ends(block("vblora", options={})).num_params(shape_of(classifier("bert")))
 
 
+def test_options_that_multiply_are_refused_before_anything_is_allocated() -> None:
+    options = {"num_vectors": 10**6, "vector_length": 16}
+    with pytest.raises(AutopeftError, match=r"^peft:vblora: r 65536 at q does .*: its tensors have more than 268,435"):
+        PeftBlock(65_536, "vblora", options=options).num_params(shape_of(classifier("bert")))
+
+
 @pytest.mark.slow
 def test_verdicts_of_the_installed_version() -> None:
     found = {kind.lower(): verdict(kind.lower()) for kind in tuner_types()}

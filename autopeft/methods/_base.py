@@ -96,6 +96,10 @@ class Method(Folds, Procedure, Cuts, MethodValue):
         """Trainable parameters that a model has once."""
         return _counts(self, shape, None)[0]
 
+    def held(self, shape: ModelShape, place: str | None) -> int:
+        """Entries at one place of one layer, or once a model (None), of all kinds: what memory holds."""
+        return _counts(self, shape, place)[2]
+
     def kept_params(self, shape: ModelShape) -> int:
         """Parameters in one layer as exported."""
         return self.exported().num_params(shape)
@@ -155,10 +159,10 @@ class Method(Folds, Procedure, Cuts, MethodValue):
 
 
 @lru_cache(maxsize=65_536)
-def _counts(method: Method, shape: ModelShape, place: str | None) -> tuple[int, float]:
-    """(Trained entries, stored bits) at a place, or once a model."""
+def _counts(method: Method, shape: ModelShape, place: str | None) -> tuple[int, float, int]:
+    """(Trained entries, stored bits, entries in memory) at a place, or once a model."""
     if not method.size_value:
-        return 0, 0
+        return 0, 0, 0
     declared = (method.shared(shape) if place is None else method.weights(shape, place)).values()
     trained = sum(w.entries for w in declared if w.kind == "trained")
-    return trained, sum(w.stored_bits for w in declared)
+    return trained, sum(w.stored_bits for w in declared), sum(math.prod(w.shape) for w in declared)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ORDER = ("norm1", "q", "k", "v", "o", "gate", "up", "down", "norm2")
 #: Layers of the stand-in: what two layers have in common is shared by the model.
 _FIRST, _SECOND = "layers.0", "layers.1"
+#: Numbers that a tuner on it may make while it is built: so many, or the maps' own times this.
+_MOST, _TIMES = 2**28, 16
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,19 @@ def profile(setting: Setting, maps: tuple[Map, ...], on_meta: bool) -> Profile:
 
 
 def stand_in(setting: Setting, maps: Sequence[Map], device: torch.device, layers: int = 2) -> Container:
-    """The tuner on stand-ins of the maps, in so many layers."""
+    """The tuner on stand-ins of the maps, in so many layers; `TooLarge` before far more is allocated than they have."""
     import torch
 
+    from autopeft.peft_tuners.bounded import Bounded
     from autopeft.peft_tuners.container import Container
+
+    most = max(_MOST, _TIMES * layers * sum(m.wide_in * m.wide_out for m in maps))
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         shells = {f"layers.{i}.{m.module}": m.stand_in(device) for i in range(layers) for m in maps}
-    return Container(setting, shells, *endings(maps))
+    with Bounded(most):
+        return Container(setting, shells, *endings(maps))
 
 
 def endings(maps: Sequence[Map]) -> tuple[list[str], list[str]]:
