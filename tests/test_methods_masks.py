@@ -29,8 +29,11 @@ from autopeft.engine.worker import Worker, WorkerSpec
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
+from autopeft.methods._triplets import Triplets
+from autopeft.methods.adalora import AdaLoRA
 from autopeft.methods.adamix import AdaMix
 from autopeft.methods.fish import FISH
+from autopeft.methods.increlora import IncreLoRA
 from autopeft.methods.lt_sft import LTSFT
 from autopeft.methods.propetl import ProPETL
 from autopeft.methods.sparse_adapter import SparseAdapter
@@ -227,6 +230,14 @@ def test_sparse_adapter_keeps_what_matters_most(worker: Worker) -> None:
     kept = torch.cat([start[n][weights[f"{n}_mask"] == 1] for n in named])
     lost = torch.cat([start[n][weights[f"{n}_mask"] == 0] for n in named])
     assert kept.min() >= lost.max()
+
+
+@pytest.mark.parametrize("kind", [AdaLoRA, IncreLoRA])
+def test_shares_of_places_add_up_to_the_budget_of_triplets(kind: type[Triplets], worker: Worker) -> None:
+    """Of 8 triplets a quarter, and of 4 all."""
+    hybrid = Hybrid.from_layers(LAYERS, {0: [kind(4, keep=0.25)], 2: [kind(4, ("q",), keep=1.0)]})
+    weights = trained(worker, evaluate(worker, Candidate(hybrid)))
+    assert sum(int(e.count_nonzero()) for e in of(weights, "E")) == 2 + 4
 
 
 def test_propetl_has_one_module_of_the_largest_layer_and_a_bit_an_entry() -> None:

@@ -31,6 +31,8 @@ class Gated(Method):
     """A method with the option `gated`: what it adds is scaled by sigmoid(mean over the text's tokens of w h + b).
 
     h [L, d] is what the method reads; w and b are zero at first, so that the gate is a half. It has d + 1 parameters.
+    The mean is taken before the sigmoid, of h alone. AdapterHub takes that of the tokens' sigmoids: the two agree to
+    first order, and begin at a half alike.
     """
 
     gated: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from autopeft.anatomy import ModelShape
 from autopeft.errors import AutopeftError, shown
@@ -28,7 +28,8 @@ _ORTHOGONALITY = 0.1
 class Triplets(LoRA):
     """Singular triplets: columns of P (here B [out, r]), values e (E [r]) and rows of Q (A [r, in]).
 
-    `keep` is the share of all triplets of a candidate that are there at the end.
+    `keep` is the share of all triplets of a candidate that are there at the end; where its places have different ones,
+    each counts by its rank.
     """
 
     formula: ClassVar[str] = "r (in + out + 1)"
@@ -129,6 +130,15 @@ def importance(bank: Bank) -> torch.Tensor:
     """[K, r]: of each triplet (AdaLoRA, equation 7)."""
     a, e, b = (bank.weight(f"{name}_mean") * bank.weight(f"{name}_spread") for name in _TRAINED)
     return e + a.mean(2) + b.mean(1)
+
+
+def kept_of(own: Sequence[Bank], k: int) -> int:
+    """How many triplets of candidate k are left at the end, over all its banks."""
+    totals: dict[float, int] = {}
+    for bank in own:
+        method = cast(Triplets, bank.methods[k])
+        totals[method.keep] = totals.get(method.keep, 0) + method.rank
+    return round(sum(keep * total for keep, total in totals.items()))
 
 
 def of_candidate(banks: Sequence[Bank], k: int) -> list[Bank]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from autopeft.methods._triplets import Triplets, importance, of_candidate, watch
+from autopeft.methods._triplets import Triplets, importance, kept_of, of_candidate, watch
 
 if TYPE_CHECKING:
     from autopeft.engine.procedures import Moment
@@ -43,8 +43,7 @@ class AdaLoRA(Triplets):
             if not own:
                 continue
             ranks = [cast(AdaLoRA, bank.methods[k]).rank for bank in own]
-            keep = cast(AdaLoRA, own[0].methods[k]).keep
-            left = _budget(sum(ranks), keep, moment)
+            left = _budget(sum(ranks), max(1, kept_of(own, k)), moment)
             scores = torch.cat([importance(bank)[k, :rank] for bank, rank in zip(own, ranks, strict=True)])
             kept = torch.zeros_like(scores)
             kept[scores.topk(left).indices] = 1
@@ -52,9 +51,8 @@ class AdaLoRA(Triplets):
                 bank.weight("E")[k, :rank] *= mask
 
 
-def _budget(total: int, keep: float, moment: Moment) -> int:
-    """How many of `total` triplets are left after a step (equation 12)."""
-    last = max(1, round(keep * total))
+def _budget(total: int, last: int, moment: Moment) -> int:
+    """How many of `total` triplets are left after a step, and `last` at the end (equation 12)."""
     begin, end = _BEFORE * moment.steps, (1 - _AFTER) * moment.steps
     if moment.step < begin:
         return total

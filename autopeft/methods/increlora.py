@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from autopeft.anatomy import ModelShape
-from autopeft.methods._triplets import Triplets, importance, of_candidate, watch
+from autopeft.methods._triplets import Triplets, importance, kept_of, of_candidate, watch
 from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _grow(own: Sequence[Bank], k: int, moment: Moment) -> bool:
     """Give one more triplet of candidate k where it matters most; False where none is due."""
     ranks = [cast(IncreLoRA, bank.methods[k]).rank for bank in own]
     counts = [int(bank.weight("active")[k].sum()) for bank in own]
-    last = max(len(own), round(cast(IncreLoRA, own[0].methods[k]).keep * sum(ranks)))
+    last = max(len(own), kept_of(own, k))
     way = min(1.0, (moment.step + 1) / max(1.0, _GROWING * moment.steps))
     if sum(counts) >= len(own) + int(way * (last - len(own))):
         return False
