@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import methodcaller
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +29,10 @@ _Becomes = Callable[[Method], Method]
 
 def exported(hybrid: Hybrid) -> Hybrid:
     """The form in which a hybrid is exported: folded, but for methods whose folded form is larger than their own."""
-    return _value(hybrid, methodcaller("exported"))
+    made = [_exported(methods) for methods in (hybrid.model, *hybrid.layers)]
+    if all(new is methods for new, methods in zip(made, (hybrid.model, *hybrid.layers), strict=True)):
+        return hybrid
+    return Hybrid(tuple(made[1:]), made[0])
 
 
 def folded(hybrid: Hybrid) -> Hybrid:
@@ -78,6 +82,13 @@ class _Step:
     def changes(self) -> bool:
         """Whether weights change."""
         return self.sources != (self.method,)
+
+
+# Costs ask the same few layers thousands of times.
+@lru_cache(maxsize=65_536)
+def _exported(methods: tuple[Method, ...]) -> tuple[Method, ...]:
+    steps = _steps(methods, methodcaller("exported"))
+    return tuple(step.method for step in steps) if any(step.changes for step in steps) else methods
 
 
 def _value(hybrid: Hybrid, becomes: _Becomes) -> Hybrid:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tiny_folded import FAMILIES, MODELS, logits, trained
 from tiny_models import LAYERS, METHOD_NAMES, in_layers, make, sized
 
 from autopeft.anatomy import ModelShape, shape_of
 from autopeft.attaching import Attachment
+from autopeft.budget import Budget
 from autopeft.costs.kept_params import KeptParams
 from autopeft.costs.stored_bytes import StoredBytes
 from autopeft.folding import exported, fold, folded
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, Method, Weight
 from autopeft.methods.adalora import AdaLoRA
+from autopeft.methods.adamix import AdaMix
 from autopeft.methods.compacter import Compacter
 from autopeft.methods.hadamard import Hadamard
 from autopeft.methods.increlora import IncreLoRA
 from autopeft.methods.lora import LoRA
 from autopeft.methods.sequential import Sequential
 from autopeft.methods.vera import VeRA
+from autopeft.searching.known_cost.points import Points
+from autopeft.space import SearchSpace
 
 
 def check(family: str, hybrid: Hybrid) -> Hybrid:
@@ -88,6 +93,24 @@ def test_stored_bytes_are_those_of_what_is_exported(name: str) -> None:
         assert StoredBytes().of(hybrid, shape, 8) == sum(4 * tensor.numel() for tensor in own.values())
     if all(weight.kind == "trained" for weight in declared):
         assert KeptParams().of(hybrid, shape, 8) == sum(tensor.numel() for tensor in own.values())
+
+
+def test_what_others_keep_from_being_folded_is_counted_as_it_is() -> None:
+    """Experts beside an adapter at one place stay experts; alone they are one."""
+    hybrid = in_layers({0: [AdaMix(3, ("o", "down")), Sequential(2, ("down",))], 2: [AdaMix(3)]})
+    shape = shape_of(MODELS["bert"])
+    with Attachment(MODELS["bert"], hybrid) as attached:
+        _, own = fold(hybrid, attached.banks.weights(), shape, "exported")
+    assert KeptParams().of(hybrid, shape, 8) == sum(tensor.numel() for tensor in own.values())
+    assert StoredBytes().of(hybrid, shape, 8) == sum(4 * tensor.numel() for tensor in own.values())
+    assert KeptParams().adds_up(in_layers({0: [AdaMix(3), Sequential(2, ("o",))]}), shape)
+    block = {"bottleneck": [0, 2, 3], "sites": ["down"]}
+    space = SearchSpace.load({"blocks": {"adamix": block, "sequential": block}}, shape)
+    points, rng = Points(space, Budget(), (KeptParams.name, StoredBytes.name)), np.random.default_rng(0)
+    drawn = [space.random_point(rng) for _ in range(20)]
+    for point, costs in zip(drawn, points.costs(np.stack([points.row(p) for p in drawn])), strict=True):
+        one = space.hybrid(point)
+        assert costs.tolist() == [KeptParams().of(one, shape, 8), StoredBytes().of(one, shape, 8)]
 
 
 def _all_weights(method: Method, shape: ModelShape) -> list[Weight]:

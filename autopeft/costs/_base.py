@@ -34,6 +34,10 @@ class Cost(ABC):
         """
         return {}
 
+    def adds_up(self, hybrid: Hybrid, shape: ModelShape) -> bool:
+        """Whether an additive cost is a sum for the methods of this hybrid too, and for any part of them."""
+        return True
+
     @abstractmethod
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """The cost of `hybrid` on a model of `shape`, for sequences of `length` tokens where that matters."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
-from autopeft.costs._base import Cost
-from autopeft.hybrid import Hybrid
+from autopeft.costs._exported import OfExported
+from autopeft.methods import Method
 
 
-class KeptParams(Cost):
+class KeptParams(OfExported):
     """Parameters of the folded hybrid, the task's head left out: of weights that were only needed for training none.
 
     As many as are trained, where no method folds.
@@ -23,15 +22,13 @@ class KeptParams(Cost):
     unit: ClassVar[str] = "parameters"
     additive: ClassVar[bool] = True
 
-    def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
-        """The sum over layers, and what is shared."""
-        hybrid.check(shape)
-        own = sum(m.kept_params(shape) for m in hybrid.methods())
-        return own + sum(self.once(hybrid, shape).values())
+    def of_method(self, method: Method, shape: ModelShape) -> int:
+        """Its parameters; as trained, where it could be folded alone, but not here."""
+        return method.kept_params(shape) if method.exported() == method else method.num_params(shape)
 
-    def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
-        """Shared weights of the methods as exported."""
-        return {(m.name, m.bank_options()): m.exported().shared_params(shape) for m in hybrid.sharing(shape)}
+    def of_shared(self, method: Method, shape: ModelShape) -> int:
+        """Its shared parameters."""
+        return method.shared_params(shape)
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """The backbone's parameters."""

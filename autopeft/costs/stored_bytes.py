@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
-from autopeft.costs._base import Cost
-from autopeft.hybrid import Hybrid
+from autopeft.costs._exported import OfExported
+from autopeft.methods import Method
 
 
-class StoredBytes(Cost):
+class StoredBytes(OfExported):
     """Bytes of the folded hybrid's weights in its own format, the task's head and file headers left out.
 
     fp32, unless a method stores fewer bits; a file has each tensor of bits in whole bytes, a layer here.
@@ -23,15 +22,13 @@ class StoredBytes(Cost):
     unit: ClassVar[str] = "bytes"
     additive: ClassVar[bool] = True
 
-    def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
-        """The sum over layers of what each method stores, and what is shared."""
-        hybrid.check(shape)
-        own = sum(m.stored_bytes(shape) for m in hybrid.methods())
-        return own + sum(self.once(hybrid, shape).values())
+    def of_method(self, method: Method, shape: ModelShape) -> int:
+        """Its bytes; as trained, where it could be folded alone, but not here."""
+        return method.stored_bytes(shape) if method.exported() == method else method.unfolded_bytes(shape)
 
-    def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
-        """Shared weights of the methods as exported."""
-        return {(m.name, m.bank_options()): m.shared_bytes(shape) for m in hybrid.sharing(shape)}
+    def of_shared(self, method: Method, shape: ModelShape) -> int:
+        """Bytes of what is shared."""
+        return method.shared_bytes(shape) if method.exported() == method else method.unfolded_bytes(shape, once=True)
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """The backbone in fp32."""

@@ -106,12 +106,16 @@ class Method(Folds, Procedure, Cuts, MethodValue):
 
     def stored_bytes(self, shape: ModelShape) -> int:
         """Bytes of what is exported of one layer."""
-        form = self.exported()
-        return math.ceil(sum(_counts(form, shape, place)[1] for place in form.places(shape)) / 8)
+        return self.exported().unfolded_bytes(shape)
 
     def shared_bytes(self, shape: ModelShape) -> int:
         """Bytes of what is exported once a model."""
-        return math.ceil(_counts(self.exported(), shape, None)[1] / 8)
+        return self.exported().unfolded_bytes(shape, once=True)
+
+    def unfolded_bytes(self, shape: ModelShape, once: bool = False) -> int:
+        """Bytes of one layer, or of what a model has once, where it stays as it is."""
+        places = (None,) if once else self.places(shape)
+        return math.ceil(sum(_counts(self, shape, place)[1] for place in places) / 8)
 
     @abstractmethod
     def flops(self, shape: ModelShape, site: str, length: int) -> MethodFlops:

@@ -231,10 +231,13 @@ class _Table:
                 once[key] = np.maximum(once.get(key, 0.0), np.where(on, largest, 0.0))
         return total + sum(once.values())
 
-    @property
+    @cached_property
     def _additive(self) -> bool:
-        """Not where some methods have all others see more tokens."""
-        return self._source.additive and not (self._source.by_tokens and self._points.space.of_model)
+        """Not where some methods have all others see more tokens, or keep others from being folded."""
+        if not self._source.additive or (self._source.by_tokens and self._points.space.of_model):
+            return False
+        every = {i: max(0, int(n) - 1) for i, n in enumerate(self._points.levels)}
+        return self._source.adds_up(self._hybrid(every), self._points.space.shape)
 
     @cached_property
     def _sizes(self) -> list[int]:
