@@ -88,6 +88,7 @@ class Job:
     """One training of a candidate: from this seed, for so many epochs; None stands for what the settings say.
 
     What a worker is given. Weights and evaluations belong to a candidate, a seed, and an `origin` where it has one.
+    `cuttable`: what is needed to cut it is kept beside its weights.
     `AutopeftError` for a seed or a number of epochs that no training has.
     """
 
@@ -95,6 +96,7 @@ class Job:
     seed: int | None = None
     epochs: int | None = None
     origin: Origin | None = None
+    cuttable: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -121,15 +123,18 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, read back by `from_json`."""
-        origin = {} if self.origin is None else {"origin": self.origin.to_json()}
-        return {"candidate": self.candidate.to_json(), "seed": self.seed, "epochs": self.epochs, **origin}
+        own: dict[str, Any] = {} if self.origin is None else {"origin": self.origin.to_json()}
+        if self.cuttable:
+            own["cuttable"] = True
+        return {"candidate": self.candidate.to_json(), "seed": self.seed, "epochs": self.epochs, **own}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The job that `to_json` wrote; `AutopeftError` when it is none."""
         with door("job", "expected {'candidate': ..., 'seed': ..., 'epochs': ...}"):
             origin = Origin.from_json(data["origin"]) if "origin" in data else None
-            return cls(Candidate.from_json(data["candidate"]), data["seed"], data["epochs"], origin)
+            cuttable = data.get("cuttable", False) is True
+            return cls(Candidate.from_json(data["candidate"]), data["seed"], data["epochs"], origin, cuttable)
 
 
 def failed(candidate: Candidate, error: Exception | str) -> Evaluation:

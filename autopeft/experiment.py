@@ -17,6 +17,7 @@ from autopeft.errors import AutopeftError, suggest
 from autopeft.quantising import BackboneSettings
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
+from autopeft.searching.descent import DescentSettings
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.searching.stopping import StoppingPlugin, stopping_from
 from autopeft.secrets import holds_secret, remember
@@ -64,6 +65,9 @@ class Experiment(Strict):
     )
     stopping: Annotated[StoppingPlugin, *_plugin(StoppingPlugin, stopping_from)] = Field(
         "pareto", validate_default=True
+    )
+    descent: DescentSettings | None = Field(
+        None, description="train a large hybrid first, cut and heal it down the costs: {} for the defaults"
     )
     warm_start: Text | None = Field(
         None, description="run folder of an earlier search of the same space, to learn from"

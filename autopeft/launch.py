@@ -19,8 +19,10 @@ from autopeft.plugins import use_plugins
 from autopeft.progress import Progress
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
+from autopeft.searching.descent import descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
+from autopeft.searching.sources import Source
 from autopeft.session import Session
 from autopeft.task_facts import TaskFacts
 from autopeft.tracking import Status, Tracker
@@ -125,6 +127,7 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
             experiment.time_limit,
             experiment.stopping,
             experiment.training.epochs,
+            sources_of(session, views.folder),
         )
         views.needed = lambda: loop.needed
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
@@ -138,6 +141,16 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
         raise
     finally:
         views.finish(status)
+
+
+def sources_of(session: Session, folder: RunFolder) -> list[Source]:
+    """What the experiment has trained before its sampler is asked."""
+    experiment = session.experiment
+    found: list[Source] = []
+    if experiment.descent is not None:
+        terms = session.space, session.budget, session.objectives, experiment.training
+        found.append(descent_of(*terms, experiment.descent, folder.weights))
+    return found
 
 
 class Views(Listener):
@@ -180,6 +193,8 @@ class Views(Listener):
         files: list[Path] = []
         try:
             self._update()
+            if status == "FINISHED":
+                self._tidy(evaluations, front)
             files += [self.folder.front_file, self.folder.trials_file, self.folder.setup_file]
             files += self.folder.write_plots(front)
             if status == "FINISHED":
@@ -192,6 +207,13 @@ class Views(Listener):
             hypervolume, keys = front.hypervolume_curve(relative=True), [e.key for e in front.points]
             summary = self._summary(evaluations, front)
             self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, front.to_markdown())
+
+    def _tidy(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> None:
+        """Weights of the front stay, what they began at, and what is still asked for."""
+        name, needed = self._session.experiment.training.weights_name, self.needed()
+        kept = [e for e in evaluations if e.key in needed or e in front.points]
+        names = {name(e.job) for e in kept} | {f"{name(e.job)}-units" for e in kept if e.key in needed}
+        self.folder.keep_weights(names | {e.origin.start for e in kept if e.origin is not None})
 
     def _summary(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> dict[str, float]:
         return {

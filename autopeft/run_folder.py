@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -167,10 +167,19 @@ class RunFolder:
         return [page, image, figures]
 
     def drop_weights(self, names: Iterable[str]) -> None:
-        """Delete the weights of these trainings. Others stay: a worker may have just written them."""
+        """Delete the weights of these trainings, and what cutting needs of them. Others stay: a worker may have just
+        written them.
+        """
         with door(self.weights, "cannot be written"):
-            for name in names:
-                (self.weights / f"{name}.safetensors").unlink(missing_ok=True)
+            for file in (f"{name}{end}" for name in names for end in (".safetensors", "-units.safetensors")):
+                (self.weights / file).unlink(missing_ok=True)
+
+    def keep_weights(self, names: Collection[str]) -> None:
+        """Delete all weights but those of these names; only when nothing is trained any more."""
+        with door(self.weights, "cannot be written"):
+            for file in self.weights.glob("*.safetensors"):
+                if file.stem not in names:
+                    file.unlink(missing_ok=True)
 
 
 class _Remembered(Generic[T]):

@@ -197,6 +197,7 @@ def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, A
         "backbone": experiment.resolved().get("backbone"),
         "warm_start": experiment.resolved().get("warm_start"),
         "training": training.identity(),
+        **({"descent": experiment.descent.model_dump(mode="json")} if experiment.descent else {}),
         "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},
     }
 

@@ -12,9 +12,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from autopeft.candidate import Job
+from autopeft.engine.data import TokenizedTask
+from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.importance import make_canonical, unit_importance
 from autopeft.engine.pack import Pack
 from autopeft.errors import AutopeftError
 from autopeft.writing import replacing
+
+_UNITS, _IMPORTANCE = "-units", "importance."
+#: Batches that the importance of units is the mean over.
+_BATCHES = 30
 
 
 def begin_at_origins(pack: Pack, jobs: Sequence[Job], folder: Path | None) -> None:
@@ -29,6 +36,31 @@ def begin_at_origins(pack: Pack, jobs: Sequence[Job], folder: Path | None) -> No
             raise AutopeftError(
                 f"the weights that it begins with ({job.origin.start}) are gone, or not its own"
             ) from None
+
+
+def keep_units(
+    pack: Pack, names: Sequence[str | None], task: TokenizedTask, frozen: FrozenLayers, folder: Path
+) -> None:
+    """Write what cutting needs of a trained pack's candidates, of those with a name, beside `<name>`'s weights.
+
+    That is canonical weights, which are the pack's from then on, and how much each unit matters.
+    """
+    if not any(names):
+        return
+    make_canonical(pack)
+    for k, (name, units) in enumerate(zip(names, unit_importance(pack, task, frozen, _BATCHES), strict=True)):
+        if name:
+            importance = {f"{_IMPORTANCE}{bank}": values for bank, values in units.items()}
+            save_weights(folder, f"{name}{_UNITS}", {**pack.weights(k), **importance})
+
+
+def load_units(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
+    """What `keep_units` wrote of a training, (weights, importance by bank); None as for `load_weights`."""
+    found = load_weights(folder, f"{name}{_UNITS}")
+    if found is None:
+        return None
+    units = {n.removeprefix(_IMPORTANCE): t for n, t in found.items() if n.startswith(_IMPORTANCE)}
+    return {n: t for n, t in found.items() if not n.startswith(_IMPORTANCE)}, units
 
 
 def save_weights(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:

@@ -17,7 +17,7 @@ from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_preci
 from autopeft.engine.company import Company, companies
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.frozen import FrozenLayers
-from autopeft.engine.kept import begin_at_origins, save_weights
+from autopeft.engine.kept import begin_at_origins, keep_units, save_weights
 from autopeft.engine.linear_probe import start_at_probe
 from autopeft.engine.pack import Pack
 from autopeft.engine.schedule import CostModel, Workload
@@ -195,6 +195,9 @@ class Worker:
                 if self.spec.keep is not None:
                     save_weights(self.spec.keep, self.settings.weights_name(members[i]), pack.weights(k))
                 evaluations[i] = self._evaluation(members[i], curves[i], seconds[i])
+            if self.spec.keep is not None:
+                names = [self.settings.weights_name(members[i]) if members[i].cuttable else None for i in order]
+                keep_units(pack, names, self.task, self.frozen, self.spec.keep)
 
     def _evaluation(
         self,

@@ -1,0 +1,194 @@
+"""Descent: one large hybrid is trained, cut, trained a little more, cut again, down the axis of costs.
+
+Each stop on the way is a candidate with its own weights and evaluation, so one training gives a front. Cutting is by
+first-order importance (see `autopeft.cutting`); the short training after it is a healing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from autopeft.budget import Budget
+from autopeft.candidate import Candidate, Evaluation, Job, Origin
+from autopeft.config import Strict
+from autopeft.costs import COSTS
+from autopeft.cutting import cut_hybrid
+from autopeft.dimensions import Continuous
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.searching.objective import Objective
+from autopeft.space import SearchSpace
+
+if TYPE_CHECKING:
+    import torch
+
+    from autopeft.engine.settings import TrainingSettings
+
+    #: Canonical weights and importance by bank, of a training's name.
+    Units = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+
+#: Where on the range of learning rates (0 to 1) the large hybrids are tried.
+_PARTS = (0.35, 0.6, 0.85)
+#: Steps of the search for the largest hybrid of equal shares.
+_LEVELS = 64
+#: A range of learning rates around the one of the training, where the space has none.
+_AROUND = 5.0
+
+
+class DescentSettings(Strict):
+    """How a search descends.
+
+    `factor` is the share of the cost that each cut leaves, `least` the share of the largest hybrid's at which it ends.
+    """
+
+    factor: float = Field(0.5, gt=0.05, lt=0.95, description="share of the cost that each cut leaves")
+    epochs: int | None = Field(None, ge=1, le=10_000, description="of healing; default: a third of a training")
+    rates: list[float] = Field([1.0, 2.5], min_length=1, max_length=8, description="of healing, times the parent's")
+    least: float = Field(0.002, gt=0, lt=1, description="share of the largest hybrid's cost at which it ends")
+
+
+@dataclass(frozen=True)
+class Descent:
+    """A source of trainings: the large hybrid at some rates, then its cuts, from the best of each step.
+
+    `units` gives what a finished training left for cutting, `keep` writes weights to begin at, `cost` is what falls.
+    """
+
+    space: SearchSpace
+    budget: Budget
+    score: Objective
+    training: TrainingSettings
+    settings: DescentSettings
+    units: Callable[[str], Units | None]
+    keep: Callable[[str, dict[str, torch.Tensor]], None]
+    cost: str = "trainable_params"
+
+    def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
+        """The jobs of the step that it has come to."""
+        done, running_names = {e.job.name for e in ended}, {job.name for job in running}
+        step = self._step(ended, running)
+        if any(job.name not in done for job in step):
+            return [job for job in step if job.name not in done | running_names][:most]
+        best = self._best(step, ended)
+        cut = None if best is None else self._cut(best)
+        return None if best is None or cut is None else self._healings(best, *cut)[:most]
+
+    def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
+        """The step that it has come to: one of these is cut next."""
+        return {job.candidate.key for job in self._step(ended, ())}
+
+    def _step(self, ended: Sequence[Evaluation], running: Sequence[Job]) -> list[Job]:
+        """The jobs of the last step that has begun."""
+        jobs, proposed = self.trunk(), [*(e.job for e in ended), *running]
+        while jobs:
+            best = self._best(jobs, ended)
+            begun = [j for j in proposed if best and j.origin is not None and j.origin.parent == best.key]
+            if best is None or not begun:
+                break
+            origin = begun[0].origin
+            assert origin is not None
+            jobs = self._healings(best, begun[0].candidate.hybrid, origin.start)
+        return jobs
+
+    def trunk(self) -> list[Job]:
+        """The largest hybrid of the space that fits, at several rates; nothing where none fits."""
+        hybrid = largest(self.space, self.budget)
+        if hybrid is None:
+            return []
+        low, high = self._range()
+        rates = [low * (high / low) ** part for part in _PARTS]
+        return [Job(Candidate(hybrid, {"learning_rate": rate}), cuttable=True) for rate in rates]
+
+    def _healings(self, parent: Evaluation, hybrid: Hybrid, start: str) -> list[Job]:
+        """Trainings of the parent's cut, one at each rate of healing; what would be above the range goes below it."""
+        low, high = self._range()
+        rate = parent.candidate.training.get("learning_rate", self.training.learning_rate)
+        rates = [rate * times if rate * times <= high else rate / times for times in self.settings.rates]
+        epochs = self.settings.epochs or max(1, round(self.training.epochs / 3))
+        own = None if epochs == self.training.epochs else epochs
+        origin = Origin(parent.key, start)
+        candidates = [Candidate(hybrid, {"learning_rate": r}) for r in dict.fromkeys(max(r, low) for r in rates)]
+        return [Job(candidate, None, own, origin, cuttable=True) for candidate in candidates]
+
+    def _cut(self, parent: Evaluation) -> tuple[Hybrid, str] | None:
+        """The parent's cut and the name of its weights, which are written; None where it ends."""
+        shape, length = self.space.shape, self.budget.length
+        cost, hybrid = COSTS.get(self.cost)(), parent.candidate.hybrid
+        empty, here = (cost.of(h, shape, length) for h in (Hybrid.uniform(shape.layers), hybrid))
+        limit = empty + int((here - empty) * self.settings.factor)
+        whole = largest(self.space, self.budget)
+        assert whole is not None, "it was trained"
+        if limit - empty < self.settings.least * (cost.of(whole, shape, length) - empty):
+            return None
+        kept = self.units(self.training.weights_name(parent.job))
+        if kept is None:
+            return None
+        try:
+            cut, weights = cut_hybrid(hybrid, *kept, limit, shape, cost, length)
+        except AutopeftError:
+            return None
+        if not any(cut.methods()):
+            return None
+        name = f"{parent.key}-cut-{limit}"
+        self.keep(name, weights)
+        return cut, name
+
+    def _best(self, step: Sequence[Job], ended: Sequence[Evaluation]) -> Evaluation | None:
+        """The best of a step that is over; None where it is not, or where all of it failed."""
+        metric, done = self.score.metric, {e.job.name: e for e in ended}
+        found = [done[job.name] for job in step if job.name in done]
+        if len(found) < len(step):
+            return None
+        whole = [e for e in found if e.status == "done" and math.isfinite(e.metrics.get(metric, math.nan))]
+        return min(whole, key=lambda e: (self.score.loss(e.metrics[metric]), e.number), default=None)
+
+    def _range(self) -> tuple[float, float]:
+        for d in self.space.dimensions:
+            if d.name == "learning_rate" and isinstance(d, Continuous):
+                return d.low, d.high
+        return self.training.learning_rate / _AROUND, self.training.learning_rate * _AROUND
+
+
+def largest(space: SearchSpace, budget: Budget) -> Hybrid | None:
+    """The largest hybrid within the budget whose sizes are all at the same share of their lists; None where none is."""
+    for level in range(_LEVELS, 0, -1):
+        point: dict[str, int | float] = {}
+        for d in space.dimensions:
+            point[d.name] = d.at(0.5) if isinstance(d, Continuous) else math.ceil(level / _LEVELS * (len(d.values) - 1))
+        hybrid = space.hybrid(point)
+        costs = budget.costs(hybrid, space.shape)
+        if any(hybrid.methods()) and all(costs[name] <= limit for name, limit in budget.limits.items()):
+            return hybrid
+    return None
+
+
+def descent_of(
+    space: SearchSpace,
+    budget: Budget,
+    objectives: Sequence[Objective],
+    training: TrainingSettings,
+    settings: DescentSettings,
+    folder: Path,
+) -> Descent:
+    """A descent whose weights lie in a run's folder of weights."""
+    from autopeft.engine.kept import load_units, save_weights
+
+    scores = [o for o in objectives if not o.is_cost]
+    additive: Mapping[str, bool] = {name: cls.additive for name, cls in COSTS.all().items()}
+    cost = next((o.metric for o in objectives if o.is_cost and additive.get(o.metric)), "trainable_params")
+    return Descent(
+        space=space,
+        budget=budget,
+        score=(scores or list(objectives))[0],
+        training=training,
+        settings=settings,
+        units=lambda name: load_units(folder, name),
+        keep=lambda name, weights: save_weights(folder, name, weights),
+        cost=cost,
+    )

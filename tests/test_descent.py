@@ -1,0 +1,191 @@
+"""One large hybrid, cut and healed down the axis of costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_resumed import assert_same
+from test_study import OBJECTIVES, SPACE
+from tiny_project import experiment, not_measured
+
+from autopeft.budget import Budget
+from autopeft.candidate import Evaluation, Job
+from autopeft.engine.kept import load_weights
+from autopeft.engine.settings import TrainingSettings
+from autopeft.errors import AutopeftError
+from autopeft.experiment import Experiment
+from autopeft.launch import launch
+from autopeft.progress import Progress, Silent
+from autopeft.result import SearchResult, export
+from autopeft.searching.descent import Descent, DescentSettings, largest
+from autopeft.searching.study import Proposal
+
+FIELDS: dict[str, Any] = {
+    "trials": 12,
+    "runner": {"name": "in_process", "cpus": 1, "pack": 4},
+    "sampler": {"name": "known_cost", "startup": 2, "seed": 3},
+    "training": {"epochs": 3, "batch_size": 16, "max_length": 16, "precision": "fp32"},
+    "descent": {"least": 0.1},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _setup() -> Iterator[None]:
+    with not_measured():
+        yield
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
+def search(project: Path, out: Path, progress: Progress | None = None, **changes: Any) -> SearchResult:
+    return launch(Experiment.of(experiment(project, **{**FIELDS, **changes}), "test"), out, progress or Silent())
+
+
+@pytest.fixture(scope="module")
+def result(project: Path) -> SearchResult:
+    return search(project, project / "run")
+
+
+def healed(result: SearchResult) -> list[Evaluation]:
+    return [e for e in result.evaluations if e.born == "healed"]
+
+
+def test_a_search_begins_with_a_large_hybrid_and_its_cuts(result: SearchResult) -> None:
+    first, by_key = result.evaluations[:3], {e.key: e for e in result.evaluations}
+    assert len({e.candidate.hybrid for e in first}) == 1
+    assert len({e.candidate.training["learning_rate"] for e in first}) == 3
+    assert all(e.fidelity == 3 and e.born == "trained" for e in first)
+    found = healed(result)
+    # Halves down to a tenth, at two rates each; the sampler has the rest.
+    assert [e.number for e in found] == [3, 4, 5, 6, 7, 8]
+    for evaluation in found:
+        origin = evaluation.origin
+        assert origin is not None
+        parent = by_key[origin.parent]
+        assert evaluation.metrics["trainable_params"] <= parent.metrics["trainable_params"] / 2
+        assert evaluation.metrics["trainable_params"] > 0.2 * parent.metrics["trainable_params"]
+        assert evaluation.fidelity == 1
+        best = max(e.metrics["accuracy"] for e in result.evaluations if _step(e) == _step(parent))
+        assert parent.metrics["accuracy"] == best
+    assert all(e.job.is_whole for e in result.evaluations[9:])
+
+
+def _step(evaluation: Evaluation) -> int:
+    return 0 if evaluation.number < 3 else (evaluation.number - 1) // 2
+
+
+def test_what_is_healed_goes_on_where_it_was_cut(result: SearchResult) -> None:
+    """An epoch after three others: its loss in training is below that of a first epoch."""
+    first = max(e.curve[0]["train_loss"] for e in result.evaluations[:3])
+    assert all(e.curve[0]["train_loss"] < first for e in healed(result))
+
+
+def test_a_healed_member_is_exported_as_it_was_measured(result: SearchResult, tmp_path: Path) -> None:
+    from autopeft import evaluate
+
+    member = next(e for e in result.front.points if e.born == "healed")
+    folder = export(result, member.key, tmp_path / "out")
+    found = evaluate(folder)
+    assert found["test_accuracy"] == pytest.approx(member.metrics["test_accuracy"])
+
+
+def test_only_what_is_needed_is_kept(result: SearchResult) -> None:
+    training = result.experiment.training
+    names = {training.weights_name(e.job) for e in result.front.points}
+    starts = {e.origin.start for e in result.front.points if e.origin is not None}
+    assert {p.stem for p in (result.run_dir / "weights").iterdir()} == names | starts
+    for e in result.front.points:
+        assert load_weights(result.run_dir / "weights", training.weights_name(e.job)) is not None
+
+
+class _Ends(Silent):
+    """Ends the search when so many have finished."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def finished(self, evaluation: Evaluation) -> None:
+        if evaluation.number + 1 >= self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [3, 5, 9])
+def test_ended_on_the_way_it_goes_on_the_same(after: int, project: Path, result: SearchResult, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(project, tmp_path / "run", _Ends(after))
+    assert_same(search(project, tmp_path / "run"), result)
+
+
+class _Begins(Silent):
+    """Ends the search when a candidate begins."""
+
+    def started(self, proposal: Proposal) -> None:
+        if proposal.number == 6:
+            raise KeyboardInterrupt
+
+
+def test_ended_while_a_cut_is_healed_it_goes_on_the_same(project: Path, result: SearchResult, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(project, tmp_path / "run", _Begins())
+    assert_same(search(project, tmp_path / "run"), result)
+
+
+def test_it_is_part_of_what_a_search_is(project: Path, result: SearchResult) -> None:
+    with pytest.raises(AutopeftError, match="descent"):
+        search(project, result.run_dir, descent={"least": 0.2})
+
+
+# --- the source alone
+
+
+def descent(evaluated: Sequence[Evaluation] = (), **changes: Any) -> Descent:
+    terms: dict[str, Any] = {
+        "space": SPACE,
+        "budget": Budget({"trainable_params": 1500}),
+        "score": OBJECTIVES[0],
+        "training": TrainingSettings(epochs=3),
+        "settings": DescentSettings(),
+        "units": lambda name: None,
+        "keep": lambda name, weights: None,
+    }
+    return Descent(**{**terms, **changes})
+
+
+def ended(job: Job, accuracy: float, status: Any = "done") -> Evaluation:
+    metrics = {"accuracy": accuracy, "trainable_params": 1}
+    return Evaluation(job.candidate, status, metrics, epochs=job.epochs, origin=job.origin)
+
+
+def test_the_largest_hybrid_uses_the_budget() -> None:
+    hybrid = largest(SPACE, Budget({"trainable_params": 100_000}))
+    assert hybrid == largest(SPACE, Budget({}))
+    small = largest(SPACE, Budget({"trainable_params": 1500}))
+    assert small is not None
+    assert hybrid is not None
+    assert 0 < small.num_params(SPACE.shape) <= 1500 < hybrid.num_params(SPACE.shape)
+    assert largest(SPACE, Budget({"trainable_params": 1})) is None
+    assert descent(budget=Budget({"trainable_params": 1})).next([], [], 4) is None
+
+
+def test_it_waits_for_a_step_to_end() -> None:
+    source = descent()
+    jobs = source.next([], [], 2)
+    assert jobs is not None
+    assert len(jobs) == 2
+    [third] = source.next([], jobs, 4) or []
+    assert source.next([], [*jobs, third], 4) == []
+    # The first is done, the others run: nobody goes on from a step that is not over.
+    assert source.next([ended(jobs[0], 0.5)], [jobs[1], third], 4) == []
+
+
+def test_it_ends_where_nothing_can_be_cut() -> None:
+    source = descent()
+    jobs = source.trunk()
+    assert source.next([ended(job, 0.5) for job in jobs], [], 4) is None
+    assert source.next([ended(job, 0.0, "failed") for job in jobs], [], 4) is None
