@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.begin import open_study, search_info, setup_of, upgraded
 from autopeft.candidate import Evaluation
+from autopeft.confirming import confirm, drop_seeds, front_of, needed_by, score_on_test, sources_of
 from autopeft.experiment import Experiment, needing
 from autopeft.fingerprint import model_bytes
 from autopeft.plugins import use_plugins
@@ -27,7 +28,6 @@ from autopeft.tracking import Status, Tracker
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
-    from autopeft.engine.worker import WorkerSpec
     from autopeft.searching.study import Proposal, Study
 
 #: Where run folders go that are not named.
@@ -125,13 +125,18 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
             experiment.time_limit,
             experiment.stopping,
             experiment.training.epochs,
+            sources_of(session, study),
         )
-        views.needed = lambda: loop.needed
+        confirmed = needed_by(session, study)
+        views.needed = lambda: loop.needed | confirmed()
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
             raise KeyboardInterrupt
-        _score_front(session, study, spec, views)
+        confirm(session, study, spec, setup.pack, progress.confirming)
+        score_on_test(session, study, spec)
+        drop_seeds(session, study, views.folder)
+        views.needed = lambda: loop.needed
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -155,7 +160,7 @@ class Views(Listener):
 
     def front(self, evaluations: Sequence[Evaluation]) -> ParetoFront:
         """The front of these evaluations."""
-        return ParetoFront(evaluations, self._session.objectives, self._session.budget.limits)
+        return front_of(self._session, self._study, evaluations)
 
     def started(self, proposal: Proposal) -> None:
         """An occasion to catch up."""
@@ -200,6 +205,7 @@ class Views(Listener):
             "stopped": sum(e.status == "stopped" for e in evaluations),
             "repaired": sum(e.repaired for e in evaluations),
             "on_front": len(front.points),
+            **self._confirmed(front),
             "training_seconds": sum(e.seconds for e in evaluations),
             "training_samples": sum(e.fidelity for e in evaluations) * len(self._session.tokens.train),
             "share_of_optimal_flops": self._session.cost_model.share(
@@ -208,6 +214,18 @@ class Views(Listener):
                 [e.fidelity for e in evaluations],
             ),
         }
+
+    @staticmethod
+    def _confirmed(front: ParetoFront) -> dict[str, float]:
+        """What controls and other seeds say, in figures."""
+        verdict = front.verdict
+        found: dict[str, float] = {} if verdict.optimism is None else {"optimism": verdict.optimism}
+        gained = [gain.gain for gain in verdict.gains if gain.gain is not None]
+        if gained:
+            found |= {"gain_most": max(gained), "gain_sure": sum((gain.low or 0) > 0 for gain in verdict.gains)}
+        if verdict.names:
+            found["controls"] = len(set(verdict.names) & {e.key for e in front.evaluations})
+        return found
 
     def _catch_up(self) -> None:
         if self._behind and time.monotonic() >= self._next:
@@ -250,16 +268,3 @@ def _explained(session: Session, folder: RunFolder, front: ParetoFront) -> list[
         reason = " ".join(f"{type(error).__name__} {error}".split())
         warnings.warn(f"what was learned is not written ({reason}); 'autopeft explain' tries again", stacklevel=2)
         return []
-
-
-def _score_front(session: Session, study: Study, spec: WorkerSpec, views: Views) -> None:
-    """Measure on the test split what is on the front and not measured there yet; nothing is selected by it."""
-    points = views.front(study.evaluations()).points
-    wanted = [e for e in points if f"test_{session.data.metrics[0]}" not in e.metrics]
-    scores = session.experiment.runner.score_on_test(spec, session.tokens, [e.job for e in wanted])
-    for evaluation, metrics in zip(wanted, scores, strict=True):
-        study.annotate(evaluation.number, metrics)
-    if any(not metrics for metrics in scores):
-        warnings.warn(
-            "some members of the front could not be measured on test; the same command tries again", stacklevel=2
-        )

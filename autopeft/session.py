@@ -181,6 +181,7 @@ def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, A
         "warm_start": experiment.resolved().get("warm_start"),
         "training": training.identity(),
         "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},
+        "controls": experiment.controls.identity(),
     }
 
 
