@@ -74,7 +74,8 @@ class Experiment(Strict):
         ControlSettings(), description="uniform configurations to begin with: names, default, all or none"
     )
     confirm: ConfirmSettings = Field(
-        ConfirmSettings(), description="train the front again with other seeds: {seeds: 5, members: auto, time: 0.25}"
+        ConfirmSettings(seeds=0),
+        description="train the front again with other seeds: {seeds: 5, members: auto, time: 0.25}",
     )
     training: TrainingSettings = TrainingSettings()
     trials: int | None = Field(None, ge=1, le=_MOST_TRIALS)

@@ -136,16 +136,15 @@ def export(
     "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its own
     rank), "peft" (another tuner of stock PEFT), "autopeft", or None for a stock one where it can express the candidate.
     Of a candidate that was confirmed with several seeds, the weights of the median validation score, or those of
-    `seed`. Weights that were not kept are trained again with their seed; only that, and test scores that are not known,
-    needs the task's data. The model's own code runs only where the search needed it and the caller trusts it now.
+    `seed`. Weights that were not kept are trained again; only that, and test scores that are not known, needs the data.
+    The model's own code runs only where the search needed it and the caller trusts it now.
     Returns the folder.
     """
     from autopeft.exporting import UnfitWeights, check_free, format_of, write_adapter, write_card, write_record
 
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     chosen, to = training_of(result.front, pick, max_params, seed, result.remembered), Path(to)
-    backbone = result.experiment.backbone
-    format = format_of(format, chosen.candidate.hybrid, backbone.quantise if backbone else None)
+    format = format_of(format, chosen.candidate.hybrid, _quantised(result.experiment))
     check_free(to)
     trained = _kept(result, chosen, trust_remote_code)
     try:
@@ -162,6 +161,10 @@ def export(
         write_record(to, record)
         write_card(to, record, trained.source)
     return to
+
+
+def _quantised(experiment: Experiment) -> Any:
+    return experiment.backbone.quantise if experiment.backbone else None
 
 
 @contextmanager

@@ -67,7 +67,10 @@ def sentences(front: ParetoFront) -> list[str]:
     said = [f"{gain.words[0].upper()}{gain.words[1:]}." for gain in verdict.gains]
     if verdict.optimism is not None:
         name = front.score.metric.replace("_", " ")
-        said.append(f"Over other seeds the searched front is {verdict.optimism:+.4f} of {name} too good on validation.")
+        said.append(
+            f"Optimism: on validation the searched front's {name} was {abs(verdict.optimism):.4f} "
+            f"{'better' if verdict.optimism > 0 else 'worse'} than over all seeds."
+        )
     return said
 
 

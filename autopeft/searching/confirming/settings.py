@@ -12,7 +12,7 @@ from autopeft.config import Strict
 class ConfirmSettings(Strict):
     """Whether and how far the front of a search is trained again with other seeds; 0 seeds: not at all."""
 
-    seeds: int = Field(0, ge=0, le=100, description="of each member, the search's own among them; 0: off")
+    seeds: int = Field(5, ge=0, le=100, description="of each member, the search's own among them; 0: off")
     members: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = Field(
         "auto", description="how many; auto: all that may be on the true front"
     )
@@ -21,10 +21,8 @@ class ConfirmSettings(Strict):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        """`none` is no seed; a mapping without `seeds` has five."""
-        if value is None or value == "none":
-            return {"seeds": 0}
-        return {"seeds": 5, **value} if isinstance(value, dict) else value
+        """`none` is no seed."""
+        return {"seeds": 0} if value is None or value == "none" else value
 
     @property
     def on(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -157,6 +156,4 @@ def _in_words(gain: float, low: float | None, high: float | None, control: str, 
 
 def in_share(share: float) -> str:
     """A share with two digits, as per cent: 0.05%, 12%."""
-    if share <= 0 or not math.isfinite(share):
-        return "0%"
-    return f"{100 * share:.{max(0, 1 - math.floor(math.log10(100 * share)))}f}%"
+    return f"{100 * share:.0f}%" if share >= 0.1 or share <= 0 else f"{100 * share:.2g}%"
