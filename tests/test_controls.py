@@ -18,7 +18,7 @@ from autopeft.experiment import Experiment
 from autopeft.hybrid import Hybrid
 from autopeft.methods import LoRA
 from autopeft.resources import shipped
-from autopeft.searching.controls import DEFAULT, ControlSettings, Controls, controls_of, trainings_of
+from autopeft.searching.controls import DEFAULT, Controls, ControlSettings, controls_of, trainings_of
 from autopeft.searching.loop import SearchLoop
 from autopeft.session import Session
 from autopeft.space import SearchSpace
@@ -51,7 +51,7 @@ def test_controls_are_uniform_in_the_upper_layers() -> None:
     named = {c.name: c.hybrid for c in controls_of(("head", "lora", "mam"), SHAPE)}
     assert named["head"].is_empty
     assert named["lora 2"] == Hybrid.uniform(6, LoRA(2, sites=("q", "v")))
-    assert named["lora 2, top half"] == Hybrid.from_layers(6, dict.fromkeys((3, 4, 5), [LoRA(2, sites=("q", "v"))]))
+    assert named["lora 2, top half"] == Hybrid.from_layers(6, {key: [LoRA(2, sites=("q", "v"))] for key in (3, 4, 5)})
     assert named["lora 1, top layer"].first_adapted == 5
     assert [m.name for m in named["mam 4+4, top third"].layers[5]] == ["prefix", "parallel"]
     assert len(set(named.values())) == len(named)
