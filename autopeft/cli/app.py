@@ -229,7 +229,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="methods, baselines, tuners, readouts, tasks, samplers, stopping, spaces, experiments, models, costs, "
+            help="methods, baselines, tuners, readouts, tasks, samplers, stopping, spaces, controls, experiments, models, costs, "
             "metrics or runners."
         ),
     ],

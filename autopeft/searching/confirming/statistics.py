@@ -61,7 +61,7 @@ def difference(mine: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[
     With at least two seeds in common the differences are paired: mean +- t(n - 1) sd / sqrt(n). Else Welch's interval
     of two means. It is over seeds, on these test examples: others would add to it.
     """
-    from scipy import stats
+    from scipy.special import stdtrit
 
     both = sorted(mine.keys() & theirs.keys())
     if len(both) >= 2:
@@ -76,5 +76,5 @@ def difference(mine: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[
         error = math.sqrt(sum(parts))
         below = sum(p**2 / (len(x) - 1) for p, x in zip(parts, (a, b), strict=True))
         free = error**4 / below if below else 1.0
-    half = float(stats.t.ppf(0.975, free)) * error
+    half = float(stdtrit(free, 0.975)) * error
     return mean, mean - half, mean + half

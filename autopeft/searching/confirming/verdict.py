@@ -16,7 +16,7 @@ from autopeft.searching.objective import Objective
 from autopeft.searching.tables import number as in_digits
 
 #: Draws of the probabilities that are reported, and the most costs at which gains are said.
-_DRAWS, _LEVELS = 4000, 6
+_DRAWS, _LEVELS = 2000, 6
 
 
 def judged(front: ParetoFront, remembered: Remembered, others: Sequence[ControlPoint] = ()) -> ParetoFront:
