@@ -53,6 +53,7 @@ def sources_of(session: Session, study: Study) -> list[Source]:
     )
     reference = COSTS.get(cost)().reference(session.shape, experiment.training.max_length)
     keep_controls(study, source.names, reference)
+    source.only(controls_in(study.remembered)[0])
     return [source]
 
 
@@ -71,14 +72,19 @@ def plan_of(session: Session, study: Study) -> Plan:
     return Plan(seen, names, confirm.members, seeds, len(session.tokens.validation))
 
 
-def needed_by(session: Session, study: Study) -> Callable[[], set[str]]:
-    """Keys of candidates whose weights the confirmation may ask for, worked out anew when there is something new."""
+def needed_by(session: Session, study: Study, sources: Sequence[Source] = ()) -> Callable[[], set[str]]:
+    """Keys of ended candidates whose weights sources or the confirmation may still ask for.
+
+    Worked out anew when there is something new, as it is asked for often.
+    """
 
     @lru_cache(1)
     def needed(finished: int) -> frozenset[str]:
-        return frozenset(plan_of(session, study).needed())
+        ended = study.evaluations()
+        found = {key for source in sources for key in source.needs(ended)}
+        return frozenset(found | (plan_of(session, study).needed() if session.experiment.confirm.on else set()))
 
-    return lambda: set(needed(study.finished)) if session.experiment.confirm.on else set()
+    return lambda: set(needed(study.finished))
 
 
 def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, said: Callable[[str], None]) -> None:
@@ -95,10 +101,11 @@ def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, said: C
     def told(trained: int, candidates: int) -> None:
         said(f"confirming {candidates} candidates with other seeds: {trained} trainings ended")
 
-    loop = ConfirmLoop(study, plan, seconds, experiment.training.epochs, told)
-    experiment.runner.run(spec, session.tokens, loop, pack)
-    if not loop.is_over:
-        raise KeyboardInterrupt
+    if plan.wanted(runs_in(study.remembered)):
+        loop = ConfirmLoop(study, plan, seconds, experiment.training.epochs, told)
+        experiment.runner.run(spec, session.tokens, loop, pack)
+        if not loop.is_over:
+            raise KeyboardInterrupt
     if plan.members and not runs_in(study.remembered):
         said("confirming: no training fits in confirm.time, so the front is as the search has seen it")
     for name, baseline in experiment.controls.baselines.items():

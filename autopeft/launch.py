@@ -22,6 +22,7 @@ from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
+from autopeft.searching.sources import Source
 from autopeft.session import Session
 from autopeft.task_facts import TaskFacts
 from autopeft.tracking import Status, Tracker
@@ -90,9 +91,10 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
                         opening.result()
                     setup = setup_of(session, folder, study)
                     progress.measured(setup)
-                    views = Views(session, folder, study, opening.result())
+                    sources = sources_of(session, study)
+                    views = Views(session, folder, study, opening.result(), needed_by(session, study, sources))
                     begun.set()
-                    _run(session, study, setup, views, progress)
+                    _run(session, study, setup, views, progress, sources)
     return SearchResult(folder)
 
 
@@ -110,7 +112,9 @@ def _tracking_ended(opening: Future[Tracker]) -> Iterator[Event]:
         raise
 
 
-def _run(session: Session, study: Study, setup: Setup, views: Views, progress: Progress) -> None:
+def _run(
+    session: Session, study: Study, setup: Setup, views: Views, progress: Progress, sources: Sequence[Source]
+) -> None:
     """Search, and measure the front on test; the views are brought to their end whatever happens."""
     experiment = session.experiment
     status: Status = "FAILED"
@@ -125,10 +129,8 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
             experiment.time_limit,
             experiment.stopping,
             experiment.training.epochs,
-            sources_of(session, study),
+            sources,
         )
-        confirmed = needed_by(session, study)
-        views.needed = lambda: loop.needed | confirmed()
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
@@ -148,13 +150,20 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
 class Views(Listener):
     """Keeps run folder and tracker in step with the study: a moment behind it, and level with it at the end."""
 
-    def __init__(self, session: Session, folder: RunFolder, study: Study, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        session: Session,
+        folder: RunFolder,
+        study: Study,
+        tracker: Tracker,
+        needed: Callable[[], set[str]] = set,
+    ) -> None:
         self._session, self.folder, self._study, self._tracker = session, folder, study, tracker
         self._sizes: dict[str, Mapping[str, int | float]] = {}
         self._dropped: set[str] = set()
         self._behind, self._next = False, 0.0
         #: Keys of candidates off the front whose weights are still asked for.
-        self.needed: Callable[[], set[str]] = set
+        self.needed = needed
         if study.finished:
             self._update()
 

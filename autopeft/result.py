@@ -137,8 +137,7 @@ def export(
     rank), "peft" (another tuner of stock PEFT), "autopeft", or None for a stock one where it can express the candidate.
     Of a candidate that was confirmed with several seeds, the weights of the median validation score, or those of
     `seed`. Weights that were not kept are trained again; only that, and test scores that are not known, needs the data.
-    The model's own code runs only where the search needed it and the caller trusts it now.
-    Returns the folder.
+    The model's own code runs only where the search needed it and the caller trusts it now. Returns the folder.
     """
     from autopeft.exporting import UnfitWeights, check_free, format_of, write_adapter, write_card, write_record
 

@@ -115,6 +115,12 @@ def test_samplers_learn_from_controls_that_are_in_their_space(tmp_path: Path) ->
     assert [p.candidate for p in again.pending()] == [inside, outside]
 
 
+def test_a_search_that_goes_on_has_the_controls_that_it_had() -> None:
+    few, more = source(most=6), source(most=30)
+    more.only(few.names.keys())
+    assert [job for pack in all_jobs(more, 3) for job in pack] == [job for pack in all_jobs(few, 3) for job in pack]
+
+
 class _Given:
     def __init__(self, jobs: list[Job]) -> None:
         self._jobs = jobs
