@@ -17,6 +17,8 @@ from autopeft.errors import AutopeftError, suggest
 from autopeft.quantising import BackboneSettings
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
+from autopeft.searching.confirming.settings import ConfirmSettings
+from autopeft.searching.controls import ControlSettings
 from autopeft.searching.descent import DescentSettings
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.searching.stopping import StoppingPlugin, stopping_from
@@ -34,7 +36,7 @@ _MOST_TRIALS, _MOST_SECONDS = 1_000_000, 10 * 366 * 86_400
 Text = Annotated[str, Field(min_length=1, max_length=_LONG)]
 
 #: Fields that may differ when a run folder is resumed: they change how far and where, not what is searched.
-RESUMABLE = ("name", "trials", "time_limit", "runner", "tracking")
+RESUMABLE = ("name", "trials", "time_limit", "confirm", "runner", "tracking")
 
 
 def _plugin(kind: type[Strict], reader: Any) -> Any:
@@ -71,6 +73,13 @@ class Experiment(Strict):
     )
     warm_start: Text | None = Field(
         None, description="run folder of an earlier search of the same space, to learn from"
+    )
+    controls: ControlSettings = Field(
+        ControlSettings(), description="uniform configurations to begin with: names, default, all or none"
+    )
+    confirm: ConfirmSettings = Field(
+        ConfirmSettings(seeds=0),
+        description="train the front again with other seeds: {seeds: 5, members: auto, time: 0.25}",
     )
     training: TrainingSettings = TrainingSettings()
     trials: int | None = Field(None, ge=1, le=_MOST_TRIALS)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.begin import open_study, search_info, setup_of, upgraded
 from autopeft.candidate import Evaluation
+from autopeft.confirming import confirm, front_of, needed_by, score_on_test, seeds_kept, sources_of
 from autopeft.experiment import Experiment, needing
 from autopeft.fingerprint import model_bytes
 from autopeft.plugins import use_plugins
 from autopeft.progress import Progress
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
-from autopeft.searching.descent import descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.searching.sources import Source
@@ -29,7 +29,6 @@ from autopeft.tracking import Status, Tracker
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
-    from autopeft.engine.worker import WorkerSpec
     from autopeft.searching.study import Proposal, Study
 
 #: Where run folders go that are not named.
@@ -92,9 +91,10 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
                         opening.result()
                     setup = setup_of(session, folder, study)
                     progress.measured(setup)
-                    views = Views(session, folder, study, opening.result())
+                    sources = sources_of(session, study, folder)
+                    views = Views(session, folder, study, opening.result(), needed_by(session, study, sources))
                     begun.set()
-                    _run(session, study, setup, views, progress)
+                    _run(session, study, setup, views, progress, sources)
     return SearchResult(folder)
 
 
@@ -112,7 +112,9 @@ def _tracking_ended(opening: Future[Tracker]) -> Iterator[Event]:
         raise
 
 
-def _run(session: Session, study: Study, setup: Setup, views: Views, progress: Progress) -> None:
+def _run(
+    session: Session, study: Study, setup: Setup, views: Views, progress: Progress, sources: Sequence[Source]
+) -> None:
     """Search, and measure the front on test; the views are brought to their end whatever happens."""
     experiment = session.experiment
     status: Status = "FAILED"
@@ -127,14 +129,15 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
             experiment.time_limit,
             experiment.stopping,
             experiment.training.epochs,
-            sources_of(session, views.folder),
+            sources,
         )
-        views.needed = lambda: loop.needed
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
             raise KeyboardInterrupt
-        _score_front(session, study, spec, views)
+        confirm(session, study, spec, setup.pack, progress.confirming)
+        score_on_test(session, study, spec)
+        views.needed = lambda: loop.needed
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -143,32 +146,29 @@ def _run(session: Session, study: Study, setup: Setup, views: Views, progress: P
         views.finish(status)
 
 
-def sources_of(session: Session, folder: RunFolder) -> list[Source]:
-    """What the experiment has trained before its sampler is asked."""
-    experiment = session.experiment
-    found: list[Source] = []
-    if experiment.descent is not None:
-        terms = session.space, session.budget, session.objectives, experiment.training
-        found.append(descent_of(*terms, experiment.descent, folder.weights))
-    return found
-
-
 class Views(Listener):
     """Keeps run folder and tracker in step with the study: a moment behind it, and level with it at the end."""
 
-    def __init__(self, session: Session, folder: RunFolder, study: Study, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        session: Session,
+        folder: RunFolder,
+        study: Study,
+        tracker: Tracker,
+        needed: Callable[[], set[str]] = set,
+    ) -> None:
         self._session, self.folder, self._study, self._tracker = session, folder, study, tracker
         self._sizes: dict[str, Mapping[str, int | float]] = {}
         self._dropped: set[str] = set()
         self._behind, self._next = False, 0.0
         #: Keys of candidates off the front whose weights are still asked for.
-        self.needed: Callable[[], set[str]] = set
+        self.needed = needed
         if study.finished:
             self._update()
 
     def front(self, evaluations: Sequence[Evaluation]) -> ParetoFront:
         """The front of these evaluations."""
-        return ParetoFront(evaluations, self._session.objectives, self._session.budget.limits)
+        return front_of(self._session, self._study, evaluations)
 
     def started(self, proposal: Proposal) -> None:
         """An occasion to catch up."""
@@ -209,11 +209,13 @@ class Views(Listener):
             self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, front.to_markdown())
 
     def _tidy(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> None:
-        """Weights of the front stay, what they began at, and what is still asked for."""
+        """Weights of the front stay, of all its seeds, what they began at, and what is still asked for."""
         name, needed = self._session.experiment.training.weights_name, self.needed()
-        kept = [e for e in evaluations if e.key in needed or e in front.points]
+        numbers = {e.number for e in front.points}
+        kept = [e for e in evaluations if e.key in needed or e.number in numbers]
         names = {name(e.job) for e in kept} | {f"{name(e.job)}-units" for e in kept if e.key in needed}
-        self.folder.keep_weights(names | {e.origin.start for e in kept if e.origin is not None})
+        names |= {e.origin.start for e in kept if e.origin is not None}
+        self.folder.keep_weights(names | seeds_kept(self._session, self._study, front))
 
     def _summary(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> dict[str, float]:
         return {
@@ -222,6 +224,7 @@ class Views(Listener):
             "stopped": sum(e.status == "stopped" for e in evaluations),
             "repaired": sum(e.repaired for e in evaluations),
             "on_front": len(front.points),
+            **self._confirmed(front),
             "training_seconds": sum(e.seconds for e in evaluations),
             "training_samples": sum(e.fidelity for e in evaluations) * len(self._session.tokens.train),
             "share_of_optimal_flops": self._session.cost_model.share(
@@ -230,6 +233,18 @@ class Views(Listener):
                 [e.fidelity for e in evaluations],
             ),
         }
+
+    @staticmethod
+    def _confirmed(front: ParetoFront) -> dict[str, float]:
+        """What controls and other seeds say, in figures."""
+        verdict = front.verdict
+        found: dict[str, float] = {} if verdict.optimism is None else {"optimism": verdict.optimism}
+        gained = [gain.gain for gain in verdict.gains if gain.gain is not None]
+        if gained:
+            found |= {"gain_most": max(gained), "gain_sure": sum((gain.low or 0) > 0 for gain in verdict.gains)}
+        if verdict.names:
+            found["controls"] = len(set(verdict.names) & {e.key for e in front.evaluations})
+        return found
 
     def _catch_up(self) -> None:
         if self._behind and time.monotonic() >= self._next:
@@ -272,16 +287,3 @@ def _explained(session: Session, folder: RunFolder, front: ParetoFront) -> list[
         reason = " ".join(f"{type(error).__name__} {error}".split())
         warnings.warn(f"what was learned is not written ({reason}); 'autopeft explain' tries again", stacklevel=2)
         return []
-
-
-def _score_front(session: Session, study: Study, spec: WorkerSpec, views: Views) -> None:
-    """Measure on the test split what is on the front and not measured there yet; nothing is selected by it."""
-    points = views.front(study.evaluations()).points
-    wanted = [e for e in points if f"test_{session.data.metrics[0]}" not in e.metrics]
-    scores = session.experiment.runner.score_on_test(spec, session.tokens, [e.job for e in wanted])
-    for evaluation, metrics in zip(wanted, scores, strict=True):
-        study.annotate(evaluation.number, metrics)
-    if any(not metrics for metrics in scores):
-        warnings.warn(
-            "some members of the front could not be measured on test; the same command tries again", stacklevel=2
-        )

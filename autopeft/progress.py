@@ -32,6 +32,10 @@ class Progress(Listener, Protocol):
     def measured(self, setup: Setup) -> None:
         """The engine has been measured; training begins."""
 
+    def confirming(self, words: str) -> None:
+        """The search has ended, and its front is trained again with other seeds: how far that is."""
+        return
+
 
 def progress_for(experiment: Experiment, quiet: bool, console: Console | None = None) -> Progress:
     """Nothing when quiet, a live line in a terminal, plain lines elsewhere."""
@@ -102,6 +106,10 @@ class Lines(Progress):
         """A line on how it trains."""
         how = f"{setup.precision}, {setup.attention} attention, packs of {setup.pack}"
         self._say(f"[dim]training on {setup.device}: {how}[/]")
+
+    def confirming(self, words: str) -> None:
+        """A line on it."""
+        self._say(f"[dim]{escape(words)}[/]")
 
     def started(self, proposal: Proposal) -> None:
         """A candidate is sent to a worker."""

@@ -1,15 +1,15 @@
-"""The YAML files that travel with the package: named search spaces and named experiments."""
+"""The YAML files that travel with the package: named search spaces, controls and experiments."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["search_spaces", "experiments"]
+Kind = Literal["search_spaces", "search_spaces/controls", "experiments"]
 
 _PACKAGE = Path(__file__).parent
-#: Where the files are in a checkout, relative to its root.
-_IN_CHECKOUT = {"search_spaces": "search_spaces", "experiments": "experiments/examples"}
+#: Where the files are in a checkout, relative to its root, where that is not their kind.
+_IN_CHECKOUT = {"experiments": "experiments/examples"}
 
 
 def shipped(kind: Kind) -> dict[str, Path]:
@@ -17,5 +17,5 @@ def shipped(kind: Kind) -> dict[str, Path]:
     folder = _PACKAGE / "_shipped" / kind
     if not folder.is_dir():
         # An editable install has no `_shipped` folder: the wheel's build makes it.
-        folder = _PACKAGE.parent / _IN_CHECKOUT[kind]
+        folder = _PACKAGE.parent / _IN_CHECKOUT.get(kind, kind)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

@@ -20,6 +20,8 @@ from autopeft.models import ModelSource
 from autopeft.plugins import codes_of
 from autopeft.readouts import Readout
 from autopeft.run_folder import RunFolder
+from autopeft.searching.confirming.records import baselines_in
+from autopeft.searching.confirming.verdict import judged, training_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.identity import refuse_another
 from autopeft.searching.objective import Objective
@@ -76,9 +78,14 @@ class SearchResult:
 
     @cached_property
     def front(self) -> ParetoFront:
-        """The Pareto front of the validation scores and the costs."""
+        """The Pareto front of the validation scores and the costs; over seeds, where the search was confirmed."""
         objectives = [Objective(**o) for o in self.header["objectives"]]
-        return ParetoFront(self.evaluations, objectives, self.header["budget"])
+        seen = ParetoFront(self.evaluations, objectives, self.header["budget"])
+        return judged(seen, self.remembered, baselines_in(self.remembered))
+
+    def remembered(self, name: str) -> dict[str, Any] | None:
+        """What the study keeps under a name beside its trials."""
+        return self._stored.remembered(name)
 
     def export(
         self,
@@ -87,10 +94,11 @@ class SearchResult:
         max_params: int | None = None,
         *,
         format: Format | None = None,
+        seed: int | None = None,
         trust_remote_code: bool = False,
     ) -> Path:
         """Write a candidate with its trained weights as a PEFT adapter; see `autopeft.export`."""
-        return export(self, pick, to, max_params, format=format, trust_remote_code=trust_remote_code)
+        return export(self, pick, to, max_params, format=format, seed=seed, trust_remote_code=trust_remote_code)
 
     def explain(self, *, trust_remote_code: bool = False) -> Explanation:
         """What the score depends on (layers, methods, training), and what the front is made of.
@@ -120,6 +128,7 @@ def export(
     max_params: int | None = None,
     *,
     format: Format | None = None,
+    seed: int | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
     """Write a candidate of a search as a PEFT adapter: weights, `adapter_config.json`, `hybrid.json`, a model card.
@@ -127,16 +136,15 @@ def export(
     `pick` is "best" (the best score), "knee" or a candidate's key; `max_params` leaves out what is larger. `format`:
     "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its own
     rank), "peft" (another tuner of stock PEFT), "autopeft", or None for a stock one where it can express the candidate.
-    Weights that were not kept are trained again with the search's seed; only that, and test scores that are not known,
-    needs the task's data. The model's own code runs only where the search needed it and the caller trusts it now.
-    Returns the folder.
+    Of a candidate that was confirmed with several seeds, the weights of the median validation score, or those of
+    `seed`. Weights that were not kept are trained again; only that, and test scores that are not known, needs the data.
+    The model's own code runs only where the search needed it and the caller trusts it now. Returns the folder.
     """
     from autopeft.exporting import UnfitWeights, check_free, format_of, write_adapter, write_card, write_record
 
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
-    chosen, to = result.front.pick(pick, max_params), Path(to)
-    backbone = result.experiment.backbone
-    asked, format = format, format_of(format, chosen.candidate.hybrid, backbone.quantise if backbone else None)
+    chosen, to = training_of(result.front, pick, max_params, seed, result.remembered), Path(to)
+    asked, format = format, format_of(format, chosen.candidate.hybrid, _quantised(result.experiment))
     check_free(to)
     trained = _kept(result, chosen, trust_remote_code)
     try:
@@ -153,6 +161,10 @@ def export(
         write_record(to, record)
         write_card(to, record, trained.source)
     return to
+
+
+def _quantised(experiment: Experiment) -> Any:
+    return experiment.backbone.quantise if experiment.backbone else None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from autopeft.config import dump_yaml, parse
 from autopeft.doors import door, read_json
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
-from autopeft.searching.front import ParetoFront, point_to_json
+from autopeft.searching.front import ParetoFront
 from autopeft.searching.stored import Stored
 from autopeft.searching.study_checks import DAMAGED, remove
 from autopeft.writing import replacing
@@ -47,7 +47,7 @@ class RunFolder:
         self.plot_image = path / "pareto.png"
         self.explanation_files = (path / "explain.html", path / "explain.png", path / "explain.json")
         # Views are written again and again, and an evaluation's part of them stays what it was.
-        self._row, self._point = _Remembered(_row), _Remembered(lambda e: json.dumps(point_to_json(e)))
+        self._row = _Remembered(_row)
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
@@ -147,9 +147,11 @@ class RunFolder:
     def write_views(self, front: ParetoFront, evaluations: Sequence[Evaluation]) -> None:
         """`front.json` and `trials.csv`, whole or not at all."""
         terms = json.dumps(front.terms_to_json(), indent=2).removesuffix("\n}")
-        points = ",".join(f"\n    {self._point(e)}" for e in front.points)
+        points = ",".join(f"\n    {json.dumps(front.point_to_json(e))}" for e in front.points)
         write_whole(self.front_file, f'{terms},\n  "points": [{points}\n  ]\n}}\n')
-        write_whole(self.trials_file, _csv([self._row(e) for e in evaluations]))
+        names = front.verdict.names
+        rows = [{**self._row(e), "control": names.get(e.key, "")} if names else self._row(e) for e in evaluations]
+        write_whole(self.trials_file, _csv(rows))
 
     def write_plots(self, front: ParetoFront) -> list[Path]:
         """The interactive and the still Pareto plot."""

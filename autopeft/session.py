@@ -199,6 +199,7 @@ def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, A
         "training": training.identity(),
         **({"descent": experiment.descent.model_dump(mode="json")} if experiment.descent else {}),
         "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},
+        "controls": experiment.controls.identity(),
     }
 
 

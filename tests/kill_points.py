@@ -49,10 +49,22 @@ POINTS: dict[str, tuple[str, int, str]] = {
     "plots are being written": ("autopeft.run_folder:RunFolder.write_plots", 1, "before"),
 }
 
+#: The same of a search with controls whose front is confirmed.
+CONFIRMING: dict[str, tuple[str, int, str]] = {
+    "the controls are named": ("autopeft.confirming:keep_controls", 1, "before"),
+    "the second pack of controls has begun": ("autopeft.searching.loop:SearchLoop.next_pack", 2, "after"),
+    "the first other seed has begun": ("autopeft.searching.confirming.loop:ConfirmLoop.next_pack", 1, "after"),
+    "the first other seed is trained": ("autopeft.searching.confirming.loop:ConfirmLoop.done", 1, "before"),
+    "the first other seed is kept": ("autopeft.searching.confirming.loop:ConfirmLoop.done", 1, "after"),
+    "the second other seed, its first epoch": ("autopeft.searching.confirming.loop:ConfirmLoop.epoch", 4, "before"),
+    "the search's own seed is measured on test": ("autopeft.searching.study:Study.annotate", 2, "before"),
+    "all seeds are measured on test": ("autopeft.launch:drop_seeds", 1, "before"),
+}
+
 
 def arm(point: str, kill: Callable[[], None], patched: pytest.MonkeyPatch) -> None:
     """Have `kill` called at the point."""
-    place, count, when = POINTS[point]
+    place, count, when = {**POINTS, **CONFIRMING}[point]
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
     owner: Any = importlib.import_module(module)

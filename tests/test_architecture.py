@@ -42,7 +42,7 @@ FLOORS: list[set[str]] = [
     {"experiment"},
     {"session", "run_folder", "progress"},
     {"task_facts"},
-    {"begin", "result"},
+    {"begin", "confirming", "result"},
     {"comparing", "launch"},
     {"cli"},
 ]

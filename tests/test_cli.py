@@ -197,7 +197,19 @@ def test_plan_knows_a_search_that_has_begun_and_no_other(
 
 @pytest.mark.parametrize(
     "kind",
-    ["methods", "tasks", "readouts", "samplers", "stopping", "spaces", "experiments", "models", "costs", "runners"],
+    [
+        "methods",
+        "tasks",
+        "readouts",
+        "samplers",
+        "stopping",
+        "spaces",
+        "controls",
+        "experiments",
+        "models",
+        "costs",
+        "runners",
+    ],
 )
 def test_list_says_a_line_about_each(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = autopeft(capsys, "list", kind, "--json")

@@ -100,9 +100,9 @@ def test_ended_here_it_goes_on_the_same(
     assert_same(search(project, tmp_path / "run"), undisturbed)
 
 
-def ended(project: Path, out: Path, point: str, number: int) -> int:
+def ended(project: Path, out: Path, point: str, number: int, **changes: Any) -> int:
     """Run a search in a process of its own that ends itself at the point: its status."""
-    path = write_experiment(project, **FIELDS)
+    path = write_experiment(project, **{**FIELDS, **changes})
     script = Path(__file__).parent / "kill_points.py"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parent), *sys.path])}
     # Tests that run in the background of a script have inherited that Ctrl-C is ignored.

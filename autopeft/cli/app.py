@@ -174,13 +174,17 @@ def export(
     format: Annotated[
         str, typer.Option(help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, autopeft.")
     ] = "auto",
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="Of a confirmed candidate's trainings; default the median one on validation."),
+    ] = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
 ) -> None:
     """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter."""
     from autopeft.cli.verbs import run_export
 
-    run_export(run, pick, to, max_params, format, trust_remote_code)
+    run_export(run, pick, to, max_params, format, seed, trust_remote_code)
 
 
 @app.command()
@@ -227,8 +231,8 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="methods, baselines, tuners, readouts, tasks, samplers, stopping, spaces, experiments, models, costs, "
-            "metrics or runners."
+            help="methods, baselines, tuners, readouts, tasks, samplers, stopping, spaces, controls, experiments, "
+            "models, costs, metrics or runners."
         ),
     ],
     plugins: Plugins = None,

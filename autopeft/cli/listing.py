@@ -122,6 +122,13 @@ def _spaces() -> dict[str, str]:
     return {name: f"one hybrid: {said}" if is_preset(name) else said for name, said in found.items()}
 
 
+def _controls() -> dict[str, str]:
+    from autopeft.config import read_yaml
+    from autopeft.resources import shipped
+
+    return {name: str(read_yaml(path)["description"]) for name, path in shipped("search_spaces/controls").items()}
+
+
 def _baselines() -> dict[str, str]:
     from autopeft.baselines import BASELINES
 
@@ -151,6 +158,7 @@ _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "samplers": _samplers,
     "stopping": _stopping,
     "spaces": _spaces,
+    "controls": _controls,
     "baselines": _baselines,
     "experiments": _experiments,
     "models": _models,

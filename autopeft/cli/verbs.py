@@ -16,7 +16,7 @@ from autopeft.experiment import Experiment, needing
 from autopeft.launch import RUNS, launch
 from autopeft.progress import progress_for
 from autopeft.result import SearchResult, evaluate, export
-from autopeft.searching.tables import cells, number
+from autopeft.searching.tables import cells, number, sentences
 
 if TYPE_CHECKING:
     from autopeft.exporting import Format
@@ -74,12 +74,14 @@ def show_front(run: Path, as_json: bool) -> None:
         _show(result)
 
 
-def run_export(run: Path, pick: str, to: Path, max_params: int | None, format: str, trust_remote_code: bool) -> None:
+def run_export(
+    run: Path, pick: str, to: Path, max_params: int | None, format: str, seed: int | None, trust_remote_code: bool
+) -> None:
     """`autopeft export`."""
     if format not in _FORMATS:
         raise AutopeftError(f"--format: unknown format '{format}'; {suggest(format, _FORMATS)}")
     chosen = cast("Format", format) if format != "auto" else None
-    folder = export(run, pick, to, max_params, format=chosen, trust_remote_code=trust_remote_code)
+    folder = export(run, pick, to, max_params, format=chosen, seed=seed, trust_remote_code=trust_remote_code)
     record = json.loads((folder / "hybrid.json").read_text(encoding="utf-8"))
     kind = {
         "lora": "stock PEFT LoRA",
@@ -128,6 +130,8 @@ def _show(result: SearchResult) -> None:
         "Selected on validation; test scores are reported only.",
         soft_wrap=True,
     )
+    for sentence in sentences(front):
+        _out.print(safe(sentence), soft_wrap=True)
 
 
 def _next_steps(out: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
     from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
-    from autopeft.searching.loop import SearchLoop
+    from autopeft.searching.loop import Loop
 
 
 class Runner(Strict):
@@ -64,7 +64,7 @@ class Runner(Strict):
         yield
 
     @abstractmethod
-    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop, pack: int) -> None:
+    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: Loop, pack: int) -> None:
         """Run the loop to its end, in packs of at most `pack` candidates."""
 
     @abstractmethod

@@ -14,7 +14,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from autopeft.candidate import Evaluation, Job, failed
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.worker import Run, Worker, WorkerSpec
-from autopeft.searching.loop import SearchLoop
+from autopeft.searching.loop import Loop
 from autopeft.searching.study import Proposal
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class AskTell(Searcher):
     thread may call, nothing reaches the loop any more.
     """
 
-    def __init__(self, loop: SearchLoop, pack: int, workers: int) -> None:
+    def __init__(self, loop: Loop, pack: int, workers: int) -> None:
         super().__init__(metric=None, mode=None)
         self._loop, self._pack, self._workers = loop, pack, workers
         self._running: dict[str, list[Proposal]] = {}

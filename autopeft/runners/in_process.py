@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
     from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
-    from autopeft.searching.loop import SearchLoop
+    from autopeft.searching.loop import Loop
 
 
 class InProcess(Runner):
@@ -40,7 +40,7 @@ class InProcess(Runner):
 
         return measure(spec, task, typical, share=1)
 
-    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop, pack: int) -> None:
+    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: Loop, pack: int) -> None:
         """One pack after another."""
         from autopeft.engine.worker import Worker
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
     from autopeft.runners._tune import AskTell
-    from autopeft.searching.loop import SearchLoop
+    from autopeft.searching.loop import Loop
 
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class RayTune(Runner):
             raise AutopeftError("runner: a worker was killed while it was measured (out of memory?)")
         return setup
 
-    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: SearchLoop, pack: int) -> None:
+    def run(self, spec: WorkerSpec, task: TokenizedTask, loop: Loop, pack: int) -> None:
         """`Tuner.fit` over the loop, in Ray's thread."""
         with self._ray() as session:
             from autopeft.runners._tune import AskTell

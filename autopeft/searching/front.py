@@ -13,6 +13,7 @@ from autopeft.candidate import Candidate, Evaluation
 from autopeft.config import parse
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
+from autopeft.searching.confirming.values import Verdict
 from autopeft.searching.dominance import hypervolume, non_dominated
 from autopeft.searching.objective import Objective
 
@@ -28,6 +29,9 @@ class ParetoFront:
     is dominated), within the limits. `points` are the non-dominated ones of these; of equal objective vectors the one
     with the smallest key stands for all. They are sorted by the first cost (else the first objective), then by key.
     With one objective the front is the best evaluation.
+
+    With a `verdict` that holds scores over several seeds, the front is drawn from their means: of what has them, and of
+    members of the searched front that were not trained again.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class ParetoFront:
         evaluations: Iterable[Evaluation],
         objectives: Sequence[Objective],
         limits: Mapping[str, int] | None = None,
+        verdict: Verdict | None = None,
     ) -> None:
         if not objectives:
             raise AutopeftError("front: needs at least one objective")
@@ -45,7 +50,11 @@ class ParetoFront:
         self.cost = costs[0] if costs else None
         self.score = scores[0] if scores else objectives[0]
         self.done = tuple(e for e in self.evaluations if self._counts(e))
+        #: What other seeds and controls say, and what the front is drawn from: `done`, or what stands with more seeds.
+        self.verdict, self.pool = Verdict(), self.done
         self.points = self._front()
+        if verdict is not None:
+            self._redraw(verdict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -56,15 +65,36 @@ class ParetoFront:
                 for i, point in enumerate(data["points"])
             ]
             objectives = [parse(Objective, dict(objective), "front: objectives") for objective in data["objectives"]]
-            return cls(points, objectives, {name: int(limit) for name, limit in data["budget"].items()})
+            limits, verdict = data["budget"], Verdict.from_json(data, data["points"])
+            return cls(points, objectives, {name: int(limit) for name, limit in limits.items()}, verdict)
 
     def to_json(self) -> dict[str, Any]:
         """`{"objectives": [...], "budget": {...}, "points": [{"key", "metrics", "hybrid", "training"}, ...]}`."""
-        return {**self.terms_to_json(), "points": [point_to_json(e) for e in self.points]}
+        return {**self.terms_to_json(), "points": [self.point_to_json(e) for e in self.points]}
 
     def terms_to_json(self) -> dict[str, Any]:
         """`to_json` without the points."""
-        return {"objectives": [o.model_dump() for o in self.objectives], "budget": self.limits}
+        terms = {"objectives": [o.model_dump() for o in self.objectives], "budget": self.limits}
+        return {**terms, **self.verdict.to_json()}
+
+    def point_to_json(self, evaluation: Evaluation) -> dict[str, Any]:
+        """A point; where there is something to say, how it was born, its scores over seeds, the control that it is."""
+        confirmed, control = self.verdict.confirmed.get(evaluation.number), self.verdict.names.get(evaluation.key)
+        origin, own = evaluation.origin, dict[str, Any]()
+        if origin is not None or confirmed is not None:
+            own = {"born": evaluation.born, "parent": None if origin is None else origin.parent}
+        if confirmed is not None:
+            own["confirmed"] = confirmed.to_json()
+        if control is not None:
+            own["control"] = control
+        candidate = evaluation.candidate.to_json()
+        return {"key": evaluation.key, "metrics": dict(evaluation.metrics), **candidate, **own}
+
+    def loss_of(self, evaluation: Evaluation, objective: Objective) -> float:
+        """The value of an objective, less is better: the mean over seeds where there are several."""
+        confirmed = self.verdict.confirmed.get(evaluation.number)
+        known = None if confirmed is None else confirmed.scores.get(objective.metric)
+        return objective.loss(evaluation.metrics[objective.metric] if known is None else known.mean)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a point: key, metrics and costs, training hyper-parameters, the hybrid in words."""
@@ -111,18 +141,19 @@ class ParetoFront:
         scale, front, curve, volume = self._scale(corner, relative), np.empty((0, len(corner))), [], 0.0
         for evaluation in self.evaluations if evaluations is None else evaluations:
             if self._counts(evaluation):
-                front = np.vstack([front, self._losses(evaluation)])
+                losses = [o.loss(evaluation.metrics[o.metric]) for o in self.objectives]
+                front = np.vstack([front, losses])
                 front = front[non_dominated(front)]
                 volume = hypervolume(front, corner) / scale
             curve.append(volume)
         return curve
 
     def best(self, limits: Mapping[str, float] | None = None) -> Evaluation:
-        """The best score within `limits` (by cost) of all `done`; ties go by the other objectives, then by key."""
+        """The best score within `limits` (by cost) of the `pool`; ties go by the other objectives, then by key."""
         ordered = [self.score, *(o for o in self.objectives if o is not self.score)]
         return min(
-            _within(self.done, limits or {}),
-            key=lambda e: ([o.loss(e.metrics[o.metric]) for o in ordered], e.key),
+            _within(self.pool, limits or {}),
+            key=lambda e: ([self.loss_of(e, o) for o in ordered], e.key),
         )
 
     def knee(self, limits: Mapping[str, float] | None = None) -> Evaluation:
@@ -169,18 +200,27 @@ class ParetoFront:
         fits = all(metrics.get(name, 0) <= limit for name, limit in self.limits.items())
         return evaluation.status == "done" and finite and fits
 
+    def _redraw(self, verdict: Verdict) -> None:
+        """Draw the front from the means over seeds, where there are some."""
+        self.verdict, known = verdict, verdict.confirmed
+        if known:
+            searched = {e.number for e in self.points} - known.keys()
+            alive = {number for number, confirmed in known.items() if confirmed.holds}
+            self.pool = tuple(e for e in self.done if e.number in searched | alive)
+            self.points = self._front()
+
     def _front(self) -> tuple[Evaluation, ...]:
-        if not self.done:
+        if not self.pool:
             return ()
-        kept = non_dominated([self._losses(e) for e in self.done])
+        kept = non_dominated([self._losses(e) for e in self.pool])
         chosen: dict[tuple[float, ...], Evaluation] = {}
-        for e in sorted((e for e, k in zip(self.done, kept, strict=True) if k), key=lambda e: (e.key, e.number)):
+        for e in sorted((e for e, k in zip(self.pool, kept, strict=True) if k), key=lambda e: (e.key, e.number)):
             chosen.setdefault(self._losses(e), e)
         first = self.cost or self.objectives[0]
         return tuple(sorted(chosen.values(), key=lambda e: (first.loss(e.metrics[first.metric]), e.key)))
 
     def _losses(self, evaluation: Evaluation) -> tuple[float, ...]:
-        return tuple(o.loss(evaluation.metrics[o.metric]) for o in self.objectives)
+        return tuple(self.loss_of(evaluation, o) for o in self.objectives)
 
     def _corner(self, reference: Mapping[str, float] | None) -> list[float]:
         corner = self.reference() | dict(reference or {})
@@ -196,11 +236,6 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     if wrong is not None:
         raise ValueError(f"metric '{wrong}' is no number")
     return dict(metrics)
-
-
-def point_to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """A point as `ParetoFront.to_json` has it."""
-    return {"key": evaluation.key, "metrics": dict(evaluation.metrics), **evaluation.candidate.to_json()}
 
 
 def _within(pool: Sequence[Evaluation], limits: Mapping[str, float]) -> list[Evaluation]:

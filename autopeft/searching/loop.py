@@ -39,6 +39,22 @@ class Listener(Protocol):
         return
 
 
+class Loop(Protocol):
+    """What a runner drives: packs of proposals out, evaluations in, by their numbers."""
+
+    def next_pack(self, size: int, workers: int = 1) -> list[Proposal]:
+        """Up to `size` trainings for one pack; none when no more shall be started."""
+
+    def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:
+        """An epoch of a pack has ended; the numbers of those that shall be stopped."""
+
+    def done(self, evaluations: Mapping[int, Evaluation]) -> None:
+        """A pack has ended."""
+
+    def failed(self, number: int, reason: str) -> None:
+        """The worker of a training died."""
+
+
 class SearchLoop:
     """Proposals out, evaluations in.
 

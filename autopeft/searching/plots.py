@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autopeft.candidate import Evaluation
 
@@ -26,10 +27,11 @@ def front_figure(front: ParetoFront) -> Figure:
         figure.add_scatter(
             name=name,
             x=[_x(front, e) for e in evaluations],
-            y=[e.metrics[front.score.metric] for e in evaluations],
+            y=_scores(front, evaluations),
             text=[_hover(e) for e in evaluations],
             hovertemplate="%{text}<br>%{xaxis.title.text}: %{x:,}<br>%{yaxis.title.text}: %{y:.4f}<extra></extra>",
             mode=mode,
+            error_y=_bars(front, evaluations),
             marker={"color": colour, "size": 9 if evaluations is front.points else 6},
             line={"shape": "hv", "color": colour},
         )
@@ -61,6 +63,11 @@ def save_front(front: ParetoFront, path: Path) -> None:
         color=_FRONT,
         label="front",
     )
+    bars = _bars(front, points)
+    if bars is not None:
+        axes.errorbar(
+            [_x(front, e) for e in points], _scores(front, points), bars["array"], fmt="none", ecolor=_FRONT, capsize=3
+        )
     axes.set(title=_title(front), xlabel=_x_name(front), ylabel=_words(front.score.metric))
     if _spans_decades(front):
         axes.set_xscale("log")
@@ -76,7 +83,16 @@ def _others(front: ParetoFront) -> list[Evaluation]:
 
 
 def _scores(front: ParetoFront, evaluations: Sequence[Evaluation]) -> list[float]:
-    return [e.metrics[front.score.metric] for e in evaluations]
+    return [front.score.loss(front.loss_of(e, front.score)) for e in evaluations]
+
+
+def _bars(front: ParetoFront, evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
+    """One standard deviation over seeds, where there is one."""
+    known = [front.verdict.confirmed.get(e.number) for e in evaluations]
+    spreads = [None if c is None else c.scores.get(front.score.metric) for c in known]
+    if not any(spreads):
+        return None
+    return {"type": "data", "array": [0.0 if s is None or math.isnan(s.sd) else s.sd for s in spreads], "thickness": 1}
 
 
 def _x(front: ParetoFront, evaluation: Evaluation) -> float:

@@ -122,6 +122,7 @@ class Study(Kept):
         for name, value in ((_JOB, job.to_json()), ("key", job.candidate.key)):
             self._file.set_trial_user_attr(trial._trial_id, name, value)
         self._file.set_trial_user_attr(trial._trial_id, _PACK, trial.number if pack is None else pack)
+        _set_point(self._file, trial._trial_id, self._space, job)
         self._file.keep()
         self._asked.add(trial.number)
         return Proposal(trial.number, job, repaired=False)
@@ -194,6 +195,14 @@ class Study(Kept):
             if trial.number == number:
                 return trial._trial_id
         raise AutopeftError(f"study: trial {number} was not asked for, or has been told already")
+
+
+def _set_point(file: StudyFile, trial_id: int, space: SearchSpace, job: Job) -> None:
+    """Samplers learn from what is a point of their space, whoever has proposed it."""
+    point = space.point_of(job.candidate) if job.is_whole else None
+    for name, raw in (point or {}).items():
+        distribution = space.distributions()[name]
+        file.set_trial_param(trial_id, name, distribution.to_internal_repr(raw), distribution)
 
 
 def _proposal(trial: FrozenTrial, space: SearchSpace) -> Proposal:

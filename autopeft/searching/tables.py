@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from autopeft.candidate import Evaluation
     from autopeft.searching.front import ParetoFront
 
 
@@ -15,10 +16,17 @@ def frame(front: ParetoFront) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
-        {"key": e.key, **e.metrics, **e.candidate.training, "hybrid": e.candidate.hybrid.describe()}
+        {
+            "key": e.key,
+            **e.metrics,
+            **_over_seeds(front, e),
+            **e.candidate.training,
+            "hybrid": e.candidate.hybrid.describe(),
+        }
         for e in front.points
     ]
     metrics = dict.fromkeys(name for e in front.points for name in e.metrics)
+    metrics |= dict.fromkeys(name for e in front.points for name in _over_seeds(front, e))
     training = dict.fromkeys(name for e in front.points for name in e.candidate.training)
     return pd.DataFrame(rows, columns=["key", *metrics, *training, "hybrid"])
 
@@ -30,16 +38,18 @@ def cells(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
     if any(test in e.metrics for e in front.points):
         names.insert(names.index(front.score.metric) + 1, test)
     rates = list(dict.fromkeys(name for e in front.points for name in e.candidate.training))
+    more = list(dict.fromkeys(name for e in front.points for name in _over_seeds(front, e)))
     rows = [
         [
             e.key,
             *(number(e.metrics.get(name)) for name in names),
+            *(_over_seeds(front, e).get(name, "") for name in more),
             *(number(e.candidate.training.get(name)) for name in rates),
             e.candidate.hybrid.summary(),
         ]
         for e in front.points
     ]
-    return ["key", *names, *rates, "hybrid (sizes, in how many layers)"], rows
+    return ["key", *names, *more, *rates, "hybrid (sizes, in how many layers)"], rows
 
 
 def markdown(front: ParetoFront) -> str:
@@ -47,7 +57,35 @@ def markdown(front: ParetoFront) -> str:
     if not front.points:
         return "No finished candidate is within the budget.\n"
     headers, rows = cells(front)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (headers, ["---"] * len(headers), *rows))
+    table = "".join(f"| {' | '.join(line)} |\n" for line in (headers, ["---"] * len(headers), *rows))
+    return table + "".join(f"\n{sentence}\n" for sentence in sentences(front))
+
+
+def sentences(front: ParetoFront) -> list[str]:
+    """What is gained over the controls, at a few costs, and how optimistic the search was."""
+    verdict = front.verdict
+    said = [f"{gain.words[0].upper()}{gain.words[1:]}." for gain in verdict.gains]
+    if verdict.optimism is not None:
+        name = front.score.metric.replace("_", " ")
+        said.append(
+            f"Optimism: on validation the searched front's {name} was {abs(verdict.optimism):.4f} "
+            f"{'better' if verdict.optimism > 0 else 'worse'} than over all seeds."
+        )
+    return said
+
+
+def _over_seeds(front: ParetoFront, evaluation: Evaluation) -> dict[str, str]:
+    """A point's scores over seeds, its probability of being on the true front, the control that it is."""
+    verdict, found = front.verdict, {}
+    if (known := verdict.confirmed.get(evaluation.number)) is not None:
+        for name in (front.score.metric, f"test_{front.score.metric}"):
+            if (spread := known.scores.get(name)) is not None:
+                found[f"{name} over seeds"] = f"{spread.mean:.4f} +- {number(spread.sd) or '?'} ({known.seeds})"
+        if known.p_front is not None:
+            found["p_front"] = f"{known.p_front:.2f}"
+    if verdict.names:
+        found["control"] = verdict.names.get(evaluation.key, "")
+    return found
 
 
 def number(value: float | None) -> str:

@@ -1,0 +1,213 @@
+"""What stands around a search: controls before it, other seeds for its front after it, and its test scores."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from autopeft.candidate import Evaluation, Job
+from autopeft.costs import COSTS
+from autopeft.run_folder import RunFolder
+from autopeft.searching.confirming.loop import ConfirmLoop
+from autopeft.searching.confirming.plan import Plan, control_front, seeds_from
+from autopeft.searching.confirming.records import (
+    baseline_in,
+    baselines_in,
+    controls_in,
+    keep_baseline,
+    keep_controls,
+    keep_tests,
+    runs_in,
+)
+from autopeft.searching.confirming.values import Run
+from autopeft.searching.confirming.verdict import judged
+from autopeft.searching.controls import control_source
+from autopeft.searching.descent import descent_of
+from autopeft.searching.front import ParetoFront
+from autopeft.searching.sources import Source
+from autopeft.session import Session
+
+if TYPE_CHECKING:
+    from autopeft.engine.worker import WorkerSpec
+    from autopeft.searching.study import Study
+
+#: Factors on a baseline's usual rate: as many rates as controls have.
+_FACTORS = (1 / math.sqrt(10), 1.0, math.sqrt(10))
+
+
+def sources_of(session: Session, study: Study, folder: RunFolder) -> list[Source]:
+    """What a search is given before its sampler is asked, where the experiment wants it: controls, then a descent."""
+    return [*_controls(session, study), *_descent(session, folder)]
+
+
+def _descent(session: Session, folder: RunFolder) -> list[Source]:
+    settings, training = session.experiment.descent, session.experiment.training
+    if settings is None:
+        return []
+    return [descent_of(session.space, session.budget, session.objectives, training, settings, folder.weights)]
+
+
+def _controls(session: Session, study: Study) -> list[Source]:
+    experiment, cost = session.experiment, _first_cost(session)
+    if not experiment.controls.names:
+        return []
+    source = control_source(
+        experiment.controls,
+        session.space,
+        experiment.training.learning_rate,
+        experiment.trials,
+        session.costs,
+        cost,
+        lambda hybrid: session.budget.fits(hybrid, session.shape),
+    )
+    reference = COSTS.get(cost)().reference(session.shape, experiment.training.max_length)
+    keep_controls(study, source.names, reference)
+    source.only(controls_in(study.remembered)[0])
+    return [source]
+
+
+def front_of(session: Session, study: Study, evaluations: Sequence[Evaluation]) -> ParetoFront:
+    """The front as it is known now: as the search sees it, or over seeds once it is confirmed."""
+    seen = ParetoFront(evaluations, session.objectives, session.budget.limits)
+    return judged(seen, study.remembered, baselines_in(study.remembered))
+
+
+def plan_of(session: Session, study: Study) -> Plan:
+    """Who of the ended candidates is trained with other seeds."""
+    confirm, training = session.experiment.confirm, session.experiment.training
+    seen = ParetoFront(study.evaluations(), session.objectives, session.budget.limits)
+    names, _ = controls_in(study.remembered)
+    seeds = seeds_from(training.seed, confirm.seeds)
+    return Plan(seen, names, confirm.members, seeds, len(session.tokens.validation))
+
+
+def needed_by(session: Session, study: Study, sources: Sequence[Source] = ()) -> Callable[[], set[str]]:
+    """Keys of ended candidates whose weights sources or the confirmation may still ask for.
+
+    Worked out anew when there is something new, as it is asked for often.
+    """
+
+    @lru_cache(1)
+    def needed(finished: int) -> frozenset[str]:
+        ended = study.evaluations()
+        found = {key for source in sources for key in source.needs(ended)}
+        return frozenset(found | (plan_of(session, study).needed() if session.experiment.confirm.on else set()))
+
+    return lambda: set(needed(study.finished))
+
+
+def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, said: Callable[[str], None]) -> None:
+    """Train the front's members and the best controls with other seeds, as far as the experiment allows.
+
+    `KeyboardInterrupt` where a runner ends quietly at an interrupt.
+    """
+    experiment = session.experiment
+    if not experiment.confirm.on:
+        return
+    plan = plan_of(session, study)
+    seconds = experiment.confirm.time * sum(e.seconds for e in study.evaluations())
+
+    def told(trained: int, candidates: int) -> None:
+        said(f"confirming {candidates} candidates with other seeds: {trained} trainings ended")
+
+    if plan.wanted(runs_in(study.remembered)):
+        loop = ConfirmLoop(study, plan, seconds, experiment.training.epochs, told)
+        experiment.runner.run(spec, session.tokens, loop, pack)
+        if not loop.is_over:
+            raise KeyboardInterrupt
+    if plan.members and not runs_in(study.remembered):
+        said("confirming: no training fits in confirm.time, so the front is as the search has seen it")
+    for name, baseline in experiment.controls.baselines.items():
+        _train_baseline(session, study, spec, name, baseline)
+
+
+def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
+    """Measure on the test split what is on the front and not measured there yet; nothing is selected by it.
+
+    What is confirmed, and the controls that it is compared with, with the weights of every seed.
+    """
+    front, main = front_of(session, study, study.evaluations()), f"test_{session.data.metrics[0]}"
+    runs, (names, _) = runs_in(study.remembered), controls_in(study.remembered)
+    compared = [e for e in control_front(_raw(front), names) if e.number in runs]
+    reported = {e.number: e for e in (*front.points, *compared)}
+    jobs: list[tuple[int, int | None, Job]] = []
+    for number, evaluation in reported.items():
+        if main not in evaluation.metrics:
+            jobs.append((number, None, evaluation.job))
+        fresh = [run for run in runs.get(number, ()) if run.status == "done" and main not in run.metrics]
+        jobs += [(number, run.seed, Job(evaluation.candidate, run.seed)) for run in fresh]
+    scores = session.experiment.runner.score_on_test(spec, session.tokens, [job for _, _, job in jobs])
+    measured = [(number, seed, found) for (number, seed, _), found in zip(jobs, scores, strict=True)]
+    for number, seed, metrics in measured:
+        if seed is None:
+            study.annotate(number, metrics)
+    if new := [(number, seed, found) for number, seed, found in measured if seed is not None and found]:
+        keep_tests(study, new)
+    if any(not metrics for metrics in scores):
+        warnings.warn(
+            "some members of the front could not be measured on test; the same command tries again", stacklevel=2
+        )
+
+
+def seeds_kept(session: Session, study: Study, front: ParetoFront) -> set[str]:
+    """Names of the weights of other seeds that stay: those of the front's members."""
+    weights_name, runs = session.experiment.training.weights_name, runs_in(study.remembered)
+    return {weights_name(Job(e.candidate, run.seed)) for e in front.points for run in runs.get(e.number, ())}
+
+
+def _raw(front: ParetoFront) -> ParetoFront:
+    """The same as the search has seen it."""
+    return ParetoFront(front.evaluations, front.objectives, front.limits)
+
+
+def _first_cost(session: Session) -> str:
+    return next((o.metric for o in session.objectives if o.is_cost), "trainable_params")
+
+
+def _train_baseline(session: Session, study: Study, spec: WorkerSpec, name: str, baseline: str) -> None:
+    """Tune a baseline's rate on validation, then train it with every seed; each training is kept as it ends.
+
+    It trains the backbone itself, so it is no candidate of the search, and is not within its budget or time.
+    """
+    from autopeft.baselines import BASELINES
+
+    trained, training = BASELINES.get(baseline)(), session.experiment.training
+    score = next(o for o in session.objectives if not o.is_cost)
+    known = baseline_in(study.remembered, name)
+    if known is None:
+        found = [
+            (rate, *_fit(session, baseline, training.seed, rate)) for rate in (trained.usual_rate * f for f in _FACTORS)
+        ]
+        done = [each for each in found if each[1].status == "done"] or found[:1]
+        rate, run, costs = min(done, key=lambda each: score.loss(each[1].metrics.get(score.metric, -math.inf)))
+        known = [run], costs, rate
+        keep_baseline(study, name, *known)
+    runs, costs, rate = known
+    for seed in seeds_from(training.seed, session.experiment.confirm.seeds):
+        if seed not in {run.seed for run in runs}:
+            runs = [*runs, _fit(session, baseline, seed, rate)[0]]
+            keep_baseline(study, name, runs, costs, rate)
+
+
+def _fit(session: Session, baseline: str, seed: int, rate: float) -> tuple[Run, dict[str, float]]:
+    """One training of a baseline, measured on test, and its costs."""
+    import time
+
+    from autopeft.baselines import BASELINES
+    from autopeft.engine.train import measure
+    from autopeft.engine.worker import in_words
+
+    task, begin = session.tokens, time.perf_counter()
+    settings = session.experiment.training.model_copy(update={"seed": seed, "learning_rate": rate})
+    try:
+        fitted = BASELINES.get(baseline)().fit(session.source, task, settings)
+        test = {f"test_{metric}": value for metric, value in measure(fitted.model, task, task.test).items()}
+    except Exception as error:
+        # Whatever it is, the search's own results stand.
+        return Run(seed, "failed", {}, time.perf_counter() - begin, in_words(error)), {}
+    scores = {metric: value for metric, value in fitted.curve[-1].items() if metric not in ("epoch", "train_loss")}
+    costs: dict[str, float] = {"trainable_params": fitted.trainable_params, "stored_bytes": fitted.stored_bytes}
+    return Run(seed, "done", {**scores, **test}, time.perf_counter() - begin), costs

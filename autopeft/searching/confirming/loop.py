@@ -1,0 +1,88 @@
+"""The loop that a runner drives when a front is confirmed: packs of one seed out, trainings in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from autopeft.candidate import Evaluation, Job, failed
+from autopeft.searching.confirming.plan import Plan
+from autopeft.searching.confirming.records import keep_pack, runs_in
+from autopeft.searching.confirming.values import Run
+from autopeft.searching.objective import Objective
+from autopeft.searching.study import Proposal, Study
+
+
+class ConfirmLoop:
+    """Has the methods of a `SearchLoop` that a runner calls.
+
+    Invariant: what `done` has returned from is in the study's storage. What comes next follows from that, so a kill
+    costs the packs that were running, and they are handed out again. `seconds` of training are the limit: a training
+    that would go over it is not begun. `epochs` is a whole training.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        plan: Plan,
+        seconds: float,
+        epochs: int,
+        said: Callable[[int, int], None] = lambda done, left: None,
+    ) -> None:
+        self._study, self._plan, self._limit, self._epochs, self._said = study, plan, seconds, epochs, said
+        self._objectives: Sequence[Objective] = [o for o in study.objectives if not o.is_cost]
+        #: By ticket, since one candidate may run with two seeds on two workers.
+        self._running: dict[int, tuple[int, Job]] = {}
+        self._ticket, self._ended = 0, False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has come to its end, with nothing running; false after an interrupt."""
+        return self._ended and not self._running
+
+    def next_pack(self, size: int, workers: int = 1) -> list[Proposal]:
+        """Up to `size` trainings of one seed; none when no more shall be started."""
+        runs = runs_in(self._study.remembered)
+        running = [(number, job.seed or 0) for number, job in self._running.values()]
+        wanted = self._plan.wanted(runs, running)
+        left = self._limit - sum(run.seconds for each in runs.values() for run in each)
+        left -= sum(self._plan.seconds(number, self._epochs) for number, _ in running)
+        pack: list[Proposal] = []
+        room = min(size, max(1, math.ceil(len(wanted) / workers)))
+        for number, job in wanted:
+            expected = self._plan.seconds(number, self._epochs)
+            if len(pack) == room or expected > left or (pack and job.seed != pack[0].job.seed):
+                continue
+            left -= expected
+            pack.append(Proposal(self._ticket, job, repaired=False))
+            self._running[self._ticket] = (number, job)
+            self._ticket += 1
+        self._ended |= not pack
+        return pack
+
+    def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:
+        """Nothing is stopped: all seeds count alike."""
+        return set()
+
+    def done(self, evaluations: Mapping[int, Evaluation]) -> None:
+        """Store the trainings of a pack, by ticket: all or none."""
+        told = [(self._running[ticket][0], self._run(evaluation)) for ticket, evaluation in evaluations.items()]
+        keep_pack(self._study, told)
+        for ticket in evaluations:
+            del self._running[ticket]
+        runs = runs_in(self._study.remembered)
+        self._said(sum(map(len, runs.values())), len(self._plan.all))
+
+    def failed(self, number: int, reason: str) -> None:
+        """Store a training whose worker died."""
+        job = self._running[number][1]
+        self.done({number: replace(failed(job.candidate, reason), seed=job.seed or 0)})
+
+    def _run(self, evaluation: Evaluation) -> Run:
+        """As failed when a score is missing or no number."""
+        run = Run.of(evaluation)
+        wrong = [o.metric for o in self._objectives if not math.isfinite(run.metrics.get(o.metric, math.nan))]
+        if run.status == "done" and wrong:
+            return replace(run, status="failed", error=f"{wrong[0]} is {run.metrics.get(wrong[0])}")
+        return run

@@ -1,0 +1,178 @@
+"""What several trainings of a candidate say of it, and of a search: values, with their JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any, Self
+
+from autopeft.candidate import Evaluation, Status
+from autopeft.costs import COSTS
+
+#: Metrics of an evaluation that are no scores.
+_NO_SCORES = {"train_loss", "epoch", "head_params"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a candidate: its validation scores, and `test_<metric>` where it was measured there."""
+
+    seed: int
+    status: Status
+    metrics: Mapping[str, float]
+    seconds: float = 0.0
+    error: str | None = None
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Self:
+        """What an evaluation holds of its training."""
+        kept = set(COSTS.names()) | _NO_SCORES
+        scores = {name: value for name, value in evaluation.metrics.items() if name not in kept}
+        return cls(evaluation.seed, evaluation.status, scores, evaluation.seconds, evaluation.error)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, read back by `Run(**data)`."""
+        return {
+            "seed": self.seed,
+            "status": self.status,
+            "metrics": dict(self.metrics),
+            "seconds": self.seconds,
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; the latter is NaN of one seed."""
+
+    mean: float
+    sd: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Of the values of at least one seed."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else math.nan)
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A candidate over `seeds` trainings that ended well, and `failed` ones: its scores by metric.
+
+    `p_front` is the probability that it is on the true front (see `statistics.p_front`).
+    """
+
+    seeds: int
+    scores: Mapping[str, Spread]
+    p_front: float | None = None
+    failed: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether most of its trainings ended well."""
+        return self.seeds > self.failed
+
+    @classmethod
+    def of(cls, runs: Iterable[Run], p_front: float | None = None) -> Self:
+        """Of these trainings; a score counts where a training has it."""
+        runs = list(runs)
+        done = [run for run in runs if run.status == "done"]
+        names = dict.fromkeys(name for run in done for name in run.metrics)
+        scores = {name: Spread.of([run.metrics[name] for run in done if name in run.metrics]) for name in names}
+        return cls(len(done), scores, p_front, len(runs) - len(done))
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"seeds", "<metric>": {"mean", "sd"}, "test_<metric>": ..., "p_front"}`."""
+        spreads = {name: {"mean": s.mean, "sd": None if math.isnan(s.sd) else s.sd} for name, s in self.scores.items()}
+        failed = {"failed": self.failed} if self.failed else {}
+        return {"seeds": self.seeds, **failed, **spreads, "p_front": self.p_front}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote; `KeyError`, `TypeError` or `ValueError` for other data."""
+        scores = {
+            name: Spread(float(value["mean"]), math.nan if value["sd"] is None else float(value["sd"]))
+            for name, value in data.items()
+            if isinstance(value, Mapping)
+        }
+        p = data["p_front"]
+        return cls(int(data["seeds"]), scores, None if p is None else float(p), int(data.get("failed", 0)))
+
+
+@dataclass(frozen=True)
+class ControlPoint:
+    """A control with its costs and scores in the search, and over seeds where it was confirmed."""
+
+    name: str
+    metrics: Mapping[str, float]
+    confirmed: Confirmed | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"name", "metrics", "confirmed"}`."""
+        own = {} if self.confirmed is None else {"confirmed": self.confirmed.to_json()}
+        return {"name": self.name, "metrics": dict(self.metrics), **own}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        known = data.get("confirmed")
+        return cls(str(data["name"]), dict(data["metrics"]), None if known is None else Confirmed.from_json(known))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the search gains over the best control at a cost, on test; above 0 is better, whatever the metric.
+
+    `key` is the search's candidate there, `control` the control's name (None where no control is as cheap). `low` and
+    `high` bound the 95% interval, and are None where fewer than two seeds allow none.
+    """
+
+    cost: float
+    key: str
+    control: str | None
+    gain: float | None
+    low: float | None
+    high: float | None
+    words: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a front beside its search: seeds, controls, gains.
+
+    `confirmed` is by the number of an evaluation, `names` are those of controls by the key of a candidate. `optimism`
+    is by how much the scores of the searched front were better than over all seeds.
+    """
+
+    confirmed: Mapping[int, Confirmed] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    optimism: float | None = None
+    controls: tuple[ControlPoint, ...] = ()
+    gains: tuple[Gain, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"optimism", "controls", "gains"}`, each where there is something to say."""
+        terms: dict[str, Any] = {} if self.optimism is None else {"optimism": self.optimism}
+        if self.controls:
+            terms["controls"] = [control.to_json() for control in self.controls]
+        if self.gains:
+            terms["gains"] = [gain.to_json() for gain in self.gains]
+        return terms
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Self:
+        """Of a front's file, whose points have numbers from 0 on; `KeyError`, `TypeError`, `ValueError` otherwise."""
+        known = {i: Confirmed.from_json(p["confirmed"]) for i, p in enumerate(points) if "confirmed" in p}
+        optimism = data.get("optimism")
+        return cls(
+            known,
+            {str(p["key"]): str(p["control"]) for p in points if "control" in p},
+            None if optimism is None else float(optimism),
+            tuple(ControlPoint.from_json(control) for control in data.get("controls", ())),
+            tuple(Gain(**gain) for gain in data.get("gains", ())),
+        )

@@ -1,0 +1,159 @@
+"""What the trainings of a search and those with other seeds say together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from autopeft.candidate import Evaluation
+from autopeft.errors import AutopeftError
+from autopeft.searching.confirming.plan import control_front, own_run, probabilities, with_seed
+from autopeft.searching.confirming.records import Remembered, controls_in, runs_in
+from autopeft.searching.confirming.statistics import difference
+from autopeft.searching.confirming.values import Confirmed, ControlPoint, Gain, Run, Verdict
+from autopeft.searching.front import ParetoFront
+from autopeft.searching.objective import Objective
+from autopeft.searching.tables import number as in_digits
+
+#: Draws of the probabilities that are reported, and the most costs at which gains are said.
+_DRAWS, _LEVELS = 2000, 6
+
+
+def judged(front: ParetoFront, remembered: Remembered, others: Sequence[ControlPoint] = ()) -> ParetoFront:
+    """The front of a search with what its study knows beside: controls and other seeds.
+
+    `front` is as the search has seen it, and comes back as it is where nothing is known. `others` are controls that
+    are no candidates.
+    """
+    names, reference = controls_in(remembered)
+    fresh = runs_in(remembered)
+    if not names and not fresh:
+        return front
+    runs = all_runs(front, fresh)
+    known = {n: Confirmed.of(each) for n, each in runs.items() if n in fresh}
+    alive = [e for e in front.done if e.number in known and known[e.number].holds]
+    p = probabilities(front, alive, fresh, 0, _DRAWS)
+    confirmed = {n: Confirmed(c.seeds, c.scores, p.get(n), c.failed) for n, c in known.items()}
+    redrawn = ParetoFront(front.evaluations, front.objectives, front.limits, Verdict(confirmed, names))
+    verdict = Verdict(
+        confirmed,
+        names,
+        _optimism(front, confirmed),
+        (*(_point(e, names, confirmed) for e in control_front(front, names)), *others),
+        tuple(_gains(redrawn, runs, names, reference)) if fresh else (),
+    )
+    return ParetoFront(front.evaluations, front.objectives, front.limits, verdict)
+
+
+def all_runs(front: ParetoFront, fresh: Mapping[int, Sequence[Run]]) -> dict[int, list[Run]]:
+    """All trainings of what has been trained again, the search's own first where it counts."""
+    return {e.number: [*own_run(e), *fresh[e.number]] for e in front.done if e.number in fresh}
+
+
+def median_run(runs: Sequence[Run], score: Objective) -> Run:
+    """The training of median validation score (of two in the middle the worse); ties go by the seed."""
+    done = [run for run in runs if run.status == "done"]
+    ranked = sorted(done, key=lambda run: (score.loss(run.metrics[score.metric]), run.seed))
+    return ranked[len(ranked) // 2]
+
+
+def training_of(
+    front: ParetoFront, pick: str, max_params: int | None, seed: int | None, remembered: Remembered
+) -> Evaluation:
+    """One training of the candidate that `ParetoFront.pick` finds, as an evaluation with its seed and its scores.
+
+    That of `seed`, else of the median validation score where there are several. `AutopeftError` for a seed that it was
+    not trained with.
+    """
+    chosen = front.pick(pick, max_params)
+    runs = [*own_run(chosen), *runs_in(remembered).get(chosen.number, ())]
+    done = {run.seed: run for run in runs if run.status == "done"}
+    if seed is not None and seed not in {*done, chosen.seed}:
+        known = ", ".join(map(str, sorted({*done, chosen.seed})))
+        raise AutopeftError(f"candidate {chosen.key}: was not trained with seed {seed}; give one of {known}")
+    if seed is None:
+        seed = median_run(runs, front.score).seed if len(done) > 1 else chosen.seed
+    return chosen if seed not in done or (seed == chosen.seed and own_run(chosen)) else with_seed(chosen, done[seed])
+
+
+def _optimism(front: ParetoFront, confirmed: Mapping[int, Confirmed]) -> float | None:
+    """Searched minus confirmed score, the mean over the searched front; above 0 where the search saw too well."""
+    name, score = front.score.metric, front.score
+    known = [e for e in front.points if e.number in confirmed and confirmed[e.number].seeds]
+    losses = [score.loss(confirmed[e.number].scores[name].mean) - score.loss(e.metrics[name]) for e in known]
+    return fmean(losses) if losses else None
+
+
+def _point(evaluation: Evaluation, names: Mapping[str, str], confirmed: Mapping[int, Confirmed]) -> ControlPoint:
+    return ControlPoint(names[evaluation.key], evaluation.metrics, confirmed.get(evaluation.number))
+
+
+def _gains(
+    front: ParetoFront, runs: Mapping[int, Sequence[Run]], names: Mapping[str, str], reference: float | None
+) -> list[Gain]:
+    """At each member's cost (of many members at a few), the best member against the best control of no more cost.
+
+    Both are chosen by their mean validation score over seeds, and compared on test.
+    """
+    known = [e for e in front.points if e.number in front.verdict.confirmed]
+    if front.cost is None or not names or not known:
+        return []
+    cost, last = front.cost.metric, len(known) - 1
+    steps = min(len(known), _LEVELS)
+    levels = [known[round(i * last / max(1, steps - 1))] for i in range(steps)]
+    controls = [
+        e for e in front.done if e.key in names and e.number in runs and front.verdict.confirmed[e.number].holds
+    ]
+    return [
+        _gain(front, e, [c for c in controls if c.metrics[cost] <= e.metrics[cost]], runs, reference) for e in levels
+    ]
+
+
+def _gain(
+    front: ParetoFront,
+    member: Evaluation,
+    controls: Sequence[Evaluation],
+    runs: Mapping[int, Sequence[Run]],
+    reference: float | None,
+) -> Gain:
+    assert front.cost is not None, "asked of a front with a cost only"
+    score, names, dear = front.score, front.verdict.names, front.cost.metric
+    cost = member.metrics[dear]
+    share = f" ({in_share(cost / reference)})" if reference else ""
+    at = f"at {in_digits(cost)} {dear.replace('_', ' ')}{share}"
+    if not controls:
+        return Gain(cost, member.key, None, None, None, None, f"{at}: no control is as cheap")
+    best = min(controls, key=lambda e: (front.loss_of(e, score), e.metrics[dear], e.number))
+    name = names[best.key]
+    if member.key in names:
+        return Gain(
+            cost, member.key, names[member.key], 0.0, None, None, f"{at}: nothing gained: use {names[member.key]}"
+        )
+    mine, theirs = (_on_test(runs[e.number], score) for e in (member, best))
+    if not mine or not theirs:
+        return Gain(cost, member.key, name, None, None, None, f"{at}: not measured on test yet")
+    gain, low, high = difference(mine, theirs)
+    return Gain(cost, member.key, name, gain, low, high, f"{at}{_in_words(gain, low, high, name, score)}")
+
+
+def _on_test(runs: Sequence[Run], score: Objective) -> dict[int, float]:
+    """Test scores by seed, turned so that more is better."""
+    name = f"test_{score.metric}"
+    return {run.seed: -score.loss(run.metrics[name]) for run in runs if run.status == "done" and name in run.metrics}
+
+
+def _in_words(gain: float, low: float | None, high: float | None, control: str, score: Objective) -> str:
+    # Scores from 0 to 1 are said in points of a hundred; losses and errors as they are.
+    times, unit, digits = (100, " points", 1) if score.direction == "max" else (1, "", 3)
+    said = f"{times * gain:+.{digits}f}{unit}"
+    if low is None or high is None:
+        return f": {said} over the best control, {control}, with one seed: nothing is sure"
+    interval = f"95% interval {times * low:.{digits}f} to {times * high:.{digits}f}"
+    if low > 0:
+        return f" the search gains {said} ({interval}) over the best control, {control}"
+    return f": nothing gained ({said}, {interval}): use {control}"
+
+
+def in_share(share: float) -> str:
+    """A share with two digits, as per cent: 0.05%, 12%."""
+    return f"{100 * share:.0f}%" if share >= 0.1 or share <= 0 else f"{100 * share:.2g}%"

@@ -1,0 +1,204 @@
+"""Controls: the uniform configurations that people use, trained before anything is searched.
+
+So a front is never worse than the best of them, and what a search gains over them can be said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from autopeft.anatomy import ModelShape
+from autopeft.candidate import Candidate, Evaluation, Job
+from autopeft.config import Strict, read_yaml
+from autopeft.dimensions import Ordinal
+from autopeft.errors import AutopeftError, suggest
+from autopeft.hybrid import Hybrid
+from autopeft.resources import Kind, shipped
+from autopeft.space import SearchSpace
+from autopeft.space_spec import Block, read_spec
+
+_KIND: Kind = "search_spaces/controls"
+#: What `controls: default` stands for.
+DEFAULT = ("head", "bitfit", "lora", "pfeiffer", "houlsby", "parallel", "mam")
+#: Parts of the way from the least to the largest rate of a space, on its own scale, and factors on a fixed rate. Small
+#: hybrids want high rates, and a control shall not lose by its rate.
+_PARTS, _FACTORS = (1 / 3, 2 / 3, 1.0), (1 / math.sqrt(10), 1.0, math.sqrt(10))
+_RATE = "learning_rate"
+
+
+class ControlSettings(Strict):
+    """Which controls a search begins with, and at most which share of its trials they may take."""
+
+    names: tuple[str, ...] = Field((), max_length=100, description="of controls; none: off")
+    share: float = Field(1 / 3, gt=0, le=1, description="of the trials, at most")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """A list alone is the names; `default`, `all` and `none` are such lists."""
+        if value is None or isinstance(value, (str, list, tuple)):
+            return {"names": value}
+        return value
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        known = shipped(_KIND)
+        words = {None: (), "none": (), "default": DEFAULT, "all": tuple(known)}
+        if value is None or (isinstance(value, str) and value in words):
+            return words[value]
+        names = [value] if isinstance(value, str) else value
+        for name in names if isinstance(names, (list, tuple)) else ():
+            if name not in known:
+                hint = suggest(str(name), [*known, "default", "all", "none"])
+                raise ValueError(f"unknown control '{name}'; {hint}")
+        return tuple(dict.fromkeys(names)) if isinstance(names, (list, tuple)) else names
+
+    def identity(self) -> dict[str, Any] | None:
+        """What a search depends on; None without controls, as in older studies."""
+        return self.model_dump(mode="json") if self.names else None
+
+    @property
+    def baselines(self) -> dict[str, str]:
+        """Names of baselines, by the controls that are one: they train the backbone, and are no hybrids."""
+        found = {name: read_yaml(shipped(_KIND)[name]).get("baseline") for name in self.names}
+        return {name: str(baseline) for name, baseline in found.items() if baseline}
+
+
+@dataclass(frozen=True)
+class Control:
+    """One uniform configuration: `lora 2, top half`, and its hybrid."""
+
+    name: str
+    hybrid: Hybrid
+
+
+def controls_of(names: Sequence[str], shape: ModelShape) -> list[Control]:
+    """The configurations of controls on a model, each hybrid once; what the model has no place for is left out.
+
+    Each stands in all layers, the top half, the top third and the top one.
+    """
+    found: dict[Hybrid, Control] = {}
+    for name in names:
+        for words, methods in _sizes(name, shape):
+            for where, count in _depths(shape.layers) if methods else [("", shape.layers)]:
+                layers = range(shape.layers - count, shape.layers)
+                hybrid = Hybrid.from_layers(
+                    shape.layers, {i: [block.make(size) for block, size in methods] for i in layers}
+                )
+                try:
+                    hybrid.check(shape)
+                except AutopeftError:
+                    continue
+                found.setdefault(hybrid, Control(f"{name}{words}{where}", hybrid))
+    return list(found.values())
+
+
+def _sizes(name: str, shape: ModelShape) -> Iterator[tuple[str, list[tuple[Block, int]]]]:
+    """The sizes in words, and the blocks at them: the first sizes of all blocks together, then the second ones."""
+    path = shipped(_KIND)[name]
+    data = read_yaml(path)
+    if "baseline" in data:
+        return
+    if not data["blocks"]:
+        yield "", []
+        return
+    _, blocks, _ = read_spec(path)
+    for sizes in zip(*(block.scaled(shape) for block in blocks), strict=False):
+        # One size alone needs no number.
+        words = "" if all(len(block.sizes) == 1 for block in blocks) else " " + "+".join(map(str, sizes))
+        yield words, list(zip(blocks, sizes, strict=True))
+
+
+def _depths(layers: int) -> list[tuple[str, int]]:
+    return [
+        ("", layers),
+        (", top half", max(1, layers // 2)),
+        (", top third", max(1, layers // 3)),
+        (", top layer", 1),
+    ]
+
+
+def trainings_of(space: SearchSpace, rate: float) -> list[dict[str, float]]:
+    """What each control is trained with: three learning rates inside the space's, else around the fixed one.
+
+    `rate` is the training's own, for a space that says nothing of it.
+    """
+    low = {d.name: 0 if isinstance(d, Ordinal) else d.low for d in space.dimensions}
+    searched = {d.name for d in space.dimensions}
+    fixed = {name: value for name, value in space.decode(low).training.items() if name not in searched}
+    dimension = next((d for d in space.dimensions if d.name == _RATE), None)
+    if dimension is None:
+        rates = [fixed.get(_RATE, rate) * factor for factor in _FACTORS]
+    elif isinstance(dimension, Ordinal):
+        rates = [float(dimension.values[round(part * (len(dimension.values) - 1))]) for part in _PARTS]
+    else:
+        rates = [dimension.at(part) for part in _PARTS]
+    return [{**fixed, _RATE: rate} for rate in dict.fromkeys(rates)]
+
+
+class Controls:
+    """A source of a search: each control with all trainings (learning rates), the cheapest first.
+
+    `cost` gives what a hybrid costs (the search's first cost), `fits` says whether it is within the budget. At most
+    `most` trainings: of more, controls spread evenly over the list by cost are taken, so that the whole range of costs
+    has some.
+    """
+
+    def __init__(
+        self,
+        controls: Sequence[Control],
+        trainings: Sequence[Mapping[str, float]],
+        cost: Callable[[Hybrid], float],
+        fits: Callable[[Hybrid], bool],
+        most: int | None = None,
+    ) -> None:
+        within = sorted((c for c in controls if fits(c.hybrid)), key=lambda c: cost(c.hybrid))
+        room = len(within) if most is None else min(len(within), most // len(trainings))
+        last = len(within) - 1
+        chosen = [within[round(i * last / max(1, room - 1))] for i in range(room)]
+        self._groups = [(c.name, [Candidate(c.hybrid, training) for training in trainings]) for c in chosen]
+
+    def only(self, keys: Collection[str]) -> None:
+        """Keep to candidates with these keys: a search that is resumed for more trials has the controls that it had."""
+        self._groups = [(name, [c for c in group if c.key in keys]) for name, group in self._groups]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Names of controls by the keys of their candidates."""
+        return {candidate.key: name for name, group in self._groups for candidate in group}
+
+    def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
+        """The next controls, a pack having all rates of one where it holds so many; see `Source`."""
+        known = {e.job.name for e in ended} | {job.name for job in running}
+        pack: list[Job] = []
+        for _, group in self._groups:
+            left = [job for job in map(Job, group) if job.name not in known]
+            if pack and len(pack) + len(left) > most:
+                break
+            pack += left[: most - len(pack)]
+        return pack or None
+
+    def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
+        """None: a control is whole."""
+        return ()
+
+
+def control_source(
+    settings: ControlSettings,
+    space: SearchSpace,
+    rate: float,
+    trials: int | None,
+    costs: Callable[[Hybrid], Mapping[str, float]],
+    cost: str,
+    fits: Callable[[Hybrid], bool],
+) -> Controls:
+    """The source of an experiment's controls; `rate` is the training's own, `cost` the name of the first cost."""
+    most = None if trials is None else math.floor(settings.share * trials)
+    controls = controls_of(settings.names, space.shape)
+    return Controls(controls, trainings_of(space, rate), lambda hybrid: costs(hybrid)[cost], fits, most)

@@ -1,0 +1,191 @@
+"""Whole searches that begin with controls and confirm their front: in this process, after a kill, and on Ray."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kill_points import CONFIRMING, Killed, arm
+from test_resumed import assert_same, ended, facts
+from tiny_project import experiment, not_measured
+
+from autopeft import confirming
+from autopeft.cli.verbs import show_front
+from autopeft.experiment import Experiment
+from autopeft.launch import launch
+from autopeft.progress import Silent
+from autopeft.result import SearchResult, export
+from autopeft.searching.confirming.records import runs_in
+
+#: The time is no limit here: it would make what is trained depend on the machine.
+FIELDS: dict[str, Any] = {
+    "trials": 9,
+    "controls": {"names": ["head", "lora"], "share": 0.7},
+    "confirm": {"seeds": 3, "members": 2, "time": 100},
+    "runner": {"name": "in_process", "cpus": 1, "pack": 4},
+    "sampler": {"name": "known_cost", "startup": 2, "seed": 3},
+    "stopping": "none",
+    "training": {"epochs": 2, "batch_size": 16, "max_length": 16, "precision": "fp32", "learning_rate": 0.01},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _setup() -> Iterator[None]:
+    with not_measured():
+        yield
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
+def search(project: Path, out: Path, **changes: Any) -> SearchResult:
+    return launch(Experiment.of(experiment(project, **{**FIELDS, **changes}), "test"), out, Silent())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Path) -> SearchResult:
+    return search(project, project / "undisturbed")
+
+
+def written(result: SearchResult) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((result.run_dir / "front.json").read_text())
+    return data
+
+
+def test_a_search_begins_with_controls_and_confirms_its_front(undisturbed: SearchResult) -> None:
+    evaluations, data = undisturbed.evaluations, written(undisturbed)
+    assert len(evaluations) == 9
+    costs = [e.metrics["trainable_params"] for e in evaluations[:6]]
+    assert costs == sorted(costs)
+    assert [e.candidate.hybrid.is_empty for e in evaluations[:6]] == [True] * 3 + [False] * 3
+    assert {e.key for e in evaluations[:6]} == undisturbed.front.verdict.names.keys()
+    assert data == undisturbed.front.to_json()
+    known = [point for point in data["points"] if "confirmed" in point]
+    assert known
+    for point in known:
+        assert point["born"] == "trained"
+        assert point["parent"] is None
+        assert point["confirmed"]["seeds"] == 3
+        assert {"accuracy", "test_accuracy", "p_front"} < point["confirmed"].keys()
+        assert point["confirmed"]["test_accuracy"]["sd"] is not None
+        # The searched one is among the seeds: with it, and without more than it, there would be no other mean.
+        assert point["confirmed"]["loss"]["mean"] != point["metrics"]["loss"]
+    assert data["optimism"] is not None
+    assert data["controls"]
+    assert all(control["confirmed"]["seeds"] == 3 for control in data["controls"])
+    assert len(data["gains"]) == len(known)
+
+
+def test_weights_of_other_seeds_are_kept_for_members_alone(undisturbed: SearchResult) -> None:
+    stems = {path.stem for path in (undisturbed.run_dir / "weights").iterdir()}
+    kept = set()
+    for point in written(undisturbed)["points"]:
+        kept |= {point["key"]} | {f"{point['key']}-seed{seed}" for seed in (1, 2) if "confirmed" in point}
+    assert stems == kept
+
+
+def test_what_is_gained_is_said(undisturbed: SearchResult, capsys: pytest.CaptureFixture[str]) -> None:
+    show_front(undisturbed.run_dir, as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    for gain in undisturbed.front.verdict.gains:
+        assert gain.words[1:] in shown
+    assert "Optimism: on validation" in shown
+    assert "control" in (undisturbed.run_dir / "trials.csv").read_text().splitlines()[0].split(",")
+
+
+def test_an_export_has_the_weights_of_the_median_seed(undisturbed: SearchResult, tmp_path: Path) -> None:
+    point = next(p for p in undisturbed.front.points if p.number in undisturbed.front.verdict.confirmed)
+    fresh = runs_in(undisturbed.remembered)[point.number]
+    scores = {run.seed: run.metrics["accuracy"] for run in fresh} | {point.seed: point.metrics["accuracy"]}
+    assert scores.keys() == {0, 1, 2}
+    median = sorted(scores, key=lambda seed: (-scores[seed], seed))[1]
+    other = next(seed for seed in scores if seed != median)
+    files = []
+    for asked, seed in ((None, median), (other, other)):
+        folder = export(undisturbed, point.key, tmp_path / str(asked), format="autopeft", seed=asked)
+        record = json.loads((folder / "hybrid.json").read_text())
+        assert (record["seed"], record["metrics"]["accuracy"]) == (seed, scores[seed])
+        assert "test_accuracy" in record["metrics"]
+        files.append((folder / "adapter_model.safetensors").read_bytes())
+    assert files[0] != files[1]
+    confirmed = undisturbed.front.verdict.confirmed[point.number].scores
+    assert confirmed["accuracy"].mean == pytest.approx(sum(scores.values()) / 3)
+
+
+def kill() -> None:
+    raise Killed
+
+
+def test_ended_while_it_confirms_it_goes_on_the_same(
+    project: Path, undisturbed: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        arm("the second other seed, its first epoch", kill, patched)
+        with pytest.raises(Killed):
+            search(project, tmp_path / "run")
+    assert_same(search(project, tmp_path / "run"), undisturbed)
+
+
+@pytest.mark.slow
+def test_a_search_that_has_ended_may_be_confirmed_later(
+    project: Path, undisturbed: SearchResult, tmp_path: Path
+) -> None:
+    plain = search(project, tmp_path / "run", confirm="none")
+    assert "optimism" not in written(plain)
+    assert "confirmed" not in written(plain)["controls"][0]
+    later = search(project, tmp_path / "run")
+    assert facts(later.evaluations) == facts(undisturbed.evaluations)
+    assert written(later) == written(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", CONFIRMING)
+def test_killed_while_it_confirms_it_goes_on_the_same(
+    point: str, project: Path, undisturbed: SearchResult, tmp_path: Path
+) -> None:
+    assert ended(project, tmp_path / "run", point, signal.SIGKILL, **FIELDS) == -signal.SIGKILL
+    assert_same(search(project, tmp_path / "run"), undisturbed)
+
+
+@pytest.mark.slow
+def test_full_fine_tuning_is_measured_beside(
+    project: Path, undisturbed: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"controls": {"names": ["head", "lora", "full"], "share": 0.7}}
+    # Three rates are tried; the best one is trained with another seed when it is killed.
+    monkeypatch.setattr(confirming, "_fit", counted := _Counted(confirming._fit, 5, kill))
+    with pytest.raises(Killed):
+        search(project, tmp_path / "run", **changes)
+    found = search(project, tmp_path / "run", **changes)
+    assert counted.calls == 6
+    *hybrids, full = written(found)["controls"]
+    assert hybrids == written(undisturbed)["controls"]
+    assert full["name"] == "full"
+    assert full["confirmed"]["seeds"] == 3
+    assert full["confirmed"]["test_accuracy"]["sd"] is not None
+    assert full["metrics"]["trainable_params"] > 20_000
+
+
+class _Counted:
+    """A function that counts its calls, and is killed before one of them."""
+
+    def __init__(self, function: Any, killed: int, kill: Any) -> None:
+        self._function, self._killed, self._kill, self.calls = function, killed, kill, 0
+
+    def __call__(self, *args: Any) -> Any:
+        self.calls += 1
+        if self.calls == self._killed:
+            self._kill()
+        return self._function(*args)
+
+
+@pytest.mark.slow
+def test_ray_confirms_the_same(project: Path, undisturbed: SearchResult, tmp_path: Path) -> None:
+    found = search(project, tmp_path / "run", runner={"name": "ray", "workers": 1, "pack": 4})
+    assert written(found) == written(undisturbed)

@@ -1,0 +1,312 @@
+"""What is said of scores over several seeds: made-up numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_study import TINY, opened
+
+from autopeft.candidate import Candidate, Evaluation, Job, Origin
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.methods import LoRA
+from autopeft.searching.confirming.loop import ConfirmLoop
+from autopeft.searching.confirming.plan import Plan
+from autopeft.searching.confirming.records import keep_controls, keep_pack, keep_tests, runs_in
+from autopeft.searching.confirming.statistics import difference, p_front, standard_errors
+from autopeft.searching.confirming.values import Run
+from autopeft.searching.confirming.verdict import in_share, judged, training_of
+from autopeft.searching.front import ParetoFront
+from autopeft.searching.objective import Objective
+from autopeft.searching.tables import sentences
+
+OBJECTIVES = (Objective.of("accuracy"), Objective.of("trainable_params"))
+
+
+def candidate(i: int) -> Candidate:
+    return Candidate(Hybrid.uniform(TINY.layers, LoRA(i + 1)), {"learning_rate": 1e-3})
+
+
+def seen(i: int, score: float, cost: int, **changes: Any) -> Evaluation:
+    """An evaluation of a search whose seed is 0."""
+    metrics = {"accuracy": score, "loss": 1 - score, "trainable_params": cost, "train_loss": 0.1}
+    fields: dict[str, Any] = {"number": i, "seconds": 1.0, "curve": ({"loss": 1.0},), "metrics": metrics}
+    return Evaluation(candidate(i), "done", **{**fields, **changes})
+
+
+def run(seed: int, score: float, test: float | None = None, **changes: Any) -> Run:
+    tested = {} if test is None else {"test_accuracy": test}
+    return Run(seed, "done", {"accuracy": score, "loss": 1 - score, **tested}, 1.0, **changes)
+
+
+class Memory:
+    """What a study keeps beside its trials."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Any]] = {}
+
+    def remember(self, name: str, value: Mapping[str, Any]) -> None:
+        self.kept[name] = json.loads(json.dumps(value))
+
+    def remembered(self, name: str) -> dict[str, Any] | None:
+        return self.kept.get(name)
+
+
+def front(*evaluations: Evaluation) -> ParetoFront:
+    return ParetoFront(evaluations, OBJECTIVES, {"trainable_params": 1000})
+
+
+def confirmed(
+    evaluations: Sequence[Evaluation], runs: Mapping[int, Sequence[Run]], controls: Mapping[int, str] | None = None
+) -> ParetoFront:
+    memory: Any = Memory()
+    names = {evaluations[i].key: name for i, name in (controls or {}).items()}
+    keep_controls(memory, names, 100_000.0)
+    keep_pack(memory, [(number, each) for number, own in runs.items() for each in own])
+    return judged(front(*evaluations), memory.remembered)
+
+
+def test_p_front_is_that_of_the_normal_distribution() -> None:
+    losses = np.array([[-0.80, 1.0], [-0.82, 2.0], [-0.70, 3.0]])
+    errors = np.array([[0.01, 0.0]] * 3)
+    found = p_front(losses, errors, draws=8000)
+    assert found[0] == 1
+    assert found[1] == pytest.approx(stats.norm.cdf(0.02 / math.hypot(0.01, 0.01)), abs=0.01)
+    assert found[2] == 0
+    assert p_front(losses, 0 * errors, draws=3).tolist() == [1, 1, 0]
+
+
+def test_few_seeds_borrow_the_deviation_of_all() -> None:
+    groups = [[0.5, 0.6], [0.7, 0.7, 0.7], [0.4]]
+    found = standard_errors(groups, prior=1.0)
+    pooled = 0.005 / 3
+    assert found[0] == pytest.approx(math.sqrt((4 * pooled + 0.005) / 5 / 2))
+    assert found[2] == pytest.approx(math.sqrt(pooled))
+    assert 0 < found[1] < found[0]
+    assert standard_errors([[0.5]], prior=0.25).tolist() == [0.25]
+
+
+def test_intervals_are_paired_by_seed() -> None:
+    mine, theirs = {0: 0.90, 1: 0.92, 2: 0.95}, {0: 0.88, 1: 0.91, 2: 0.91}
+    gain, low, high = difference(mine, theirs)
+    expected = stats.ttest_rel(list(mine.values()), list(theirs.values())).confidence_interval(0.95)
+    assert (gain, low, high) == pytest.approx((0.07 / 3, expected.low, expected.high))
+    # No seed in common: Welch's.
+    gain, low, high = difference(mine, {seed + 5: value for seed, value in theirs.items()})
+    expected = stats.ttest_ind(list(mine.values()), list(theirs.values()), equal_var=False).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert difference({0: 1.0}, {0: 0.5}) == (0.5, None, None)
+    assert difference({0: 1.0, 1: 1.0}, {0: 0.5, 1: 0.5}) == (0.5, 0.5, 0.5)
+
+
+def test_intervals_cover_the_truth() -> None:
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(400):
+        both = rng.normal(0, 0.02, 5)
+        mine, theirs = (dict(enumerate(both + mean + rng.normal(0, 0.01, 5))) for mean in (0.85, 0.84))
+        _, low, high = difference(mine, theirs)
+        inside += low is not None and high is not None and low <= 0.01 <= high
+    assert 0.92 <= inside / 400 <= 0.98
+
+
+SEARCHED = (seen(0, 0.70, 10), seen(1, 0.90, 50), seen(2, 0.80, 40), seen(3, 0.60, 5))
+OTHERS = {
+    0: [run(1, 0.72, 0.70), run(2, 0.71, 0.72)],
+    1: [run(1, 0.74, 0.75), run(2, 0.70, 0.76)],
+    2: [run(1, 0.82, 0.81), run(2, 0.84, 0.82)],
+}
+
+
+def test_the_front_is_drawn_from_means_over_seeds() -> None:
+    found = confirmed(SEARCHED, OTHERS)
+    # The luckiest of the search is on it no more; what had no time is as it was.
+    assert [e.number for e in found.points] == [3, 0, 2]
+    assert found.best().number == 2
+    point = found.to_json()["points"][2]
+    assert (point["born"], point["parent"]) == ("trained", None)
+    assert point["confirmed"]["seeds"] == 3
+    assert point["confirmed"]["accuracy"] == pytest.approx({"mean": 0.82, "sd": 0.02})
+    assert point["confirmed"]["test_accuracy"] == pytest.approx({"mean": 0.815, "sd": 0.005 * 2**0.5})
+    assert 0.9 < point["confirmed"]["p_front"] <= 1
+    assert "confirmed" not in found.to_json()["points"][0]
+    optimism = ((0.70 - 0.71) + (0.90 - 0.78) + (0.80 - 0.82)) / 3
+    assert found.to_json()["optimism"] == pytest.approx(optimism)
+    assert "0.0300 better than over all seeds" in sentences(found)[-1]
+    again = ParetoFront.from_json(json.loads(json.dumps(found.to_json())))
+    assert again.to_json() == found.to_json()
+    # The curve of the search is of what it has seen.
+    assert found.hypervolume_curve() == front(*SEARCHED).hypervolume_curve()
+    assert "0.8200 +- 0.0200 (3)" in found.to_markdown()
+    assert found.to_frame()["p_front"].notna().sum() == 2
+
+
+def test_a_front_that_is_not_confirmed_is_what_it_was() -> None:
+    plain = front(*SEARCHED)
+    assert judged(plain, Memory().remembered) is plain
+    assert plain.to_json().keys() == {"objectives", "budget", "points"}
+    assert plain.to_json()["points"][0].keys() == {"key", "metrics", "hybrid", "training"}
+
+
+def test_what_fails_with_most_seeds_is_not_on_the_front() -> None:
+    bad = [Run(1, "failed", {}, 1.0, "diverged"), Run(2, "failed", {}, 1.0, "diverged")]
+    found = confirmed(SEARCHED, {**OTHERS, 2: bad})
+    assert [e.number for e in found.points] == [3, 0, 1]
+
+
+def gained(member: Sequence[float], control: Sequence[float]) -> ParetoFront:
+    """A member of cost 50 and a control of cost 10 with these test scores by seed."""
+    own = [seen(i, 0.8 + i / 100, cost) for i, cost in ((0, 10), (1, 50))]
+    tested = [
+        seen(i, 0.8 + i / 100, cost, metrics={**e.metrics, "test_accuracy": scores[0]})
+        for i, cost, e, scores in ((0, 10, own[0], control), (1, 50, own[1], member))
+    ]
+    runs = {i: [run(s, 0.8 + i / 100, t) for s, t in enumerate(x) if s] for i, x in ((0, control), (1, member))}
+    return confirmed(tested, runs, {0: "lora 1"})
+
+
+def test_a_gain_is_named_with_its_interval() -> None:
+    found = gained([0.90, 0.91, 0.92], [0.88, 0.90, 0.90])
+    first, second = found.verdict.gains
+    assert first.words == "at 10 trainable params (0.01%): nothing gained: use lora 1"
+    gain, low, high = difference({0: 0.90, 1: 0.91, 2: 0.92}, {0: 0.88, 1: 0.90, 2: 0.90})
+    assert (second.gain, second.low, second.high) == pytest.approx((gain, low, high))
+    assert low is not None
+    assert low > 0
+    assert second.words == (
+        "at 50 trainable params (0.05%) the search gains +1.7 points (95% interval 0.2 to 3.1) "
+        "over the best control, lora 1"
+    )
+    assert found.to_json()["controls"][0]["name"] == "lora 1"
+    assert found.to_json()["controls"][0]["confirmed"]["seeds"] == 3
+    assert found.to_json()["points"][0]["control"] == "lora 1"
+    assert second.words[1:] in found.to_markdown()
+
+
+def test_nothing_gained_is_said_too() -> None:
+    second = gained([0.90, 0.88, 0.92], [0.88, 0.91, 0.90]).verdict.gains[1]
+    assert second.low is not None
+    assert second.low < 0
+    assert second.words == (
+        "at 50 trainable params (0.05%): nothing gained (+0.3 points, 95% interval -6.8 to 7.5): use lora 1"
+    )
+
+
+def test_without_a_control_that_is_as_cheap_nothing_is_compared() -> None:
+    own = (seen(0, 0.70, 10), seen(1, 0.90, 50))
+    found = confirmed(own, {0: [run(1, 0.7, 0.7)], 1: [run(1, 0.9, 0.9)]}, {1: "lora 1"})
+    assert next(g.words for g in found.verdict.gains).endswith("no control is as cheap")
+
+
+def test_shares_have_two_digits() -> None:
+    assert [in_share(s) for s in (0.0005, 0.000512, 0.01, 0.12, 0.0, 1.0)] == [
+        "0.05%", "0.051%", "1%", "12%", "0%", "100%",
+    ]  # fmt: skip
+
+
+def test_exports_take_the_median_seed_or_the_one_that_is_asked_for() -> None:
+    memory: Any = Memory()
+    keep_pack(memory, [(2, run(1, 0.82)), (2, run(2, 0.84))])
+    keep_tests(memory, [(2, 1, {"test_accuracy": 0.5})])
+    found = judged(front(*SEARCHED), memory.remembered)
+    pick = SEARCHED[2].key
+    chosen = training_of(found, pick, None, None, memory.remembered)
+    assert (chosen.seed, chosen.metrics["accuracy"], chosen.metrics["test_accuracy"]) == (1, 0.82, 0.5)
+    assert chosen.metrics["trainable_params"] == 40
+    assert training_of(found, pick, None, 0, memory.remembered) == SEARCHED[2]
+    assert training_of(found, pick, None, 2, memory.remembered).seed == 2
+    assert training_of(found, SEARCHED[0].key, None, None, memory.remembered) == SEARCHED[0]
+    with pytest.raises(AutopeftError, match="not trained with seed 7; give one of 0, 1, 2"):
+        training_of(found, pick, None, 7, memory.remembered)
+
+
+def plan(evaluations: Sequence[Evaluation], members: Any = "auto", rows: int = 500) -> Plan:
+    return Plan(front(*evaluations), (), members, [0, 1, 2], rows)
+
+
+def test_members_are_the_front_and_what_is_near_it() -> None:
+    near, far = seen(4, 0.795, 45), seen(5, 0.5, 50)
+    assert plan([*SEARCHED, far]).members.keys() == {0, 1, 2, 3}
+    assert plan([*SEARCHED, near, far]).members.keys() == {0, 1, 2, 3, 4}
+    assert plan([seen(1, 0.80, 40), near, far]).members.keys() == {1, 4}
+    assert plan([seen(1, 0.80, 40), near, far], rows=1_000_000).members.keys() == {1}
+    assert plan([*SEARCHED, near, far], members=5).members.keys() == {0, 1, 2, 3, 4}
+    assert len(plan([*SEARCHED, near, far], members=2).members) == 2
+
+
+def test_every_member_has_one_other_seed_before_the_uncertain_have_more() -> None:
+    evaluations = [seen(0, 0.5, 10), seen(1, 0.80, 40), seen(2, 0.81, 50)]
+    found = plan(evaluations)
+    assert [job.seed for _, job in found.wanted({})] == [1, 1, 1]
+    runs = {0: [run(1, 0.5)]}
+    assert [number for number, _ in found.wanted(runs)][-1] == 0
+    runs |= {1: [run(1, 0.79)], 2: [run(1, 0.80)]}
+    wanted = found.wanted(runs)
+    assert {job.seed for _, job in wanted} == {2}
+    # The cheapest is on the front for sure; the dearest may be dominated.
+    assert wanted[0][0] == 2
+    assert 2 not in dict(found.wanted(runs, [(2, 2)]))
+
+
+def test_a_healed_candidate_is_trained_from_the_beginning_with_all_seeds() -> None:
+    healed = seen(0, 0.9, 10, epochs=1, origin=Origin("parent", "parent-cut"))
+    found = plan([healed])
+    [(number, job)] = found.wanted({})
+    assert (number, job) == (0, Job(healed.candidate, 0))
+    assert found.seconds(0, 3) == 3.0
+    [(_, job)] = found.wanted({0: [run(0, 0.9)]})
+    assert job.seed == 1
+    done = confirmed([healed], {0: [run(0, 0.8), run(1, 0.8)]})
+    point = done.to_json()["points"][0]
+    assert (point["born"], point["parent"]) == ("healed", "parent")
+    assert point["confirmed"]["accuracy"]["mean"] == pytest.approx(0.8)
+
+
+def looped(tmp_path: Path, seconds: float) -> tuple[ConfirmLoop, Any]:
+    study = opened(tmp_path)
+    return ConfirmLoop(study, plan([seen(0, 0.5, 10), seen(1, 0.8, 40), seen(2, 0.9, 50)]), seconds, 1), study
+
+
+def answer(loop: ConfirmLoop, pack: Sequence[Any], score: float = 0.6) -> None:
+    told = {p.number: Evaluation(p.candidate, "done", {"accuracy": score}, seed=p.job.seed, seconds=1.0) for p in pack}
+    loop.done(told)
+
+
+def test_packs_are_of_one_seed_and_a_kill_costs_what_runs(tmp_path: Path) -> None:
+    loop, study = looped(tmp_path, 100)
+    first, second = loop.next_pack(2), loop.next_pack(4)
+    assert {p.job.seed for p in first} == {1}
+    assert len({p.job.seed for p in second}) == 1
+    assert not {(p.candidate.key, p.job.seed) for p in first} & {(p.candidate.key, p.job.seed) for p in second}
+    answer(loop, first)
+    again, _ = looped(tmp_path, 100)
+    wanted = {(p.candidate.key, p.job.seed) for p in again.next_pack(9)}
+    assert not wanted & {(p.candidate.key, p.job.seed) for p in first}
+    loop.failed(second[0].number, "killed")
+    kept = [each for own in runs_in(study.remembered).values() for each in own]
+    assert [r.status for r in kept].count("failed") == 1
+    assert [r.error for r in kept if r.error] == ["killed"]
+
+
+def test_time_is_a_limit(tmp_path: Path) -> None:
+    loop, study = looped(tmp_path, 2.5)
+    pack = loop.next_pack(9)
+    assert len(pack) == 2
+    answer(loop, pack)
+    assert not loop.is_over
+    assert loop.next_pack(9) == []
+    assert loop.is_over
+    assert sum(len(own) for own in runs_in(study.remembered).values()) == 2
+
+
+def test_a_score_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
+    loop, study = looped(tmp_path, 100)
+    answer(loop, loop.next_pack(1), math.nan)
+    [[failed]] = runs_in(study.remembered).values()
+    assert (failed.status, failed.error) == ("failed", "accuracy is nan")
