@@ -169,9 +169,7 @@ class RunFolder:
         return [page, image, figures]
 
     def drop_weights(self, names: Iterable[str]) -> None:
-        """Delete the weights of these trainings, and what cutting needs of them. Others stay: a worker may have just
-        written them.
-        """
+        """Delete these trainings' weights, those for cutting too. Others stay: one may have just been written."""
         with door(self.weights, "cannot be written"):
             for file in (f"{name}{end}" for name in names for end in (".safetensors", "-units.safetensors")):
                 (self.weights / file).unlink(missing_ok=True)
