@@ -91,7 +91,7 @@ class LLoRA(KeptBaseline):
     paper: ClassVar[str] = "Tang et al. 2023 (partial linearisation)"
     family: ClassVar[str] = "reparameterised"
     formula: ClassVar[str] = "r m a map (A stays as drawn)"
-    usual_rate: ClassVar[float] = 1e-3
+    usual_rate: ClassVar[float] = 5e-3
 
     rank: int = 8
     sites: str = "q,v"

@@ -35,7 +35,7 @@ class LTSFT(KeptBaseline):
     paper: ClassVar[str] = "Ansell et al. 2022, section 3.1"
     family: ClassVar[str] = "partial"
     formula: ClassVar[str] = "K values (and K indices stored)"
-    usual_rate: ClassVar[float] = 2e-4
+    usual_rate: ClassVar[float] = 5e-4
 
     share: float = 0.01
 

@@ -31,7 +31,7 @@ class PrefixMLP(Method):
     paper: ClassVar[str] = "Li and Liang 2021, section 4.3"
     family: ClassVar[Kin] = "additive"
     formula: ClassVar[str] = "2 kv (h + 1), and l d + h (d + 1) a model; kept: 2 l kv"
-    usual_rate: ClassVar[float] = 0.005
+    usual_rate: ClassVar[float] = 0.0015
     usual: ClassVar[Mapping[str, Any]] = {"length": 20}
     size: ClassVar[str] = "length"
     allowed_sites: ClassVar[tuple[str, ...]] = ("attention",)

@@ -27,6 +27,7 @@ class Sequential(Gated, Bottleneck):
     """
 
     name: ClassVar[str] = "sequential"
+    usual_rate: ClassVar[float] = 0.001
     description: ClassVar[str] = "bottleneck adapter after the FFN, or after attention and FFN (Houlsby 2019)"
     paper: ClassVar[str] = "Houlsby et al. 2019, figure 2"
     family: ClassVar[Kin] = "additive"
