@@ -58,7 +58,7 @@ CONFIRMING: dict[str, tuple[str, int, str]] = {
     "the first other seed is kept": ("autopeft.searching.confirming.loop:ConfirmLoop.done", 1, "after"),
     "the second other seed, its first epoch": ("autopeft.searching.confirming.loop:ConfirmLoop.epoch", 4, "before"),
     "the search's own seed is measured on test": ("autopeft.searching.study:Study.annotate", 2, "before"),
-    "all seeds are measured on test": ("autopeft.launch:drop_seeds", 1, "before"),
+    "all seeds are measured on test": ("autopeft.launch:seeds_kept", 1, "before"),
 }
 
 
