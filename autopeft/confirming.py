@@ -44,10 +44,12 @@ def sources_of(session: Session, study: Study, folder: RunFolder) -> list[Source
 
 
 def _descent(session: Session, folder: RunFolder) -> list[Source]:
-    settings, training = session.experiment.descent, session.experiment.training
+    experiment, space, budget = session.experiment, session.space, session.budget
+    settings, training = experiment.descent, experiment.training
     if settings is None:
         return []
-    return [descent_of(session.space, session.budget, session.objectives, training, settings, folder.weights)]
+    weights, trials = folder.weights, experiment.trials
+    return [descent_of(space, budget, session.objectives, training, settings, weights, trials)]
 
 
 def _controls(session: Session, study: Study) -> list[Source]:

@@ -24,7 +24,7 @@ from autopeft.searching.descent import Descent, DescentSettings, largest
 from autopeft.searching.study import Proposal
 
 FIELDS: dict[str, Any] = {
-    "trials": 12,
+    "trials": 18,
     "runner": {"name": "in_process", "cpus": 1, "pack": 4},
     "sampler": {"name": "known_cost", "startup": 2, "seed": 3},
     "training": {"epochs": 3, "batch_size": 16, "max_length": 16, "precision": "fp32"},
@@ -182,6 +182,15 @@ def test_it_waits_for_a_step_to_end() -> None:
     assert source.next([], [*jobs, third], 4) == []
     # The first is done, the others run: nobody goes on from a step that is not over.
     assert source.next([ended(jobs[0], 0.5)], [jobs[1], third], 4) == []
+
+
+def test_it_leaves_trials_to_the_sampler() -> None:
+    source = descent(trials=8)
+    first = [ended(job, 0.5) for job in source.trunk()]
+    assert source.next(first[:2], [], 4) == source.trunk()[2:]
+    few = descent(trials=6)
+    assert few.next([ended(job, 0.5) for job in few.trunk()], [], 4) is None
+    assert descent(trials=4).next(first[:2], [], 4) is None
 
 
 def test_it_ends_where_nothing_can_be_cut() -> None:

@@ -44,12 +44,14 @@ _AROUND = 5.0
 class DescentSettings(Strict):
     """How a search descends.
 
-    `factor` is the share of the cost that each cut leaves, `least` the share of the largest hybrid's at which it ends.
+    `factor` is the share of the cost that each cut leaves, `least` the share of the largest hybrid's at which it ends,
+    `share` that of the search's trials which it may take.
     """
 
     factor: float = Field(0.5, gt=0.05, lt=0.95, description="share of the cost that each cut leaves")
     epochs: int | None = Field(None, ge=1, le=10_000, description="of healing; default: a third of a training")
     rates: list[float] = Field([1.0, 2.5], min_length=1, max_length=8, description="of healing, times the parent's")
+    share: float = Field(0.5, gt=0, le=1, description="of the trials, at most; the sampler has the rest")
     least: float = Field(0.002, gt=0, lt=1, description="share of the largest hybrid's cost at which it ends")
 
 
@@ -68,9 +70,12 @@ class Descent:
     units: Callable[[str], Units | None]
     keep: Callable[[str, dict[str, torch.Tensor]], None]
     cost: str = "trainable_params"
+    trials: int | None = None
 
     def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
         """The jobs of the step that it has come to."""
+        if self._left([*(e.job for e in ended), *running]) <= 0:
+            return None
         done, running_names = {e.job.name for e in ended}, {job.name for job in running}
         step = self._step(ended, running)
         if any(job.name not in done for job in step):
@@ -78,6 +83,14 @@ class Descent:
         best = self._best(step, ended)
         cut = None if best is None else self._cut(best)
         return None if best is None or cut is None else self._healings(best, *cut)[:most]
+
+    def _left(self, proposed: Sequence[Job]) -> float:
+        """How many more of the search's trials it may take."""
+        if self.trials is None:
+            return math.inf
+        trunk = {job.name for job in self.trunk()}
+        taken = sum(job.origin is not None or job.name in trunk for job in proposed)
+        return math.floor(self.settings.share * self.trials) - taken
 
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
         """The step that it has come to: one of these is cut next."""
@@ -175,8 +188,9 @@ def descent_of(
     training: TrainingSettings,
     settings: DescentSettings,
     folder: Path,
+    trials: int | None = None,
 ) -> Descent:
-    """A descent whose weights lie in a run's folder of weights."""
+    """A descent of a search of so many trials whose weights lie in a run's folder of weights."""
     from autopeft.engine.kept import load_units, save_weights
 
     scores = [o for o in objectives if not o.is_cost]
@@ -191,4 +205,5 @@ def descent_of(
         units=lambda name: load_units(folder, name),
         keep=lambda name, weights: save_weights(folder, name, weights),
         cost=cost,
+        trials=trials,
     )
