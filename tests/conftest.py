@@ -52,6 +52,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for tiny experiments."""
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="module")
+def one_setup() -> Iterator[None]:
+    """Every search of a file trains in the same way; see `not_measured`."""
+    from tiny_project import not_measured
+
+    with not_measured():
+        yield
+
+
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory) -> Path:
     """An MLflow database without experiments of ours; making one takes seconds, copying it nothing."""

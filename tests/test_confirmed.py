@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_project
 from kill_points import CONFIRMING, Killed, arm
 from test_resumed import assert_same, ended, facts
-from tiny_project import experiment, not_measured
 
 from autopeft import confirming
 from autopeft.cli.verbs import show_front
-from autopeft.experiment import Experiment
-from autopeft.launch import launch
-from autopeft.progress import Silent
 from autopeft.result import SearchResult, export
 from autopeft.searching.confirming.records import runs_in
 
@@ -33,19 +29,11 @@ FIELDS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _setup() -> Iterator[None]:
-    with not_measured():
-        yield
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("project")
+pytestmark = pytest.mark.usefixtures("one_setup")
 
 
 def search(project: Path, out: Path, **changes: Any) -> SearchResult:
-    return launch(Experiment.of(experiment(project, **{**FIELDS, **changes}), "test"), out, Silent())
+    return tiny_project.search(project, out, FIELDS, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_project
 from test_resumed import assert_same
 from test_study import OBJECTIVES, SPACE
-from tiny_project import experiment, not_measured
 
 from autopeft.budget import Budget
 from autopeft.candidate import Evaluation, Job
 from autopeft.engine.kept import load_weights
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError
-from autopeft.experiment import Experiment
-from autopeft.launch import launch
 from autopeft.progress import Progress, Silent
 from autopeft.result import SearchResult, export
 from autopeft.searching.descent import Descent, DescentSettings, largest
@@ -32,19 +30,11 @@ FIELDS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _setup() -> Iterator[None]:
-    with not_measured():
-        yield
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("project")
+pytestmark = pytest.mark.usefixtures("one_setup")
 
 
 def search(project: Path, out: Path, progress: Progress | None = None, **changes: Any) -> SearchResult:
-    return launch(Experiment.of(experiment(project, **{**FIELDS, **changes}), "test"), out, progress or Silent())
+    return tiny_project.search(project, out, FIELDS, progress, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_project
 from kill_points import POINTS, Killed, arm
-from tiny_project import experiment, not_measured, write_experiment
+from tiny_project import write_experiment
 
 from autopeft.candidate import Evaluation
-from autopeft.experiment import Experiment
-from autopeft.launch import launch
-from autopeft.progress import Silent
 from autopeft.result import SearchResult
 
 #: Packs of three, then of one; a rule that stops; a sampler whose proposals depend on all that came before.
@@ -30,19 +27,11 @@ FIELDS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _setup() -> Iterator[None]:
-    with not_measured():
-        yield
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("project")
+pytestmark = pytest.mark.usefixtures("one_setup")
 
 
 def search(project: Path, out: Path, **changes: Any) -> SearchResult:
-    return launch(Experiment.of(experiment(project, **{**FIELDS, **changes}), "test"), out, Silent())
+    return tiny_project.search(project, out, FIELDS, **changes)
 
 
 def facts(evaluations: list[Evaluation]) -> list[dict[str, Any]]:

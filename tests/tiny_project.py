@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from tiny_task import WORDS, save_model
 
 from autopeft.engine import speed
 from autopeft.engine.setup import Setup
+from autopeft.experiment import Experiment
+from autopeft.launch import launch
+from autopeft.progress import Progress, Silent
+from autopeft.result import SearchResult
 
 #: A sentence is of the class whose word it holds; the other words are noise.
 _CLASSES, _NOISE = WORDS[:3], WORDS[3:]
@@ -67,6 +71,13 @@ def write_experiment(folder: Path, **changes: Any) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(experiment(folder, **changes)))
     return path
+
+
+def search(
+    folder: Path, out: Path, fields: Mapping[str, Any], progress: Progress | None = None, **changes: Any
+) -> SearchResult:
+    """Search the experiment of these fields, in this process."""
+    return launch(Experiment.of(experiment(folder, **{**fields, **changes}), "test"), out, progress or Silent())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,9 +110,14 @@ class Descent:
             jobs = self._healings(best, begun[0].candidate.hybrid, origin.start)
         return jobs
 
+    @cached_property
+    def _largest(self) -> Hybrid | None:
+        # Dozens of hybrids are counted for it, and it is asked for with every pack.
+        return largest(self.space, self.budget)
+
     def trunk(self) -> list[Job]:
         """The largest hybrid of the space that fits, at several rates; nothing where none fits."""
-        hybrid = largest(self.space, self.budget)
+        hybrid = self._largest
         if hybrid is None:
             return []
         low, high = self._range()
@@ -135,7 +141,7 @@ class Descent:
         cost, hybrid = COSTS.get(self.cost)(), parent.candidate.hybrid
         empty, here = (cost.of(h, shape, length) for h in (Hybrid.uniform(shape.layers), hybrid))
         limit = empty + int((here - empty) * self.settings.factor)
-        whole = largest(self.space, self.budget)
+        whole = self._largest
         assert whole is not None, "it was trained"
         if limit - empty < self.settings.least * (cost.of(whole, shape, length) - empty):
             return None
