@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from kill_points import arm
-from test_resumed import assert_same, ended, project, search, undisturbed  # noqa: F401 - fixtures
+from test_resumed import assert_same, ended, search, undisturbed  # noqa: F401 - fixtures
 from tiny_project import not_measured
 
 from autopeft.errors import AutopeftError
@@ -44,7 +44,7 @@ def test_a_full_disk_is_one_line_and_the_search_goes_on_with_room(
     size: str,
     disk: Mounted,
     tmp_path: Path,
-    project: Path,  # noqa: F811
+    project: Path,
     undisturbed: SearchResult,  # noqa: F811
 ) -> None:
     disk(f"size={size}")
@@ -61,7 +61,7 @@ def test_a_full_disk_is_one_line_and_the_search_goes_on_with_room(
 def test_a_folder_that_is_read_only(
     disk: Mounted,
     tmp_path: Path,
-    project: Path,  # noqa: F811
+    project: Path,
     undisturbed: SearchResult,  # noqa: F811
 ) -> None:
     disk("size=50m")
@@ -76,7 +76,7 @@ def test_a_folder_that_is_read_only(
 
 def test_a_folder_that_is_taken_away(
     tmp_path: Path,
-    project: Path,  # noqa: F811
+    project: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patched:
