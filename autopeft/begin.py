@@ -85,7 +85,7 @@ def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo
         "backbone_params": session.shape.backbone_params,
         "head_params": session.head_params,
         **{f"budget.{name}": limit for name, limit in session.budget.limits.items()},
-        **{f"training.{name}": value for name, value in experiment.training.model_dump().items()},
+        **{f"training.{name}": value for name, value in experiment.training.model_dump(exclude_none=True).items()},
     }
     return SearchInfo(
         name=experiment.name,

@@ -35,20 +35,25 @@ def tokens() -> TokenizedTask:
     return TokenizedTask.of(task(), tokenizer(), 16)
 
 
-@pytest.mark.parametrize("words", [False, True], ids=["classes", "words"])
-def test_the_plain_loop_trains_as_the_engine_does(source: ModelSource, tokens: TokenizedTask, words: bool) -> None:
+@pytest.mark.parametrize(
+    ("words", "head"), [(False, None), (True, None), (False, 2e-2)], ids=["classes", "words", "head's rate"]
+)
+def test_the_plain_loop_trains_as_the_engine_does(
+    source: ModelSource, tokens: TokenizedTask, words: bool, head: float | None
+) -> None:
     """Of labels of words a batch counts by those that are labelled."""
+    settings = SETTINGS.model_copy(update={"head_learning_rate": head})
     tokens = TokenizedTask.of(tags(), tokenizer(), 16) if words else tokens
     tokens = replace(tokens, train=replace(tokens.train, types=None), validation=replace(tokens.validation, types=None))
     hybrid = Hybrid.uniform(source.shape().layers, METHODS.get("lora")(rank=4))
-    evaluation = evaluate(Worker(WorkerSpec(source, SETTINGS), tokens), Candidate(hybrid))
-    backbone = own_backbone(source, tokens, SETTINGS)
-    with attach(backbone.model, hybrid, SETTINGS.seed):
+    evaluation = evaluate(Worker(WorkerSpec(source, settings), tokens), Candidate(hybrid))
+    backbone = own_backbone(source, tokens, settings)
+    with attach(backbone.model, hybrid, settings.seed):
         before = [p.clone() for p in backbone.model.parameters() if p.requires_grad]
-        curve = train_model(backbone.model, tokens, SETTINGS).curve
+        curve = train_model(backbone.model, tokens, settings, backbone.heads.values()).curve
         after = [p for p in backbone.model.parameters() if p.requires_grad]
         assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert len(curve) == len(evaluation.curve) == SETTINGS.epochs
+    assert len(curve) == len(evaluation.curve) == settings.epochs
     for mine, theirs in zip(curve, evaluation.curve, strict=True):
         assert mine == pytest.approx(dict(theirs), rel=1e-5)
 

@@ -352,6 +352,8 @@ def test_a_method_may_stand_for_many(fields: dict[str, Any], monkeypatch: pytest
     assert (two.rate, two.family) == (0.5, "additive")
     assert bad.hybrid is None
     assert "bottleneck must be a whole number" in (bad.error or "")
+    # Times the method's factor, that is the usual rate again.
+    assert contenders(shape, ["parallel:2"], "usual")[0].rate * adapter.relative_rate() == 0.5
     # Size 0 is the head alone, which has a row.
     assert "parallel:0" not in {c.name for c in contenders(shape)}
 

@@ -99,6 +99,12 @@ def test_a_large_split_is_probed_by_a_part_of_it(
     assert worker.task.train is data.train
 
 
+def test_a_heads_own_rate_is_not_the_probes(spec: WorkerSpec, data: TokenizedTask, worker: Worker) -> None:
+    own = Worker(replace(spec, settings=PROBE.model_copy(update={"head_learning_rate": 1e-6})), data)
+    assert own.backbone.head_start.keys() == worker.backbone.head_start.keys()
+    assert all(torch.equal(own.backbone.head_start[n], t) for n, t in worker.backbone.head_start.items())
+
+
 def test_old_studies_are_of_drawn_heads() -> None:
     assert "head" not in DRAWN.identity()
     assert PROBE.identity()["head"] == "probe"

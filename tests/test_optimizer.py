@@ -5,6 +5,8 @@ Shapes: K candidates.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,8 @@ STEPS = 40
 RATES = [Rates(1e-2, 0.1, 0.3, 0.5), Rates(1e-3, 0.0, 0.0, 1e6), Rates(0.1, 0.5, 0.06, 1e-3)]
 #: The second parameter belongs to the first two candidates only: banks of a layer below the start of the third.
 SHAPES = [(3, 4, 5), (2, 7), (3, 1)]
+#: By parameter, learning rates in the place of the candidates'.
+PEAKS = {1: [5e-2, 5e-3, 0.5], 2: [3e-3] * 3}
 
 
 def gradients(step: int) -> list[torch.Tensor]:
@@ -28,11 +32,12 @@ def start(candidates: int) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator)[:candidates] for shape in SHAPES]
 
 
-def reference(k: int, values: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Candidate k's own parameters after each step, by torch alone."""
-    own = [nn.Parameter(v[k].clone()) for v in values if k < len(v)]
-    rates, history = RATES[k], []
-    optimizer = torch.optim.AdamW(own, lr=rates.learning_rate, weight_decay=rates.weight_decay)
+def reference(k: int, values: list[torch.Tensor], peaks: Mapping[int, Sequence[float]]) -> list[list[torch.Tensor]]:
+    """Candidate k's own parameters after each step, by torch alone; `peaks`: learning rates of some of them."""
+    there = {i: nn.Parameter(v[k].clone()) for i, v in enumerate(values) if k < len(v)}
+    own, rates, history = list(there.values()), RATES[k], []
+    groups = [{"params": [p]} | ({"lr": peaks[i][k]} if i in peaks else {}) for i, p in there.items()]
+    optimizer = torch.optim.AdamW(groups, lr=rates.learning_rate, weight_decay=rates.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates.factor(step, STEPS))
     for step in range(STEPS):
         for parameter, g in zip(own, [g[k] for g in gradients(step) if k < len(g)], strict=True):
@@ -44,12 +49,15 @@ def reference(k: int, values: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     return history
 
 
+@pytest.mark.parametrize("peaks", [{}, PEAKS], ids=["one rate", "rates of weights"])
 @pytest.mark.parametrize("candidates", [1, 3])
-def test_each_candidate_is_trained_by_adamw_with_its_own_rates(candidates: int) -> None:
+def test_each_candidate_is_trained_by_adamw_with_its_own_rates(
+    candidates: int, peaks: Mapping[int, Sequence[float]]
+) -> None:
     values = start(candidates)
-    expected = [reference(k, values) for k in range(candidates)]
+    expected = [reference(k, values, peaks) for k in range(candidates)]
     packed = [nn.Parameter(v.clone()) for v in values]
-    optimizer = PackedAdamW(packed, RATES[:candidates], STEPS)
+    optimizer = PackedAdamW(packed, RATES[:candidates], STEPS, {packed[i]: r[:candidates] for i, r in peaks.items()})
     for step in range(STEPS):
         for parameter, gradient in zip(packed, gradients(step), strict=True):
             parameter.grad = gradient[: len(parameter)].clone()

@@ -17,7 +17,7 @@ from torch import nn
 
 from autopeft.after._base import AfterTraining
 from autopeft.baselines._low_rank import WithLowRank
-from autopeft.baselines._training import own_backbone
+from autopeft.baselines._training import groups_of, own_backbone
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask, collate, training_groups
@@ -144,7 +144,11 @@ def moelora(
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(
-        parameters, rates.learning_rate, betas=BETAS, eps=EPSILON, weight_decay=rates.weight_decay
+        groups_of(parameters, [head for own in model.heads for head in own.values()], settings),
+        rates.learning_rate,
+        betas=BETAS,
+        eps=EPSILON,
+        weight_decay=rates.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates.factor(step, steps))
     for task, group in (pair for epoch in batches for pair in epoch):

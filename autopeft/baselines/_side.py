@@ -123,7 +123,7 @@ class SideBaseline(KeptBaseline):
 
         for parameter in model.trained():
             parameter.requires_grad_(True)
-        trained = train(forward, model.trained(), task, settings)
+        trained = train(forward, model.trained(), task, settings, heads=backbone.heads.values())
         model.eval().requires_grad_(False)
         count, kept = sum(p.numel() for p in model.side.parameters()), model.kept()
         return Fitted(trained.curve, model, count, count, kept.bytes, trained.seconds_per_epoch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
@@ -51,9 +51,12 @@ def own_backbone(source: ModelSource, task: TokenizedTask, settings: TrainingSet
     return backbone
 
 
-def train_model(model: nn.Module, task: TokenizedTask, settings: TrainingSettings) -> Trained:
+def train_model(
+    model: nn.Module, task: TokenizedTask, settings: TrainingSettings, heads: Iterable[nn.Module] = ()
+) -> Trained:
     """Train all parameters of a model that require a gradient; it takes a batch's inputs and gives `logits`."""
-    return train(forward_of(model, task.readout), [p for p in model.parameters() if p.requires_grad], task, settings)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return train(forward_of(model, task.readout), parameters, task, settings, heads=heads)
 
 
 def forward_of(model: Callable[..., Any], readout: Readout) -> Forward:
@@ -67,10 +70,12 @@ def train(
     task: TokenizedTask,
     settings: TrainingSettings,
     before_step: Callable[[int, int], None] | None = None,
+    heads: Iterable[nn.Module] = (),
 ) -> Trained:
     """Train `parameters` of what `forward` computes.
 
     `before_step` is called with the step's number and that of all steps when the gradients are there, not yet clipped.
+    `heads` are the modules whose weights among them learn at the settings' `head_learning_rate`, where there is one.
 
     A step is that of the engine for one candidate: AdamW (Loshchilov and Hutter 2019) with decay on all parameters,
     warm-up and linear decay, the gradient clipped as a whole, batches over the token budget in parts. In bf16 the
@@ -78,7 +83,11 @@ def train(
     """
     rates, steps, on = Rates.of(settings, {}), train_steps(settings, task), parameters[0].device
     optimizer = torch.optim.AdamW(
-        parameters, rates.learning_rate, betas=BETAS, eps=EPSILON, weight_decay=rates.weight_decay
+        groups_of(parameters, heads, settings),
+        rates.learning_rate,
+        betas=BETAS,
+        eps=EPSILON,
+        weight_decay=rates.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates.factor(step, steps))
     curve: list[Mapping[str, float]] = []
@@ -100,6 +109,17 @@ def train(
             raise AutopeftError(f"the loss is {mean} in epoch {epoch}")
         curve.append({"epoch": epoch, "train_loss": mean, **_validation(forward, task, settings, on)})
     return Trained(tuple(curve), median(seconds))
+
+
+def groups_of(
+    parameters: Sequence[nn.Parameter], heads: Iterable[nn.Module], settings: TrainingSettings
+) -> list[dict[str, Any]]:
+    """The parameters as torch groups them: those of heads apart, where they have a learning rate of their own."""
+    if settings.head_learning_rate is None:
+        return [{"params": list(parameters)}]
+    own = {p for head in heads for p in head.parameters()}
+    apart = {"params": [p for p in parameters if p in own], "lr": settings.head_learning_rate}
+    return [group for group in ({"params": [p for p in parameters if p not in own]}, apart) if group["params"]]
 
 
 def _gradients(forward: Forward, batch: Batch, task: TokenizedTask, settings: TrainingSettings) -> torch.Tensor:

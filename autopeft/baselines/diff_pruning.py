@@ -98,14 +98,14 @@ class DiffPruning(KeptBaseline):
             for gate in gates.values():
                 gate.add_penalty(self.penalty)
 
-        dense = train(forward_of(backbone.model, task.readout), parameters, task, first, penalise)
+        dense = train(forward_of(backbone.model, task.readout), parameters, task, first, penalise, heads)
         changes = taken_off(backbone, gates)
         indices = largest(changes, self.share)
         model = SparselyChanged(backbone, indices, record_of(self, source, task))
         model.set_values({name: changes[name].flatten()[numbers] for name, numbers in indices.items()})
         for parameter in model.trained():
             parameter.requires_grad_(True)
-        sparse = train_model(model, task, second)
+        sparse = train_model(model, task, second, heads)
         return model.fitted(first.epochs, dense, second.epochs, sparse)
 
     def restore(self, backbone: Backbone, kept: Kept) -> SparselyChanged:

@@ -28,7 +28,7 @@ class FullFineTuning(Baseline):
 
         backbone = own_backbone(source, task, settings)
         model = backbone.model.requires_grad_(True)
-        trained = train_model(model, task, settings)
+        trained = train_model(model, task, settings, backbone.heads.values())
         model.requires_grad_(False)
         count = backbone.shape.backbone_params
         return Fitted(

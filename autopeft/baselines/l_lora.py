@@ -110,7 +110,7 @@ class LLoRA(KeptBaseline):
         for parameter in model.trained():
             parameter.requires_grad_(True)
         plain = settings.model_copy(update={"precision": "fp32"})
-        trained = train(forward_of(model, task.readout), model.trained(), task, plain)
+        trained = train(forward_of(model, task.readout), model.trained(), task, plain, heads=backbone.heads.values())
         model.eval().requires_grad_(False)
         count = sum(p.numel() for p in model.changes)
         kept = model.kept()

@@ -49,7 +49,7 @@ class LoftQ(Baseline):
         attachment = attach(backbone.model, hybrid, settings.seed)
         plain = own_backbone(replace(source, quantise=None), task, settings).model
         attachment.banks.load(begin(backbone.model, plain))
-        trained = train_model(backbone.model, task, settings)
+        trained = train_model(backbone.model, task, settings, backbone.heads.values())
         count = hybrid.num_params(backbone.shape)
         return Fitted(
             curve=trained.curve,

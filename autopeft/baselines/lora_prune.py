@@ -144,7 +144,7 @@ class LoRAPrune(KeptBaseline):
         def prune(step: int, steps: int) -> None:
             model.prune(self.sparsity * cubic((step + 1) / steps))
 
-        trained = train(forward_of(model, task.readout), parameters, task, settings, prune)
+        trained = train(forward_of(model, task.readout), parameters, task, settings, prune, backbone.heads.values())
         model.cut()
         model.eval().requires_grad_(False)
         kept = model.kept()

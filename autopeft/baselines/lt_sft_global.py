@@ -50,14 +50,14 @@ class LTSFT(KeptBaseline):
         second = settings.model_copy(update={"epochs": max(1, settings.epochs - first.epochs)})
         backbone = own_backbone(source, task, settings)
         before = {n: p.detach().clone() for n, p in backbone.model.base_model.named_parameters()}
-        dense = train_model(backbone.model.requires_grad_(True), task, first)
+        dense = train_model(backbone.model.requires_grad_(True), task, first, backbone.heads.values())
         backbone.model.requires_grad_(False)
         backbone.reset_head(settings.seed)
         indices = self._largest(backbone, before)
         model = SparselyChanged(backbone, indices, record_of(self, source, task))
         for parameter in model.trained():
             parameter.requires_grad_(True)
-        sparse = train_model(model, task, second)
+        sparse = train_model(model, task, second, backbone.heads.values())
         return model.fitted(first.epochs, dense, second.epochs, sparse)
 
     def restore(self, backbone: Backbone, kept: Kept) -> SparselyChanged:

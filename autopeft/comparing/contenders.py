@@ -54,12 +54,13 @@ class Contender:
         return self.name.replace("_", " ") if self.hybrid is None else self.hybrid.describe()
 
 
-def contenders(shape: ModelShape, wanted: str | Sequence[str] = "all") -> list[Contender]:
+def contenders(shape: ModelShape, wanted: str | Sequence[str] = "all", method_rates: str = "shared") -> list[Contender]:
     """The contenders of these names (a list, or text with commas), or all of them; `AutopeftError` for an unknown one.
 
     All are the baselines, the head alone, each method and each preset, a hybrid that two of them name being taken once.
+    With `method_rates` "usual" a method's grid lies where its weights still learn around its usual rate.
     """
-    makers = _makers(shape)
+    makers = _makers(shape, method_rates)
     if wanted == "all":
         return _different([make() for make in makers.values()])
     names = [n.strip() for n in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
@@ -74,12 +75,12 @@ def presets() -> list[str]:
     return [name for name in shipped("search_spaces") if is_preset(name)]
 
 
-def _makers(shape: ModelShape) -> dict[str, Callable[[], Contender]]:
+def _makers(shape: ModelShape, method_rates: str) -> dict[str, Callable[[], Contender]]:
     """How each is made; nothing is made before it is asked for."""
     found: dict[str, Callable[[], Contender]] = {name: partial(_baseline, name) for name in BASELINES.names()}
     found[HEAD_ONLY] = partial(Contender, HEAD_ONLY, "head", _HEAD_RATE, Hybrid.uniform(shape.layers))
     for cls in METHODS.all().values():
-        found |= {name: partial(_method, name, cls, make, shape) for name, make in cls.variants().items()}
+        found |= {name: partial(_method, name, cls, make, shape, method_rates) for name, make in cls.variants().items()}
     # A method keeps its name where a preset is called the same.
     return found | {name: partial(_preset, name, shape) for name in presets() if name not in found}
 
@@ -89,8 +90,11 @@ def _baseline(name: str) -> Contender:
     return Contender(name, cls.family, cls.usual_rate)
 
 
-def _method(name: str, cls: type[Method], make: Callable[[], Method], shape: ModelShape) -> Contender:
-    contender = Contender(name, cls.family, cls.usual_rate)
+def _method(
+    name: str, cls: type[Method], make: Callable[[], Method], shape: ModelShape, method_rates: str
+) -> Contender:
+    factor = cls.relative_rate() if method_rates == "usual" else 1.0
+    contender = Contender(name, cls.family, cls.usual_rate / factor)
     return _hybrid(contender, shape, lambda: Hybrid.uniform(shape.layers, make()))
 
 

@@ -45,7 +45,10 @@ def compare(
     over a grid of `rates` rates around its usual one; then it is trained with `seeds` seeds and measured on test. The
     experiment's space, budget, sampler, trials and runner are not used. `out` is the folder (default
     `runs/<name>-compare`); the same call with the same folder goes on, and may ask for more methods or seeds. A method
-    that fails is a row with its reason. `AutopeftError` for whatever can be known to be wrong before training.
+    that fails is a row with its reason. With `training.method_rates` "usual" the grid of a method lies so that its
+    weights still learn around its usual rate: that option matters for presets that mix methods, whose grids lie around
+    the middle of their spaces' rates. With `training.head_learning_rate` all rates of `head_only` are one training.
+    `AutopeftError` for whatever can be known to be wrong before training.
     """
     if experiment is None:
         loaded = Experiment.of({"name": "comparison", "trials": 1, **fields}, "compare")
@@ -70,7 +73,7 @@ def launch(
     folder = Path(out).absolute() if out else (RUNS / f"{experiment.name}-compare").absolute()
     with closing(progress):
         session = Session(experiment, trust_remote_code)
-        wanted = contenders(session.shape, methods)
+        wanted = contenders(session.shape, methods, experiment.training.method_rates)
         if (run := RunFolder(folder)).study_file.exists():
             raise AutopeftError(f"{folder}: is the folder of a search; give another one (out)")
         with run.locked():

@@ -47,7 +47,7 @@ class Tracked:
             "splits": session.data.note,
             "backbone_params": session.shape.backbone_params,
             "head_params": session.head_params,
-            **{f"training.{name}": value for name, value in experiment.training.model_dump().items()},
+            **{f"training.{name}": value for name, value in experiment.training.model_dump(exclude_none=True).items()},
         }
         name = f"{experiment.name} (comparison)"
         self._tracker = experiment.tracking.open(SearchInfo(name, comparison.folder, state.id, params=params))

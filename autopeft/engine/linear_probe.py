@@ -40,7 +40,8 @@ def start_at_probe(backbone: Backbone, task: TokenizedTask, settings: TrainingSe
         some = np.sort(np.random.default_rng(_SEED).permutation(len(task.train))[:_EXAMPLES])
         task = replace(task, train=task.train.take(some))
     epochs = math.ceil(_STEPS / steps_per_epoch(len(task.train), settings.batch_size))
-    own = settings.model_copy(update={"seed": _SEED, "epochs": epochs})
+    # The heads side by side differ by their rates, so none may be the same for all.
+    own = settings.model_copy(update={"seed": _SEED, "epochs": epochs, "head_learning_rate": None})
     empty = Hybrid.uniform(backbone.shape.layers)
     top = backbone.shape.layers if frozen.prepare((task.train, task.validation), [backbone.shape.layers]) else 0
     heads = [Candidate(empty, {"learning_rate": rate}) for rate in _RATES]

@@ -49,10 +49,19 @@ class PackedAdamW:
     are gathered into another: a step is a dozen operations however many parameters there are, and a candidate's
     clipping norm is its row's. Zero padding has zero gradients, so it stays zero.
 
+    `own` has, by parameter, K learning rates that stand in the place of the candidates' in its columns; as in torch's
+    groups of parameters, decay is the rate's own multiple, and warm-up and linear decay are the candidate's.
+
     `done` counts the steps.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rates: Sequence[Rates], steps: int) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        rates: Sequence[Rates],
+        steps: int,
+        own: Mapping[nn.Parameter, Sequence[float]] | None = None,
+    ) -> None:
         self.done, self._spans = 0, _laid_out(parameters)
         device = parameters[0].device
         width = max(end for _, end in self._spans.values())
@@ -66,14 +75,18 @@ class PackedAdamW:
         self._decays = self._column([r.weight_decay for r in rates])
         self._limits = self._column([r.max_grad_norm for r in rates])
         # All steps' rates at once: a number sent to a GPU at each step would make the host wait for it.
-        table = [[r.learning_rate * r.factor(step, steps) for r in rates] for step in range(steps)]
+        peaks = [1.0 if own else r.learning_rate for r in rates]
+        table = [[p * r.factor(step, steps) for p, r in zip(peaks, rates, strict=True)] for step in range(steps)]
         self._table = torch.tensor(table, device=device)[..., None]
+        self._peaks = self._by_column([r.learning_rate for r in rates], own) if own else None
 
     @torch.no_grad()
     def step(self) -> None:
         """Clip each candidate's gradient, update its weights, and forget the gradients."""
         self._gather()
         gradients, rates = self._gradients, self._table[self.done]
+        if self._peaks is not None:
+            rates = rates * self._peaks
         self.done += 1
         norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
         gradients.mul_((self._limits / (norms + 1e-6)).clamp_(max=1))
@@ -106,6 +119,14 @@ class PackedAdamW:
     def _view(self, matrix: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
         start, end = self._spans[parameter]
         return matrix[: parameter.shape[0], start:end].view(parameter.shape)
+
+    def _by_column(self, rates: Sequence[float], own: Mapping[nn.Parameter, Sequence[float]]) -> torch.Tensor:
+        """The learning rate of each weight, [K, P]."""
+        found = self._column(rates).repeat(1, self._values.shape[1])
+        for parameter, values in own.items():
+            start, end = self._spans[parameter]
+            found[:, start:end] = self._column(values)
+        return found
 
     def _column(self, values: Sequence[float]) -> torch.Tensor:
         return torch.tensor(values, device=self._values.device)[:, None]

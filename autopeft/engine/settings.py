@@ -10,6 +10,9 @@ from pydantic import Field
 from autopeft.candidate import Candidate, Job
 from autopeft.config import Strict
 
+#: Options that came later, and what older trainings had.
+_LATER: dict[str, Any] = {"head": "drawn", "method_rates": "shared", "head_learning_rate": None}
+
 
 class TrainingSettings(Strict):
     """How every candidate is trained; the search space may set the rates per candidate."""
@@ -28,11 +31,21 @@ class TrainingSettings(Strict):
     head: Literal["drawn", "probe"] = Field(
         "drawn", description="what a head starts from: weights drawn by the seed, or a linear probe of the backbone"
     )
+    method_rates: Literal["shared", "usual"] = Field(
+        "shared", description="what methods learn at: the candidate's rate, or its multiple that is usual for each"
+    )
+    head_learning_rate: float | None = Field(
+        None, gt=0, lt=1e38, description="of the head alone, whatever the candidate's; none: the candidate's"
+    )
 
     def identity(self) -> dict[str, Any]:
         """What scores depend on; what came later is left out at its first default, as in old studies."""
+        return {n: v for n, v in self.model_dump(mode="json").items() if n not in _LATER} | self.chosen_later()
+
+    def chosen_later(self) -> dict[str, Any]:
+        """Of the options that came later, those that are not at their first default."""
         values = self.model_dump(mode="json")
-        return {name: value for name, value in values.items() if (name, value) != ("head", "drawn")}
+        return {name: values[name] for name, first in _LATER.items() if values[name] != first}
 
     def job(self, given: Candidate | Job) -> Job:
         """What is trained, with its seed and epochs: those of the settings where it does not say."""

@@ -32,7 +32,10 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
     written = record.get("format") or ("lora" if record["peft_type"] == "LORA" else "autopeft")
     rows = "\n".join(f"| {plain(name)} | {value:,.6g} |" for name, value in record["metrics"].items())
     imports, base = _base(record["model"])
-    readout = Record.model_validate(record).kind
+    known = Record.model_validate(record)
+    readout = known.kind
+    # A rate says nothing without how it is used.
+    training = {**known.training, **known.settings_of(str(to)).chosen_later()}
     load = _LOAD.format(
         imports=f"import autopeft  # registers the PEFT type AUTOPEFT\n{imports}" if written == "autopeft" else imports,
         auto_class=readout.auto_class,
@@ -42,7 +45,7 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
     text = _CARD.format(
         base_yaml=json.dumps(record["model"]["name"]), base=plain(record["model"]["name"]),
         task=plain(record["task"]["name"]), describe=hybrid.describe(), note=plain(record["splits"]),
-        key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(record["training"]),
+        key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(training),
         folded=_folded(record), remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
         kind=_KINDS[written],
     )  # fmt: skip

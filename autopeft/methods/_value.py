@@ -16,6 +16,8 @@ MOST_SIZE = 65_536
 _MOST_SCALE = 1e6
 #: Of a field's metadata: it came later, so that JSON leaves it out where it has its default, and old keys stay.
 LATER = "later"
+#: The usual learning rate of most methods, low rank among them: what others' rates are multiples of.
+REFERENCE_RATE = 2e-3
 #: In the place of sites: every linear map that the method may stand at.
 ALL_LINEAR = "all-linear"
 
@@ -25,7 +27,10 @@ class MethodValue(ABC):
 
     name: ClassVar[str]
     #: The learning rate that a grid is centred on.
-    usual_rate: ClassVar[float] = 2e-3
+    usual_rate: ClassVar[float] = REFERENCE_RATE
+    #: What its weights learn at with `method_rates: usual`, in multiples of the candidate's rate; None: what the usual
+    #: rate is of the reference.
+    rate_factor: ClassVar[float | None] = None
     #: Its usual settings, by field: what `autopeft compare` trains.
     usual: ClassVar[Mapping[str, Any]]
     #: The field that is the method's size; 0 means absent.
@@ -83,6 +88,11 @@ class MethodValue(ABC):
     def option_names(cls) -> list[str]:
         """The names of the hyper-parameters that a user may give."""
         return [f.name for f in dataclasses.fields(cast(Any, cls))]
+
+    @classmethod
+    def relative_rate(cls) -> float:
+        """Its `rate_factor`, or the one that follows from its usual rate."""
+        return cls.usual_rate / REFERENCE_RATE if cls.rate_factor is None else cls.rate_factor
 
     @classmethod
     def as_usual(cls) -> Self:
