@@ -13,6 +13,7 @@ from pathlib import Path
 import conformance
 import pytest
 import torch
+from test_precision import record_of
 from tiny_models import everywhere, in_layers
 from tiny_packs import Bench, bench
 
@@ -25,6 +26,7 @@ from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.worker import Worker, WorkerSpec, drain
 from autopeft.errors import AutopeftError
+from autopeft.exporting import write_card
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
 from autopeft.methods.ia3 import IA3
@@ -133,6 +135,13 @@ def test_old_studies_have_one_rate() -> None:
     assert PLAIN.chosen_later() == {}
     assert SETTINGS.identity() == PLAIN.identity() | RATES
     assert SETTINGS.chosen_later() == RATES
+
+
+def test_a_model_card_says_how_its_rate_was_used(made: Bench, tmp_path: Path) -> None:
+    record = record_of(MEMBERS[1], made.source) | {"training": {"learning_rate": 3e-3}}
+    for settings, said in ((PLAIN, ""), (SETTINGS, ', "method_rates": "usual", "head_learning_rate": 0.005')):
+        write_card(tmp_path, record | {"settings": settings.model_dump(mode="json")}, made.source)
+        assert f'hyper-parameters {{"learning_rate": 0.003{said}}}.' in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
