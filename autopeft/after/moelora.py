@@ -17,11 +17,10 @@ from torch import nn
 
 from autopeft.after._base import AfterTraining
 from autopeft.baselines._low_rank import WithLowRank
-from autopeft.baselines._training import groups_of, own_backbone
+from autopeft.baselines._training import optimizer_of, own_backbone
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask, collate, training_groups
-from autopeft.engine.optimizer import BETAS, EPSILON, Rates
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.exporting import write_adapter
@@ -138,24 +137,18 @@ def moelora(
         )
     backbone = own_backbone(source, tasks[0], settings)
     model = TaskExperts(backbone, [task.name for task in tasks], rank, experts, sites, settings.seed)
-    rates, parameters = Rates.of(settings, {}), model.trained()
+    parameters = model.trained()
     batches = [_batches(tasks, settings, epoch) for epoch in range(1, settings.epochs + 1)]
     steps = sum(map(len, batches))
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(
-        groups_of(parameters, [head for own in model.heads for head in own.values()], settings),
-        rates.learning_rate,
-        betas=BETAS,
-        eps=EPSILON,
-        weight_decay=rates.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates.factor(step, steps))
+    heads = [head for own in model.heads for head in own.values()]
+    optimizer, schedule = optimizer_of(parameters, heads, settings, steps)
     for task, group in (pair for epoch in batches for pair in epoch):
         batch = collate(task.train, group, task.pad_id).to(backbone.device)
         outputs = task.readout.forward(partial(model, task.name), batch.inputs)
         task.readout.loss(outputs[None], batch.labels)[0].backward()
-        torch.nn.utils.clip_grad_norm_(parameters, rates.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()

@@ -82,14 +82,7 @@ def train(
     forward pass is autocast and the parameters stay fp32. `AutopeftError` when the loss is no number.
     """
     rates, steps, on = Rates.of(settings, {}), train_steps(settings, task), parameters[0].device
-    optimizer = torch.optim.AdamW(
-        groups_of(parameters, heads, settings),
-        rates.learning_rate,
-        betas=BETAS,
-        eps=EPSILON,
-        weight_decay=rates.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates.factor(step, steps))
+    optimizer, schedule = optimizer_of(parameters, heads, settings, steps)
     curve: list[Mapping[str, float]] = []
     seconds = []
     for epoch in range(1, settings.epochs + 1):
@@ -111,14 +104,27 @@ def train(
     return Trained(tuple(curve), median(seconds))
 
 
-def groups_of(
-    parameters: Sequence[nn.Parameter], heads: Iterable[nn.Module], settings: TrainingSettings
-) -> list[dict[str, Any]]:
+def optimizer_of(
+    parameters: Sequence[nn.Parameter], heads: Iterable[nn.Module], settings: TrainingSettings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW and the schedule of its rates, as the engine has them; weights of `heads` learn at the head's rate."""
+    rates = Rates.of(settings, {})
+    optimizer = torch.optim.AdamW(
+        _groups(parameters, heads, settings.head_learning_rate),
+        rates.learning_rate,
+        betas=BETAS,
+        eps=EPSILON,
+        weight_decay=rates.weight_decay,
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates.factor(step, steps))
+
+
+def _groups(parameters: Sequence[nn.Parameter], heads: Iterable[nn.Module], rate: float | None) -> list[dict[str, Any]]:
     """The parameters as torch groups them: those of heads apart, where they have a learning rate of their own."""
-    if settings.head_learning_rate is None:
+    if rate is None:
         return [{"params": list(parameters)}]
     own = {p for head in heads for p in head.parameters()}
-    apart = {"params": [p for p in parameters if p in own], "lr": settings.head_learning_rate}
+    apart = {"params": [p for p in parameters if p in own], "lr": rate}
     return [group for group in ({"params": [p for p in parameters if p not in own]}, apart) if group["params"]]
 
 

@@ -79,19 +79,7 @@ class Pack:
 
     def _fresh_optimizer(self) -> PackedAdamW:
         rates = [Rates.of(self.settings, c.training) for c in self.candidates]
-        return PackedAdamW(self.parameters(), rates, self._steps[self.phase], self._own_rates(rates))
-
-    def _own_rates(self, rates: Sequence[Rates]) -> dict[nn.Parameter, list[float]]:
-        """K learning rates by weight, of those that do not learn at the candidates' own."""
-        found: dict[nn.Parameter, list[float]] = {}
-        if self.settings.method_rates == "usual":
-            for _, bank in self.attachment.banks.named_banks():
-                own = [rate.learning_rate * bank.method.relative_rate() for rate in rates]
-                found |= dict.fromkeys(bank.parameters(), own)
-        if self.settings.head_learning_rate is not None:
-            heads = (p for head in self._heads.values() for p in head.parameters())
-            found |= dict.fromkeys(heads, [self.settings.head_learning_rate] * len(rates))
-        return found
+        return PackedAdamW(self.parameters(), rates, self._steps[self.phase], _own_rates(self, rates))
 
     def parameters(self) -> list[nn.Parameter]:
         """All that is trained, [k_i, ...] each."""
@@ -209,3 +197,15 @@ def parts_of(batch: Batch, tokens: int, more: int = 0) -> list[tuple[int, int]]:
     count = -(-examples // max(1, tokens // (length + more)))
     edges = [examples * i // count for i in range(count + 1)]
     return list(itertools.pairwise(edges))
+
+
+def _own_rates(pack: Pack, rates: Sequence[Rates]) -> dict[nn.Parameter, list[float]]:
+    """K learning rates by weight, of those that do not learn at the candidates' own."""
+    found: dict[nn.Parameter, list[float]] = {}
+    if pack.settings.method_rates == "usual":
+        for _, bank in pack.attachment.banks.named_banks():
+            own = [rate.learning_rate * bank.method.relative_rate() for rate in rates]
+            found |= dict.fromkeys(bank.parameters(), own)
+    if (head := pack.settings.head_learning_rate) is not None:
+        found |= {weight: [head] * len(rates) for module in pack._heads.values() for weight in module.parameters()}
+    return found
