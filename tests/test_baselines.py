@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_task import save_model, tags, task, tokenizer
@@ -79,3 +80,21 @@ def test_a_loss_that_is_no_number_is_one_line(source: ModelSource, tokens: Token
     settings = SETTINGS.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(AutopeftError, match="the loss is nan in epoch 1"):
         BASELINES.get("full_fine_tuning")().fit(source, tokens, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*BASELINES.names()} - {"warp", "loftq"}))
+def test_heads_of_baselines_have_their_own_rate(source: ModelSource, tokens: TokenizedTask, name: str) -> None:
+    """WARP has no head, and LoftQ wants wider maps."""
+    tokens = replace(tokens, train=replace(tokens.train, types=None), validation=replace(tokens.validation, types=None))
+    tokens = replace(tokens, train=tokens.train.take(np.arange(16)))
+    slow = SETTINGS.model_copy(update={"learning_rate": 1e-6})
+    fast = slow.model_copy(update={"head_learning_rate": 0.1})
+    losses = []
+    for settings in (slow, fast):
+        try:
+            fitted = BASELINES.get(name)().fit(source, tokens, settings)
+        except AutopeftError as error:
+            pytest.skip(str(error))
+        losses.append(fitted.curve[-1]["loss"])
+    assert abs(losses[1] - losses[0]) > 1e-2
