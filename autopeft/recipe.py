@@ -38,13 +38,17 @@ def _rates(given: Any) -> Any:
     return given
 
 
+def _hybrid(given: Any) -> Hybrid:
+    return given if isinstance(given, Hybrid) else Hybrid.from_json(given)
+
+
 def _cost(name: Any) -> Any:
     if not isinstance(name, str) or name not in COSTS.names():
         raise AutopeftError(f"cost: unknown cost {shown(name)}; {suggest(name, COSTS.names())}")
     return name
 
 
-_Hybrid = Annotated[Hybrid, PlainValidator(Hybrid.from_json), PlainSerializer(Hybrid.to_json)]
+_Hybrid = Annotated[Hybrid, PlainValidator(_hybrid), PlainSerializer(Hybrid.to_json)]
 _Rates = Annotated[dict[str, float], BeforeValidator(_rates)]
 _Epochs = Annotated[int, Field(ge=1, le=10_000)]
 

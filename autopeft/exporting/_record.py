@@ -34,7 +34,7 @@ class _Model(BaseModel):
     sizes: dict[str, int] = {}
 
 
-class _Engine(BaseModel):
+class Engine(BaseModel):
     """How the backbone was computed with in training."""
 
     device: str
@@ -69,7 +69,7 @@ class Record(BaseModel):
     remarks: list[str] = []
     data: str
     settings: dict[str, Any]
-    engine: _Engine | None = None
+    engine: Engine | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

@@ -156,7 +156,7 @@ class Descent:
             return None
         if not any(cut.methods()):
             return None
-        name = f"{parent.key}{_CUT}{limit}"
+        name = start_name(parent.key, limit)
         self.keep(name, weights)
         return cut, name
 
@@ -219,6 +219,11 @@ def falling_cost(objectives: Sequence[Objective]) -> str:
     """The cost that a descent goes down: the first that is a sum over places, else trainable parameters."""
     additive: Mapping[str, bool] = {name: cls.additive for name, cls in COSTS.all().items()}
     return next((o.metric for o in objectives if o.is_cost and additive.get(o.metric)), "trainable_params")
+
+
+def start_name(parent: str, limit: int) -> str:
+    """The name of the weights of a parent's cut, by its key and the limit on the cost."""
+    return f"{parent}{_CUT}{limit}"
 
 
 def limit_of(origin: Origin) -> int | None:
