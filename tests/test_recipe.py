@@ -181,7 +181,9 @@ def test_the_median_seed_is_taken_home(followed: TrainResult, fields: dict[str, 
 def test_the_command_prints_json_and_tables(
     project: Path, followed: TrainResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = str(write_experiment(project, training=SETTINGS.model_dump(), trials=None, time_limit=None))
+    # What says what is searched is not looked at.
+    unused = {"trials": None, "budget": {"trainable_params": 1}, "space": "nothing"}
+    path = str(write_experiment(project, training=SETTINGS.model_dump(), **unused))
     arguments = ("train", str(followed.folder), path, "--fixed", "--seed", "8")
     status, out, _ = autopeft(capsys, *arguments, "--json")
     assert status == 0

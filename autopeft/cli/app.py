@@ -194,10 +194,11 @@ def train(
     """Follow the recipe of an export: its trainings, cuts and healings, on an experiment's model and task."""
     from autopeft.cli.signals import ended_by_signals
     from autopeft.experiment import Experiment
+    from autopeft.following import UNUSED
 
     with ended_by_signals("nothing is kept; the same command begins again"):
         # Before torch is imported, which takes seconds: a mistake in the file is told at once.
-        loaded = Experiment.load(experiment, {"trials": 1})
+        loaded = Experiment.load(experiment, UNUSED)
         from autopeft.cli.training import run_train
 
         run_train(recipe, loaded, seeds, seed, out, fixed, quiet, trust_remote_code, as_json)

@@ -13,6 +13,7 @@ from autopeft.engine.worker import device
 from autopeft.errors import AutopeftError, shown
 from autopeft.experiment import Experiment, needing
 from autopeft.export_folder import Trained, write_export
+from autopeft.following import UNUSED
 from autopeft.following.checks import check
 from autopeft.following.opening import opened
 from autopeft.following.progress import Progress, progress_for
@@ -53,15 +54,15 @@ def train(
     healed one has cuts in it: its large hybrid is trained, cut by the importance of its units to the same limits, and
     healed, so that with another seed or task another structure may come out. `fixed` trains the recipe's last hybrid
     from drawn weights instead, for as many epochs as all steps together. Rates and epochs are the recipe's, all else is
-    the experiment's training; its space, budget, sampler, trials and tracking are not used. There are `seeds`
-    trainings, from `seed` on (default: the recipe's own). Each is measured on test once, at the end. `out`: a folder
-    for the adapter of the median seed on validation, as `export` writes it.
+    the experiment's training; its space, budget, objectives, sampler, trials and tracking are not used. There are
+    `seeds` trainings, from `seed` on (default: the recipe's own). Each is measured on test once, at the end. `out`: a
+    folder for the adapter of the median seed on validation, as `export` writes it.
 
     `AutopeftError` for whatever can be known to be wrong before training, such as a model of other sizes than the
     recipe's, and where no seed came to its end.
     """
     use_plugins(*plugins)
-    fields = {"trials": 1, **fields}
+    fields = {**fields, **UNUSED}
     if experiment is None:
         loaded = Experiment.of({"name": "train", **fields}, "train")
     else:
@@ -91,7 +92,7 @@ def launch(
         session = Session(experiment.model_copy(update={"training": training}), trust_remote_code)
         check(of, session)
         to = _free(Path(out)) if out else None
-        if remark := of.remark(training):
+        for remark in filter(None, (of.remark(training), *session.data.remarks, *session.tokens.remarks)):
             progress.said(remark)
         first = of.recipe.seed if seed is None else seed
         setup = of.setup_for(training, device())
