@@ -56,7 +56,7 @@ def _show(result: TrainResult, name: str) -> None:
     console.print(table)
     for metric in names:
         console.print(f"{safe(metric)}  [bold]{in_words(result.scores[metric])}[/]", soft_wrap=True)
-    console.print(f"Recipe: {safe(result.recipe.hybrid.describe())}", soft_wrap=True)
+    console.print(f"The recipe's hybrid: {safe(result.recipe.hybrid.describe())}", soft_wrap=True)
     if result.folder is not None:
         console.print(
             f"wrote seed {result.median.seed}, the median on validation, to {safe(result.folder)}", soft_wrap=True
