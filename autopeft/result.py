@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.budget import Budget
-from autopeft.candidate import Candidate, Evaluation
-from autopeft.doors import reason
+from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
+from autopeft.export_folder import Trained, write_export
 from autopeft.fingerprint import model_files
-from autopeft.models import ModelSource
 from autopeft.plugins import codes_of
-from autopeft.readouts import Readout
+from autopeft.recipe import Recipe
 from autopeft.run_folder import RunFolder
 from autopeft.searching.confirming.records import baselines_in
 from autopeft.searching.confirming.verdict import judged, training_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.identity import refuse_another
+from autopeft.searching.lineage import recipe_of
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
 from autopeft.task_facts import TaskFacts
 
 #: What to do with a run folder whose experiment was changed, for messages.
 _OTHERWISE = "export from it then"
+_AS_IT_WAS = "the search itself is as it was"
 
 if TYPE_CHECKING:
-    import torch
-
     from autopeft.exporting import Format
     from autopeft.searching.explain import Explanation
     from autopeft.searching.stored import Stored
@@ -140,26 +136,20 @@ def export(
     `seed`. Weights that were not kept are trained again; only that, and test scores that are not known, needs the data.
     The model's own code runs only where the search needed it and the caller trusts it now. Returns the folder.
     """
-    from autopeft.exporting import UnfitWeights, check_free, format_of, write_adapter, write_card, write_record
+    from autopeft.exporting import UnfitWeights, check_free, format_of
 
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     chosen, to = training_of(result.front, pick, max_params, seed, result.remembered), Path(to)
-    asked, format = format, format_of(format, chosen.candidate.hybrid, _quantised(result.experiment))
+    # What cannot be is said before anything is trained again.
+    format_of(format, chosen.candidate.hybrid, _quantised(result.experiment))
     check_free(to)
     trained = _kept(result, chosen, trust_remote_code)
     try:
-        with _writing(to):
-            peft_type = write_adapter(*trained.adapter(chosen), to, asked)
+        write_export(to, result.experiment, trained, chosen, format, _AS_IT_WAS)
     except UnfitWeights as error:
         print(f"{error}: training it again", file=sys.stderr)
         trained = _with_data(result, chosen, trust_remote_code, why=str(error), again=True)
-        with _writing(to):
-            peft_type = write_adapter(*trained.adapter(chosen), to, asked)
-    format = "autopeft" if peft_type == "AUTOPEFT" else format
-    record = _record(result, trained, chosen, peft_type, format)
-    with _writing(to):
-        write_record(to, record)
-        write_card(to, record, trained.source)
+        write_export(to, result.experiment, trained, chosen, format, _AS_IT_WAS)
     return to
 
 
@@ -167,35 +157,7 @@ def _quantised(experiment: Experiment) -> Any:
     return experiment.backbone.quantise if experiment.backbone else None
 
 
-@contextmanager
-def _writing(to: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise AutopeftError(f"{to}: cannot be written ({reason(error)}); the search itself is as it was") from error
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """A candidate's weights, the metrics of these very weights, and what a card says of their model and task.
-
-    `files` is the model's fingerprint.
-    """
-
-    source: ModelSource
-    files: dict[str, str]
-    facts: TaskFacts
-    weights: dict[str, torch.Tensor]
-    metrics: dict[str, float]
-
-    def adapter(self, chosen: Evaluation) -> tuple[ModelSource, Candidate, dict[str, torch.Tensor], Readout]:
-        """What `write_adapter` takes."""
-        return self.source, chosen.candidate, self.weights, self.facts.readout
-
-
-def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> _Trained:
+def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> Trained:
     """What the run folder has; what it lacks is trained and measured again, which needs the task's data."""
     from autopeft.engine.kept import load_weights
     from autopeft.session import settings_of, source_of
@@ -218,12 +180,12 @@ def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> 
     files = model_files(source.location)
     codes = codes_of(map(type, chosen.candidate.hybrid.methods()))
     refuse_another(run.path, header, settings_of(result.experiment, files) | {"plugins": codes}, _OTHERWISE)
-    return _Trained(source, files, facts, weights, dict(chosen.metrics))
+    return Trained(source, files, facts, weights, dict(chosen.metrics), run.setup(), _recipe(result, chosen))
 
 
 def _with_data(
     result: SearchResult, chosen: Evaluation, trust_remote_code: bool, why: str, again: bool = False
-) -> _Trained:
+) -> Trained:
     """The same with the task's data, which `AutopeftError` says `why` they are needed when they can't be read."""
     from autopeft.engine.kept import load_weights
     from autopeft.engine.report import score_on_test, train_again
@@ -246,41 +208,15 @@ def _with_data(
     elif f"test_{session.data.metrics[0]}" not in metrics:
         metrics |= score_on_test(spec, session.tokens, [chosen.job])[0]
     weights = load_weights(run.weights, name) or {}
-    return _Trained(session.source, session.model_files, TaskFacts.of(session), weights, metrics)
+    facts, recipe = TaskFacts.of(session), _recipe(result, chosen)
+    return Trained(session.source, session.model_files, facts, weights, metrics, run.setup(), recipe)
 
 
-def _record(
-    result: SearchResult, trained: _Trained, chosen: Evaluation, peft_type: str, format: Format
-) -> dict[str, Any]:
-    from autopeft.exporting import written
-
-    resolved, facts, candidate = result.experiment.resolved(), trained.facts, chosen.candidate
-    hybrid = written(format, candidate.hybrid)
-    kind = {"readout": facts.kind} if facts.kind else {}
-    return {
-        "key": chosen.key,
-        "peft_type": peft_type,
-        "format": format,
-        "hybrid": hybrid.to_json(),
-        "written": Candidate(hybrid, candidate.training).key,
-        "searched": None if hybrid == candidate.hybrid else candidate.hybrid.to_json(),
-        "training": dict(chosen.candidate.training),
-        "seed": chosen.seed,
-        "metrics": trained.metrics,
-        "model": {"name": trained.source.name, "location": trained.source.location, "files": trained.files},
-        "trust_remote_code": trained.source.trust_remote_code,
-        **({"quantise": trained.source.quantise} if trained.source.quantise else {}),
-        "num_labels": facts.readout.outputs,
-        "labels": list(facts.labels),
-        "scores": list(facts.metrics),
-        "positive": facts.positive,
-        **kind,
-        "task": resolved["task"],
-        "splits": facts.splits,
-        "remarks": list(facts.remarks),
-        "data": facts.fingerprint,
-        "settings": {**resolved["training"], "seed": chosen.seed},
-    }
+def _recipe(result: SearchResult, chosen: Evaluation) -> Recipe | None:
+    """How the chosen one came about in its search."""
+    header = result.header
+    objectives = [Objective(**o) for o in header["objectives"]]
+    return recipe_of(chosen, result.evaluations, objectives, result.experiment.training, int(header["length"]))
 
 
 def evaluate(folder: str | Path, *, on: str | Path | None = None, trust_remote_code: bool = False) -> dict[str, float]:

@@ -24,6 +24,7 @@ from autopeft.metrics import METRICS
 from autopeft.models import ModelSource, find_model
 from autopeft.plugins import codes_of
 from autopeft.quantising import check_installed, remarks_on
+from autopeft.runners._machine import cpus
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
@@ -57,22 +58,22 @@ class Session:
         self.data = experiment.task.load()
         self.shape = self.source.shape(self.data.readout)
         self.space = SearchSpace.load(experiment.space, self.shape)
-        self._check_positions()
+        self.check_positions(self.space.input_tokens, self.space.where)
         self._check_phases()
         self.budget = Budget.resolve(experiment.budget, self.shape, experiment.training.max_length)
         self.budget.check_feasible(self.space)
         self.objectives = self._objectives()
         self.head_params = self.source.head_params(self.data.readout)
 
-    def _check_positions(self) -> None:
-        """`AutopeftError` where the longest text that is kept leaves no positions for the longest prompt."""
-        prompt, most = self.space.input_tokens, self.source.limits().tokens
+    def check_positions(self, prompt: int, where: str) -> None:
+        """`AutopeftError` where the longest text that is kept leaves no positions for a prompt of so many vectors."""
+        most = self.source.limits().tokens
         length = min(self.experiment.training.max_length, most)
         if prompt and length + prompt > most:
             left = most - prompt
             remedy = f"set training.max_length to at most {left}" if left >= 4 else "take shorter prompts"
             raise AutopeftError(
-                f"{self.space.where}: prompts of up to {prompt} vectors beside texts of up to {length} tokens need "
+                f"{where}: prompts of up to {prompt} vectors beside texts of up to {length} tokens need "
                 f"more than the {most} positions of the model; {remedy}"
             )
 
@@ -201,6 +202,12 @@ def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, A
         "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},
         "controls": experiment.controls.identity(),
     }
+
+
+def spec_of(session: Session, weights: Path, setup: Setup | None = None) -> WorkerSpec:
+    """A worker in this process, with the CPU threads that all workers of the experiment's runner have together."""
+    spec, runner = session.worker_spec(weights, setup), session.experiment.runner
+    return replace(spec, threads=min(runner.threads * runner.parallel, cpus()))
 
 
 def _least(dimension: Dimension) -> int:

@@ -36,14 +36,16 @@ FLOORS: list[set[str]] = [
     {"space"},
     {"budget"},
     {"engine"},
+    {"recipe"},
     {"baselines", "searching"},
     {"runners", "tracking", "exporting"},
     {"after"},
     {"experiment"},
     {"session", "run_folder", "progress"},
     {"task_facts"},
+    {"export_folder"},
     {"begin", "confirming", "result"},
-    {"comparing", "launch"},
+    {"comparing", "following", "launch"},
     {"cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

@@ -120,6 +120,8 @@ def test_yaml_mistakes_name_file_and_line(tmp_path: Path, capsys: pytest.Capture
         ("explain", "nowhere"),
         ("export", "nowhere"),
         ("evaluate", "nowhere"),
+        ("train", "nowhere", "quickstart"),
+        ("train", "nowhere", "quickstrt"),
         ("ui", "nowhere"),
         ("list", "method"),
     ],
@@ -256,6 +258,6 @@ def test_shipped_experiments_are_valid(name: str) -> None:
 
 
 def test_help_of_every_verb() -> None:
-    for verb in ("search", "plan", "front", "explain", "export", "evaluate", "ui", "list"):
+    for verb in ("search", "plan", "front", "explain", "train", "export", "evaluate", "ui", "list"):
         command = [sys.executable, "-m", "autopeft", verb, "--help"]
         assert "Usage" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -100,6 +100,9 @@ def test_an_export_has_the_weights_of_the_median_seed(undisturbed: SearchResult,
         record = json.loads((folder / "hybrid.json").read_text())
         assert (record["seed"], record["metrics"]["accuracy"]) == (seed, scores[seed])
         assert "test_accuracy" in record["metrics"]
+        assert [(step["seed"], step["train"]) for step in record["recipe"]] == [
+            (seed, point.candidate.hybrid.to_json())
+        ]
         files.append((folder / "adapter_model.safetensors").read_bytes())
     assert files[0] != files[1]
     confirmed = undisturbed.front.verdict.confirmed[point.number].scores

@@ -85,6 +85,25 @@ def test_a_healed_member_is_exported_as_it_was_measured(result: SearchResult, tm
     assert found["test_accuracy"] == pytest.approx(member.metrics["test_accuracy"])
 
 
+def test_a_healed_member_comes_again_by_its_recipe(result: SearchResult, tmp_path: Path) -> None:
+    """Trained alone here and in packs there: equal to rounding, at each stop."""
+    from autopeft import train
+
+    member = max((e for e in result.front.points if e.born == "healed"), key=lambda e: e.number)
+    line, by_key = [member], {e.key: e for e in result.evaluations}
+    while (origin := line[0].origin) is not None:
+        line.insert(0, by_key[origin.parent])
+    found = train(export(result, member.key, tmp_path / "out"), result.run_dir / "experiment.yaml", quiet=True)
+    (training,) = found.trainings
+    assert len(line) > 1
+    assert [e.key for e in training.stops] == [e.key for e in line]
+    for again, searched in zip(training.stops, line, strict=True):
+        for name in ("accuracy", "loss", "train_loss", "trainable_params"):
+            assert again.metrics[name] == pytest.approx(searched.metrics[name], rel=1e-5), name
+    for name in ("test_accuracy", "test_loss"):
+        assert training.metrics[name] == pytest.approx(member.metrics[name], rel=1e-5), name
+
+
 def test_only_what_is_needed_is_kept(result: SearchResult) -> None:
     training = result.experiment.training
     names = {training.weights_name(e.job) for e in result.front.points}

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -33,10 +34,13 @@ from autopeft.anatomy import ModelShape, shape_from_config
 from autopeft.attaching import Banks
 from autopeft.candidate import Candidate
 from autopeft.doors import read_json
+from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
+from autopeft.following.opening import opened
 from autopeft.hybrid import Hybrid
 from autopeft.peft_tuner import HybridConfig
+from autopeft.recipe import Recipe
 from autopeft.searching.front import ParetoFront
 from autopeft.space import SearchSpace
 from autopeft.tasks import task_from
@@ -149,6 +153,27 @@ ADAPTER: dict[str, Any] = {
     "hybrid": HYBRID,
     "seed": 0,
 }
+RECORD: dict[str, Any] = {
+    "key": "x",
+    "peft_type": "AUTOPEFT",
+    "hybrid": HYBRID,
+    "training": {"learning_rate": 1e-3},
+    "seed": 0,
+    "metrics": {},
+    "model": {"name": "x", "location": "x", "sizes": {"layers": 3, "hidden": 32}},
+    "num_labels": 2,
+    "labels": ["a", "b"],
+    "task": {"name": "files"},
+    "splits": "",
+    "data": "x",
+    "settings": {"epochs": 3},
+    "engine": {"device": "cpu", "precision": "fp32", "attention": "fused"},
+    "recipe": [
+        {"train": HYBRID, "training": {"learning_rate": 1e-3}, "epochs": 3, "seed": 0},
+        {"cut": {"cost": "trainable_params", "limit": 900, "length": 64, "hybrid": HYBRID}},
+        {"heal": {"training": {"learning_rate": 1e-3}, "epochs": 1}},
+    ],
+}
 ROWS: list[dict[str, Any]] = [{"text": f"a text {i}", "b": "é", "label": "ab"[i % 2]} for i in range(24)]
 
 
@@ -176,6 +201,16 @@ def load_hybrid(path: Path) -> None:
     assert hybrid.num_params(shape()) >= 0
     assert hybrid.describe()
     assert len(Candidate(hybrid).key) == 12
+
+
+def load_recipe(path: Path) -> None:
+    found = opened(path, TrainingSettings())
+    recipe = found.recipe
+    assert Recipe.from_json(recipe.to_json(), "again") == recipe
+    assert recipe.fixed.hybrid == recipe.hybrid
+    settings = found.training(TrainingSettings())
+    assert settings.epochs == recipe.first.epochs
+    assert found.setup_for(settings, torch.device("cpu")).pack == 1
 
 
 def load_front(path: Path) -> None:
@@ -244,6 +279,12 @@ def test_a_hybrid_with_something_wrong(data: Any) -> None:
 @given(spoilt(json.dumps(HYBRID).encode()))
 def test_a_hybrid_of_spoilt_bytes(data: bytes) -> None:
     outcome(lambda: load_hybrid(put("hybrid.json", data)))
+
+
+@fuzz
+@given(mutated(RECORD, JSON))
+def test_a_recipe_with_something_wrong(data: Any) -> None:
+    outcome(lambda: load_recipe(put("hybrid.json", as_json(data))))
 
 
 @fuzz

@@ -22,7 +22,7 @@ from test_cli import autopeft
 from tiny_project import make_data, not_measured, write_experiment
 
 import autopeft as package
-from autopeft import AutopeftError, SearchResult, evaluate, export, search
+from autopeft import AutopeftError, SearchResult, evaluate, export, search, train
 from autopeft.trust import trusted
 
 #: Registered by both model and tokenizer; importing it is what must not happen.
@@ -104,6 +104,7 @@ VERBS: dict[str, Callable[[Project], tuple[str, ...]]] = {
     "resume": lambda p: ("search", str(p.run / "experiment.yaml"), "--out", str(p.run), "-q"),
     "plan": lambda p: ("plan", str(p.yaml), "--samples", "10"),
     "compare": lambda p: ("compare", str(p.yaml), "--methods", "head_only", "--out", str(p.folder / "c"), "-q"),
+    "train": lambda p: ("train", str(p.export), str(p.yaml), "-q"),
     "explain": lambda p: ("explain", str(p.run)),
     "export": lambda p: ("export", str(p.run), "--to", str(p.folder / "out")),
     "evaluate": lambda p: ("evaluate", str(p.export)),
@@ -115,6 +116,7 @@ FUNCTIONS: dict[str, Callable[[Project], object]] = {
     "export": lambda p: export(p.run, to=p.folder / "out"),
     "method": lambda p: SearchResult.open(p.run).export(to=p.folder / "out"),
     "evaluate": lambda p: evaluate(p.export),
+    "train": lambda p: train(p.export, p.yaml, quiet=True),
 }
 TRAPS: dict[str, dict[str, Any]] = {"both": {}, "model": {"tokenizer": False}, "tokenizer": {"model": False}}
 
@@ -138,7 +140,7 @@ def test_a_function_refuses_what_a_file_asks_for(name: str, project: Project) ->
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-@pytest.mark.parametrize("verb", ["plan", "export", "evaluate"])
+@pytest.mark.parametrize("verb", ["plan", "export", "evaluate", "train"])
 def test_code_that_no_file_asks_for_does_not_run(
     verb: str, trap: str, project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

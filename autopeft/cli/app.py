@@ -166,6 +166,45 @@ def compare(
 
 
 @app.command()
+def train(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            parser=_path,
+            metavar="RECIPE",
+            help="A folder that 'autopeft export' wrote, its hybrid.json, or the JSON of a hybrid.",
+            show_default=False,
+        ),
+    ],
+    experiment: Name,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many trainings, each with the next seed.")] = 1,
+    seed: Annotated[Optional[int], typer.Option(min=0, help="The first; default the recipe's.")] = None,  # noqa: UP045
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(parser=_path, metavar="FOLDER", help="Where to export the median seed on validation."),
+    ] = None,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="Train the final structure from its beginning, without cuts.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    trust_remote_code: Trust = False,
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Follow the recipe of an export: its trainings, cuts and healings, on an experiment's model and task."""
+    from autopeft.cli.signals import ended_by_signals
+    from autopeft.experiment import Experiment
+    from autopeft.following import UNUSED
+
+    with ended_by_signals("nothing is kept; the same command begins again"):
+        # Before torch is imported, which takes seconds: a mistake in the file is told at once.
+        loaded = Experiment.load(experiment, UNUSED)
+        from autopeft.cli.training import run_train
+
+        run_train(recipe, loaded, seeds, seed, out, fixed, quiet, trust_remote_code, as_json)
+
+
+@app.command()
 def export(
     run: Run,
     pick: Annotated[str, typer.Option(help="best, knee, or the key of a candidate.")] = "best",

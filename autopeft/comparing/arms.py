@@ -24,8 +24,7 @@ from autopeft.engine.train import measure
 from autopeft.engine.worker import Worker, drain, in_words
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
-from autopeft.runners._machine import cpus
-from autopeft.session import Session
+from autopeft.session import Session, spec_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,12 +32,6 @@ if TYPE_CHECKING:
     from autopeft.engine.worker import WorkerSpec
 
 Costs = dict[str, float | None]
-
-
-def spec_of(session: Session, weights: Path, setup: Setup | None = None) -> WorkerSpec:
-    """A worker in this process, with the CPU threads that all workers of the experiment's runner have together."""
-    spec, runner = session.worker_spec(weights, setup), session.experiment.runner
-    return replace(spec, threads=min(runner.threads * runner.parallel, cpus()))
 
 
 class Bench:

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from autopeft.comparing.arms import Arm, Bench, arm_of, spec_of
+from autopeft.comparing.arms import Arm, Bench, arm_of
 from autopeft.comparing.choosing import RATES, choose, grid
 from autopeft.comparing.contenders import Contender, contenders
 from autopeft.comparing.progress import Progress, progress_for
@@ -20,7 +20,7 @@ from autopeft.engine.worker import in_words
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, needing
 from autopeft.run_folder import RunFolder
-from autopeft.session import Session, middle, typical_candidates
+from autopeft.session import Session, middle, spec_of, typical_candidates
 
 #: Where comparisons go that are not named, and how many seeds they have.
 RUNS, SEEDS = Path("runs"), 3

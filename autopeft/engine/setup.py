@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -35,6 +35,13 @@ class Setup(Strict):
     flops_per_second: float = Field(gt=0)
     seconds_per_step: float = Field(ge=0)
     milliseconds: dict[str, float] = {}
+
+    @classmethod
+    def unmeasured(cls, device: str, precision: Precision) -> Self:
+        """Of one candidate at a time, where nothing but precision and attention matters."""
+        name: Name = "bf16" if precision.dtype is torch.bfloat16 else "fp32"
+        attention = attention_name(precision)
+        return cls(device=device, precision=name, attention=attention, pack=1, flops_per_second=1, seconds_per_step=0)
 
     @property
     def chosen(self) -> Precision:

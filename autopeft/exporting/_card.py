@@ -47,7 +47,7 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
         task=plain(record["task"]["name"]), describe=hybrid.describe(), note=plain(record["splits"]),
         key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(training),
         folded=_folded(record), remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
-        kind=_KINDS[written],
+        kind=_KINDS[written], again=_AGAIN if "recipe" in record else "",
     )  # fmt: skip
     with replacing(to / "README.md") as partial:
         partial.write_text(text, encoding="utf-8")
@@ -83,6 +83,9 @@ from transformers import {auto_class}
 {base}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 {after}```"""
 
+_AGAIN = """
+`autopeft train path/to/this/folder EXPERIMENT` trains it again, by the recipe in `hybrid.json`."""
+
 _CARD = """---
 library_name: peft
 base_model: {base_yaml}
@@ -109,5 +112,5 @@ Splits: {note}. One training seed.
 
 {load}
 
-`autopeft evaluate path/to/this/folder` measures it again on the test split.
+`autopeft evaluate path/to/this/folder` measures it again on the test split.{again}
 """

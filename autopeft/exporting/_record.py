@@ -26,11 +26,20 @@ _REMEDY = "give a folder that 'autopeft export' wrote"
 
 
 class _Model(BaseModel):
-    """The base model as it was named, where it was, and its files' fingerprint (empty where there is none)."""
+    """The base model as it was named, where it was, its files' fingerprint and its sizes (empty where unknown)."""
 
     name: str = Field(min_length=1)
     location: str
     files: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+
+
+class Engine(BaseModel):
+    """How the backbone was computed with in training."""
+
+    device: str
+    precision: Literal["fp32", "bf16"]
+    attention: Literal["fused", "matmul"]
 
 
 class Record(BaseModel):
@@ -60,6 +69,7 @@ class Record(BaseModel):
     remarks: list[str] = []
     data: str
     settings: dict[str, Any]
+    engine: Engine | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -84,7 +94,12 @@ class Record(BaseModel):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The record of an export; `AutopeftError` with the field that is wrong."""
-        return parse(cls, read_json(folder / FILE, _REMEDY), str(folder / FILE))
+        return cls.of(read_json(folder / FILE, _REMEDY), str(folder / FILE))
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], where: str) -> Self:
+        """The record of plain data; its recipe, which nothing is measured by, is left to `autopeft.recipe`."""
+        return parse(cls, {name: value for name, value in data.items() if name != "recipe"}, where)
 
     @property
     def metrics_of_task(self) -> tuple[str, ...]:

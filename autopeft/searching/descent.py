@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Where on the range of learning rates (0 to 1) the large hybrids are tried.
 _PARTS = (0.35, 0.6, 0.85)
+#: In the name of a cut's weights, between the parent's key and the limit.
+_CUT = "-cut-"
 #: Steps of the search for the largest hybrid of equal shares.
 _LEVELS = 64
 #: A range of learning rates around the one of the training, where the space has none.
@@ -154,7 +156,7 @@ class Descent:
             return None
         if not any(cut.methods()):
             return None
-        name = f"{parent.key}-cut-{limit}"
+        name = start_name(parent.key, limit)
         self.keep(name, weights)
         return cut, name
 
@@ -200,8 +202,6 @@ def descent_of(
     from autopeft.engine.kept import load_units, save_weights
 
     scores = [o for o in objectives if not o.is_cost]
-    additive: Mapping[str, bool] = {name: cls.additive for name, cls in COSTS.all().items()}
-    cost = next((o.metric for o in objectives if o.is_cost and additive.get(o.metric)), "trainable_params")
     return Descent(
         space=space,
         budget=budget,
@@ -210,6 +210,23 @@ def descent_of(
         settings=settings,
         units=lambda name: load_units(folder, name),
         keep=lambda name, weights: save_weights(folder, name, weights),
-        cost=cost,
+        cost=falling_cost(objectives),
         trials=trials,
     )
+
+
+def falling_cost(objectives: Sequence[Objective]) -> str:
+    """The cost that a descent goes down: the first that is a sum over places, else trainable parameters."""
+    additive: Mapping[str, bool] = {name: cls.additive for name, cls in COSTS.all().items()}
+    return next((o.metric for o in objectives if o.is_cost and additive.get(o.metric)), "trainable_params")
+
+
+def start_name(parent: str, limit: int) -> str:
+    """The name of the weights of a parent's cut, by its key and the limit on the cost."""
+    return f"{parent}{_CUT}{limit}"
+
+
+def limit_of(origin: Origin) -> int | None:
+    """The limit on the cost that the weights were cut to where a training began; None for another kind of origin."""
+    limit = origin.start.removeprefix(f"{origin.parent}{_CUT}")
+    return int(limit) if limit.isdecimal() else None

@@ -1,0 +1,55 @@
+"""How a candidate of a search came about: its ancestors among the evaluations, as a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autopeft.candidate import Evaluation
+from autopeft.recipe import Cut, Healing, Recipe, Trained
+from autopeft.searching.descent import falling_cost, limit_of
+from autopeft.searching.objective import Objective
+
+if TYPE_CHECKING:
+    from autopeft.engine.settings import TrainingSettings
+
+
+def recipe_of(
+    chosen: Evaluation,
+    evaluations: Sequence[Evaluation],
+    objectives: Sequence[Objective],
+    training: TrainingSettings,
+    length: int,
+) -> Recipe | None:
+    """The steps from drawn weights to a training of a search with these settings, objectives and length of sequences.
+
+    None where an ancestor is not among the evaluations.
+    """
+    line: list[Evaluation] = [chosen]
+    limits: list[int] = []
+    while (origin := line[0].origin) is not None:
+        parent, limit = _parent(line[0], evaluations), limit_of(origin)
+        if parent is None or limit is None:
+            return None
+        line, limits = [parent, *line], [limit, *limits]
+    # With the seeds and epochs that the settings stand for.
+    settings = [training.of(e.job) for e in line]
+    begun = Trained(
+        train=line[0].candidate.hybrid,
+        training=dict(line[0].candidate.training),
+        epochs=settings[0].epochs,
+        seed=settings[0].seed,
+    )
+    cost, cuts = falling_cost(objectives), []
+    for evaluation, own, limit in zip(line[1:], settings[1:], limits, strict=True):
+        cut = Cut(cost=cost, limit=limit, length=length, hybrid=evaluation.candidate.hybrid)
+        cuts.append((cut, Healing(training=dict(evaluation.candidate.training), epochs=own.epochs)))
+    return Recipe(begun, tuple(cuts))
+
+
+def _parent(child: Evaluation, evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """Where several trainings are of the parent's hybrid at its rate, a healed one, which only a descent has."""
+    assert child.origin is not None
+    key = child.origin.parent
+    found = [e for e in evaluations if e.key == key and e.status == "done" and e.number < child.number]
+    return max(found, key=lambda e: (e.origin is not None, e.number), default=None)
