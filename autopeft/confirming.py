@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.candidate import Evaluation, Job
 from autopeft.costs import COSTS
+from autopeft.cutting import cut_to
 from autopeft.run_folder import RunFolder
 from autopeft.searching.confirming.loop import ConfirmLoop
-from autopeft.searching.confirming.plan import Plan, control_front, seeds_from
+from autopeft.searching.confirming.plan import Plan, control_front, job_with, seeds_from
 from autopeft.searching.confirming.records import (
     baseline_in,
     baselines_in,
@@ -116,7 +118,7 @@ def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, said: C
         said(f"confirming {candidates} candidates with other seeds: {trained} trainings ended")
 
     if plan.wanted(runs_in(study.remembered)):
-        loop = ConfirmLoop(study, plan, seconds, experiment.training.epochs, told)
+        loop = ConfirmLoop(study, plan, seconds, told, partial(_begin, session, plan, spec.keep))
         experiment.runner.run(spec, session.tokens, loop, pack)
         if not loop.is_over:
             raise KeyboardInterrupt
@@ -124,6 +126,19 @@ def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, said: C
         said("confirming: no training fits in confirm.time, so the front is as the search has seen it")
     for name, baseline in experiment.controls.baselines.items():
         _train_baseline(session, study, spec, name, baseline)
+
+
+def _begin(session: Session, plan: Plan, folder: Path | None, number: int, job: Job) -> None:
+    """Cut what a healing with another seed begins at; it fails by itself where its parent left nothing to cut."""
+    from autopeft.engine.kept import load_units, save_weights
+
+    parent, seed = plan.parent(number), job.seed
+    if folder is None or parent is None or job.origin is None or seed is None:
+        return
+    kept = load_units(folder, session.experiment.training.weights_name(job_with(parent, seed)))
+    if kept is not None:
+        weights = cut_to(parent.candidate.hybrid, job.candidate.hybrid, *kept, session.shape)
+        save_weights(folder, job.origin.start, weights)
 
 
 def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
@@ -140,7 +155,7 @@ def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
         if main not in evaluation.metrics:
             jobs.append((number, None, evaluation.job))
         fresh = [run for run in runs.get(number, ()) if run.status == "done" and main not in run.metrics]
-        jobs += [(number, run.seed, Job(evaluation.candidate, run.seed)) for run in fresh]
+        jobs += [(number, run.seed, job_with(evaluation, run.seed)) for run in fresh]
     scores = session.experiment.runner.score_on_test(spec, session.tokens, [job for _, _, job in jobs])
     measured = [(number, seed, found) for (number, seed, _), found in zip(jobs, scores, strict=True)]
     for number, seed, metrics in measured:
@@ -155,9 +170,14 @@ def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
 
 
 def seeds_kept(session: Session, study: Study, front: ParetoFront) -> set[str]:
-    """Names of the weights of other seeds that stay: those of the front's members."""
-    weights_name, runs = session.experiment.training.weights_name, runs_in(study.remembered)
-    return {weights_name(Job(e.candidate, run.seed)) for e in front.points for run in runs.get(e.number, ())}
+    """Names of the weights of other seeds that stay: those of the front's members, and what may be cut again."""
+    name, runs = session.experiment.training.weights_name, runs_in(study.remembered)
+    kept = {name(job_with(e, run.seed)) for e in front.points for run in runs.get(e.number, ())}
+    if not session.experiment.confirm.on:
+        return kept
+    plan = plan_of(session, study)
+    cut = [e for e in map(plan.parent, plan.all) if e is not None]
+    return kept | {f"{name(job_with(e, run.seed))}-units" for e in cut for run in runs.get(e.number, ())}
 
 
 def _raw(front: ParetoFront) -> ParetoFront:

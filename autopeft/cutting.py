@@ -105,6 +105,24 @@ def cut_hybrid(
     return new, _cut_weights(hybrid, new, weights, keep, shape)
 
 
+def cut_to(
+    hybrid: Hybrid, target: Hybrid, weights: Weights, importance: Mapping[str, torch.Tensor], shape: ModelShape
+) -> dict[str, torch.Tensor]:
+    """The weights of a hybrid's most important units, as many at each place as `target` has there; see `cut_hybrid`.
+
+    `AutopeftError` where `target` is no cut of the hybrid.
+    """
+    sizes = {s.name: units.count for s in sites_of(target, shape) if (units := s.method.units(shape, s.place))}
+    keep = {
+        site: _largest(_scores(site, importance, shape), sizes.get(site.name, 0))
+        for site in sites_of(hybrid, shape)
+        if site.method.units(shape, site.place)
+    }
+    if _cut(hybrid, keep, shape) != target:
+        raise AutopeftError(f"cutting: {target.describe()} is no cut of {hybrid.describe()}")
+    return _cut_weights(hybrid, target, weights, keep, shape)
+
+
 def _kept(
     hybrid: Hybrid,
     scores: Mapping[Site, torch.Tensor],

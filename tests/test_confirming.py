@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,23 +255,41 @@ def test_every_member_has_one_other_seed_before_the_uncertain_have_more() -> Non
     assert 2 not in dict(found.wanted(runs, [(2, 2)]))
 
 
-def test_a_healed_candidate_is_trained_from_the_beginning_with_all_seeds() -> None:
+def test_a_healed_candidate_is_healed_again_after_its_ancestors() -> None:
+    large = seen(0, 0.7, 40)
+    middle = seen(1, 0.8, 20, epochs=1, origin=Origin(large.key, "large-cut-20"))
+    small = seen(2, 0.9, 10, epochs=1, origin=Origin(middle.key, "middle-cut-10"))
+    found = plan([large, middle, small])
+    # It dominates the others, and they are trained again for its sake.
+    assert found.members.keys() == {2}
+    assert found.all.keys() == {0, 1, 2}
+    assert found.parent(2) == middle
+    assert found.parent(0) is None
+    assert found.wanted({}) == [(0, Job(large.candidate, 1, cuttable=True))]
+    # The other seed waits for nothing.
+    assert found.wanted({}, [(0, 1)]) == [(0, Job(large.candidate, 2, cuttable=True))]
+    assert found.wanted({}, [(0, 1), (0, 2)]) == []
+    runs = {0: [run(1, 0.7)]}
+    own = Job(middle.candidate, 1, 1, Origin(large.key, "large-cut-20-seed1"), cuttable=True)
+    assert found.wanted(runs) == [(1, own)]
+    runs |= {1: [run(1, 0.7)]}
+    last = Job(small.candidate, 1, 1, Origin(middle.key, "middle-cut-10-seed1"))
+    assert found.wanted(runs) == [(2, last)]
+    # Where an ancestor has failed there is nothing to heal with that seed.
+    assert found.wanted({0: [replace(run(1, 0.7), status="failed")]}) == [(0, Job(large.candidate, 2, cuttable=True))]
+
+
+def test_the_front_says_what_a_healed_one_has_with_all_seeds() -> None:
     healed = seen(0, 0.9, 10, epochs=1, origin=Origin("parent", "parent-cut"))
-    found = plan([healed])
-    [(number, job)] = found.wanted({})
-    assert (number, job) == (0, Job(healed.candidate, 0))
-    assert found.seconds(0, 3) == 3.0
-    [(_, job)] = found.wanted({0: [run(0, 0.9)]})
-    assert job.seed == 1
-    done = confirmed([healed], {0: [run(0, 0.8), run(1, 0.8)]})
+    done = confirmed([healed], {0: [run(1, 0.8)]})
     point = done.to_json()["points"][0]
     assert (point["born"], point["parent"]) == ("healed", "parent")
-    assert point["confirmed"]["accuracy"]["mean"] == pytest.approx(0.8)
+    assert point["confirmed"]["accuracy"]["mean"] == pytest.approx(0.85)
 
 
 def looped(tmp_path: Path, seconds: float) -> tuple[ConfirmLoop, Any]:
     study = opened(tmp_path)
-    return ConfirmLoop(study, plan([seen(0, 0.5, 10), seen(1, 0.8, 40), seen(2, 0.9, 50)]), seconds, 1), study
+    return ConfirmLoop(study, plan([seen(0, 0.5, 10), seen(1, 0.8, 40), seen(2, 0.9, 50)]), seconds), study
 
 
 def answer(loop: ConfirmLoop, pack: Sequence[Any], score: float = 0.6) -> None:

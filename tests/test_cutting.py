@@ -22,7 +22,7 @@ from autopeft.anatomy import ModelShape, shape_of
 from autopeft.attaching import Attachment, Banks
 from autopeft.candidate import Candidate
 from autopeft.costs import COSTS
-from autopeft.cutting import canonical, cut_hybrid, sites_of
+from autopeft.cutting import canonical, cut_hybrid, cut_to, sites_of
 from autopeft.engine.data import training_batches
 from autopeft.engine.importance import make_canonical, unit_importance
 from autopeft.engine.pack import Pack
@@ -143,6 +143,9 @@ def test_what_is_cut_is_the_large_one_without_its_other_units(name: str) -> None
         cut, own = cut_hybrid(hybrid, weights, importance, limit, shape)
         units = [(site, site.method.units(shape, site.place)) for site in sites_of(cut, shape)]
         assert 0 < cut.num_params(shape) <= limit
+        again = cut_to(hybrid, cut, weights, importance, shape)
+        assert again.keys() == own.keys()
+        assert all(torch.equal(again[n], own[n]) for n in own)
         assert cut.num_params(shape) == sum(u.params(units_in(site.method)) for site, u in units)
         assert Banks([cut], shape, [0]).trained_count() == cut.num_params(shape)
         masks = left(hybrid, cut, importance, shape)
@@ -235,6 +238,13 @@ def test_singular_directions_are_in_order_and_a_dead_one_can_be_trained() -> Non
             torch.testing.assert_close(a.norm(dim=1), b.norm(dim=0))
             assert a.norm(dim=1).diff().max() < 0
             torch.testing.assert_close(a.norm(dim=1).square(), torch.linalg.svdvals(before)[:5])
+
+
+def test_what_is_no_cut_is_named() -> None:
+    shape = SHAPE
+    hybrid, other = everywhere(make("lora", 4)), everywhere(make("sequential", 2))
+    with pytest.raises(AutopeftError, match="is no cut of"):
+        cut_to(hybrid, other, trained(hybrid, shape), drawn(hybrid, shape), shape)
 
 
 def test_no_room_leaves_the_head() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_project
+from kill_points import CONFIRMING
 from test_resumed import assert_same
+from test_resumed import ended as ended_by
 from test_study import OBJECTIVES, SPACE
 
 from autopeft.budget import Budget
@@ -18,6 +23,8 @@ from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError
 from autopeft.progress import Progress, Silent
 from autopeft.result import SearchResult, export
+from autopeft.searching.confirming.plan import job_with
+from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.descent import Descent, DescentSettings, largest
 from autopeft.searching.study import Proposal
 
@@ -25,7 +32,7 @@ FIELDS: dict[str, Any] = {
     "trials": 18,
     "runner": {"name": "in_process", "cpus": 1, "pack": 4},
     "sampler": {"name": "known_cost", "startup": 2, "seed": 3},
-    "training": {"epochs": 3, "batch_size": 16, "max_length": 16, "precision": "fp32"},
+    "training": {"epochs": 3, "batch_size": 16, "max_length": 16, "precision": "fp32", "seed": 5},
     "descent": {"least": 0.1},
 }
 
@@ -111,6 +118,57 @@ def test_only_what_is_needed_is_kept(result: SearchResult) -> None:
     assert {p.stem for p in (result.run_dir / "weights").iterdir()} == names | starts
     for e in result.front.points:
         assert load_weights(result.run_dir / "weights", training.weights_name(e.job)) is not None
+
+
+CONFIRMED = {"confirm": {"seeds": 2, "time": 100}}
+
+
+@pytest.fixture(scope="module")
+def confirmed(project: Path, result: SearchResult, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """The same search, confirmed after its end."""
+    run = tmp_path_factory.mktemp("confirmed") / "run"
+    shutil.copytree(result.run_dir, run)
+    return search(project, run, **CONFIRMED)
+
+
+def test_a_healed_member_is_healed_again_with_other_seeds(confirmed: SearchResult, tmp_path: Path) -> None:
+    by_number = {e.number: e for e in confirmed.evaluations}
+    runs = runs_in(confirmed.remembered)
+    members = [by_number[number] for number in runs if by_number[number].origin is not None]
+    assert members
+    weights = confirmed.run_dir / "weights"
+    for member in members:
+        # By the same hybrids, whose importances are this seed's: other weights.
+        [own] = runs[member.number]
+        assert (own.seed, own.status) == (6, "done")
+        assert own.metrics["loss"] != member.metrics["loss"]
+    on_front = next(e for e in confirmed.front.points if e.number in runs and e.origin is not None)
+    name = confirmed.experiment.training.weights_name(job_with(on_front, 6))
+    assert load_weights(weights, name) is not None
+    folder = export(confirmed, on_front.key, tmp_path / "out", seed=6)
+    assert json.loads((folder / "hybrid.json").read_text())["seed"] == 6
+
+
+def test_another_seed_is_what_a_search_with_it_would_have_trained(
+    project: Path, confirmed: SearchResult, tmp_path: Path
+) -> None:
+    """But for the hybrids: they are those of the first search."""
+    runs, by_number = runs_in(confirmed.remembered), {e.number: e for e in confirmed.evaluations}
+    trunk = next(by_number[n] for n in runs if by_number[n].key in {e.origin.parent for e in healed(confirmed)})
+    training = {**FIELDS["training"], "seed": 6}
+    other = search(project, tmp_path / "run", training=training, trials=6, runner={"name": "in_process", "cpus": 1})
+    same = next(e for e in other.evaluations if e.key == trunk.key)
+    assert runs[trunk.number][0].metrics["loss"] == pytest.approx(same.metrics["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [point for point in CONFIRMING if "control" not in point])
+def test_killed_while_it_heals_again_it_goes_on_the_same(
+    point: str, project: Path, confirmed: SearchResult, tmp_path: Path
+) -> None:
+    fields = {**FIELDS, **CONFIRMED}
+    assert ended_by(project, tmp_path / "run", point, signal.SIGKILL, **fields) == -signal.SIGKILL
+    assert_same(search(project, tmp_path / "run", **CONFIRMED), confirmed)
 
 
 class _Ends(Silent):

@@ -27,10 +27,10 @@ class ConfirmLoop:
         study: Study,
         plan: Plan,
         seconds: float,
-        epochs: int,
         said: Callable[[int, int], None] = lambda done, left: None,
+        begin: Callable[[int, Job], None] = lambda number, job: None,
     ) -> None:
-        self._study, self._plan, self._limit, self._epochs, self._said = study, plan, seconds, epochs, said
+        self._study, self._plan, self._limit, self._said, self._begin = study, plan, seconds, said, begin
         self._objectives: Sequence[Objective] = [o for o in study.objectives if not o.is_cost]
         #: By ticket, since one candidate may run with two seeds on two workers.
         self._running: dict[int, tuple[int, Job]] = {}
@@ -41,24 +41,30 @@ class ConfirmLoop:
         """Whether it has come to its end, with nothing running; false after an interrupt."""
         return self._ended and not self._running
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there may be more when something that is running has ended."""
+        return not self._ended
+
     def next_pack(self, size: int, workers: int = 1) -> list[Proposal]:
-        """Up to `size` trainings of one seed; none when no more shall be started."""
+        """Up to `size` trainings of one seed; none when no more shall be started, or while it waits."""
         runs = runs_in(self._study.remembered)
         running = [(number, job.seed or 0) for number, job in self._running.values()]
         wanted = self._plan.wanted(runs, running)
         left = self._limit - sum(run.seconds for each in runs.values() for run in each)
-        left -= sum(self._plan.seconds(number, self._epochs) for number, _ in running)
+        left -= sum(self._plan.seconds(number) for number, _ in running)
         pack: list[Proposal] = []
         room = min(size, max(1, math.ceil(len(wanted) / workers)))
         for number, job in wanted:
-            expected = self._plan.seconds(number, self._epochs)
+            expected = self._plan.seconds(number)
             if len(pack) == room or expected > left or (pack and job.seed != pack[0].job.seed):
                 continue
             left -= expected
+            self._begin(number, job)
             pack.append(Proposal(self._ticket, job, repaired=False))
             self._running[self._ticket] = (number, job)
             self._ticket += 1
-        self._ended |= not pack
+        self._ended |= not pack and not self._running
         return pack
 
     def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from autopeft.candidate import Evaluation, Job
+from autopeft.candidate import Evaluation, Job, Origin
 from autopeft.searching.confirming.statistics import p_front, prior_deviation, standard_errors
 from autopeft.searching.confirming.values import Run
 from autopeft.searching.front import ParetoFront
@@ -20,8 +20,20 @@ _FEW = 300
 
 
 def own_run(evaluation: Evaluation) -> list[Run]:
-    """The search's own training, where it is one like those with other seeds: whole, and from its beginning."""
-    return [Run.of(evaluation)] if evaluation.job.is_whole and evaluation.status == "done" else []
+    """The search's own training, where it is one like those with other seeds."""
+    return [Run.of(evaluation)] if evaluation.status == "done" else []
+
+
+def job_with(evaluation: Evaluation, seed: int, cuttable: bool = False) -> Job:
+    """The training of a candidate with a seed.
+
+    A healed one is healed again, from what its parent with that seed leaves when it is cut to the same hybrid.
+    """
+    if seed == evaluation.seed:
+        return replace(evaluation.job, cuttable=cuttable)
+    origin = evaluation.origin
+    own = None if origin is None else Origin(origin.parent, f"{origin.start}-seed{seed}")
+    return Job(evaluation.candidate, seed, evaluation.epochs, own, cuttable)
 
 
 def probabilities(
@@ -60,9 +72,10 @@ def control_front(front: ParetoFront, names: Collection[str]) -> tuple[Evaluatio
 class Plan:
     """The members of a confirmation and the trainings that they still want.
 
-    `front` is that of the search, `controls` the keys of controls, `seed` the search's own, `rows` the number of
-    validation examples. Members are the searched front, what may be on the true one (of a number of members: so many,
-    the likeliest first), and the best controls.
+    `front` is that of the search, `controls` the keys of controls, `seeds` the search's own and others, `rows` the
+    number of validation examples. Members are the searched front, what may be on the true one (of a number of members:
+    so many, the likeliest first), and the best controls. Beside them stand the ancestors of healed ones, which are
+    trained again for their sake.
     """
 
     def __init__(
@@ -82,8 +95,12 @@ class Plan:
             near = [e for e in near if e.number in self._searched or known[e.number] >= _NEAR]
         chosen = near if members == "auto" else near[:members]
         self.members = {e.number: e for e in chosen}
-        #: All that is trained again, by number: members, and controls to compare them with.
-        self.all = self.members | {e.number: e for e in front.done if e.number in self._controls}
+        wanted = self.members | {e.number: e for e in front.done if e.number in self._controls}
+        self._parents = _ancestry(wanted.values(), front.evaluations)
+        parents = set(self._parents.values())
+        #: All that may be trained again, by number: members, controls to compare them with, and ancestors.
+        self.all = wanted | {e.number: e for e in front.evaluations if e.number in parents}
+        self._wanted = wanted
 
     def wanted(
         self, runs: Mapping[int, Sequence[Run]], running: Collection[tuple[int, int]] = ()
@@ -92,31 +109,64 @@ class Plan:
 
         First comes each member's first other seed: those of the front and controls, then the most uncertain. After
         that the place counts alone: p (1 - p) over the number of seeds, with p the probability of being on the front.
-        What is surely not on it gets no more.
+        What is surely not on it gets no more. In the place of a healed one comes the first of its ancestors that is
+        not trained with that seed; nothing while that one is running, and nothing any more where it has failed.
         """
         p = probabilities(self._front, list(self.members.values()), runs, self._rows, _FEW)
-        found: list[tuple[tuple[bool, bool, float, int], int, Job]] = []
-        for number, evaluation in self.all.items():
+        done = {(number, run.seed): run.status for number, each in runs.items() for run in each}
+        found: dict[tuple[int, int], tuple[bool, bool, float, int]] = {}
+        for number in self._wanted:
             fresh = [run.seed for run in runs.get(number, ())] + [seed for n, seed in running if n == number]
-            taken = {*fresh, *(run.seed for run in own_run(evaluation))}
-            left = [seed for seed in self.seeds if seed not in taken]
+            taken = {*fresh, *(run.seed for run in own_run(self.all[number]))}
+            nexts = (self._next(number, seed, done, running) for seed in self.seeds if seed not in taken)
+            first = next((each for each in nexts if each is not None), None)
             control = number in self._controls
-            if not left or (fresh and not control and p[number] < _LOST):
+            if first is None or (fresh and not control and p[number] < _LOST):
                 continue
             place = max(p.get(number, 0.0) * (1 - p.get(number, 0.0)), 0.1 if control else 0.0)
             later = not (control or number in self._searched)
             urgency = (bool(fresh), later and not fresh, -place / (1 + len(taken)), number)
-            found.append((urgency, number, Job(evaluation.candidate, left[0])))
-        return [(number, job) for _, number, job in sorted(found, key=lambda each: each[0])]
+            found[first] = min(found.get(first, urgency), urgency)
+        parents = set(self._parents.values())
+        ordered = sorted(found, key=lambda each: found[each])
+        return [(number, job_with(self.all[number], seed, number in parents)) for number, seed in ordered]
 
-    def seconds(self, number: int, epochs: int) -> float:
+    def _next(
+        self, number: int, seed: int, done: Mapping[tuple[int, int], str], running: Collection[tuple[int, int]]
+    ) -> tuple[int, int] | None:
+        """The training that has to come next for a member with a seed: its own, or an ancestor's."""
+        if (number, seed) in running:
+            return None
+        parent = self._parents.get(number)
+        if parent is None or done.get((parent, seed)) == "done":
+            return number, seed
+        return None if (parent, seed) in done else self._next(parent, seed, done, running)
+
+    def parent(self, number: int) -> Evaluation | None:
+        """The candidate that a healed one was cut from."""
+        return self.all[self._parents[number]] if number in self._parents else None
+
+    def seconds(self, number: int) -> float:
         """How long a training of it will take, by its own in the search."""
-        evaluation = self.all[number]
-        return evaluation.seconds * epochs / max(1, evaluation.fidelity)
+        return self.all[number].seconds
 
     def needed(self) -> set[str]:
         """Keys of candidates whose weights are still asked for."""
         return {e.key for e in self.all.values()}
+
+
+def _ancestry(members: Iterable[Evaluation], evaluations: Sequence[Evaluation]) -> dict[int, int]:
+    """The number of the parent by that of the child, of healed members and of their ancestors."""
+    by_key = {e.key: e for e in reversed(evaluations) if e.status == "done"}
+    found: dict[int, int] = {}
+    left = list(members)
+    while left:
+        child = left.pop()
+        parent = None if child.origin is None else by_key.get(child.origin.parent)
+        if parent is not None and child.number not in found and parent.number < child.number:
+            found[child.number] = parent.number
+            left.append(parent)
+    return found
 
 
 def seeds_from(seed: int, count: int) -> list[int]:
@@ -125,10 +175,11 @@ def seeds_from(seed: int, count: int) -> list[int]:
 
 
 def with_seed(evaluation: Evaluation, run: Run) -> Evaluation:
-    """The evaluation with another training in its place, from the beginning: what its weights and scores then are."""
+    """The evaluation with another training in its place: what its weights and scores then are."""
     costs = {name: v for name, v in evaluation.metrics.items() if name not in evaluation_scores(evaluation)}
     metrics = {**costs, **run.metrics}
-    return replace(evaluation, seed=run.seed, metrics=metrics, curve=(), seconds=run.seconds, epochs=None, origin=None)
+    origin = job_with(evaluation, run.seed).origin
+    return replace(evaluation, seed=run.seed, metrics=metrics, curve=(), seconds=run.seconds, origin=origin)
 
 
 def evaluation_scores(evaluation: Evaluation) -> set[str]:
