@@ -65,13 +65,15 @@ class Trained(Strict):
 class Cut(Strict):
     """What came before, made smaller: to `limit` on a cost, for sequences of `length` tokens where that matters.
 
-    `hybrid` is what came out; with another seed or on other data it may be another one.
+    `hybrid` is what came out; with another seed or on other data it may be another one where `sizes` are chosen by
+    importance over all places. Where they are given, each place keeps as many units as the hybrid has there.
     """
 
     cost: Annotated[str, BeforeValidator(_cost)]
     limit: int = Field(ge=0)
     length: int = Field(ge=1, le=2**20)
     importance: Importance = "first_order"
+    sizes: Literal["chosen", "given"] = "chosen"
     hybrid: _Hybrid
 
 

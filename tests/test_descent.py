@@ -16,6 +16,7 @@ from test_resumed import assert_same
 from test_resumed import ended as ended_by
 from test_study import OBJECTIVES, SPACE
 
+from autopeft import train
 from autopeft.budget import Budget
 from autopeft.candidate import Evaluation, Job
 from autopeft.engine.kept import load_weights
@@ -94,8 +95,6 @@ def test_a_healed_member_is_exported_as_it_was_measured(result: SearchResult, tm
 
 def test_a_healed_member_comes_again_by_its_recipe(result: SearchResult, tmp_path: Path) -> None:
     """Trained alone here and in packs there: equal to rounding, at each stop."""
-    from autopeft import train
-
     member = max((e for e in result.front.points if e.born == "healed"), key=lambda e: e.number)
     line, by_key = [member], {e.key: e for e in result.evaluations}
     while (origin := line[0].origin) is not None:
@@ -146,7 +145,12 @@ def test_a_healed_member_is_healed_again_with_other_seeds(confirmed: SearchResul
     name = confirmed.experiment.training.weights_name(job_with(on_front, 6))
     assert load_weights(weights, name) is not None
     folder = export(confirmed, on_front.key, tmp_path / "out", seed=6)
-    assert json.loads((folder / "hybrid.json").read_text())["seed"] == 6
+    record = json.loads((folder / "hybrid.json").read_text())
+    assert record["seed"] == record["recipe"][0]["seed"] == 6
+    assert {step["cut"]["sizes"] for step in record["recipe"] if "cut" in step} == {"given"}
+    # Followed, it gives the same.
+    (again,) = train(folder, confirmed.run_dir / "experiment.yaml", quiet=True).trainings
+    assert again.metrics["loss"] == pytest.approx(record["metrics"]["loss"], rel=1e-5)
 
 
 def test_another_seed_is_what_a_search_with_it_would_have_trained(

@@ -36,6 +36,7 @@ STEPS: list[dict[str, Any]] = [
             "limit": 1000,
             "length": 16,
             "importance": "first_order",
+            "sizes": "chosen",
             "hybrid": SMALL.to_json(),
         }
     },

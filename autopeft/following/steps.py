@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from autopeft.candidate import Candidate, Evaluation, Job, Origin
 from autopeft.costs import COSTS
-from autopeft.cutting import cut_hybrid
+from autopeft.cutting import cut_hybrid, cut_to
 from autopeft.engine.kept import load_units, load_weights, save_weights
 from autopeft.engine.worker import Worker
 from autopeft.errors import AutopeftError
@@ -101,7 +101,11 @@ class Follower:
         if units is None:
             raise AutopeftError(f"{folder}: weights cannot be kept there; is the disk full?")
         cost = COSTS.get(cut.cost)()
-        hybrid, weights = cut_hybrid(parent.candidate.hybrid, *units, cut.limit, shape, cost, cut.length)
+        whole = parent.candidate.hybrid
+        if cut.sizes == "given":
+            hybrid, weights = cut.hybrid, cut_to(whole, cut.hybrid, *units, shape)
+        else:
+            hybrid, weights = cut_hybrid(whole, *units, cut.limit, shape, cost, cut.length)
         if not any(hybrid.methods()):
             raise AutopeftError(
                 f"seed {parent.seed}: nothing is left of the hybrid at {cut.limit:,} {cost.unit}; take a recipe of a "

@@ -7,6 +7,7 @@ first-order importance (see `autopeft.cutting`); the short training after it is 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -226,7 +227,15 @@ def start_name(parent: str, limit: int) -> str:
     return f"{parent}{_CUT}{limit}"
 
 
-def limit_of(origin: Origin) -> int | None:
-    """The limit on the cost that the weights were cut to where a training began; None for another kind of origin."""
-    limit = origin.start.removeprefix(f"{origin.parent}{_CUT}")
-    return int(limit) if limit.isdecimal() else None
+def with_seed(origin: Origin, seed: int) -> Origin:
+    """Where a healing with another seed begins: at its parent with that seed, cut to the same hybrid."""
+    return Origin(origin.parent, f"{origin.start}-seed{seed}")
+
+
+def limit_of(origin: Origin) -> tuple[int, bool] | None:
+    """The limit on the cost that the weights were cut to where a training began, and whether it is `with_seed`.
+
+    None for another kind of origin.
+    """
+    found = re.fullmatch(rf"{re.escape(origin.parent)}{_CUT}(\d+)(-seed\d+)?", origin.start)
+    return None if found is None else (int(found[1]), found[2] is not None)

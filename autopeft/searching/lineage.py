@@ -26,23 +26,25 @@ def recipe_of(
     None where an ancestor is not among the evaluations.
     """
     line: list[Evaluation] = [chosen]
-    limits: list[int] = []
+    limits: list[tuple[int, bool]] = []
     while (origin := line[0].origin) is not None:
-        parent, limit = _parent(line[0], evaluations), limit_of(origin)
-        if parent is None or limit is None:
+        parent, known = _parent(line[0], evaluations), limit_of(origin)
+        if parent is None or known is None:
             return None
-        line, limits = [parent, *line], [limit, *limits]
+        line, limits = [parent, *line], [known, *limits]
     # With the seeds and epochs that the settings stand for.
     settings = [training.of(e.job) for e in line]
     begun = Trained(
         train=line[0].candidate.hybrid,
         training=dict(line[0].candidate.training),
         epochs=settings[0].epochs,
-        seed=settings[0].seed,
+        # That of the chosen one: with another seed its ancestors had it too.
+        seed=settings[-1].seed,
     )
     cost, cuts = falling_cost(objectives), []
-    for evaluation, own, limit in zip(line[1:], settings[1:], limits, strict=True):
-        cut = Cut(cost=cost, limit=limit, length=length, hybrid=evaluation.candidate.hybrid)
+    for evaluation, own, (limit, given) in zip(line[1:], settings[1:], limits, strict=True):
+        hybrid = evaluation.candidate.hybrid
+        cut = Cut(cost=cost, limit=limit, length=length, sizes="given" if given else "chosen", hybrid=hybrid)
         cuts.append((cut, Healing(training=dict(evaluation.candidate.training), epochs=own.epochs)))
     return Recipe(begun, tuple(cuts))
 

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from autopeft.candidate import Evaluation, Job, Origin
+from autopeft.candidate import Evaluation, Job
 from autopeft.searching.confirming.statistics import p_front, prior_deviation, standard_errors
 from autopeft.searching.confirming.values import Run
+from autopeft.searching.descent import with_seed as healed_with_seed
 from autopeft.searching.front import ParetoFront
 
 #: Probability of being on the true front from which on a candidate is looked at again, and below which it is given up.
@@ -32,7 +33,7 @@ def job_with(evaluation: Evaluation, seed: int, cuttable: bool = False) -> Job:
     if seed == evaluation.seed:
         return replace(evaluation.job, cuttable=cuttable)
     origin = evaluation.origin
-    own = None if origin is None else Origin(origin.parent, f"{origin.start}-seed{seed}")
+    own = None if origin is None else healed_with_seed(origin, seed)
     return Job(evaluation.candidate, seed, evaluation.epochs, own, cuttable)
 
 
