@@ -18,6 +18,9 @@ Status = Literal["done", "stopped", "failed"]
 #: How a candidate's weights came about: from their beginning, or from a larger candidate's that were cut and healed.
 Born = Literal["trained", "healed"]
 
+#: What is said of candidates without a role of their own.
+SAMPLER = "sampler"
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -88,8 +91,8 @@ class Job:
     """One training of a candidate: from this seed, for so many epochs; None stands for what the settings say.
 
     What a worker is given. Weights and evaluations belong to a candidate, a seed, and an `origin` where it has one.
-    `cuttable`: what is needed to cut it is kept beside its weights.
-    `AutopeftError` for a seed or a number of epochs that no training has.
+    `cuttable`: what is needed to cut it is kept beside its weights. `role`: what it is in a search, in a few words,
+    where no sampler proposed it; it changes nothing else. `AutopeftError` for a seed or a number of epochs that no training has.
     """
 
     candidate: Candidate
@@ -97,6 +100,7 @@ class Job:
     epochs: int | None = None
     origin: Origin | None = None
     cuttable: bool = False
+    role: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -126,6 +130,8 @@ class Job:
         own: dict[str, Any] = {} if self.origin is None else {"origin": self.origin.to_json()}
         if self.cuttable:
             own["cuttable"] = True
+        if self.role:
+            own["role"] = self.role
         return {"candidate": self.candidate.to_json(), "seed": self.seed, "epochs": self.epochs, **own}
 
     @classmethod
@@ -134,7 +140,8 @@ class Job:
         with door("job", "expected {'candidate': ..., 'seed': ..., 'epochs': ...}"):
             origin = Origin.from_json(data["origin"]) if "origin" in data else None
             cuttable = data.get("cuttable", False) is True
-            return cls(Candidate.from_json(data["candidate"]), data["seed"], data["epochs"], origin, cuttable)
+            candidate, role = Candidate.from_json(data["candidate"]), str(data.get("role", ""))
+            return cls(candidate, data["seed"], data["epochs"], origin, cuttable, role)
 
 
 def failed(candidate: Candidate, error: Exception | str) -> Evaluation:
@@ -151,7 +158,7 @@ class Evaluation:
     `test_<metric>`, and costs, all in one namespace. `curve` has one mapping an epoch. `seconds` is training and
     validation, without the work around it. A stopped candidate has the metrics of its last epoch. A failed one has its
     reason in `error` and keeps its costs. `epochs` is how long it was to be trained where that is not what the settings
-    say, `origin` where it began where that is not at drawn weights.
+    say, `origin` where it began where that is not at drawn weights, `role` its job's.
     """
 
     candidate: Candidate
@@ -165,6 +172,7 @@ class Evaluation:
     repaired: bool = False
     epochs: int | None = None
     origin: Origin | None = None
+    role: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
@@ -174,7 +182,7 @@ class Evaluation:
     @property
     def job(self) -> Job:
         """The training that would give it again, to the end."""
-        return Job(self.candidate, self.seed, self.epochs, self.origin)
+        return Job(self.candidate, self.seed, self.epochs, self.origin, role=self.role)
 
     @property
     def born(self) -> Born:
@@ -196,6 +204,8 @@ class Evaluation:
         own: dict[str, Any] = {} if self.epochs is None else {"epochs": self.epochs}
         if self.origin is not None:
             own["origin"] = self.origin.to_json()
+        if self.role:
+            own["role"] = self.role
         return {
             "candidate": self.candidate.to_json(),
             "status": self.status,
@@ -219,4 +229,6 @@ class Evaluation:
             found = cls(candidate=candidate, curve=curve, origin=origin, **rest)
             if found.status not in get_args(Status) or not all(isinstance(m, dict) for m in (found.metrics, *curve)):
                 raise ValueError(f"status {shown(found.status)}, or metrics that are no mapping")
+            if not isinstance(found.role, str):
+                raise ValueError("its role is no text")
         return found

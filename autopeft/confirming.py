@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -26,10 +27,11 @@ from autopeft.searching.confirming.records import (
 )
 from autopeft.searching.confirming.values import Run
 from autopeft.searching.confirming.verdict import judged
-from autopeft.searching.controls import control_source
+from autopeft.searching.controls import control_source, named
 from autopeft.searching.descent import descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.sources import Source
+from autopeft.progress import Progress
 from autopeft.session import Session
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def needed_by(session: Session, study: Study, sources: Sequence[Source] = ()) ->
     return lambda: set(needed(study.finished))
 
 
-def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, said: Callable[[str], None]) -> None:
+def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, progress: Progress) -> None:
     """Train the front's members and the best controls with other seeds, as far as the experiment allows.
 
     `KeyboardInterrupt` where a runner ends quietly at an interrupt.
@@ -113,19 +115,35 @@ def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, said: C
         return
     plan = plan_of(session, study)
     seconds = experiment.confirm.time * sum(e.seconds for e in study.evaluations())
-
-    def told(trained: int, candidates: int) -> None:
-        said(f"confirming {candidates} candidates with other seeds: {trained} trainings ended")
-
     if plan.wanted(runs_in(study.remembered)):
-        loop = ConfirmLoop(study, plan, seconds, told, partial(_begin, session, plan, spec.keep))
+        pace = _Pace(progress, experiment.runner.parallel)
+        loop = ConfirmLoop(study, plan, seconds, pace.said, partial(_begin, session, plan, spec.keep))
+        loop.say()
         experiment.runner.run(spec, session.tokens, loop, pack)
         if not loop.is_over:
             raise KeyboardInterrupt
     if plan.members and not runs_in(study.remembered):
-        said("confirming: no training fits in confirm.time, so the front is as the search has seen it")
+        progress.remarked(["no confirmation fits in confirm.time, so the front is as the search has seen it"])
     for name, baseline in experiment.controls.baselines.items():
-        _train_baseline(session, study, spec, name, baseline)
+        _train_baseline(session, study, name, baseline, progress)
+
+
+class _Pace:
+    """Tells the progress how many of how many trainings have ended, and how long the rest will take."""
+
+    def __init__(self, progress: Progress, workers: int, what: str = "confirmations") -> None:
+        self._progress, self._workers, self._what = progress, workers, what
+        self._begin, self._before = time.monotonic(), -1
+
+    def said(self, done: int, total: int, seconds: float | None) -> None:
+        """`seconds` of training are left, as far as is known: what is believed until a training has ended."""
+        if self._before < 0:
+            self._before = done
+        passed, left = done - self._before, None if seconds is None else seconds / self._workers
+        if passed:
+            left = (time.monotonic() - self._begin) / passed * (total - done)
+        if total:
+            self._progress.confirming(self._what, done, total, left)
 
 
 def _begin(session: Session, plan: Plan, folder: Path | None, number: int, job: Job) -> None:
@@ -189,7 +207,7 @@ def _first_cost(session: Session) -> str:
     return next((o.metric for o in session.objectives if o.is_cost), "trainable_params")
 
 
-def _train_baseline(session: Session, study: Study, spec: WorkerSpec, name: str, baseline: str) -> None:
+def _train_baseline(session: Session, study: Study, name: str, baseline: str, progress: Progress) -> None:
     """Tune a baseline's rate on validation, then train it with every seed; each training is kept as it ends.
 
     It trains the backbone itself, so it is no candidate of the search, and is not within its budget or time.
@@ -198,26 +216,30 @@ def _train_baseline(session: Session, study: Study, spec: WorkerSpec, name: str,
 
     trained, training = BASELINES.get(baseline)(), session.experiment.training
     score = next(o for o in session.objectives if not o.is_cost)
-    known = baseline_in(study.remembered, name)
+    seeds, known = seeds_from(training.seed, session.experiment.confirm.seeds), baseline_in(study.remembered, name)
+    pace, tried = _Pace(progress, 1, f"trainings of {named(name)}"), len(_FACTORS)
+    total = tried - 1 + len(seeds)
     if known is None:
-        found = [
-            (rate, *_fit(session, baseline, training.seed, rate)) for rate in (trained.usual_rate * f for f in _FACTORS)
-        ]
+        found = []
+        for factor in _FACTORS:
+            pace.said(len(found), total, None)
+            rate = trained.usual_rate * factor
+            found.append((rate, *_fit(session, baseline, training.seed, rate)))
         done = [each for each in found if each[1].status == "done"] or found[:1]
         rate, run, costs = min(done, key=lambda each: score.loss(each[1].metrics.get(score.metric, -math.inf)))
         known = [run], costs, rate
         keep_baseline(study, name, *known)
     runs, costs, rate = known
-    for seed in seeds_from(training.seed, session.experiment.confirm.seeds):
+    for seed in seeds:
         if seed not in {run.seed for run in runs}:
+            pace.said(tried - 1 + len(runs), total, None)
             runs = [*runs, _fit(session, baseline, seed, rate)[0]]
             keep_baseline(study, name, runs, costs, rate)
+    pace.said(total, total, None)
 
 
 def _fit(session: Session, baseline: str, seed: int, rate: float) -> tuple[Run, dict[str, float]]:
     """One training of a baseline, measured on test, and its costs."""
-    import time
-
     from autopeft.baselines import BASELINES
     from autopeft.engine.train import measure
     from autopeft.engine.worker import in_words

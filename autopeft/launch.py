@@ -135,7 +135,7 @@ def _run(
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
             raise KeyboardInterrupt
-        confirm(session, study, spec, setup.pack, progress.confirming)
+        confirm(session, study, spec, setup.pack, progress)
         score_on_test(session, study, spec)
         views.needed = lambda: loop.needed
         status = "FINISHED"

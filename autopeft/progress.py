@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.markup import escape
 
-from autopeft.candidate import Evaluation
+from autopeft.candidate import SAMPLER, Evaluation, Job
+from autopeft.errors import printable
 from autopeft.experiment import Experiment
 from autopeft.searching.loop import Listener
 from autopeft.searching.objective import Objective
@@ -32,8 +33,11 @@ class Progress(Listener, Protocol):
     def measured(self, setup: Setup) -> None:
         """The engine has been measured; training begins."""
 
-    def confirming(self, words: str) -> None:
-        """The search has ended, and its front is trained again with other seeds: how far that is."""
+    def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
+        """The search has ended, and its front is trained again with other seeds: `done` of at most `total` trainings.
+
+        `what` are these in words; about so many seconds are left, if that is known.
+        """
         return
 
 
@@ -44,7 +48,8 @@ def progress_for(experiment: Experiment, quiet: bool, console: Console | None = 
     console = console or Console(stderr=True, highlight=False)
     if quiet:
         return Silent()
-    return Lines(console, experiment.trials, experiment.training.epochs, live=console.is_terminal)
+    sources = bool(experiment.controls.names) or experiment.descent is not None
+    return Lines(console, experiment.trials, experiment.training.epochs, console.is_terminal, sources)
 
 
 #: Seconds of silence after which a log file gets a line about what is running.
@@ -74,14 +79,18 @@ class Silent(Progress):
 
 
 class Lines(Progress):
-    """A line for every finished candidate, and (in a terminal) a last line that says what is running."""
+    """A line for every finished candidate, and (in a terminal) a last line that says what is running.
 
-    def __init__(self, console: Console, trials: int | None, epochs: int, live: bool) -> None:
-        self._console, self._trials, self._epochs = console, trials, epochs
+    `sources`: not all candidates are the sampler's, so each line says what its candidate is.
+    """
+
+    def __init__(self, console: Console, trials: int | None, epochs: int, live: bool, sources: bool = False) -> None:
+        self._console, self._trials, self._epochs, self._sources = console, trials, epochs, sources
         self._begin = time.monotonic()
         self._before, self._done, self._stopped, self._best = 0, 0, 0, ""
         self._best_score: float | None = None
-        self._running: dict[int, str] = {}
+        #: What runs, by number: its role, and how far it is.
+        self._running: dict[int, tuple[str, str]] = {}
         self._said = self._begin - _HEARTBEAT
         self._status = console.status("starting workers") if live else None
         if self._status:
@@ -107,21 +116,24 @@ class Lines(Progress):
         how = f"{setup.precision}, {setup.attention} attention, packs of {setup.pack}"
         self._say(f"[dim]training on {setup.device}: {how}[/]")
 
-    def confirming(self, words: str) -> None:
-        """A line on it."""
-        self._say(f"[dim]{escape(words)}[/]")
+    def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
+        """How far it is: in the last line, and in one that stays where there is none, or at the end."""
+        left = f", about {duration(seconds)} left" if seconds is not None and done < total else ""
+        text = escape(f"{done}/{total} {what}{left}")
+        if self._status:
+            self._status.update(text)
+        if not self._status or done == total:
+            self._say(text)
 
     def started(self, proposal: Proposal) -> None:
         """A candidate is sent to a worker."""
-        self._running[proposal.number] = "epoch 1"
-        self._show()
+        self._runs(proposal, "epoch 1")
 
     def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
         """It has got through an epoch."""
         score = next((f"{k} {v:.3f}" for k, v in metrics.items() if k not in ("epoch", "train_loss")), "")
-        done = int(metrics.get("epoch", 0))
-        self._running[proposal.number] = f"epoch {done + 1}, {score}" if done < self._epochs else f"ending, {score}"
-        self._show()
+        done, epochs = int(metrics.get("epoch", 0)), proposal.job.epochs or self._epochs
+        self._runs(proposal, f"epoch {done + 1}, {score}" if done < epochs else f"ending, {score}")
 
     def finished(self, evaluation: Evaluation) -> None:
         """It is recorded."""
@@ -130,10 +142,11 @@ class Lines(Progress):
         self._stopped += evaluation.status == "stopped"
         self._keep_best(evaluation)
         total = f"/{self._trials}" if self._trials else ""
+        role = self._role(evaluation)
         stopped = f", {self._stopped} stopped" if self._stopped else ""
         self._say(
-            f"[bold]#{evaluation.number + 1}{total}[/] {self._describe(evaluation)}  [dim]{evaluation.seconds:.0f} s[/]"
-            f"  best {self._best}{stopped}{self._left()}"
+            f"[bold]#{evaluation.number + 1}{total}[/] {f'{escape(role)}: ' if role else ''}"
+            f"{self._describe(evaluation)}  [dim]{evaluation.seconds:.0f} s[/]  best {self._best}{stopped}{self._left()}"
         )
         self._show()
 
@@ -141,6 +154,14 @@ class Lines(Progress):
         """Take the live line away."""
         if self._status:
             self._status.stop()
+
+    def _runs(self, proposal: Proposal, how_far: str) -> None:
+        self._running[proposal.number] = self._role(proposal.job), how_far
+        self._show()
+
+    def _role(self, trained: Job | Evaluation) -> str:
+        """In lines of a search whose candidates have several; else nothing."""
+        return printable(trained.role) or (SAMPLER if self._sources else "")
 
     def _describe(self, evaluation: Evaluation) -> str:
         if evaluation.status == "failed":
@@ -166,8 +187,7 @@ class Lines(Progress):
         return f"  [dim]about {duration(seconds)} left[/]" if left > 0 else ""
 
     def _show(self) -> None:
-        running = "; ".join(f"#{n + 1} {what}" for n, what in sorted(self._running.items()))
-        text = f"training {running}" if running else "finishing"
+        text = f"training {_in_line(self._running)}" if self._running else "finishing"
         if self._status:
             self._status.update(text)
         elif time.monotonic() - self._said > _HEARTBEAT:
@@ -176,6 +196,14 @@ class Lines(Progress):
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
         self._console.print(text, soft_wrap=True, markup=True)
+
+
+def _in_line(running: Mapping[int, tuple[str, str]]) -> str:
+    """What runs, those of one role together: `control lora 1 (#4 epoch 2; #5 epoch 2); sampler (#6 epoch 1)`."""
+    by_role: dict[str, list[str]] = {}
+    for number, (role, how_far) in sorted(running.items()):
+        by_role.setdefault(role, []).append(f"#{number + 1} {how_far}")
+    return "; ".join(f"{escape(role)} ({'; '.join(own)})" if role else "; ".join(own) for role, own in by_role.items())
 
 
 def _main_score(evaluation: Evaluation) -> tuple[str, float]:

@@ -17,6 +17,7 @@ from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.stored import Stored
+from autopeft.searching.tables import role_of
 from autopeft.searching.study_checks import DAMAGED, remove
 from autopeft.writing import replacing
 
@@ -150,7 +151,10 @@ class RunFolder:
         points = ",".join(f"\n    {json.dumps(front.point_to_json(e))}" for e in front.points)
         write_whole(self.front_file, f'{terms},\n  "points": [{points}\n  ]\n}}\n')
         names = front.verdict.names
-        rows = [{**self._row(e), "control": names.get(e.key, "")} if names else self._row(e) for e in evaluations]
+        rows = [
+            {**self._row(e), "role": role_of(front, e), **({"control": names.get(e.key, "")} if names else {})}
+            for e in evaluations
+        ]
         write_whole(self.trials_file, _csv(rows))
 
     def write_plots(self, front: ParetoFront) -> list[Path]:

@@ -342,6 +342,12 @@ def test_presets_are_one_hybrid_each(family: str, tmp_path: Path) -> None:
     assert {c.name for c in everything} >= {"head_only", "full_fine_tuning", "lora", "mam"}
 
 
+def test_controls_and_what_is_compared_have_the_same_names(fields: dict[str, Any]) -> None:
+    shape = find_model(fields["model"]).shape()
+    names = [c.name for c in contenders(shape, "head,full,head_only,lora")]
+    assert names == ["head_only", "full_fine_tuning", "lora"]
+
+
 def test_a_method_may_stand_for_many(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, shape = METHODS.get("parallel"), find_model(fields["model"]).shape()
     makers = {f"parallel:{size}": partial(adapter, size) for size in (2, 4, 0)}

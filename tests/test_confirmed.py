@@ -157,7 +157,7 @@ def test_full_fine_tuning_is_measured_beside(
     assert counted.calls == 6
     *hybrids, full = written(found)["controls"]
     assert hybrids == written(undisturbed)["controls"]
-    assert full["name"] == "full"
+    assert full["name"] == "full_fine_tuning"
     assert full["confirmed"]["seeds"] == 3
     assert full["confirmed"]["test_accuracy"]["sd"] is not None
     assert full["metrics"]["trainable_params"] > 20_000

@@ -49,7 +49,7 @@ def all_jobs(controls: Controls, pack: int) -> list[list[Job]]:
 
 def test_controls_are_uniform_in_the_upper_layers() -> None:
     named = {c.name: c.hybrid for c in controls_of(("head", "lora", "mam"), SHAPE)}
-    assert named["head"].is_empty
+    assert named["head_only"].is_empty
     assert named["lora 2"] == Hybrid.uniform(6, LoRA(2, sites=("q", "v")))
     assert named["lora 2, top half"] == Hybrid.from_layers(6, {key: [LoRA(2, sites=("q", "v"))] for key in (3, 4, 5)})
     assert named["lora 1, top layer"].first_adapted == 5
@@ -140,7 +140,8 @@ class _Given:
         (None, ()),
         ("default", DEFAULT),
         ("lora", ("lora",)),
-        (["lora", "head", "lora"], ("lora", "head")),
+        (["lora", "head", "lora"], ("lora", "head_only")),
+        (["head_only", "head", "full_fine_tuning"], ("head_only", "full_fine_tuning")),
         ({"names": ["ia3"], "share": 0.5}, ("ia3",)),
     ],
 )
@@ -148,6 +149,9 @@ def test_controls_are_written_in_short(given: Any, names: tuple[str, ...]) -> No
     settings = ControlSettings.model_validate(given)
     assert settings.names == names
     assert ControlSettings.model_validate(settings.model_dump(mode="json")) == settings
+    # What older searches were, they are.
+    stems = [{"head_only": "head", "full_fine_tuning": "full"}.get(name, name) for name in names]
+    assert (settings.identity() or {"names": []})["names"] == stems
     assert (settings.identity() is None) == (not names)
     assert ControlSettings.model_validate("all").baselines == {"full": "full_fine_tuning"}
 

@@ -126,7 +126,9 @@ def _controls() -> dict[str, str]:
     from autopeft.config import read_yaml
     from autopeft.resources import shipped
 
-    return {name: str(read_yaml(path)["description"]) for name, path in shipped("search_spaces/controls").items()}
+    files = {name: read_yaml(path) for name, path in shipped("search_spaces/controls").items()}
+    also = {name: f"; also: {name}" if "name" in data else "" for name, data in files.items()}
+    return {str(data.get("name", name)): f"{data['description']}{also[name]}" for name, data in files.items()}
 
 
 def _baselines() -> dict[str, str]:

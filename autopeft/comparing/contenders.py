@@ -15,6 +15,7 @@ from autopeft.hybrid import Hybrid, short_hash
 from autopeft.methods import METHODS, Method
 from autopeft.plugins import codes_of
 from autopeft.resources import shipped
+from autopeft.searching.controls import named
 from autopeft.space import SearchSpace
 from autopeft.space_spec import is_preset
 
@@ -64,6 +65,8 @@ def contenders(shape: ModelShape, wanted: str | Sequence[str] = "all", method_ra
     if wanted == "all":
         return _different([make() for make in makers.values()])
     names = [n.strip() for n in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    # Controls of a search have the same names, and may be called by their files' too.
+    names = [name if name in makers else named(name) for name in names]
     for name in names:
         if name not in makers:
             raise AutopeftError(f"methods: unknown method '{name}'; {suggest(name, [*makers, 'all'])}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -24,11 +25,30 @@ from autopeft.space_spec import Block, read_spec
 
 _KIND: Kind = "search_spaces/controls"
 #: What `controls: default` stands for.
-DEFAULT = ("head", "bitfit", "lora", "pfeiffer", "houlsby", "parallel", "mam")
+DEFAULT = ("head_only", "bitfit", "lora", "pfeiffer", "houlsby", "parallel", "mam")
 #: Parts of the way from the least to the largest rate of a space, on its own scale, and factors on a fixed rate. Small
 #: hybrids want high rates, and a control shall not lose by its rate.
 _PARTS, _FACTORS = (1 / 3, 2 / 3, 1.0), (1 / math.sqrt(10), 1.0, math.sqrt(10))
 _RATE = "learning_rate"
+
+
+@cache
+def synonyms() -> dict[str, str]:
+    """Names by what is a control's name too: its file's name, where the file gives another one."""
+    return {stem: str(read_yaml(path).get("name", stem)) for stem, path in shipped(_KIND).items()}
+
+
+def named(words: str) -> str:
+    """A control in words, as older studies have it (`head`), by the name that it has everywhere (`head_only`)."""
+    return synonyms().get(words, words)
+
+
+def _file(name: str) -> Mapping[str, Any]:
+    return read_yaml(shipped(_KIND)[_stem(name)])
+
+
+def _stem(name: str) -> str:
+    return next(stem for stem, shown in synonyms().items() if name in (stem, shown))
 
 
 class ControlSettings(Strict):
@@ -48,25 +68,25 @@ class ControlSettings(Strict):
     @field_validator("names", mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
-        known = shipped(_KIND)
-        words = {None: (), "none": (), "default": DEFAULT, "all": tuple(known)}
+        known = synonyms()
+        words = {None: (), "none": (), "default": DEFAULT, "all": tuple(known.values())}
         if value is None or (isinstance(value, str) and value in words):
             return words[value]
         names = [value] if isinstance(value, str) else value
         for name in names if isinstance(names, (list, tuple)) else ():
-            if name not in known:
-                hint = suggest(str(name), [*known, "default", "all", "none"])
+            if name not in {*known, *known.values()}:
+                hint = suggest(str(name), [*known.values(), "default", "all", "none"])
                 raise ValueError(f"unknown control '{name}'; {hint}")
-        return tuple(dict.fromkeys(names)) if isinstance(names, (list, tuple)) else names
+        return tuple(dict.fromkeys(known.get(n, n) for n in names)) if isinstance(names, (list, tuple)) else names
 
     def identity(self) -> dict[str, Any] | None:
-        """What a search depends on; None without controls, as in older studies."""
-        return self.model_dump(mode="json") if self.names else None
+        """What a search depends on; None without controls. Names are the files', as in older studies."""
+        return {**self.model_dump(mode="json"), "names": list(map(_stem, self.names))} if self.names else None
 
     @property
     def baselines(self) -> dict[str, str]:
-        """Names of baselines, by the controls that are one: they train the backbone, and are no hybrids."""
-        found = {name: read_yaml(shipped(_KIND)[name]).get("baseline") for name in self.names}
+        """Names of baselines, by the files of controls that are one: they train the backbone, and are no hybrids."""
+        found = {_stem(name): _file(name).get("baseline") for name in self.names}
         return {name: str(baseline) for name, baseline in found.items() if baseline}
 
 
@@ -95,14 +115,14 @@ def controls_of(names: Sequence[str], shape: ModelShape) -> list[Control]:
                     hybrid.check(shape)
                 except AutopeftError:
                     continue
-                found.setdefault(hybrid, Control(f"{name}{words}{where}", hybrid))
+                found.setdefault(hybrid, Control(f"{named(name)}{words}{where}", hybrid))
     return list(found.values())
 
 
 def _sizes(name: str, shape: ModelShape) -> Iterator[tuple[str, list[tuple[Block, int]]]]:
     """The sizes in words, and the blocks at them: the first sizes of all blocks together, then the second ones."""
-    path = shipped(_KIND)[name]
-    data = read_yaml(path)
+    path = shipped(_KIND)[_stem(name)]
+    data = _file(name)
     if "baseline" in data:
         return
     if not data["blocks"]:
@@ -177,8 +197,8 @@ class Controls:
         """The next controls, a pack having all rates of one where it holds so many; see `Source`."""
         known = {e.job.name for e in ended} | {job.name for job in running}
         pack: list[Job] = []
-        for _, group in self._groups:
-            left = [job for job in map(Job, group) if job.name not in known]
+        for name, group in self._groups:
+            left = [job for job in (Job(c, role=f"control {name}") for c in group) if job.name not in known]
             if pack and len(pack) + len(left) > most:
                 break
             pack += left[: most - len(pack)]

@@ -125,7 +125,8 @@ class Descent:
             return []
         low, high = self._range()
         rates = [low * (high / low) ** part for part in _PARTS]
-        return [Job(Candidate(hybrid, {"learning_rate": rate}), cuttable=True) for rate in rates]
+        candidates = [Candidate(hybrid, {"learning_rate": rate}) for rate in rates]
+        return [Job(candidate, cuttable=True, role="large hybrid") for candidate in candidates]
 
     def _healings(self, parent: Evaluation, hybrid: Hybrid, start: str) -> list[Job]:
         """Trainings of the parent's cut, one at each rate of healing; what would be above the range goes below it."""
@@ -136,7 +137,8 @@ class Descent:
         own = None if epochs == self.training.epochs else epochs
         origin = Origin(parent.key, start)
         candidates = [Candidate(hybrid, {"learning_rate": r}) for r in dict.fromkeys(max(r, low) for r in rates)]
-        return [Job(candidate, None, own, origin, cuttable=True) for candidate in candidates]
+        role = f"healed from {parent.key}"
+        return [Job(candidate, None, own, origin, cuttable=True, role=role) for candidate in candidates]
 
     def _cut(self, parent: Evaluation) -> tuple[Hybrid, str] | None:
         """The parent's cut and the name of its weights, which are written; None where it ends."""

@@ -194,7 +194,7 @@ class SearchLoop:
     def _whole(self, number: int, evaluation: Evaluation) -> Evaluation:
         proposal = self._running[number]
         metrics = {**evaluation.metrics, **self._costs(proposal.candidate.hybrid)}
-        return replace(evaluation, number=number, repaired=proposal.repaired, metrics=metrics)
+        return replace(evaluation, number=number, repaired=proposal.repaired, metrics=metrics, role=proposal.job.role)
 
     def failed(self, number: int, reason: str) -> None:
         """Record a candidate whose worker died."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autopeft.candidate import SAMPLER
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -86,6 +88,17 @@ def _over_seeds(front: ParetoFront, evaluation: Evaluation) -> dict[str, str]:
     if verdict.names:
         found["control"] = verdict.names.get(evaluation.key, "")
     return found
+
+
+def role_of(front: ParetoFront, evaluation: Evaluation) -> str:
+    """What a candidate is in its search: `control lora 1`, `large hybrid`, `healed from KEY`, or the sampler's."""
+    if evaluation.role:
+        return evaluation.role
+    # Studies of older versions say it less directly.
+    if evaluation.origin is not None:
+        return f"{evaluation.born} from {evaluation.origin.parent}"
+    name = front.verdict.names.get(evaluation.key)
+    return SAMPLER if name is None else f"control {name}"
 
 
 def number(value: float | None) -> str:

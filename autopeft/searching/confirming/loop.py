@@ -19,7 +19,8 @@ class ConfirmLoop:
 
     Invariant: what `done` has returned from is in the study's storage. What comes next follows from that, so a kill
     costs the packs that were running, and they are handed out again. `seconds` of training are the limit: a training
-    that would go over it is not begun. `epochs` is a whole training.
+    that would go over it is not begun. `said` hears, after each pack, how many trainings
+    have ended, how many there will be in all, and the seconds of training that are left, by those of the search.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class ConfirmLoop:
         study: Study,
         plan: Plan,
         seconds: float,
-        said: Callable[[int, int], None] = lambda done, left: None,
+        said: Callable[[int, int, float], None] = lambda done, total, seconds: None,
         begin: Callable[[int, Job], None] = lambda number, job: None,
     ) -> None:
         self._study, self._plan, self._limit, self._said, self._begin = study, plan, seconds, said, begin
@@ -77,8 +78,15 @@ class ConfirmLoop:
         keep_pack(self._study, told)
         for ticket in evaluations:
             del self._running[ticket]
+        self.say()
+
+    def say(self) -> None:
+        """Say how far it is."""
         runs = runs_in(self._study.remembered)
-        self._said(sum(map(len, runs.values())), len(self._plan.all))
+        done = sum(map(len, runs.values()))
+        left = self._limit - sum(run.seconds for each in runs.values() for run in each)
+        count, seconds = self._plan.outlook(runs, left)
+        self._said(done, done + count, seconds)
 
     def failed(self, number: int, reason: str) -> None:
         """Store a training whose worker died."""

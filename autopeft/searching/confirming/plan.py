@@ -147,6 +147,34 @@ class Plan:
         """The candidate that a healed one was cut from."""
         return self.all[self._parents[number]] if number in self._parents else None
 
+    def outlook(self, runs: Mapping[int, Sequence[Run]], seconds: float) -> tuple[int, float]:
+        """How many trainings there will be yet, at most, and their seconds: of what is wanted, what fits in `seconds`.
+
+        They go round by round, as members that are surely off the front by then drop out.
+        """
+        p = probabilities(self._front, list(self.members.values()), runs, self._rows, _FEW)
+        done = {(number, run.seed): run.status for number, each in runs.items() for run in each}
+        alive = [n for n in self._wanted if n in self._controls or not runs.get(n) or p[n] >= _LOST]
+        taken = {n: {run.seed for run in (*own_run(self.all[n]), *runs.get(n, ()))} for n in alive}
+        left = {n: [seed for seed in self.seeds if seed not in taken[n]] for n in alive}
+        found: dict[tuple[int, int], float] = {}
+        for turn in range(len(self.seeds)):
+            for number in (n for n in alive if turn < len(left[n])):
+                for each in self._line(number, left[number][turn], done):
+                    if each not in found and sum(found.values()) + self.seconds(each[0]) <= seconds:
+                        found[each] = self.seconds(each[0])
+        return len(found), sum(found.values())
+
+    def _line(self, number: int, seed: int, done: Mapping[tuple[int, int], str]) -> list[tuple[int, int]]:
+        """All trainings yet of a member with a seed, its ancestors' first; none where an ancestor's has failed."""
+        line, parent = [(number, seed)], self._parents.get(number)
+        while parent is not None and done.get((parent, seed)) != "done":
+            if (parent, seed) in done:
+                return []
+            line.insert(0, (parent, seed))
+            parent = self._parents.get(parent)
+        return line
+
     def seconds(self, number: int) -> float:
         """How long a training of it will take, by its own in the search."""
         return self.all[number].seconds

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from autopeft.candidate import Status
 from autopeft.doors import door
 from autopeft.searching.confirming.values import Confirmed, ControlPoint, Run
+from autopeft.searching.controls import named
 from autopeft.searching.study_checks import DAMAGED
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def controls_in(remembered: Remembered) -> tuple[dict[str, str], float | None]:
     """What `keep_controls` has stored; nothing in a search without."""
     known = remembered(_CONTROLS) or {}
     with door("study", "its controls are damaged", DAMAGED):
-        names = {str(key): str(name) for key, name in known.get("names", {}).items()}
+        names = {str(key): named(str(name)) for key, name in known.get("names", {}).items()}
         reference = known.get("reference")
         return names, None if reference is None else float(reference)
 
@@ -106,4 +107,4 @@ def baselines_in(remembered: Remembered) -> list[ControlPoint]:
 
 def _point(name: str, runs: Sequence[Run], metrics: Mapping[str, float]) -> ControlPoint:
     own = dict(runs[0].metrics) if runs else {}
-    return ControlPoint(name, {**metrics, **own}, Confirmed.of(runs) if len(runs) > 1 else None)
+    return ControlPoint(named(name), {**metrics, **own}, Confirmed.of(runs) if len(runs) > 1 else None)
