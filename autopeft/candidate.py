@@ -92,7 +92,8 @@ class Job:
 
     What a worker is given. Weights and evaluations belong to a candidate, a seed, and an `origin` where it has one.
     `cuttable`: what is needed to cut it is kept beside its weights. `role`: what it is in a search, in a few words,
-    where no sampler proposed it; it changes nothing else. `AutopeftError` for a seed or a number of epochs that no training has.
+    where no sampler proposed it; it changes nothing else.
+    `AutopeftError` for a seed or a number of epochs that no training has.
     """
 
     candidate: Candidate

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from autopeft.candidate import Evaluation, Job
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_to
+from autopeft.progress import Progress
 from autopeft.run_folder import RunFolder
 from autopeft.searching.confirming.loop import ConfirmLoop
 from autopeft.searching.confirming.plan import Plan, control_front, job_with, seeds_from
@@ -31,7 +32,6 @@ from autopeft.searching.controls import control_source, named
 from autopeft.searching.descent import descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.sources import Source
-from autopeft.progress import Progress
 from autopeft.session import Session
 
 if TYPE_CHECKING:

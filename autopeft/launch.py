@@ -20,6 +20,7 @@ from autopeft.plugins import use_plugins
 from autopeft.progress import Progress
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
+from autopeft.searching.confirming.records import keep_end
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.searching.sources import Source
@@ -131,6 +132,7 @@ def _run(
             experiment.training.epochs,
             sources,
         )
+        keep_end(study, False)
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
@@ -138,6 +140,7 @@ def _run(
         confirm(session, study, spec, setup.pack, progress)
         score_on_test(session, study, spec)
         views.needed = lambda: loop.needed
+        keep_end(study, True)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

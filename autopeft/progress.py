@@ -142,11 +142,11 @@ class Lines(Progress):
         self._stopped += evaluation.status == "stopped"
         self._keep_best(evaluation)
         total = f"/{self._trials}" if self._trials else ""
-        role = self._role(evaluation)
+        role = f"{escape(role)}: " if (role := self._role(evaluation)) else ""
         stopped = f", {self._stopped} stopped" if self._stopped else ""
         self._say(
-            f"[bold]#{evaluation.number + 1}{total}[/] {f'{escape(role)}: ' if role else ''}"
-            f"{self._describe(evaluation)}  [dim]{evaluation.seconds:.0f} s[/]  best {self._best}{stopped}{self._left()}"
+            f"[bold]#{evaluation.number + 1}{total}[/] {role}{self._describe(evaluation)}  "
+            f"[dim]{evaluation.seconds:.0f} s[/]  best {self._best}{stopped}{self._left()}"
         )
         self._show()
 

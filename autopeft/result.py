@@ -16,7 +16,7 @@ from autopeft.fingerprint import model_files
 from autopeft.plugins import codes_of
 from autopeft.recipe import Recipe
 from autopeft.run_folder import RunFolder
-from autopeft.searching.confirming.records import baselines_in
+from autopeft.searching.confirming.records import baselines_in, ended_in
 from autopeft.searching.confirming.verdict import judged, training_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.identity import refuse_another
@@ -79,6 +79,12 @@ class SearchResult:
         seen = ParetoFront(self.evaluations, objectives, self.header["budget"])
         return judged(seen, self.remembered, baselines_in(self.remembered))
 
+    @property
+    def finished(self) -> bool:
+        """Whether the search has come to its end; of one of an older version, whether it has all its candidates."""
+        known, trials = ended_in(self.remembered), self.experiment.trials
+        return known if known is not None else trials is None or len(self.evaluations) >= trials
+
     def remembered(self, name: str) -> dict[str, Any] | None:
         """What the study keeps under a name beside its trials."""
         return self._stored.remembered(name)
@@ -136,10 +142,11 @@ def export(
     `seed`. Weights that were not kept are trained again; only that, and test scores that are not known, needs the data.
     The model's own code runs only where the search needed it and the caller trusts it now. Returns the folder.
     """
-    from autopeft.exporting import UnfitWeights, check_free, format_of
-
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     chosen, to = training_of(result.front, pick, max_params, seed, result.remembered), Path(to)
+    # Now come torch and transformers, which takes many seconds: what is no candidate was refused before.
+    from autopeft.exporting import UnfitWeights, check_free, format_of
+
     # What cannot be is said before anything is trained again.
     format_of(format, chosen.candidate.hybrid, _quantised(result.experiment))
     check_free(to)

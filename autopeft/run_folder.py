@@ -17,8 +17,8 @@ from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.stored import Stored
-from autopeft.searching.tables import role_of
 from autopeft.searching.study_checks import DAMAGED, remove
+from autopeft.searching.tables import role_of
 from autopeft.writing import replacing
 
 if TYPE_CHECKING:

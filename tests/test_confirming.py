@@ -223,7 +223,7 @@ def test_exports_take_the_median_seed_or_the_one_that_is_asked_for() -> None:
     assert training_of(found, pick, None, 0, memory.remembered) == SEARCHED[2]
     assert training_of(found, pick, None, 2, memory.remembered).seed == 2
     assert training_of(found, SEARCHED[0].key, None, None, memory.remembered) == SEARCHED[0]
-    with pytest.raises(AutopeftError, match="not trained with seed 7; give one of 0, 1, 2"):
+    with pytest.raises(AutopeftError, match="trained with seeds 0, 1, 2, and not with seed 7; 'confirm"):
         training_of(found, pick, None, 7, memory.remembered)
 
 

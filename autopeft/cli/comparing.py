@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from autopeft.cli.shown import safe
+from autopeft.cli.tables import console, show
 from autopeft.comparing.launching import launch
 from autopeft.comparing.progress import progress_for
 from autopeft.comparing.result import Comparison
+from autopeft.comparing.rows import columns, failures
 from autopeft.experiment import Experiment, needing
 
 
@@ -36,15 +35,9 @@ def run_compare(
 
 
 def _show(comparison: Comparison, name: str) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    headers, lines = comparison.cells()
-    table = Table(title=f"Methods on {safe(name)}", title_justify="left", header_style="bold")
-    for place, header in enumerate(headers):
-        table.add_column(safe(header), justify="left" if place == 0 else "right", overflow="fold")
-    for line in lines:
-        table.add_row(*map(safe, line))
-    console.print(table)
-    console.print(comparison.note, soft_wrap=True, markup=False)
-    console.print(f"written to {safe(comparison.folder)}", soft_wrap=True)
+    out = console()
+    show(out, f"Methods on {name}", columns(comparison.rows, comparison.metric))
+    for line in failures(comparison.rows):
+        out.print(safe(line), soft_wrap=True)
+    out.print(comparison.note, soft_wrap=True, markup=False)
+    out.print(f"written to {safe(comparison.folder)}", soft_wrap=True)

@@ -7,24 +7,19 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rich.console import Console
-from rich.table import Table
-
 from autopeft.cli.shown import safe
+from autopeft.cli.tables import console, show
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment, needing
 from autopeft.launch import RUNS, launch
 from autopeft.progress import progress_for
 from autopeft.result import SearchResult, evaluate, export
-from autopeft.searching.tables import cells, number, sentences
+from autopeft.searching.tables import columns, number, sentences
 
 if TYPE_CHECKING:
     from autopeft.exporting import Format
 
-_out = Console(highlight=False)
-if not _out.is_terminal:
-    # Rich assumes 80 columns where there is no terminal, and would break the tables of a log file.
-    _out = Console(highlight=False, width=140)
+_out = console()
 
 
 def run_search(
@@ -80,8 +75,8 @@ def run_export(
     """`autopeft export`."""
     if format not in _FORMATS:
         raise AutopeftError(f"--format: unknown format '{format}'; {suggest(format, _FORMATS)}")
-    chosen = cast("Format", format) if format != "auto" else None
-    folder = export(run, pick, to, max_params, format=chosen, seed=seed, trust_remote_code=trust_remote_code)
+    chosen, result = cast("Format", format) if format != "auto" else None, SearchResult.open(run)
+    folder = export(result, pick, to, max_params, format=chosen, seed=seed, trust_remote_code=trust_remote_code)
     record = json.loads((folder / "hybrid.json").read_text(encoding="utf-8"))
     kind = {
         "lora": "stock PEFT LoRA",
@@ -90,6 +85,8 @@ def run_export(
         "autopeft": "PEFT type AUTOPEFT",
     }[record["format"]]
     _out.print(f"wrote candidate [bold]{safe(record['key'])}[/] to {safe(str(folder))} ({kind})", soft_wrap=True)
+    if (words := _unfinished(result)) is not None:
+        say(words)
     _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
 
 
@@ -113,15 +110,14 @@ def say(text: str) -> None:
 
 def _show(result: SearchResult) -> None:
     front, evaluations = result.front, result.evaluations
-    headers, rows = cells(front)
-    table = Table(title=f"Pareto front of {result.experiment.name}", title_justify="left", header_style="bold")
-    for header in headers:
-        table.add_column(
-            safe(header), justify="left" if header == "key" or header.startswith("hybrid") else "right", overflow="fold"
+    show(_out, f"Pareto front of {result.experiment.name}", columns(front, front.points))
+    if off := front.confirmed_off_front:
+        _out.print()
+        show(_out, "Trained with other seeds, and not on the front", columns(front, off))
+    if front.verdict.confirmed:
+        _out.print(
+            "[dim]±: standard deviation over seeds; p: probability of being on the true front[/]", soft_wrap=True
         )
-    for row in rows:
-        table.add_row(*map(safe, row))
-    _out.print(table)
     ended = ", ".join(f"{sum(e.status == s for e in evaluations)} {s}" for s in ("failed", "stopped"))
     limits = ", ".join(f"{safe(name)} <= {number(limit)}" for name, limit in front.limits.items()) or "no budget"
     head = next((e.metrics["head_params"] for e in evaluations if "head_params" in e.metrics), 0)
@@ -130,8 +126,25 @@ def _show(result: SearchResult) -> None:
         "Selected on validation; test scores are reported only.",
         soft_wrap=True,
     )
-    for sentence in sentences(front):
+    for sentence in (*sentences(front), *filter(None, [_unfinished(result)])):
         _out.print(safe(sentence), soft_wrap=True)
+
+
+def _unfinished(result: SearchResult) -> str | None:
+    """Of a search that has not come to its end: how far it is, and the command that goes on; None of another one."""
+    if result.finished:
+        return None
+    experiment, run, known = result.experiment, result.run_dir, len(result.evaluations)
+    command = ["autopeft", "search", str(run / "experiment.yaml"), "--out", str(run)]
+    if experiment.trust_remote_code:
+        command.append("--trust-remote-code")
+    of = f"{known:,} candidates" if experiment.trials is None else f"{known:,} of {experiment.trials:,} candidates"
+    rest = (
+        ", and the last steps (other seeds, test scores) are not done"
+        if known >= (experiment.trials or known + 1)
+        else ""
+    )
+    return f"Not finished: {of}{rest}. If it is not running now, it goes on with: {shlex.join(command)}"
 
 
 def _next_steps(out: Path) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 from autopeft.comparing.contenders import Contender
 from autopeft.comparing.state import Entry
-from autopeft.searching.tables import number
+from autopeft.searching.tables import Column, number
 
 Row = dict[str, Any]
+#: Characters of a score with its spread: a longer header would make the column wider.
+_SCORE = 15
 
 #: What each column of the costs says, for the note below a table.
 NOTE = (
@@ -84,11 +86,36 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
+#: Columns after the method and its score, with the order in which they go where there is no room, the last one first.
+_COLUMNS = {
+    "seeds": 6, "trained": 0, "kept": 8, "stored": 4, "share": 7, "memory": 2, "s/epoch": 3, "latency": 5, "merged": 9,
+    "rate": 1,
+}  # fmt: skip
+
+
 def cells(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[str]]]:
     """Headers and rows for people."""
-    headers = ["method", f"test {metric}", "seeds", "trained", "kept", "stored", "share", "memory", "s/epoch",
-               "latency", "merged", "rate"]  # fmt: skip
-    return headers, [_cells(row, f"test_{metric}") for row in rows]
+    return ["method", f"test {metric}", *_COLUMNS], [_cells(row, f"test_{metric}") for row in rows]
+
+
+def columns(rows: Sequence[Row], metric: str) -> list[Column]:
+    """The same by columns for a terminal: of a method that failed the reason is left to `failures`."""
+    headers, lines = cells(rows, metric)
+    words = [
+        ["failed", *line[2:]] if row["status"] == "failed" else line[1:] for row, line in zip(rows, lines, strict=True)
+    ]
+    score, *others = map(list, zip(*words, strict=True)) if words else [[] for _ in headers[1:]]
+    ranks = _COLUMNS.values()
+    return [
+        Column("method", [row["method"] for row in rows], left=True),
+        Column(headers[1] if len(headers[1]) <= _SCORE else "test", score),
+        *(Column(h, found, rank) for h, found, rank in zip(headers[2:], others, ranks, strict=True)),
+    ]
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """A line for each method that failed, with its reason."""
+    return [f"{row['method']} failed: {row['reason']}" for row in rows if row["status"] == "failed"]
 
 
 def _cells(row: Row, test: str) -> list[str]:

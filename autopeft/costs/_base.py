@@ -22,6 +22,8 @@ class Cost(ABC):
     description: ClassVar[str]
     #: What a value counts, in the plural.
     unit: ClassVar[str]
+    #: Its name where there is little room; "" where that is `name`.
+    short: ClassVar[str] = ""
     #: Whether it is that of the empty hybrid, what each method adds to that alone, and `once`: thousands are then sums.
     additive: ClassVar[bool] = False
     #: Whether it grows with the tokens that go through the layers, so that it is no sum where methods add some.

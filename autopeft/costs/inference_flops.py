@@ -19,6 +19,7 @@ class InferenceFlops(Cost):
     name: ClassVar[str] = "inference_flops"
     description: ClassVar[str] = "FLOPs of a forward pass per example, after merging; a share is of the bare backbone's"
     unit: ClassVar[str] = "FLOPs per example"
+    short: ClassVar[str] = "infer FLOPs"
     additive: ClassVar[bool] = True
     by_tokens: ClassVar[bool] = True
 

@@ -20,6 +20,7 @@ class KeptParams(OfExported):
         "parameters that are kept after folding, without the head; a share is of the backbone's"
     )
     unit: ClassVar[str] = "parameters"
+    short: ClassVar[str] = "kept"
     additive: ClassVar[bool] = True
 
     def of_method(self, method: Method, shape: ModelShape) -> int:

@@ -20,6 +20,7 @@ class StoredBytes(OfExported):
     name: ClassVar[str] = "stored_bytes"
     description: ClassVar[str] = "bytes of the exported weights, without the head; a share is of the backbone's"
     unit: ClassVar[str] = "bytes"
+    short: ClassVar[str] = "bytes"
     additive: ClassVar[bool] = True
 
     def of_method(self, method: Method, shape: ModelShape) -> int:

@@ -16,6 +16,7 @@ class TrainableParams(Cost):
     name: ClassVar[str] = "trainable_params"
     description: ClassVar[str] = "parameters that are trained, without the head; a share is of the backbone's"
     unit: ClassVar[str] = "parameters"
+    short: ClassVar[str] = "params"
     additive: ClassVar[bool] = True
 
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:

@@ -16,6 +16,7 @@ class TrainingFlops(Cost):
     name: ClassVar[str] = "training_flops"
     description: ClassVar[str] = "FLOPs of a training step per example; a share is of full fine-tuning's"
     unit: ClassVar[str] = "FLOPs per example"
+    short: ClassVar[str] = "train FLOPs"
 
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """Forward through all layers, backward down to the lowest trained one."""

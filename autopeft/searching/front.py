@@ -58,24 +58,33 @@ class ParetoFront:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The front that `to_json` wrote; of dominated evaluations it knows nothing. `AutopeftError` for other data."""
+        """The front that `to_json` wrote; of dominated evaluations it knows the confirmed ones.
+
+        `AutopeftError` for other data.
+        """
         with door("front", "expected {'objectives': [...], 'budget': {...}, 'points': [...]}"):
+            known = [*data["points"], *data.get("confirmed_off_front", ())]
             points = [
                 Evaluation(Candidate.from_json(point), "done", _numbers(point["metrics"]), number=i)
-                for i, point in enumerate(data["points"])
+                for i, point in enumerate(known)
             ]
             objectives = [parse(Objective, dict(objective), "front: objectives") for objective in data["objectives"]]
-            limits, verdict = data["budget"], Verdict.from_json(data, data["points"])
+            limits, verdict = data["budget"], Verdict.from_json(data, known)
             return cls(points, objectives, {name: int(limit) for name, limit in limits.items()}, verdict)
 
     def to_json(self) -> dict[str, Any]:
-        """`{"objectives": [...], "budget": {...}, "points": [{"key", "metrics", "hybrid", "training"}, ...]}`."""
+        """`{"objectives": [...], "budget": {...}, "points": [{"key", "metrics", "hybrid", "training"}, ...]}`.
+
+        Beside these what the verdict says, and as `confirmed_off_front` points that were trained with other seeds and
+        are not on the front.
+        """
         return {**self.terms_to_json(), "points": [self.point_to_json(e) for e in self.points]}
 
     def terms_to_json(self) -> dict[str, Any]:
         """`to_json` without the points."""
         terms = {"objectives": [o.model_dump() for o in self.objectives], "budget": self.limits}
-        return {**terms, **self.verdict.to_json()}
+        off = {"confirmed_off_front": [self.point_to_json(e) for e in self.confirmed_off_front]}
+        return {**terms, **self.verdict.to_json(), **(off if self.verdict.confirmed else {})}
 
     def point_to_json(self, evaluation: Evaluation) -> dict[str, Any]:
         """A point; where there is something to say, how it was born, its scores over seeds, the control that it is."""
@@ -89,6 +98,12 @@ class ParetoFront:
             own["control"] = control
         candidate = evaluation.candidate.to_json()
         return {"key": evaluation.key, "metrics": dict(evaluation.metrics), **candidate, **own}
+
+    @property
+    def confirmed_off_front(self) -> tuple[Evaluation, ...]:
+        """What was trained with other seeds and is not on the front, by cost like the points."""
+        on = {e.number for e in self.points}
+        return self._sorted(e for e in self.done if e.number in self.verdict.confirmed and e.number not in on)
 
     def loss_of(self, evaluation: Evaluation, objective: Objective) -> float:
         """The value of an objective, less is better: the mean over seeds where there are several."""
@@ -216,8 +231,11 @@ class ParetoFront:
         chosen: dict[tuple[float, ...], Evaluation] = {}
         for e in sorted((e for e, k in zip(self.pool, kept, strict=True) if k), key=lambda e: (e.key, e.number)):
             chosen.setdefault(self._losses(e), e)
+        return self._sorted(chosen.values())
+
+    def _sorted(self, evaluations: Iterable[Evaluation]) -> tuple[Evaluation, ...]:
         first = self.cost or self.objectives[0]
-        return tuple(sorted(chosen.values(), key=lambda e: (first.loss(e.metrics[first.metric]), e.key)))
+        return tuple(sorted(evaluations, key=lambda e: (first.loss(e.metrics[first.metric]), e.key)))
 
     def _losses(self, evaluation: Evaluation) -> tuple[float, ...]:
         return tuple(self.loss_of(evaluation, o) for o in self.objectives)

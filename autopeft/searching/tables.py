@@ -2,15 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autopeft.candidate import SAMPLER
+from autopeft.costs import COSTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from autopeft.candidate import Evaluation
+    from autopeft.searching.confirming.values import Confirmed
     from autopeft.searching.front import ParetoFront
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table for people: that of the highest `rank` is the first to go where there is no room.
+
+    With `least` its cells may be cut to so many characters.
+    """
+
+    header: str
+    cells: Sequence[str]
+    rank: int = 0
+    left: bool = False
+    least: int = 0
+
+
+def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
+    """Of some of the front's candidates, with short headers: scores are means over seeds where there are several."""
+    score, confirmed = front.score.metric, front.verdict.confirmed
+    over = [confirmed.get(e.number) for e in points]
+    others = [o.metric for o in front.objectives if o.metric != score]
+    roles = [role_of(front, e) for e in points]
+    rates = dict.fromkeys(name for e in points for name in e.candidate.training)
+    found = [
+        Column("key", [e.key for e in points], left=True),
+        Column(score, [_mean(e, known, score) for e, known in zip(points, over, strict=True)]),
+        Column("test", [_mean(e, known, f"test_{score}") for e, known in zip(points, over, strict=True)], 1),
+        *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 4 if i else 0) for i, n in enumerate(others)),
+        Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 3),
+        Column("seeds", ["" if c is None else str(c.seeds) for c in over], 6),
+        Column("from", [role.split()[0] for role in roles], 2, left=True),
+        *(Column(_short(n), [number(e.candidate.training.get(n)) for e in points], 5) for n in rates),
+        Column("searched", [number(e.metrics.get(score)) if c else "" for e, c in zip(points, over, strict=True)], 7),
+        Column("hybrid (in layers)", [e.candidate.hybrid.summary() for e in points], left=True, least=16),
+    ]
+    # Where all are the sampler's, or nothing is confirmed, there is nothing to say.
+    empty = {"", SAMPLER}
+    return [column for column in found if not points or set(column.cells) - empty]
+
+
+def _mean(evaluation: Evaluation, confirmed: Confirmed | None, name: str) -> str:
+    known = None if confirmed is None else confirmed.scores.get(name)
+    if known is None:
+        return number(evaluation.metrics.get(name))
+    return f"{known.mean:.3f}" + ("" if known.sd != known.sd else f"±{known.sd:.3f}")
+
+
+def _short(name: str) -> str:
+    """A cost's or a rate's name in a header."""
+    if name in COSTS.names():
+        return COSTS.get(name).short or name
+    return name.removeprefix("learning_")
 
 
 def frame(front: ParetoFront) -> pd.DataFrame:
@@ -85,6 +141,8 @@ def _over_seeds(front: ParetoFront, evaluation: Evaluation) -> dict[str, str]:
                 found[f"{name} over seeds"] = f"{spread.mean:.4f} +- {number(spread.sd) or '?'} ({known.seeds})"
         if known.p_front is not None:
             found["p_front"] = f"{known.p_front:.2f}"
+    if any(role_of(front, e) != SAMPLER for e in front.points):
+        found["role"] = role_of(front, evaluation)
     if verdict.names:
         found["control"] = verdict.names.get(evaluation.key, "")
     return found

@@ -19,8 +19,8 @@ class ConfirmLoop:
 
     Invariant: what `done` has returned from is in the study's storage. What comes next follows from that, so a kill
     costs the packs that were running, and they are handed out again. `seconds` of training are the limit: a training
-    that would go over it is not begun. `said` hears, after each pack, how many trainings
-    have ended, how many there will be in all, and the seconds of training that are left, by those of the search.
+    that would go over it is not begun. `said` hears, after each pack, how many trainings have ended, how many there
+    will be in all, and the seconds of training that are left, by those of the search.
     """
 
     def __init__(

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 Remembered = Callable[[str], "dict[str, Any] | None"]
 
 _PACK, _TESTS, _CONTROLS = "confirmed pack {}", "confirmed on test", "controls"
+_ENDED = "ended"
 _BASELINE, _BASELINES = "baseline {}", "baselines"
+
+
+def keep_end(study: Study, ended: bool) -> None:
+    """Store whether the search has come to its end: its front confirmed where that is asked for, measured on test."""
+    study.remember(_ENDED, {"ended": ended})
+
+
+def ended_in(remembered: Remembered) -> bool | None:
+    """What `keep_end` has stored; None for a search of an older version."""
+    known = remembered(_ENDED)
+    return None if known is None else known.get("ended") is True
 
 
 def keep_pack(study: Study, runs: Sequence[tuple[int, Run]]) -> None:

@@ -146,7 +146,8 @@ class Verdict:
     """What is known of a front beside its search: seeds, controls, gains.
 
     `confirmed` is by the number of an evaluation, `names` are those of controls by the key of a candidate. `optimism`
-    is by how much the scores of the searched front were better than over all seeds.
+    is by how much the scores of the searched front were better than over all seeds. `finished`: whether the search has
+    come to its end; None where its study does not say.
     """
 
     confirmed: Mapping[int, Confirmed] = field(default_factory=dict)
@@ -154,10 +155,13 @@ class Verdict:
     optimism: float | None = None
     controls: tuple[ControlPoint, ...] = ()
     gains: tuple[Gain, ...] = ()
+    finished: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """`{"optimism", "controls", "gains"}`, each where there is something to say."""
-        terms: dict[str, Any] = {} if self.optimism is None else {"optimism": self.optimism}
+        """`{"finished", "optimism", "controls", "gains"}`, each where there is something to say."""
+        terms: dict[str, Any] = {} if self.finished is None else {"finished": self.finished}
+        if self.optimism is not None:
+            terms["optimism"] = self.optimism
         if self.controls:
             terms["controls"] = [control.to_json() for control in self.controls]
         if self.gains:
@@ -168,11 +172,12 @@ class Verdict:
     def from_json(cls, data: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Self:
         """Of a front's file, whose points have numbers from 0 on; `KeyError`, `TypeError`, `ValueError` otherwise."""
         known = {i: Confirmed.from_json(p["confirmed"]) for i, p in enumerate(points) if "confirmed" in p}
-        optimism = data.get("optimism")
+        optimism, finished = data.get("optimism"), data.get("finished")
         return cls(
             known,
             {str(p["key"]): str(p["control"]) for p in points if "control" in p},
             None if optimism is None else float(optimism),
             tuple(ControlPoint.from_json(control) for control in data.get("controls", ())),
             tuple(Gain(**gain) for gain in data.get("gains", ())),
+            None if finished is None else finished is True,
         )

@@ -8,7 +8,7 @@ from statistics import fmean
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.searching.confirming.plan import control_front, own_run, probabilities, with_seed
-from autopeft.searching.confirming.records import Remembered, controls_in, runs_in
+from autopeft.searching.confirming.records import Remembered, controls_in, ended_in, runs_in
 from autopeft.searching.confirming.statistics import difference
 from autopeft.searching.confirming.values import Confirmed, ControlPoint, Gain, Run, Verdict
 from autopeft.searching.front import ParetoFront
@@ -26,8 +26,8 @@ def judged(front: ParetoFront, remembered: Remembered, others: Sequence[ControlP
     are no candidates.
     """
     names, reference = controls_in(remembered)
-    fresh = runs_in(remembered)
-    if not names and not fresh:
+    fresh, finished = runs_in(remembered), ended_in(remembered)
+    if not names and not fresh and finished is None:
         return front
     runs = all_runs(front, fresh)
     known = {n: Confirmed.of(each) for n, each in runs.items() if n in fresh}
@@ -41,6 +41,7 @@ def judged(front: ParetoFront, remembered: Remembered, others: Sequence[ControlP
         _optimism(front, confirmed),
         (*(_point(e, names, confirmed) for e in control_front(front, names)), *others),
         tuple(_gains(redrawn, runs, names, reference)) if fresh else (),
+        finished,
     )
     return ParetoFront(front.evaluations, front.objectives, front.limits, verdict)
 
@@ -68,9 +69,12 @@ def training_of(
     chosen = front.pick(pick, max_params)
     runs = [*own_run(chosen), *runs_in(remembered).get(chosen.number, ())]
     done = {run.seed: run for run in runs if run.status == "done"}
-    if seed is not None and seed not in {*done, chosen.seed}:
-        known = ", ".join(map(str, sorted({*done, chosen.seed})))
-        raise AutopeftError(f"candidate {chosen.key}: was not trained with seed {seed}; give one of {known}")
+    if seed is not None and seed not in (known := {*done, chosen.seed}):
+        listed = f"seed{'s' if len(known) > 1 else ''} {', '.join(map(str, sorted(known)))}"
+        raise AutopeftError(
+            f"candidate {chosen.key}: was trained with {listed}, and not with seed {seed}; 'confirm: {{seeds: 5}}' "
+            "trains the front of a search with other seeds, also of one that has ended"
+        )
     if seed is None:
         seed = median_run(runs, front.score).seed if len(done) > 1 else chosen.seed
     return chosen if seed not in done or (seed == chosen.seed and own_run(chosen)) else with_seed(chosen, done[seed])
