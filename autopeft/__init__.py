@@ -7,6 +7,7 @@ imported later) the PEFT type AUTOPEFT is registered: exported hybrids load with
 from __future__ import annotations
 
 import importlib
+from logging import getLogger
 from typing import Any
 
 from autopeft.on_import import after_import
@@ -49,5 +50,7 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_NAMES[name]), name)
 
 
+# PEFT imports bitsandbytes, which warns of a faster kernel for evaluation that is not here, and would not be used.
+getLogger("bitsandbytes.backends.cpu.ops").setLevel("ERROR")
 # PEFT's import brings torch, so the type is registered when PEFT comes, not before.
 after_import("peft", lambda: importlib.import_module("autopeft.peft_tuner"))

@@ -28,8 +28,8 @@ from autopeft.searching.confirming.records import (
 )
 from autopeft.searching.confirming.values import Run
 from autopeft.searching.confirming.verdict import judged
-from autopeft.searching.controls import control_source, named
-from autopeft.searching.descent import descent_of
+from autopeft.searching.controls import Controls, control_source, named
+from autopeft.searching.descent import Descent, descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.sources import Source
 from autopeft.session import Session
@@ -39,28 +39,30 @@ if TYPE_CHECKING:
     from autopeft.searching.study import Study
 
 #: Factors on a baseline's usual rate: as many rates as controls have.
-_FACTORS = (1 / math.sqrt(10), 1.0, math.sqrt(10))
+FACTORS = (1 / math.sqrt(10), 1.0, math.sqrt(10))
 
 
 def sources_of(session: Session, study: Study, folder: RunFolder) -> list[Source]:
     """What a search is given before its sampler is asked, where the experiment wants it: controls, then a descent."""
-    return [*_controls(session, study), *_descent(session, folder)]
+    descent = descent_for(session, folder.weights)
+    return [*_controls(session, study), *([] if descent is None else [descent])]
 
 
-def _descent(session: Session, folder: RunFolder) -> list[Source]:
+def descent_for(session: Session, weights: Path) -> Descent | None:
+    """The descent of an experiment whose weights lie in that folder; None without one."""
     experiment, space, budget = session.experiment, session.space, session.budget
     settings, training = experiment.descent, experiment.training
     if settings is None:
-        return []
-    weights, trials = folder.weights, experiment.trials
-    return [descent_of(space, budget, session.objectives, training, settings, weights, trials)]
+        return None
+    return descent_of(space, budget, session.objectives, training, settings, weights, experiment.trials)
 
 
-def _controls(session: Session, study: Study) -> list[Source]:
-    experiment, cost = session.experiment, _first_cost(session)
+def controls_for(session: Session) -> Controls | None:
+    """The controls of an experiment as a search that begins now has them; None without any."""
+    experiment, cost = session.experiment, first_cost(session)
     if not experiment.controls.names:
-        return []
-    source = control_source(
+        return None
+    return control_source(
         experiment.controls,
         session.space,
         experiment.training.learning_rate,
@@ -69,7 +71,13 @@ def _controls(session: Session, study: Study) -> list[Source]:
         cost,
         lambda hybrid: session.budget.fits(hybrid, session.shape),
     )
-    reference = COSTS.get(cost)().reference(session.shape, experiment.training.max_length)
+
+
+def _controls(session: Session, study: Study) -> list[Source]:
+    source = controls_for(session)
+    if source is None:
+        return []
+    reference = COSTS.get(first_cost(session))().reference(session.shape, session.experiment.training.max_length)
     keep_controls(study, source.names, reference)
     source.only(controls_in(study.remembered)[0])
     return [source]
@@ -203,7 +211,8 @@ def _raw(front: ParetoFront) -> ParetoFront:
     return ParetoFront(front.evaluations, front.objectives, front.limits)
 
 
-def _first_cost(session: Session) -> str:
+def first_cost(session: Session) -> str:
+    """The first cost among the objectives, which controls are ordered by."""
     return next((o.metric for o in session.objectives if o.is_cost), "trainable_params")
 
 
@@ -217,11 +226,11 @@ def _train_baseline(session: Session, study: Study, name: str, baseline: str, pr
     trained, training = BASELINES.get(baseline)(), session.experiment.training
     score = next(o for o in session.objectives if not o.is_cost)
     seeds, known = seeds_from(training.seed, session.experiment.confirm.seeds), baseline_in(study.remembered, name)
-    pace, tried = _Pace(progress, 1, f"trainings of {named(name)}"), len(_FACTORS)
+    pace, tried = _Pace(progress, 1, f"trainings of {named(name)}"), len(FACTORS)
     total = tried - 1 + len(seeds)
     if known is None:
-        found = []
-        for factor in _FACTORS:
+        found: list[tuple[float, Run, dict[str, float]]] = []
+        for factor in FACTORS:
             pace.said(len(found), total, None)
             rate = trained.usual_rate * factor
             found.append((rate, *_fit(session, baseline, training.seed, rate)))

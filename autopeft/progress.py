@@ -114,6 +114,8 @@ class Lines(Progress):
     def measured(self, setup: Setup) -> None:
         """A line on how it trains."""
         how = f"{setup.precision}, {setup.attention} attention, packs of {setup.pack}"
+        # What is left is reckoned from trainings, without what came before them.
+        self._begin = time.monotonic()
         self._say(f"[dim]training on {setup.device}: {how}[/]")
 
     def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:

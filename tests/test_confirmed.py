@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 from pathlib import Path
@@ -84,7 +85,10 @@ def test_what_is_gained_is_said(undisturbed: SearchResult, capsys: pytest.Captur
     for gain in undisturbed.front.verdict.gains:
         assert gain.words[1:] in shown
     assert "Optimism: on validation" in shown
-    assert "control" in (undisturbed.run_dir / "trials.csv").read_text().splitlines()[0].split(",")
+    with (undisturbed.run_dir / "trials.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [row["role"] for row in rows[:6]] == [f"control {row['control']}" for row in rows[:6]]
+    assert {row["role"] for row in rows[6:]} == {"sampler"}
 
 
 def test_an_export_has_the_weights_of_the_median_seed(undisturbed: SearchResult, tmp_path: Path) -> None:
@@ -120,6 +124,8 @@ def test_ended_while_it_confirms_it_goes_on_the_same(
         arm("the second other seed, its first epoch", kill, patched)
         with pytest.raises(Killed):
             search(project, tmp_path / "run")
+    killed = SearchResult.open(tmp_path / "run")
+    assert (killed.finished, killed.front.to_json()["finished"], undisturbed.finished) == (False, False, True)
     assert_same(search(project, tmp_path / "run"), undisturbed)
 
 

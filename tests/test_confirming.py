@@ -140,7 +140,12 @@ def test_the_front_is_drawn_from_means_over_seeds() -> None:
     optimism = ((0.70 - 0.71) + (0.90 - 0.78) + (0.80 - 0.82)) / 3
     assert found.to_json()["optimism"] == pytest.approx(optimism)
     assert "0.0300 better than over all seeds" in sentences(found)[-1]
+    # The one that fell off is there with its mean.
+    [off] = found.to_json()["confirmed_off_front"]
+    assert (off["key"], off["confirmed"]["accuracy"]["mean"]) == (SEARCHED[1].key, pytest.approx(0.78))
+    assert off.keys() == point.keys()
     again = ParetoFront.from_json(json.loads(json.dumps(found.to_json())))
+    assert [e.key for e in again.points] == [e.key for e in found.points]
     assert again.to_json() == found.to_json()
     # The curve of the search is of what it has seen.
     assert found.hypervolume_curve() == front(*SEARCHED).hypervolume_curve()
@@ -295,6 +300,20 @@ def looped(tmp_path: Path, seconds: float) -> tuple[ConfirmLoop, Any]:
 def answer(loop: ConfirmLoop, pack: Sequence[Any], score: float = 0.6) -> None:
     told = {p.number: Evaluation(p.candidate, "done", {"accuracy": score}, seed=p.job.seed, seconds=1.0) for p in pack}
     loop.done(told)
+
+
+def test_it_says_how_far_it_is(tmp_path: Path) -> None:
+    loop, _ = looped(tmp_path, 4.5)
+    heard: list[tuple[int, int, float]] = []
+    loop._said = lambda *told: heard.append(told)
+    loop.say()
+    answer(loop, loop.next_pack(3))
+    while pack := loop.next_pack(1):
+        answer(loop, pack)
+    # Three members and two other seeds would be six: four fit.
+    assert heard[0] == (0, 4, 4.0)
+    assert heard[1] == (3, 4, 1.0)
+    assert heard[-1] == (4, 4, 0.0)
 
 
 def test_packs_are_of_one_seed_and_a_kill_costs_what_runs(tmp_path: Path) -> None:

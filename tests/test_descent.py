@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import tiny_project
 from kill_points import CONFIRMING
@@ -19,15 +20,18 @@ from test_study import OBJECTIVES, SPACE
 from autopeft import train
 from autopeft.budget import Budget
 from autopeft.candidate import Evaluation, Job
+from autopeft.cli import planning
 from autopeft.engine.kept import load_weights
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError
+from autopeft.experiment import Experiment
 from autopeft.progress import Progress, Silent
 from autopeft.result import SearchResult, export
 from autopeft.searching.confirming.plan import job_with
 from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.descent import Descent, DescentSettings, largest
 from autopeft.searching.study import Proposal
+from autopeft.session import Session
 
 FIELDS: dict[str, Any] = {
     "trials": 18,
@@ -72,6 +76,27 @@ def test_a_search_begins_with_a_large_hybrid_and_its_cuts(result: SearchResult) 
         best = max(e.metrics["accuracy"] for e in result.evaluations if _step(e) == _step(parent))
         assert parent.metrics["accuracy"] == best
     assert all(e.job.is_whole for e in result.evaluations[9:])
+
+
+def test_each_candidate_says_what_it_is(result: SearchResult) -> None:
+    table = pd.read_csv(result.run_dir / "trials.csv")
+    cuts = [f"healed from {e.origin.parent}" for e in result.evaluations if e.origin is not None]
+    assert list(table["role"]) == ["large hybrid"] * 3 + cuts + ["sampler"] * 9
+    assert json.loads((result.run_dir / "front.json").read_text())["finished"] is True
+
+
+def test_a_plan_counts_what_was_trained(project: Path, result: SearchResult) -> None:
+    session = Session(Experiment.of(tiny_project.experiment(project, **FIELDS), "test"))
+    facts = planning.plan(session, samples=10)
+    counts = {phase["name"]: (phase["trainings"], phase["epochs"]) for phase in facts["phases"]}
+    assert counts == {"large hybrid": (3, 3), "healings": (6, 1), "sampler": (9, 3)}
+    large, healings, _ = facts["phases"]
+    costs = [e.metrics["trainable_params"] for e in result.evaluations[:9]]
+    assert costs[0] == large["trainable_params"]
+    assert all(0.5 * most <= cost <= most for cost, most in zip(costs[3::2], healings["cuts"], strict=True))
+    # A healing has a third of the epochs.
+    assert healings["seconds"] == pytest.approx(large["seconds"] * 6 / 3 / 3)
+    assert facts["seconds"] == pytest.approx(sum(phase["seconds"] for phase in facts["phases"]))
 
 
 def _step(evaluation: Evaluation) -> int:

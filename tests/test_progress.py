@@ -11,7 +11,7 @@ from rich.console import Console
 from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
-from autopeft.progress import Lines, duration
+from autopeft.progress import Lines, _in_line, duration
 from autopeft.searching.study import Proposal
 
 CANDIDATE = Candidate(Hybrid.uniform(2, LoRA(1)))
@@ -57,6 +57,42 @@ def test_what_was_finished_before_is_counted_and_its_best_stays() -> None:
     assert text[0] == "going on after 2 finished candidates, best 0.7500"
     assert "best 0.7500, 1 stopped  about " in text[1]
     assert text[2].endswith("best 0.7500, 1 stopped")
+
+
+def test_lines_say_what_a_candidate_is_where_some_are_not_the_samplers() -> None:
+    console = Console(file=StringIO(), width=200)
+    lines = Lines(console, 4, epochs=3, live=False, sources=True)
+    roles = ["control lora 1, top half", "large hybrid", "healed from abc", ""]
+    for number, role in enumerate(roles):
+        job = Job(CANDIDATE, epochs=1 if "healed" in role else None, role=role)
+        lines.started(Proposal(number, job, False))
+        lines.epoch(Proposal(number, job, False), {"epoch": 1, "accuracy": 0.5})
+    running = _in_line(lines._running)
+    assert running == (
+        "control lora 1, top half (#1 epoch 2, accuracy 0.500); large hybrid (#2 epoch 2, accuracy 0.500); "
+        "healed from abc (#3 ending, accuracy 0.500); sampler (#4 epoch 2, accuracy 0.500)"
+    )
+    for number, role in enumerate(roles):
+        lines.finished(replace(done(number, accuracy=0.5), role=role))
+    text = console.file.getvalue().splitlines()[1:]  # type: ignore[attr-defined]
+    for line, role in zip(text, roles, strict=True):
+        assert f"/4 {role or 'sampler'}: accuracy 0.5000" in line
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_confirming_has_a_total_and_a_time_left(live: bool) -> None:
+    console = Console(file=StringIO(), width=200)
+    lines = Lines(console, 4, epochs=3, live=live)
+    lines.confirming("confirmations", 3, 12, 120.0)
+    if live:
+        assert lines._status is not None
+        assert lines._status.status == "3/12 confirmations, about 2.0 min left"
+    lines.confirming("confirmations", 12, 12, 0.0)
+    lines.close()
+    text = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line for line in text if "/12" in line] == ([] if live else ["3/12 confirmations, about 2.0 min left"]) + [
+        "12/12 confirmations"
+    ]
 
 
 def test_less_is_better_for_errors() -> None:

@@ -13,10 +13,12 @@ from rich.table import Table
 
 from autopeft.budget import share_within
 from autopeft.candidate import Candidate
+from autopeft.cli.phases import phases_of, seconds_of
 from autopeft.cli.shown import safe
 from autopeft.engine.setup import Setup
 from autopeft.engine.speed import measure
 from autopeft.experiment import Experiment, needing
+from autopeft.hybrid import Hybrid
 from autopeft.launch import RUNS
 from autopeft.progress import duration
 from autopeft.quantising.loading import bytes_in_memory
@@ -49,8 +51,14 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
     candidates = typical_candidates(session)
     known = _begun(experiment)
     setup = _setup(session, known, middle(session, candidates))
-    each = float(np.mean([_seconds(session, setup, c) for c in candidates])) * _correction(session, setup, known)
-    total = each * experiment.trials / experiment.runner.parallel if experiment.trials else None
+    correction, epochs = _correction(session, setup, known), experiment.training.epochs
+    each = float(np.mean([_seconds(session, setup, c.hybrid) for c in candidates])) * correction
+
+    def timed(hybrid: Hybrid, of: int) -> float:
+        return _seconds(session, setup, hybrid) * correction * of / epochs
+
+    phases = phases_of(session, timed, each, setup)
+    total = seconds_of(phases, session)
     return {
         "name": experiment.name,
         "dimensions": [d.name for d in session.space.dimensions],
@@ -70,7 +78,8 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
         "time_limit": experiment.time_limit,
         "engine": setup.model_dump(),
         "seconds_per_candidate": each,
-        "seconds": total if total is None or not experiment.time_limit else min(total, experiment.time_limit),
+        "phases": [phase.to_json() for phase in phases],
+        "seconds": total,
     }
 
 
@@ -99,9 +108,9 @@ def _setup(session: Session, known: RunFolder | None, typical: Candidate) -> Set
     return measure(session.worker_spec(Path()), session.tokens, typical, session.experiment.runner.parallel)
 
 
-def _seconds(session: Session, setup: Setup, candidate: Candidate) -> float:
-    """Seconds of a worker for a candidate's training and validation."""
-    return setup.seconds(session.cost_model.candidate(candidate.hybrid), session.steps)
+def _seconds(session: Session, setup: Setup, hybrid: Hybrid) -> float:
+    """Seconds of a worker for a hybrid's training and validation, all epochs."""
+    return setup.seconds(session.cost_model.candidate(hybrid), session.steps)
 
 
 def _correction(session: Session, setup: Setup, known: RunFolder | None) -> float:
@@ -109,7 +118,8 @@ def _correction(session: Session, setup: Setup, known: RunFolder | None) -> floa
     if known is None:
         return 1.0
     done = [e for e in Study.read(known.path) if e.status == "done"]
-    estimated = sum(_seconds(session, setup, e.candidate) for e in done)
+    epochs = session.experiment.training.epochs
+    estimated = sum(_seconds(session, setup, e.candidate.hybrid) * e.fidelity / epochs for e in done)
     return sum(e.seconds for e in done) / estimated if done else 1.0
 
 
@@ -139,6 +149,8 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     how = f"{engine['precision']}, {engine['attention']} attention, packs of {engine['pack']} on {engine['device']}"
     table.add_row("engine", how)
     table.add_row("time for a candidate", f"about {duration(facts['seconds_per_candidate'])} on one worker")
+    for phase in facts["phases"]:
+        table.add_row(safe(phase["name"]), safe(_in_words(phase)))
     if facts["seconds"] is not None:
         parallel = session.experiment.runner.parallel
         shorter = "; less, where candidates are stopped early" if session.experiment.stopping.stops else ""
@@ -146,3 +158,12 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     for remark in facts["remarks"]:
         table.add_row("[yellow]note[/]", safe(remark))
     Console(highlight=False).print(table)
+
+
+def _in_words(phase: dict[str, Any]) -> str:
+    """`21 trainings of 3 epochs, about 2.5 min on one worker: 7 at 3 learning rates each`."""
+    count, epochs, seconds = phase["trainings"], phase["epochs"], phase["seconds"]
+    how_many = "trainings" if count is None else f"{count:,} training{'' if count == 1 else 's'}"
+    how_long = "" if epochs is None else f" of {epochs} epoch{'' if epochs == 1 else 's'}"
+    about = "" if seconds is None else f", about {duration(seconds)} on one worker"
+    return f"{how_many}{how_long}{about}: {phase['words']}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.comparing.choosing import grid
 from autopeft.comparing.contenders import Contender
-from autopeft.comparing.rows import Row, cells, note_of, row_of, save_plot, to_csv, to_markdown
+from autopeft.comparing.rows import Row, note_of, row_of, save_plot, to_csv, to_markdown
 from autopeft.comparing.state import Entry, write
 
 if TYPE_CHECKING:
@@ -74,10 +74,6 @@ class Comparison:
     def to_markdown(self) -> str:
         """A table for people, and how it came about."""
         return to_markdown(self.rows, self.metric, self.note)
-
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Headers and rows of that table."""
-        return cells(self.rows, self.metric)
 
     def _repr_html_(self) -> str:
         return str(self.to_frame().to_html())

@@ -22,7 +22,7 @@ from autopeft.engine.train import measure_pack, train_epoch
 from autopeft.hybrid import Hybrid
 
 #: Learning rates of the heads that are trained side by side; the one of least validation loss is taken.
-_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 #: Steps at least, and examples at most: a linear map on features that do not move needs no more.
 _STEPS, _EXAMPLES = 400, 8_192
 #: Of the order of examples: a probe is the same whatever the seed of the candidates.
@@ -44,7 +44,7 @@ def start_at_probe(backbone: Backbone, task: TokenizedTask, settings: TrainingSe
     own = settings.model_copy(update={"seed": _SEED, "epochs": epochs, "head_learning_rate": None})
     empty = Hybrid.uniform(backbone.shape.layers)
     top = backbone.shape.layers if frozen.prepare((task.train, task.validation), [backbone.shape.layers]) else 0
-    heads = [Candidate(empty, {"learning_rate": rate}) for rate in _RATES]
+    heads = [Candidate(empty, {"learning_rate": rate}) for rate in RATES]
     steps = epochs * steps_per_epoch(len(task.train), settings.batch_size)
     with Pack(backbone, heads, own, [top] * len(heads), steps) as pack:
         for epoch in range(1, epochs + 1):

@@ -5,6 +5,7 @@ So tuners of later versions of PEFT are there as soon as they pass, and refused 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -76,7 +77,10 @@ def verdict(tuner: str, size_field: str | None = None) -> Verdict:
     kinds: tuple[Kind, ...] = ("maps", "norms")
     for places in kinds:
         try:
-            found[places] = _Trial(kind, size_field, places).run()
+            # What a foreign tuner or its libraries warn of while it is tried is no news: the verdict is.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found[places] = _Trial(kind, size_field, places).run()
         except AutopeftError as error:
             reason = reason or str(error).removeprefix("peft: ")
         except Exception as error:  # whatever a foreign tuner raises is its reason

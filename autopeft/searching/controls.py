@@ -184,6 +184,11 @@ class Controls:
         chosen = [within[round(i * last / max(1, room - 1))] for i in range(room)]
         self._groups = [(c.name, [Candidate(c.hybrid, training) for training in trainings]) for c in chosen]
 
+    @property
+    def groups(self) -> list[tuple[str, list[Candidate]]]:
+        """Names, and candidates that differ in their rates."""
+        return list(self._groups)
+
     def only(self, keys: Collection[str]) -> None:
         """Keep to candidates with these keys: a search that is resumed for more trials has the controls that it had."""
         self._groups = [(name, [c for c in group if c.key in keys]) for name, group in self._groups]

@@ -133,22 +133,35 @@ class Descent:
         low, high = self._range()
         rate = parent.candidate.training.get("learning_rate", self.training.learning_rate)
         rates = [rate * times if rate * times <= high else rate / times for times in self.settings.rates]
-        epochs = self.settings.epochs or max(1, round(self.training.epochs / 3))
-        own = None if epochs == self.training.epochs else epochs
+        own = None if self.healing_epochs == self.training.epochs else self.healing_epochs
         origin = Origin(parent.key, start)
         candidates = [Candidate(hybrid, {"learning_rate": r}) for r in dict.fromkeys(max(r, low) for r in rates)]
         role = f"healed from {parent.key}"
         return [Job(candidate, None, own, origin, cuttable=True, role=role) for candidate in candidates]
 
+    @property
+    def healing_epochs(self) -> int:
+        """Epochs of a healing."""
+        return self.settings.epochs or max(1, round(self.training.epochs / 3))
+
+    def next_cost(self, hybrid_cost: int) -> int | None:
+        """What a hybrid of that cost is cut to, at most; None where the descent ends."""
+        shape, whole = self.space.shape, self._largest
+        assert whole is not None, "it was trained"
+        empty, most = (self.cost_of(hybrid) for hybrid in (Hybrid.uniform(shape.layers), whole))
+        limit = empty + int((hybrid_cost - empty) * self.settings.factor)
+        return None if limit - empty < self.settings.least * (most - empty) else limit
+
+    def cost_of(self, hybrid: Hybrid) -> int:
+        """The cost that falls."""
+        return COSTS.get(self.cost)().of(hybrid, self.space.shape, self.budget.length)
+
     def _cut(self, parent: Evaluation) -> tuple[Hybrid, str] | None:
         """The parent's cut and the name of its weights, which are written; None where it ends."""
         shape, length = self.space.shape, self.budget.length
         cost, hybrid = COSTS.get(self.cost)(), parent.candidate.hybrid
-        empty, here = (cost.of(h, shape, length) for h in (Hybrid.uniform(shape.layers), hybrid))
-        limit = empty + int((here - empty) * self.settings.factor)
-        whole = self._largest
-        assert whole is not None, "it was trained"
-        if limit - empty < self.settings.least * (cost.of(whole, shape, length) - empty):
+        limit = self.next_cost(self.cost_of(hybrid))
+        if limit is None:
             return None
         kept = self.units(self.training.weights_name(parent.job))
         if kept is None:

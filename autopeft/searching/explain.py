@@ -146,9 +146,9 @@ def explain(front: ParetoFront, space: SearchSpace, budget: Budget, epochs: int 
     seen = Observations.of_evaluations(front.evaluations, points, front.score, epochs)
     done = int(seen.done.sum())
     if done < LEAST:
-        raise AutopeftError(
-            f"explain: needs at least {LEAST} finished candidates, there are {done}; raise trials and search on"
-        )
+        ended = front.verdict.finished is not False
+        more = "search on with more trials" if ended else "this search has not ended: go on with it"
+        raise AutopeftError(f"explain: needs at least {LEAST} finished candidates, there are {done}; {more}")
     if not np.ptp(seen.scores):
         raise AutopeftError(f"explain: all evaluations have the same {front.score.metric}: there is nothing to explain")
     part = _part(len(seen.scores))

@@ -1,0 +1,162 @@
+"""What a search trains, phase by phase: counted and timed before it begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autopeft.confirming import FACTORS, controls_for, descent_for, first_cost
+from autopeft.costs._flops import forward_flops
+from autopeft.engine.linear_probe import RATES
+from autopeft.engine.setup import Setup
+from autopeft.hybrid import Hybrid
+from autopeft.searching.descent import Descent
+from autopeft.searching.tables import number
+from autopeft.session import Session
+
+#: Phases that come after the search.
+_CONFIRM, _ALONE = "confirmations", "baselines"
+#: Seconds of a worker for so many epochs of a hybrid.
+Timed = Callable[[Hybrid, int], float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """So many trainings of so many epochs; None where that is not known. `seconds` are of all, on one worker.
+
+    `words` say more of them, `facts` say it for programs.
+    """
+
+    name: str
+    trainings: int | None
+    epochs: int | None
+    seconds: float | None
+    words: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, the facts beside the rest."""
+        return {**{name: value for name, value in vars(self).items() if name != "facts"}, **self.facts}
+
+
+def phases_of(session: Session, timed: Timed, typical: float, setup: Setup) -> list[Phase]:
+    """Those that the experiment has, in their order; `typical` are the seconds of a candidate of the sampler's."""
+    experiment = session.experiment
+    trials, epochs = experiment.trials, experiment.training.epochs
+    found = [*_probe(session, setup), *_controls(session, timed)]
+    found += _descent(session, timed, sum(p.trainings or 0 for p in found if p.name == "controls"))
+    taken = sum(p.trainings or 0 for p in found if p.name != "probe")
+    left = None if trials is None else max(0, trials - taken)
+    seconds = None if left is None else left * typical
+    found.append(Phase("sampler", left, epochs, seconds, experiment.sampler.name, {"sampler": experiment.sampler.name}))
+    return [*found, *_confirm(session, found), *_baselines(session, setup)]
+
+
+def _probe(session: Session, setup: Setup) -> list[Phase]:
+    if session.experiment.training.head != "probe":
+        return []
+    seconds = session.cost_model.filling(session.shape.layers) / setup.flops_per_second
+    return [Phase("probe", len(RATES), None, seconds, "of the head alone, the best of which all begin with")]
+
+
+def _controls(session: Session, timed: Timed) -> list[Phase]:
+    source, epochs = controls_for(session), session.experiment.training.epochs
+    if source is None:
+        return []
+    jobs = [candidate for _, group in source.groups for candidate in group]
+    cost, names = first_cost(session), [name for name, _ in source.groups]
+    costs = [session.costs(group[0].hybrid)[cost] for _, group in source.groups]
+    rates = max((len(group) for _, group in source.groups), default=0)
+    words = f"{len(names)} at {rates} learning rates each: {'; '.join(names)}"
+    listed = [{"name": name, cost: value} for name, value in zip(names, costs, strict=True)]
+    facts = {"controls": listed, "rates": rates}
+    return [Phase("controls", len(jobs), epochs, sum(timed(c.hybrid, epochs) for c in jobs), words, facts)]
+
+
+def _descent(session: Session, timed: Timed, before: int) -> list[Phase]:
+    source, trials = descent_for(session, Path()), session.experiment.trials
+    trunk = [] if source is None else source.trunk()
+    if source is None or not trunk:
+        return []
+    hybrid, epochs = trunk[0].candidate.hybrid, session.experiment.training.epochs
+    most = math.inf if trials is None else min(math.floor(source.settings.share * trials), trials - before)
+    large, cuts, each = min(len(trunk), max(0, most)), _cuts(source), len(source.settings.rates)
+    cuts = cuts[: math.ceil(max(0, most - large) / each)] if math.isfinite(most) else cuts
+    healings = min(len(cuts) * each, max(0, most - large))
+    cost, whole = source.cost, source.cost_of(hybrid)
+    facts = {"cost": cost, "cuts": cuts, "rates": each}
+    to = ", ".join(number(limit) for limit in cuts)
+    return [
+        Phase(
+            "large hybrid", int(large), epochs, large * timed(hybrid, epochs),
+            f"the largest that fits, {number(whole)} {cost}, at as many learning rates", {cost: whole},
+        ),
+        # A cut hybrid takes less time than the large one, nobody knows how much: that depends on where it is cut.
+        Phase(
+            "healings", int(healings), source.healing_epochs, healings * timed(hybrid, source.healing_epochs),
+            f"of {len(cuts)} cuts to at most {to} {cost}, at {each} learning rates each" if cuts else "nothing is cut",
+            facts,
+        ),
+    ]  # fmt: skip
+
+
+def _cuts(source: Descent) -> list[int]:
+    """Costs at most of the cuts, one after another, if each uses its limit."""
+    found: list[int] = []
+    here: int | None = source.cost_of(source.trunk()[0].candidate.hybrid)
+    while here is not None and (here := source.next_cost(here)) is not None and here not in found:
+        found.append(here)
+    return found
+
+
+def _confirm(session: Session, before: list[Phase]) -> list[Phase]:
+    """At most its share of what the search takes."""
+    confirm, epochs = session.experiment.confirm, session.experiment.training.epochs
+    if not confirm.on:
+        return []
+    seconds = _searched(before, session)
+    members = "the front's members, those near it" if confirm.members == "auto" else f"{confirm.members} members"
+    words = (
+        f"up to {confirm.seeds - 1} other seeds for each of {members} and the best controls, for at most "
+        f"{confirm.time:.0%} of the search's time"
+    )
+    facts = {"seeds": confirm.seeds, "members": confirm.members, "time": confirm.time}
+    return [Phase(_CONFIRM, None, epochs, None if seconds is None else confirm.time * seconds, words, facts)]
+
+
+def _baselines(session: Session, setup: Setup) -> list[Phase]:
+    """Controls that train the backbone: by the FLOPs of full fine-tuning, with nothing kept and nothing packed."""
+    experiment, shape = session.experiment, session.shape
+    names = list(experiment.controls.baselines.values())
+    if not (names and experiment.confirm.on):
+        return []
+    work = session.cost_model.workload
+
+    def forward(tokens: int) -> int:
+        return shape.layers * forward_flops((), shape, tokens, merged=True)
+
+    each = setup.seconds(3 * work.trained.sum(forward) + work.measured.sum(forward), session.steps)
+    count = len(names) * (len(FACTORS) + experiment.confirm.seeds - 1)
+    words = f"{', '.join(names)}: {len(FACTORS)} learning rates, then other seeds"
+    return [Phase(_ALONE, count, experiment.training.epochs, count * each, words, {"baselines": names})]
+
+
+def seconds_of(phases: list[Phase], session: Session) -> float | None:
+    """Seconds of the whole, by all workers, with what comes after the search; None where nobody knows."""
+    search = _searched(phases, session)
+    if search is None:
+        return None
+    after = {p.name: p.seconds or 0.0 for p in phases}
+    # Baselines are trained one at a time, whatever the workers.
+    return (search + after.get(_CONFIRM, 0.0)) / session.experiment.runner.parallel + after.get(_ALONE, 0.0)
+
+
+def _searched(phases: list[Phase], session: Session) -> float | None:
+    """Seconds of training of the search itself."""
+    experiment, own = session.experiment, [p.seconds for p in phases if p.name not in (_CONFIRM, _ALONE)]
+    limit = None if experiment.time_limit is None else experiment.time_limit * experiment.runner.parallel
+    known = None if None in own else sum(seconds for seconds in own if seconds is not None)
+    return limit if known is None else known if limit is None else min(known, limit)

@@ -1,0 +1,81 @@
+"""Tables for people: short headers, one line a row, and no wider than the terminal."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from test_confirming import OTHERS, SEARCHED, confirmed, seen
+
+from autopeft.candidate import Origin
+from autopeft.cli import verbs
+from autopeft.cli.tables import show
+from autopeft.comparing import rows
+from autopeft.result import SearchResult
+from autopeft.searching.tables import Column, columns
+
+ROW: dict[str, Any] = {
+    **dict.fromkeys(("status", "reason"), "done"),
+    **{"test_accuracy": 0.9123, "test_accuracy_sd": 0.0123, "seeds": 3, "share_of_backbone": 0.0123},
+    **dict.fromkeys(("trainable_params", "kept_params", "stored_bytes", "peak_memory_bytes"), 112_345_678),
+    **{"seconds_per_epoch": 1.23, "latency_ms": 12.3, "merged_latency_ms": 12.3},
+    **{"learning_rate": 0.0056, "at_edge_of_grid": True},
+}
+
+
+def shown(columns: list[Column], width: int) -> list[str]:
+    out = Console(file=StringIO(), width=width)
+    show(out, "Title", columns)
+    return out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_a_front_fits_80_columns_with_a_line_a_member() -> None:
+    healed = seen(9, 0.60, 4, origin=Origin("parent", "start"), role="healed from parent")
+    found = confirmed([*SEARCHED, healed], OTHERS, {0: "lora 1, top half"})
+    title, headers, _, *lines, note = shown(columns(found, found.points), 80)
+    assert (title.strip(), headers.split()[:5]) == ("Title", ["key", "accuracy", "test", "params", "p"])
+    assert [line.split()[0] for line in lines] == [e.key for e in found.points]
+    assert max(len(line) for line in (headers, *lines)) <= 80
+    assert "0.820±0.020" in lines[-1]
+    assert ["healed" in line for line in lines] == [e.number == 9 for e in found.points]
+    assert ["control" in line for line in lines] == [e.number == 0 for e in found.points]
+    assert note.startswith("without ")
+    # With room nothing is left out, and what a search without controls and seeds has not is no column.
+    assert "searched" in shown(columns(found, found.points), 140)[1]
+    plain = columns(confirmed(SEARCHED, {}), SEARCHED)
+    assert [c.header for c in plain] == ["key", "accuracy", "params", "rate", "hybrid (in layers)"]
+
+
+def test_a_comparison_fits_80_columns() -> None:
+    many = [{**ROW, "method": name} for name in ("lora", "full_fine_tuning")]
+    failed = {**ROW, "method": "warp", "status": "failed", "reason": "no rate of its grid trains: no way at all"}
+    _, headers, _, *lines, note = shown(rows.columns([*many, failed], "accuracy"), 80)
+    assert headers.split()[:4] == ["method", "test", "accuracy", "trained"]
+    assert headers.split()[-1] == "rate"
+    assert [line.split()[0] for line in lines] == ["lora", "full_fine_tuning", "warp"]
+    assert max(map(len, (headers, *lines))) <= 80
+    assert note.startswith("without seeds, kept")
+    assert rows.failures([*many, failed]) == ["warp failed: no rate of its grid trains: no way at all"]
+
+
+@pytest.mark.parametrize(("ended", "said"), [(True, False), (False, True)])
+def test_a_front_that_is_not_finished_says_so(
+    ended: bool, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = confirmed(SEARCHED, OTHERS)
+
+    class Result(SearchResult):
+        front, evaluations, finished = found, SEARCHED, ended  # type: ignore[assignment]
+        experiment = type("E", (), {"name": "x", "trials": 40, "trust_remote_code": False})()
+        run_dir = tmp_path / "a b"
+
+    monkeypatch.setattr(SearchResult, "open", lambda run: Result(run))
+    verbs.show_front(tmp_path, as_json=False)
+    text = capsys.readouterr().out
+    assert "Trained with other seeds, and not on the front" in text
+    assert found.confirmed_off_front[0].key in text
+    command = f"autopeft search '{tmp_path}/a b/experiment.yaml' --out '{tmp_path}/a b'"
+    assert (f"Not finished: 4 of 40 candidates. If it is not running now, it goes on with: {command}" in text) == said
