@@ -16,7 +16,7 @@ from autopeft.fingerprint import model_files
 from autopeft.plugins import codes_of
 from autopeft.recipe import Recipe
 from autopeft.run_folder import RunFolder
-from autopeft.searching.confirming.records import baselines_in, ended_in
+from autopeft.searching.confirming.records import baselines_in, has_ended
 from autopeft.searching.confirming.verdict import judged, training_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.identity import refuse_another
@@ -81,9 +81,8 @@ class SearchResult:
 
     @property
     def finished(self) -> bool:
-        """Whether the search has come to its end; of one of an older version, whether it has all its candidates."""
-        known, trials = ended_in(self.remembered), self.experiment.trials
-        return known if known is not None else trials is None or len(self.evaluations) >= trials
+        """Whether the search has come to its end."""
+        return has_ended(self.remembered, self.experiment.trials, len(self.evaluations))
 
     def remembered(self, name: str) -> dict[str, Any] | None:
         """What the study keeps under a name beside its trials."""

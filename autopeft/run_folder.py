@@ -150,12 +150,7 @@ class RunFolder:
         terms = json.dumps(front.terms_to_json(), indent=2).removesuffix("\n}")
         points = ",".join(f"\n    {json.dumps(front.point_to_json(e))}" for e in front.points)
         write_whole(self.front_file, f'{terms},\n  "points": [{points}\n  ]\n}}\n')
-        names = front.verdict.names
-        rows = [
-            {**self._row(e), "role": role_of(front, e), **({"control": names.get(e.key, "")} if names else {})}
-            for e in evaluations
-        ]
-        write_whole(self.trials_file, _csv(rows))
+        write_whole(self.trials_file, _csv([{**self._row(e), **_role(front, e)} for e in evaluations]))
 
     def write_plots(self, front: ParetoFront) -> list[Path]:
         """The interactive and the still Pareto plot."""
@@ -216,6 +211,12 @@ def _row(e: Evaluation) -> dict[str, Any]:
         "hybrid": e.candidate.hybrid.describe(),
         "hybrid_json": json.dumps(e.candidate.hybrid.to_json()),
     }
+
+
+def _role(front: ParetoFront, e: Evaluation) -> dict[str, str]:
+    """What the candidate is in its search, and its name where it has controls."""
+    names = front.verdict.names
+    return {"role": role_of(front, e), **({"control": names.get(e.key, "")} if names else {})}
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

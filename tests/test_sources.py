@@ -62,7 +62,7 @@ ALL = pytest.mark.parametrize("name", SOURCES)
 def told(job: Job, status: Status = "done") -> Evaluation:
     """A score that depends on the name only."""
     metrics = {"accuracy": zlib.crc32(repr(job.name).encode()) / 2**32}
-    return Evaluation(job.candidate, status, metrics, epochs=job.epochs, origin=job.origin)
+    return Evaluation(job.candidate, status, metrics, epochs=job.epochs, origin=job.origin, role=job.role)
 
 
 def run(source: Source, pack: int = 3, ended: Sequence[Evaluation] = (), failing: Sequence[int] = ()) -> list[Job]:
@@ -85,6 +85,7 @@ def test_jobs_are_within_the_budget_and_new(name: str) -> None:
     assert len(jobs) > 5
     assert all(BUDGET.fits(job.candidate.hybrid, SHAPE) for job in jobs)
     assert len(set(names(jobs))) == len(jobs)
+    assert all(job.role for job in jobs), "a search says what each of its candidates is"
     for job in jobs:
         assert 1e-4 <= job.candidate.training["learning_rate"] <= 1e-2 * (1 + 1e-9)
 

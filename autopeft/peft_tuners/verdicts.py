@@ -78,8 +78,7 @@ def verdict(tuner: str, size_field: str | None = None) -> Verdict:
     for places in kinds:
         try:
             # What a foreign tuner or its libraries warn of while it is tried is no news: the verdict is.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 found[places] = _Trial(kind, size_field, places).run()
         except AutopeftError as error:
             reason = reason or str(error).removeprefix("peft: ")

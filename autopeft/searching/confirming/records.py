@@ -34,6 +34,12 @@ def ended_in(remembered: Remembered) -> bool | None:
     return None if known is None else known.get("ended") is True
 
 
+def has_ended(remembered: Remembered, trials: int | None, count: int) -> bool:
+    """Whether the search has come to its end; of one of an older version, whether it has its number of candidates."""
+    known = ended_in(remembered)
+    return known if known is not None else trials is None or count >= trials
+
+
 def keep_pack(study: Study, runs: Sequence[tuple[int, Run]]) -> None:
     """Store trainings that ended together, by the numbers of their candidates."""
     count = sum(1 for _ in _packs(study.remembered))
