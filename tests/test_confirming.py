@@ -277,6 +277,10 @@ def test_a_healed_candidate_is_healed_again_after_its_ancestors() -> None:
     runs = {0: [run(1, 0.7)]}
     own = Job(middle.candidate, 1, 1, Origin(large.key, "large-cut-20-seed1"), cuttable=True)
     assert found.wanted(runs) == [(1, own)]
+    # Two other seeds for the three of them; the first of all is done, and not all of the rest may fit.
+    assert found.outlook({}, 100) == (6, 6.0)
+    assert found.outlook(runs, 100) == (5, 5.0)
+    assert found.outlook(runs, 3.5) == (3, 3.0)
     runs |= {1: [run(1, 0.7)]}
     last = Job(small.candidate, 1, 1, Origin(middle.key, "middle-cut-10-seed1"))
     assert found.wanted(runs) == [(2, last)]
