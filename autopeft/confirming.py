@@ -65,7 +65,7 @@ def controls_for(session: Session) -> Controls | None:
     return control_source(
         experiment.controls,
         session.space,
-        experiment.training.learning_rate,
+        experiment.training,
         experiment.trials,
         session.costs,
         cost,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ TRIALS = 40
 
 def controls() -> Source:
     found = controls_of(("head", "lora", "pfeiffer"), SHAPE)
-    rates = trainings_of(SPACE, TRAINING.learning_rate)
+    rates = partial(trainings_of, SPACE, TRAINING.learning_rate)
     return Controls(found, rates, lambda h: h.num_params(SHAPE), lambda h: BUDGET.fits(h, SHAPE), TRIALS)
 
 
@@ -87,7 +88,7 @@ def test_jobs_are_within_the_budget_and_new(name: str) -> None:
     assert len(set(names(jobs))) == len(jobs)
     assert all(job.role for job in jobs), "a search says what each of its candidates is"
     for job in jobs:
-        assert 1e-4 <= job.candidate.training["learning_rate"] <= 1e-2 * (1 + 1e-9)
+        assert 1e-4 <= job.candidate.training["learning_rate"] < 0.2
 
 
 @ALL

@@ -87,8 +87,12 @@ def _descent(session: Session, timed: Timed, before: int) -> list[Phase]:
     cuts = cuts[: math.ceil(max(0, most - large) / each)] if math.isfinite(most) else cuts
     healings = min(len(cuts) * each, max(0, most - large))
     cost, whole = source.cost, source.cost_of(hybrid)
-    facts = {"cost": cost, "cuts": cuts, "rates": each}
+    lengths = [source.healing_epochs(limit) for limit in cuts]
+    facts = {"cost": cost, "cuts": cuts, "rates": each, "healing_epochs": lengths}
     to = ", ".join(number(limit) for limit in cuts)
+    words = f"of {len(cuts)} cuts to at most {to} {cost}, at {each} learning rates each"
+    if len(set(lengths)) > 1:
+        words += f", of {', '.join(map(str, lengths))} epochs"
     return [
         Phase(
             "large hybrid", int(large), epochs, large * timed(hybrid, epochs),
@@ -96,9 +100,9 @@ def _descent(session: Session, timed: Timed, before: int) -> list[Phase]:
         ),
         # A cut hybrid takes less time than the large one, nobody knows how much: that depends on where it is cut.
         Phase(
-            "healings", int(healings), source.healing_epochs, healings * timed(hybrid, source.healing_epochs),
-            f"of {len(cuts)} cuts to at most {to} {cost}, at {each} learning rates each" if cuts else "nothing is cut",
-            facts,
+            "healings", int(healings), lengths[0] if len(set(lengths)) == 1 else None,
+            healings * sum(timed(hybrid, length) for length in lengths) / max(1, len(lengths)),
+            words if cuts else "nothing is cut", facts,
         ),
     ]  # fmt: skip
 

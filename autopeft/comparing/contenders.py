@@ -15,14 +15,12 @@ from autopeft.hybrid import Hybrid, short_hash
 from autopeft.methods import METHODS, Method
 from autopeft.plugins import codes_of
 from autopeft.resources import shipped
-from autopeft.searching.controls import named
+from autopeft.searching.controls import HEAD_RATE, named
 from autopeft.space import SearchSpace
 from autopeft.space_spec import is_preset
 
 #: The learning rate that a grid is centred on where a method does not say.
 _RATE = 1e-3
-#: A linear map on frozen features moves slowly at the rates of adapters.
-_HEAD_RATE = 3e-2
 HEAD_ONLY = "head_only"
 
 
@@ -81,7 +79,7 @@ def presets() -> list[str]:
 def _makers(shape: ModelShape, method_rates: str) -> dict[str, Callable[[], Contender]]:
     """How each is made; nothing is made before it is asked for."""
     found: dict[str, Callable[[], Contender]] = {name: partial(_baseline, name) for name in BASELINES.names()}
-    found[HEAD_ONLY] = partial(Contender, HEAD_ONLY, "head", _HEAD_RATE, Hybrid.uniform(shape.layers))
+    found[HEAD_ONLY] = partial(Contender, HEAD_ONLY, "head", HEAD_RATE, Hybrid.uniform(shape.layers))
     for cls in METHODS.all().values():
         found |= {name: partial(_method, name, cls, make, shape, method_rates) for name, make in cls.variants().items()}
     # A method keeps its name where a preset is called the same.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,13 +24,18 @@ from autopeft.resources import Kind, shipped
 from autopeft.space import SearchSpace
 from autopeft.space_spec import Block, read_spec
 
+if TYPE_CHECKING:
+    from autopeft.engine.settings import TrainingSettings
+
 _KIND: Kind = "search_spaces/controls"
 #: What `controls: default` stands for.
 DEFAULT = ("head_only", "bitfit", "lora", "pfeiffer", "houlsby", "parallel", "mam")
-#: Parts of the way from the least to the largest rate of a space, on its own scale, and factors on a fixed rate. Small
-#: hybrids want high rates, and a control shall not lose by its rate.
-_PARTS, _FACTORS = (1 / 3, 2 / 3, 1.0), (1 / math.sqrt(10), 1.0, math.sqrt(10))
+#: Factors on the usual rate of what is trained, as small hybrids want higher ones and a control shall not lose by its
+#: rate; on a rate that the space fixes; and parts of a list of rates.
+_FACTORS, _AROUND, _PARTS = (0.5, 1.5, 4.5), (1 / math.sqrt(10), 1.0, math.sqrt(10)), (1 / 3, 2 / 3, 1.0)
 _RATE = "learning_rate"
+#: The learning rate of a head that is trained alone: a linear map on frozen features moves slowly at adapters' rates.
+HEAD_RATE = 3e-2
 
 
 @cache
@@ -144,26 +150,38 @@ def _depths(layers: int) -> list[tuple[str, int]]:
     ]
 
 
-def trainings_of(space: SearchSpace, rate: float) -> list[dict[str, float]]:
-    """What each control is trained with: three learning rates inside the space's, else around the fixed one.
+def usual_rate(hybrid: Hybrid, relative: bool = False) -> float:
+    """A learning rate to begin with: the geometric mean of those of its methods, a head's own where it has none.
 
-    `rate` is the training's own, for a space that says nothing of it.
+    `relative`: where each method learns at its factor times that (`Method.relative_rate`).
+    """
+    methods = {m.name: m for m in hybrid.methods()}.values()
+    rates = [m.usual_rate / (m.relative_rate() if relative else 1.0) for m in methods]
+    return math.exp(fmean(map(math.log, rates))) if rates else HEAD_RATE
+
+
+def trainings_of(space: SearchSpace, rate: float, hybrid: Hybrid, relative: bool = False) -> list[dict[str, float]]:
+    """What a control is trained with: three learning rates around the usual one of its methods.
+
+    They may lie outside of the space's range: a control shall be as good as it can be. Where the space has a list of
+    rates they are of it, and where it fixes the rate, or says nothing of it (then it is `rate`), around that.
+    `relative` is as for `usual_rate`.
     """
     low = {d.name: 0 if isinstance(d, Ordinal) else d.low for d in space.dimensions}
     searched = {d.name for d in space.dimensions}
     fixed = {name: value for name, value in space.decode(low).training.items() if name not in searched}
     dimension = next((d for d in space.dimensions if d.name == _RATE), None)
     if dimension is None:
-        rates = [fixed.get(_RATE, rate) * factor for factor in _FACTORS]
+        rates = [fixed.get(_RATE, rate) * factor for factor in _AROUND]
     elif isinstance(dimension, Ordinal):
         rates = [float(dimension.values[round(part * (len(dimension.values) - 1))]) for part in _PARTS]
     else:
-        rates = [dimension.at(part) for part in _PARTS]
+        rates = [usual_rate(hybrid, relative) * factor for factor in _FACTORS]
     return [{**fixed, _RATE: rate} for rate in dict.fromkeys(rates)]
 
 
 class Controls:
-    """A source of a search: each control with all trainings (learning rates), the cheapest first.
+    """A source of a search: each control with all its trainings (learning rates), the cheapest first.
 
     `cost` gives what a hybrid costs (the search's first cost), `fits` says whether it is within the budget. At most
     `most` trainings: of more, controls spread evenly over the list by cost are taken, so that the whole range of costs
@@ -173,16 +191,17 @@ class Controls:
     def __init__(
         self,
         controls: Sequence[Control],
-        trainings: Sequence[Mapping[str, float]],
+        trainings: Callable[[Hybrid], Sequence[Mapping[str, float]]],
         cost: Callable[[Hybrid], float],
         fits: Callable[[Hybrid], bool],
         most: int | None = None,
     ) -> None:
         within = sorted((c for c in controls if fits(c.hybrid)), key=lambda c: cost(c.hybrid))
-        room = len(within) if most is None else min(len(within), most // len(trainings))
+        each = max((len(trainings(c.hybrid)) for c in within), default=1)
+        room = len(within) if most is None else min(len(within), most // each)
         last = len(within) - 1
         chosen = [within[round(i * last / max(1, room - 1))] for i in range(room)]
-        self._groups = [(c.name, [Candidate(c.hybrid, training) for training in trainings]) for c in chosen]
+        self._groups = [(c.name, [Candidate(c.hybrid, training) for training in trainings(c.hybrid)]) for c in chosen]
 
     @property
     def groups(self) -> list[tuple[str, list[Candidate]]]:
@@ -217,13 +236,14 @@ class Controls:
 def control_source(
     settings: ControlSettings,
     space: SearchSpace,
-    rate: float,
+    training: TrainingSettings,
     trials: int | None,
     costs: Callable[[Hybrid], Mapping[str, float]],
     cost: str,
     fits: Callable[[Hybrid], bool],
 ) -> Controls:
-    """The source of an experiment's controls; `rate` is the training's own, `cost` the name of the first cost."""
+    """The source of an experiment's controls; `cost` is the name of the first cost."""
     most = None if trials is None else math.floor(settings.share * trials)
     controls = controls_of(settings.names, space.shape)
-    return Controls(controls, trainings_of(space, rate), lambda hybrid: costs(hybrid)[cost], fits, most)
+    trainings = partial(trainings_of, space, training.learning_rate, relative=training.method_rates == "usual")
+    return Controls(controls, trainings, lambda hybrid: costs(hybrid)[cost], fits, most)

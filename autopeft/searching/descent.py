@@ -41,8 +41,11 @@ _PARTS = (0.35, 0.6, 0.85)
 _CUT = "-cut-"
 #: Steps of the search for the largest hybrid of equal shares.
 _LEVELS = 64
-#: A range of learning rates around the one of the training, where the space has none.
-_AROUND = 5.0
+#: A range of learning rates around the one of the training, where the space has none, and how far above the range
+#: healings may go: the smaller a hybrid the higher the rate that it wants.
+_AROUND, _BEYOND = 5.0, 4.0
+#: Below these shares of the largest hybrid's cost a healing takes this share of a training's epochs.
+_LONGER = ((0.01, 1.0), (0.05, 2 / 3), (1.0, 1 / 3))
 
 
 class DescentSettings(Strict):
@@ -53,7 +56,9 @@ class DescentSettings(Strict):
     """
 
     factor: float = Field(0.5, gt=0.05, lt=0.95, description="share of the cost that each cut leaves")
-    epochs: int | None = Field(None, ge=1, le=10_000, description="of healing; default: a third of a training")
+    epochs: int | None = Field(
+        None, ge=1, le=10_000, description="of healing; default: a third of a training, small ones up to a whole one"
+    )
     rates: list[float] = Field([1.0, 2.5], min_length=1, max_length=8, description="of healing, times the parent's")
     share: float = Field(0.5, gt=0, le=1, description="of the trials, at most; the sampler has the rest")
     least: float = Field(0.002, gt=0, lt=1, description="share of the largest hybrid's cost at which it ends")
@@ -129,26 +134,33 @@ class Descent:
         return [Job(candidate, cuttable=True, role="large hybrid") for candidate in candidates]
 
     def _healings(self, parent: Evaluation, hybrid: Hybrid, start: str) -> list[Job]:
-        """Trainings of the parent's cut, one at each rate of healing; what would be above the range goes below it."""
+        """Trainings of the parent's cut, one at each rate of healing."""
         low, high = self._range()
         rate = parent.candidate.training.get("learning_rate", self.training.learning_rate)
-        rates = [rate * times if rate * times <= high else rate / times for times in self.settings.rates]
-        own = None if self.healing_epochs == self.training.epochs else self.healing_epochs
+        rates = [min(rate * times, _BEYOND * high) for times in self.settings.rates]
+        epochs = self.healing_epochs(self.cost_of(hybrid))
+        own = None if epochs == self.training.epochs else epochs
         origin = Origin(parent.key, start)
         candidates = [Candidate(hybrid, {"learning_rate": r}) for r in dict.fromkeys(max(r, low) for r in rates)]
         role = f"healed from {parent.key}"
         return [Job(candidate, None, own, origin, cuttable=True, role=role) for candidate in candidates]
 
+    def healing_epochs(self, hybrid_cost: int) -> int:
+        """Epochs of the healing of a hybrid of that cost: what is left when it is small has to learn what is gone."""
+        empty, most = self._ends
+        share = (hybrid_cost - empty) / (most - empty)
+        part = next((part for below, part in _LONGER if share < below), _LONGER[-1][1])
+        return self.settings.epochs or max(1, round(self.training.epochs * part))
+
     @property
-    def healing_epochs(self) -> int:
-        """Epochs of a healing."""
-        return self.settings.epochs or max(1, round(self.training.epochs / 3))
+    def _ends(self) -> tuple[int, int]:
+        """The costs of the bare model and of the largest hybrid."""
+        assert self._largest is not None, "it was trained"
+        return self.cost_of(Hybrid.uniform(self.space.shape.layers)), self.cost_of(self._largest)
 
     def next_cost(self, hybrid_cost: int) -> int | None:
         """What a hybrid of that cost is cut to, at most; None where the descent ends."""
-        shape, whole = self.space.shape, self._largest
-        assert whole is not None, "it was trained"
-        empty, most = (self.cost_of(hybrid) for hybrid in (Hybrid.uniform(shape.layers), whole))
+        empty, most = self._ends
         limit = empty + int((hybrid_cost - empty) * self.settings.factor)
         return None if limit - empty < self.settings.least * (most - empty) else limit
 
