@@ -121,12 +121,12 @@ def test_killed_in_the_middle_of_asking(tmp_path: Path, monkeypatch: pytest.Monk
     for _ in range(3):
         study.tell(evaluated(study.ask()))
 
-    def killed(trial: Any) -> None:
-        SPACE.dimensions[0].suggest(trial)
+    def killed(space: SearchSpace, trial: Any) -> None:
+        space.dimensions[0].suggest(trial)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "_space", type("Killed", (), {"suggest": staticmethod(killed)}))
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(SearchSpace, "suggest", killed)
         study.ask()
     assert len(in_optuna(tmp_path / "killed").trials) == 3
     resumed = opened(tmp_path / "killed")

@@ -34,6 +34,10 @@ class Listener(Protocol):
     def finished(self, evaluation: Evaluation) -> None:
         """It is evaluated and recorded."""
 
+    def remarked(self, remarks: Sequence[str]) -> None:
+        """What a user should know of it."""
+        return
+
     def close(self) -> None:
         """The search has ended."""
         return
@@ -131,10 +135,13 @@ class SearchLoop:
             pack = self._of_sources(size)
             if pack:
                 return pack
+            remarks = self._study.widens()
+            for listener in self._listeners if remarks else ():
+                listener.remarked(remarks)
             known = {e.key for e in self._study.evaluations()} | {p.candidate.key for p in self._running.values()}
             while len(pack) < size and not self._ended:
                 proposal = self._study.ask(pack[0].number if pack else None)
-                if proposal.candidate.key in known:
+                if proposal.repeat or proposal.candidate.key in known:
                     self._study.withdraw(proposal)
                     self._ended = True
                 else:
