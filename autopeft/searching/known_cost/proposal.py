@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autopeft.searching.known_cost.near import Known
 from autopeft.searching.known_cost.points import Points
 
 #: What is to be made large: [N, D] -> [N].
@@ -29,18 +30,18 @@ class Effort:
 def maximise(
     gain: Gain, points: Points, known: np.ndarray, good: np.ndarray, rng: np.random.Generator, effort: Effort
 ) -> np.ndarray | None:
-    """The best new row [D] within the budget; None when all that were found are known.
+    """The best new row [D] within the budget; None when all that were found are known, or repeat what is.
 
     Searches start at the best of: members of the front (`good` [F, D]) and what lies near them, other `known` rows
     [N, D] changed at random, and random rows brought within the budget. Each takes the best of its neighbours until
     none is better.
     """
-    seen = set(points.keys(known))
+    seen = Known(points, known)
     pool = np.concatenate([good, _near(points, good, effort.pool // 2, rng), _random(points, effort.pool // 2, rng)])
     pool = pool[points.fit(pool)]
     values = gain(pool)
     # A known row is a start, but no answer.
-    best = _best_new(points, pool, values, seen)
+    best = _best_new(pool, values, seen)
     current, height = _distinct(points, pool, values, effort.searches)
     for _ in range(effort.rounds):
         near = _neighbours(points, current, effort.neighbours, rng)
@@ -50,7 +51,7 @@ def maximise(
         if not len(near):
             break
         values = gain(near)
-        best = _better(best, _best_new(points, near, values, seen))
+        best = _better(best, _best_new(near, values, seen))
         climbed = False
         for search in range(len(current)):
             own = np.flatnonzero(owner == search)
@@ -65,9 +66,9 @@ def maximise(
 _Found = tuple[float, np.ndarray]
 
 
-def _best_new(points: Points, rows: np.ndarray, values: np.ndarray, seen: set[bytes]) -> _Found | None:
+def _best_new(rows: np.ndarray, values: np.ndarray, seen: Known) -> _Found | None:
     for i in np.argsort(-values, kind="stable"):
-        if points.keys(rows[i : i + 1])[0] not in seen:
+        if not seen.has(rows[i]):
             return float(values[i]), rows[i].copy()
     return None
 
