@@ -126,7 +126,7 @@ class BudgetedSampler(BaseSampler):
         budget = self._part(rng) if spread else self._budget
         point, repaired = budget.repair(problem.space, drawn, rng)
         known = Proposed(study, trial, self.problem, self._plugin.exact)
-        point, moved = self._unseen(point, known, problem.space, rng, budget)
+        point, moved = _unseen(point, known, problem, rng, budget)
         self._annotate(study, trial, point, repaired or moved, known.has(point))
         return point
 
@@ -174,29 +174,25 @@ class BudgetedSampler(BaseSampler):
         """A part of the budget, its share log-uniform from the least useful one to 1."""
         return self._budget.tightened(self._space, math.exp(rng.uniform(math.log(self._least_share), 0.0)))
 
-    def _unseen(
-        self,
-        point: dict[str, int | float],
-        known: Proposed,
-        space: SearchSpace,
-        rng: np.random.Generator,
-        budget: Budget,
-    ) -> tuple[dict[str, int | float], bool]:
-        """(A point near `point` whose candidate is new, whether the budget changed it on the way).
 
-        One more dimension is drawn anew every fourth move, and the last half of the moves are uniform points; when all
-        of them are known, the point itself is let through.
-        """
-        near, changed = point, False
-        for move in range(MOVES):
-            if not known.has(near):
-                return near, changed
-            fresh = space.random_point(rng)
-            names = [d.name for d in space.dimensions]
-            if move < MOVES // 2:
-                names = [names[i] for i in rng.permutation(len(names))[: 1 + move // 4]]
-            else:
-                # A small part of the budget may be used up.
-                budget = self._budget
-            near, changed = budget.repair(space, point | {n: fresh[n] for n in names}, rng)
-        return point, False
+def _unseen(
+    point: dict[str, int | float], known: Proposed, problem: Problem, rng: np.random.Generator, budget: Budget
+) -> tuple[dict[str, int | float], bool]:
+    """(A point near `point` whose candidate is new, whether the budget changed it on the way).
+
+    One more dimension is drawn anew every fourth move, and the last half of the moves are uniform points; when all of
+    them are known, the point itself is let through.
+    """
+    near, changed, space = point, False, problem.space
+    for move in range(MOVES):
+        if not known.has(near):
+            return near, changed
+        fresh = space.random_point(rng)
+        names = [d.name for d in space.dimensions]
+        if move < MOVES // 2:
+            names = [names[i] for i in rng.permutation(len(names))[: 1 + move // 4]]
+        else:
+            # A small part of the budget may be used up.
+            budget = problem.budget
+        near, changed = budget.repair(space, point | {n: fresh[n] for n in names}, rng)
+    return point, False
