@@ -88,24 +88,18 @@ class Study(Kept):
         """
         if not objectives:
             raise AutopeftError("objectives: needs at least one")
-        plugin = sampler_from(sampler)
+        plugin, problem = sampler_from(sampler), Problem(space, budget, tuple(objectives), epochs, prior)
         others = {"fingerprint": fingerprint, **(settings or {})}
-
-        def made(space: SearchSpace) -> tuple[dict[str, Any], BudgetedSampler]:
-            problem = Problem(space, budget, tuple(objectives), epochs, prior)
-            sampler = BudgetedSampler(problem, plugin, widens=True)
-            return {**_header(space, budget, objectives, plugin), **others}, sampler
-
         if (run / FILE).exists():
             file = StudyFile(run / FILE)
             there = Stored(run / FILE, file.get_study_user_attrs(file.study), ()).header()
-            header, wrapped = made(space.ranges_as(there["space"]))
-            study = cls(file, wrapped, run)
-            if study._is_of(header):
+            begun = replace(problem, space=space.ranges_as(there["space"]))
+            study = cls(file, BudgetedSampler(begun, plugin, widens=True), run)
+            if study._is_of(_header(begun, plugin) | others):
                 return study
             file.close()
             remove(run / FILE)
-        header, wrapped = made(space)
+        wrapped, header = BudgetedSampler(problem, plugin, widens=True), _header(problem, plugin) | others
         directions = [StudyDirection.MAXIMIZE if o.direction == "max" else StudyDirection.MINIMIZE for o in objectives]
         new_file(run / FILE, directions, {"header": sealed(header), "versions": sealed(versions())})
         return cls(StudyFile(run / FILE), wrapped, run)
@@ -179,7 +173,9 @@ class Study(Kept):
         with self.together():
             for evaluation in stored:
                 self._file.set_trial_user_attr(self._running(evaluation.number), EVALUATION, evaluation.to_json())
-                self._end(evaluation)
+                failed = evaluation.status == "failed"
+                values = None if failed else [float(evaluation.metrics[o.metric]) for o in self.objectives]
+                self._study.tell(evaluation.number, values, state=TrialState.FAIL if failed else None)
         self._asked -= {evaluation.number for evaluation in stored}
         return stored
 
@@ -204,19 +200,6 @@ class Study(Kept):
             self.remember("header", {**known, **header})
         self.evaluations()
         return True
-
-    def _end(self, evaluation: Evaluation) -> None:
-        if evaluation.status != "failed":
-            self._study.tell(evaluation.number, [float(evaluation.metrics[o.metric]) for o in self.objectives])
-        else:
-            self._study.tell(evaluation.number, state=TrialState.FAIL)
-
-    def _running(self, number: int) -> int:
-        """The id of a running trial in the storage."""
-        for trial in self._trials(TrialState.RUNNING):
-            if trial.number == number:
-                return trial._trial_id
-        raise AutopeftError(f"study: trial {number} was not asked for, or has been told already")
 
 
 def _set_point(file: StudyFile, trial_id: int, space: SearchSpace, job: Job) -> None:
@@ -249,14 +232,12 @@ def _checked(evaluation: Evaluation, objectives: Sequence[Objective]) -> Evaluat
     return evaluation
 
 
-def _header(
-    space: SearchSpace, budget: Budget, objectives: Sequence[Objective], sampler: SamplerPlugin
-) -> dict[str, Any]:
+def _header(problem: Problem, plugin: SamplerPlugin) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "objectives": [o.model_dump() for o in objectives],
-        "budget": dict(budget.limits),
-        "length": budget.length,
-        "space": space.to_json(),
-        "sampler": {"name": sampler.name, **sampler.model_dump()},
+        "objectives": [o.model_dump() for o in problem.objectives],
+        "budget": dict(problem.budget.limits),
+        "length": problem.budget.length,
+        "space": problem.space.to_json(),
+        "sampler": {"name": plugin.name, **plugin.model_dump()},
     }

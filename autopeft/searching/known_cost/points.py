@@ -87,19 +87,6 @@ class Points:
             if dimension.kind == "training":
                 rows[:, i] = [dimension.random(rng) for _ in range(len(rows))]
 
-    def moved_training(self, column: int, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A training hyper-parameter's values [N] changed a little, or (one time in four) drawn anew."""
-        dimension, anew = self.dimensions[column], rng.random(len(values)) < 0.25
-        if isinstance(dimension, Ordinal):
-            top = len(dimension.values)
-            near = np.clip(values + rng.choice([-1, 1], size=len(values)), 0, top - 1)
-            return np.where(anew, rng.integers(0, top, size=len(values)), near)
-        parts = np.where(anew, rng.random(len(values)), _part(dimension, values) + rng.normal(0, 0.1, len(values)))
-        low, high = dimension.low, dimension.high
-        span = np.clip(parts, 0, 1)
-        moved = low * (high / low) ** span if dimension.log else low + span * (high - low)
-        return np.clip(moved, low, high)
-
     def lowered(self, rows: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Rows [N, D] within their shares [N] of the budget: while one is over, a random level of it is halved.
 
@@ -173,9 +160,19 @@ class Points:
         sized = {d.block for d in self.space.structure}
         return [b for b in self.space.methods if (bits and b not in self.space.of_model) or b in sized]
 
-    def keys(self, rows: np.ndarray) -> list[bytes]:
-        """What tells rows apart."""
-        return [row.tobytes() for row in np.ascontiguousarray(rows)]
+
+def moved_training(dimension: Dimension, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A training hyper-parameter's values [N] changed a little, or (one time in four) drawn anew."""
+    anew = rng.random(len(values)) < 0.25
+    if isinstance(dimension, Ordinal):
+        top = len(dimension.values)
+        near = np.clip(values + rng.choice([-1, 1], size=len(values)), 0, top - 1)
+        return np.where(anew, rng.integers(0, top, size=len(values)), near)
+    parts = np.where(anew, rng.random(len(values)), _part(dimension, values) + rng.normal(0, 0.1, len(values)))
+    low, high = dimension.low, dimension.high
+    span = np.clip(parts, 0, 1)
+    moved = low * (high / low) ** span if dimension.log else low + span * (high - low)
+    return np.clip(moved, low, high)
 
 
 def _atoms(dimensions: Sequence[Dimension], of_model: Collection[str]) -> np.ndarray:

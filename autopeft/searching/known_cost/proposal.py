@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autopeft.searching.known_cost.near import Known
-from autopeft.searching.known_cost.points import Points
+from autopeft.searching.known_cost.points import Points, moved_training
 
 #: What is to be made large: [N, D] -> [N].
 Gain = Callable[[np.ndarray], np.ndarray]
@@ -42,7 +42,7 @@ def maximise(
     values = gain(pool)
     # A known row is a start, but no answer.
     best = _best_new(pool, values, seen)
-    current, height = _distinct(points, pool, values, effort.searches)
+    current, height = _distinct(pool, values, effort.searches)
     for _ in range(effort.rounds):
         near = _neighbours(points, current, effort.neighbours, rng)
         owner = np.repeat(np.arange(len(current)), effort.neighbours)
@@ -79,13 +79,13 @@ def _better(first: _Found | None, second: _Found | None) -> _Found | None:
     return second if second[0] > first[0] else first
 
 
-def _distinct(points: Points, rows: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _distinct(rows: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The best `count` rows, each once."""
     chosen: dict[bytes, int] = {}
     for i in np.argsort(-values, kind="stable"):
         if len(chosen) == count:
             break
-        chosen.setdefault(points.keys(rows[i : i + 1])[0], int(i))
+        chosen.setdefault(rows[i].tobytes(), int(i))
     index = list(chosen.values())
     return rows[index].copy(), values[index].copy()
 
@@ -143,7 +143,7 @@ def _move_training(
     columns = training[rng.integers(len(training), size=len(which))]
     for column in training:
         chosen = which[columns == column]
-        moved[chosen, column] = points.moved_training(column, moved[chosen, column], rng)
+        moved[chosen, column] = moved_training(points.dimensions[column], moved[chosen, column], rng)
 
 
 def _random(points: Points, count: int, rng: np.random.Generator) -> np.ndarray:

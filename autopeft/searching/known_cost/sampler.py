@@ -168,29 +168,30 @@ class KnownCostSampler(BaseSampler):
         """
         index = np.concatenate([np.flatnonzero(seen.done), len(seen.scores) + np.arange(len(seen.pending))])
         rows, floor = np.concatenate([seen.rows[seen.done], seen.pending]), float(seen.scores.min())
-        costs = self._scaled(points, np.concatenate([seen.costs[seen.done], points.costs(seen.pending)]))
+        costs = _on_axis(self._axis, points, np.concatenate([seen.costs[seen.done], points.costs(seen.pending)]))
         mean, draws = surrogate.own(index), surrogate.own_draws(index, _FRONTS, rng)
         # Of what has no place in the space nothing is known but its score.
-        there, beside = seen.beside[0], self._scaled(points, seen.beside[1])
+        there, beside = seen.beside[0], _on_axis(self._axis, points, seen.beside[1])
         noisy = there + surrogate.noise * rng.standard_normal((_FRONTS, len(there)))
         every = np.concatenate([costs, beside])
         fronts = [Staircase(every, np.concatenate(scores), floor) for scores in zip(draws, noisy, strict=True)]
 
         def gain(candidates: np.ndarray) -> np.ndarray:
             expected, sd = surrogate.posterior(points.features(candidates))
-            at = self._scaled(points, points.costs(candidates))
+            at = _on_axis(self._axis, points, points.costs(candidates))
             return np.mean([front.improvement(at, expected, sd) for front in fronts], axis=0)
 
         best = Staircase(every, np.concatenate([mean, there]), floor).best(costs)
         return gain, rounded(points, rows[mean >= best])
 
-    def _scaled(self, points: Points, costs: np.ndarray) -> np.ndarray:
-        """Costs [N, C] on an axis from 0 (the smallest hybrid, or in logarithms the least that is added to it)."""
-        if not points.names:
-            return np.zeros((len(costs), 0))
-        added = costs - points.base
-        least, most = points.extent.T
-        if self._axis == "linear":
-            return _LIMIT * np.clip(added / most, 0, 1)
-        span = np.log(np.maximum(most / least, 1 + 1e-9))
-        return _LIMIT * np.clip(np.log(np.maximum(added, least) / least) / span, 0, 1)
+
+def _on_axis(axis: str, points: Points, costs: np.ndarray) -> np.ndarray:
+    """Costs [N, C] on an axis from 0 (the smallest hybrid, or in logarithms the least that is added to it)."""
+    if not points.names:
+        return np.zeros((len(costs), 0))
+    added = costs - points.base
+    least, most = points.extent.T
+    if axis == "linear":
+        return _LIMIT * np.clip(added / most, 0, 1)
+    span = np.log(np.maximum(most / least, 1 + 1e-9))
+    return _LIMIT * np.clip(np.log(np.maximum(added, least) / least) / span, 0, 1)
