@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -56,13 +56,28 @@ class Ordinal:
 
 @dataclass(frozen=True)
 class Continuous:
-    """A number in [low, high], on a logarithmic scale when `log`; a point holds the number itself."""
+    """A number in [low, high], on a logarithmic scale when `log`; a point holds the number itself.
+
+    Proposals come from that range. A search may widen it as far as `bounds` (see `searching.widening`), and what lies
+    within these is of the space.
+    """
 
     name: str
     low: float
     high: float
     log: bool
     kind: Literal["training"] = "training"
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def domain(self) -> tuple[float, float]:
+        """The least and the largest coordinate that a point may have."""
+        return self.bounds or (self.low, self.high)
+
+    def ranging(self, low: float, high: float) -> Self:
+        """The same over a range within its domain that holds these numbers and its own range."""
+        least, most = self.domain
+        return replace(self, low=max(least, min(self.low, low)), high=min(most, max(self.high, high)))
 
     def value(self, raw: float) -> float:
         """The coordinate itself."""
@@ -70,13 +85,15 @@ class Continuous:
 
     def raw(self, value: float) -> float:
         """The value itself; `ValueError` outside the range."""
-        if not self.low <= value <= self.high:
-            raise ValueError(f"{value} is outside {self.low} to {self.high}")
+        least, most = self.domain
+        if not least <= value <= most:
+            raise ValueError(f"{value} is outside {least} to {most}")
         return float(value)
 
     def contains(self, raw: Any) -> bool:
         """Whether a coordinate is in the domain."""
-        return isinstance(raw, (int, float)) and self.low <= raw <= self.high
+        least, most = self.domain
+        return isinstance(raw, (int, float)) and least <= raw <= most
 
     def random(self, rng: Generator) -> float:
         """A coordinate uniform on the dimension's scale."""

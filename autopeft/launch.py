@@ -228,6 +228,7 @@ class Views(Listener):
             "repaired": sum(e.repaired for e in evaluations),
             "on_front": len(front.points),
             **self._confirmed(front),
+            **self._study.widened(),
             "training_seconds": sum(e.seconds for e in evaluations),
             "training_samples": sum(e.fidelity for e in evaluations) * len(self._session.tokens.train),
             "share_of_optimal_flops": self._session.cost_model.share(

@@ -6,10 +6,11 @@ Size 0 is an absent method, so the box has no conditional dimensions and every s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.anatomy import ModelShape
 from autopeft.candidate import Candidate
@@ -17,7 +18,8 @@ from autopeft.dimensions import Continuous, Dimension, Ordinal
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
-from autopeft.space_spec import Block, Values, read_spec
+from autopeft.slots import Slot, encode, mean_sizes, near_level, sizes_in
+from autopeft.space_spec import Block, Values, bounds_of, read_spec
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -31,18 +33,6 @@ Point = Mapping[str, int | float]
 #: Of a space; the largest models with all methods in all layers have a tenth of it. Python writes out no whole number
 #: of more than 4,300 digits.
 _MOST_DIMENSIONS, _MOST_DIGITS = 10_000, 4_000
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """One block in a layer or before all: the dimension of its size (None when it has one only) and its methods."""
-
-    dimension: str | None
-    block: Block
-    methods: tuple[Method, ...]
-
-    def method(self, point: Point) -> Method:
-        return self.methods[0 if self.dimension is None else int(point[self.dimension])]
 
 
 class SearchSpace:
@@ -141,7 +131,7 @@ class SearchSpace:
         try:
             for i, slots in enumerate(self._layers):
                 self._encode_layer(i, slots, candidate.hybrid.layers[i], point)
-            _encode(self._model, candidate.hybrid.model, point)
+            encode(self._model, candidate.hybrid.model, point)
             for d in self.dimensions:
                 if d.kind == "training":
                     point[d.name] = d.raw(candidate.training[d.name])
@@ -157,6 +147,44 @@ class SearchSpace:
             return self.encode(candidate)
         except AutopeftError:
             return None
+
+    def near_point(self, hybrid: Hybrid) -> dict[str, float] | None:
+        """The nearest structure of the box to any hybrid, its levels between two sizes where the hybrid's are.
+
+        A method counts in a layer with the mean size over its places; where layers share sizes, with the mean over
+        those that have it. None for a hybrid with a method, or at a place, that the space does not have.
+        """
+        means = [mean_sizes(*layer) for layer in zip(hybrid.layers, self._layers, strict=True)]
+        before = mean_sizes(hybrid.model, self._model)
+        found = [each for each in means if each is not None]
+        if before is None or len(found) < len(means):
+            return None
+        return {d.name: near_level(d, before, found) for d in self.structure}
+
+    def ranging(self, trainings: Iterable[Mapping[str, float]]) -> Self:
+        """The same space with ranges that hold these training hyper-parameters too, as far as they may be widened."""
+        known = list(trainings)
+        dimensions = [
+            d.ranging(min(values), max(values))
+            if isinstance(d, Continuous) and (values := [t[d.name] for t in known if d.name in t])
+            else d
+            for d in self.dimensions
+        ]
+        return self if dimensions == list(self.dimensions) else self._with(dimensions)
+
+    def ranges_as(self, there: Mapping[str, Any]) -> Self:
+        """The space as a search has it that began with `there` (`to_json`), maybe before ranges were widened."""
+        spec = self._spec.ranges_as(there.get("training"))
+        kept = {name: bounds_of(name, v) for name, v in spec.training if v is not None}
+        made = [replace(d, bounds=kept[d.name]) if isinstance(d, Continuous) else d for d in self.dimensions]
+        same = self._with(made)
+        same._spec = spec
+        return same
+
+    def _with(self, dimensions: Sequence[Dimension]) -> Self:
+        same = copy(self)
+        same.dimensions, same._by_name = tuple(dimensions), {d.name: d for d in dimensions}
+        return same
 
     def suggest(self, trial: Trial) -> Candidate:
         """The candidate of an Optuna trial, for use in one's own objective."""
@@ -180,8 +208,8 @@ class SearchSpace:
         What stands before all layers counts as the lowest one's.
         """
         absent = {block.name: 0 for block in self._blocks}
-        layers = [absent | _sizes_in(m, slots) for m, slots in zip(hybrid.layers, self._layers, strict=True)]
-        return (layers[0] | _sizes_in(hybrid.model, self._model), *layers[1:])
+        layers = [absent | sizes_in(m, slots) for m, slots in zip(hybrid.layers, self._layers, strict=True)]
+        return (layers[0] | sizes_in(hybrid.model, self._model), *layers[1:])
 
     def to_json(self) -> dict[str, Any]:
         """The space as it is written, with the sizes of this model; `load` reads it back."""
@@ -214,12 +242,12 @@ class SearchSpace:
             most = f"at most {_MOST_DIMENSIONS:,} and 10^{_MOST_DIGITS} can be searched"
             raise AutopeftError(f"{self.where}: {size}; {most}: leave blocks or sizes out")
 
-    def _slots(self, layer: int | None) -> tuple[_Slot, ...]:
+    def _slots(self, layer: int | None) -> tuple[Slot, ...]:
         """Those of a layer, or those before all."""
         inside, before = _apart(self._blocks)
         blocks = before if layer is None else inside
         named = [(_size_name(None if self.shared else layer, b), b) for b in blocks]
-        return tuple(_Slot(name if name in self._by_name else None, b, self._made[b.name]) for name, b in named)
+        return tuple(Slot(name if name in self._by_name else None, b, self._made[b.name]) for name, b in named)
 
     def _canonical(self, methods: tuple[Method, ...]) -> tuple[Method, ...]:
         """A layer in the hybrid's canonical form; there are few different layers, so each is worked out once."""
@@ -231,31 +259,19 @@ class SearchSpace:
         return not self.shared or bool(point[f"L{layer:02}.on"])
 
     def _encode_layer(
-        self, layer: int, slots: tuple[_Slot, ...], methods: tuple[Method, ...], point: dict[str, Any]
+        self, layer: int, slots: tuple[Slot, ...], methods: tuple[Method, ...], point: dict[str, Any]
     ) -> None:
         """Write a layer's sizes (and its bit) into the point; the caller decodes again to see if all was caught."""
         if self.shared:
             point[f"L{layer:02}.on"] = int(bool(methods))
             if not methods:
                 return
-        _encode(slots, methods, point)
+        encode(slots, methods, point)
 
 
 def _apart(blocks: Sequence[Block]) -> tuple[list[Block], list[Block]]:
     """Blocks of layers, and blocks of the whole model."""
     return [b for b in blocks if not b.of_model], [b for b in blocks if b.of_model]
-
-
-def _encode(slots: Sequence[_Slot], methods: Sequence[Method], point: dict[str, Any]) -> None:
-    sizes = _sizes_in(methods, slots)
-    for slot in slots:
-        if slot.dimension is not None:
-            point[slot.dimension] = [m.size_value for m in slot.methods].index(sizes[slot.block.name])
-
-
-def _sizes_in(methods: Sequence[Method], slots: Sequence[_Slot]) -> dict[str, int]:
-    at = {(m.label, site): m.size_value for m in methods for site in m.sites}
-    return {s.block.name: at.get((s.methods[0].label, s.methods[0].sites[0]), 0) for s in slots}
 
 
 def _canonical_hybrid(layers: tuple[tuple[Method, ...], ...], model: tuple[Method, ...]) -> Hybrid:
@@ -276,4 +292,4 @@ def _training(name: str, values: Values) -> Dimension:
         return Ordinal(name, tuple(sorted(set(values.choices))), "training")
     assert values.low is not None, "checked by Values"
     assert values.high is not None, "checked by Values"
-    return Continuous(name, values.low, values.high, values.log)
+    return Continuous(name, values.low, values.high, values.log, bounds=bounds_of(name, values))

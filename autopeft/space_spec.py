@@ -26,11 +26,15 @@ _MOST_BLOCKS, _MOST_CHOICES = 100, 1_000
 
 
 class Values(Strict):
-    """What a training hyper-parameter may be: a fixed number, `{choices: [...]}` or `{low, high, log}`."""
+    """What a training hyper-parameter may be: a fixed number, `{choices: [...]}` or `{low, high, log}`.
+
+    A range on a logarithmic scale is widened by a search whose best candidates sit at its end, if not `widen: false`.
+    """
 
     low: float | None = None
     high: float | None = None
     log: bool = False
+    widen: bool | None = None
     choices: list[float] | None = Field(None, max_length=_MOST_CHOICES)
 
     @model_validator(mode="before")
@@ -43,7 +47,7 @@ class Values(Strict):
     @model_validator(mode="after")
     def _range_or_choices(self) -> Self:
         if self.choices is not None:
-            if self.low is not None or self.high is not None or self.log:
+            if self.low is not None or self.high is not None or self.log or self.widen:
                 raise ValueError("give either choices or low and high")
             if not self.choices or not all(c > 0 and math.isfinite(c) for c in self.choices):
                 raise ValueError("choices must be numbers above 0")
@@ -51,6 +55,8 @@ class Values(Strict):
             raise ValueError("expected a number, {choices: [...]} or {low: ..., high: ..., log: true}")
         elif not 0 < self.low < self.high < math.inf:
             raise ValueError("needs 0 < low < high")
+        elif self.widen and not self.log:
+            raise ValueError("only a range on a logarithmic scale widens; add log: true")
         return self
 
     @property
@@ -62,11 +68,38 @@ class Values(Strict):
         """As short as it can be written."""
         if self.choices is not None:
             return self.choices[0] if len(self.choices) == 1 else {"choices": self.choices}
-        return {"low": self.low, "high": self.high, "log": self.log}
+        # What came later is left out where it is off: so are searches that were begun before it.
+        widens = {"widen": True} if self.widens else {}
+        return {"low": self.low, "high": self.high, "log": self.log, **widens}
+
+    @property
+    def widens(self) -> bool:
+        """Whether a search may widen the range."""
+        return self.choices is None and self.log and self.widen is not False
 
 
 #: fp32 holds no larger number. A rate below it that makes no sense is a failed candidate, and costs nothing before.
 _LARGEST = 1e38
+
+
+#: No range is widened beyond these.
+_WIDEST = {
+    "learning_rate": (1e-6, 0.1),
+    "weight_decay": (1e-6, 1.0),
+    "warmup": (1e-3, 0.5),
+    "max_grad_norm": (1e-2, 1e2),
+}
+#: A range is widened by this factor at a time, and so often on each side.
+WIDER, TIMES = 3.0, 2
+
+
+def bounds_of(name: str, values: Values) -> tuple[float, float] | None:
+    """How far the range of a training hyper-parameter may be widened; None where it may not."""
+    if not values.widens or values.low is None or values.high is None:
+        return None
+    least, most = _WIDEST[name]
+    low, high = values.low / WIDER**TIMES, values.high * WIDER**TIMES
+    return max(low, min(values.low, least)), min(high, max(values.high, most))
 
 
 def _below(most: float) -> AfterValidator:
@@ -102,6 +135,22 @@ class SpaceSpec(Strict):
         if not blocks:
             raise ValueError("needs at least one block")
         return blocks
+
+    def ranges_as(self, there: Any) -> Self:
+        """The same without widening where this does not ask for it and `there`, another's training, does not have it.
+
+        What was written before ranges could be widened has it nowhere.
+        """
+        known = there if isinstance(there, Mapping) else {}
+        kept = {
+            name: values.model_copy(update={"widen": False})
+            for name, values in self.training
+            if values is not None and values.widen is None and values.widens
+            if isinstance(known.get(name), Mapping) and "widen" not in known[name]
+        }
+        if not kept:
+            return self
+        return self.model_copy(update={"training": self.training.model_copy(update=kept)})
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ POINTS: dict[str, tuple[str, int, str]] = {
     "the second pack, its first epoch": ("autopeft.searching.loop:SearchLoop.epoch", 4, "before"),
     "the second pack, its second epoch": ("autopeft.searching.loop:SearchLoop.epoch", 5, "after"),
     "weights are being written": ("autopeft.engine.kept:save_weights", 2, "before"),
-    "the second pack, one is finished": ("autopeft.searching.study:Study._end", 5, "before"),
+    "the second pack, one is finished": ("autopeft.searching.study_file:StudyFile.set_trial_state_values", 5, "before"),
     "the second pack is being told": ("autopeft.searching.study_file:StudyFile._put", 11, "after"),
     "the second pack is told": ("autopeft.searching.study:Study.tell_all", 2, "after"),
     "weights are being dropped": ("autopeft.run_folder:RunFolder.drop_weights", 2, "before"),

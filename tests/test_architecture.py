@@ -33,6 +33,7 @@ FLOORS: list[set[str]] = [
     {"peft_layer"},
     {"peft_tuner"},
     {"dimensions", "space_spec", "tasks"},
+    {"slots"},
     {"space"},
     {"budget"},
     {"engine"},

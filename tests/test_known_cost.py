@@ -239,24 +239,40 @@ def test_the_posterior_is_botorchs() -> None:
 
 
 def test_draws_are_from_botorchs_joint_posterior() -> None:
-    known, other = data(), data(6, seed=5)
+    known, some = data(), np.array([0, 3, 11, 12, 20, 29])
     surrogate = Surrogate(known)
-    drawn = surrogate.draws(other.features, 100_000, np.random.default_rng(0))
+    drawn = surrogate.own_draws(some, 100_000, np.random.default_rng(0))
     with torch.no_grad():
-        theirs = surrogate._model.posterior(torch.from_numpy(other.features))
+        theirs = surrogate._model.posterior(torch.from_numpy(known.features[some]))
     scale, center = surrogate._scale, surrogate._center
-    sd = theirs.variance[:, 0].sqrt().numpy() * scale
-    assert (drawn.mean(axis=0) - theirs.mean[:, 0].numpy() * scale - center) / sd == pytest.approx(0, abs=0.02)
+    expected, sd = theirs.mean[:, 0].numpy() * scale + center, theirs.variance[:, 0].sqrt().numpy() * scale
+    assert surrogate.own(some) == pytest.approx(expected, abs=1e-3 * scale)
+    assert (drawn.mean(axis=0) - expected) / sd == pytest.approx(0, abs=0.02)
     covariance = theirs.distribution.covariance_matrix.numpy() * scale**2
     assert np.cov(drawn.T) / np.outer(sd, sd) == pytest.approx(covariance / np.outer(sd, sd), abs=0.02)
 
 
+def test_what_differs_from_its_neighbours_keeps_its_own_score() -> None:
+    """A cut is near a point, and better or worse than it: the front has the cut's score, its neighbours do not."""
+    known = data()
+    lifted = Data(known.features, known.scores + np.eye(30)[0] * 0.5, np.eye(30)[0] * 0.25, known.shape)
+    surrogate = Surrogate(lifted, Surrogate(known).fitted, steps=0)
+    first = np.array([0])
+    there = surrogate.posterior(known.features[:1])[0]
+    assert surrogate.own(first) - there == pytest.approx(0.5, abs=0.2)
+    assert there == pytest.approx(known.scores[:1], abs=0.2)
+    draws = surrogate.own_draws(first, 4000, np.random.default_rng(0))
+    assert draws.mean() == pytest.approx(surrogate.own(first)[0], abs=0.01)
+    assert draws.std() <= surrogate.noise
+
+
 def test_draws_where_a_candidate_stands_twice() -> None:
     known = data()
-    twice = np.concatenate([known.features, known.features[:3]])
-    drawn = Surrogate(known).draws(twice, 4, np.random.default_rng(0))
+    both = (np.concatenate([v, v[:3]]) for v in (known.features, known.scores, known.variances))
+    twice = Data(*both, known.shape)
+    drawn = Surrogate(twice).own_draws(np.arange(33), 4, np.random.default_rng(0))
     assert np.isfinite(drawn).all()
-    assert drawn[:, 30:] == pytest.approx(drawn[:, :3], abs=0.01)
+    assert drawn[:, 30:] == pytest.approx(drawn[:, :3], abs=0.02)
 
 
 def test_it_learns() -> None:
@@ -333,10 +349,10 @@ def test_a_small_budget_leaves_the_upper_layers() -> None:
     assert [bool(methods) for methods in hybrid.layers] == [False, True, True]
 
 
-def test_learning_rates_of_the_start_cover_their_range() -> None:
+def test_learning_rates_of_the_start_cover_the_upper_half_of_their_range() -> None:
     rates = sorted(point["learning_rate"] for point in design.start(PER_LAYER, BUDGET, 12, 0))
-    assert rates[0] < 3e-4
-    assert rates[-1] > 3e-3
+    assert 1e-3 <= rates[0] < 2e-3
+    assert 5e-3 < rates[-1] <= 1e-2
 
 
 # The search for the largest improvement.
@@ -408,9 +424,9 @@ def search(objectives: tuple[str, ...], directions: list[str], trials: int = 20,
 )
 @pytest.mark.parametrize("axis", ["log", "linear"])
 def test_any_number_of_known_costs(objectives: tuple[str, ...], directions: list[str], axis: str) -> None:
-    study = search(objectives, directions, trials=24, axis=axis, seed=1)
+    study = search(objectives, directions, trials=24, axis=axis, seed=3)
     assert len({tuple(t.params.values()) for t in study.trials}) == 24
-    random = search(objectives, directions, trials=24, name="random", seed=1)
+    random = search(objectives, directions, trials=24, name="random", seed=3)
     losses = [
         [[-v if d == "maximize" else v for v, d in zip(t.values, directions, strict=True)] for t in s.trials]
         for s in (study, random)

@@ -121,13 +121,14 @@ def test_killed_in_the_middle_of_asking(tmp_path: Path, monkeypatch: pytest.Monk
     for _ in range(3):
         study.tell(evaluated(study.ask()))
 
-    def killed(trial: Any) -> None:
-        SPACE.dimensions[0].suggest(trial)
+    def killed(space: SearchSpace, trial: Any) -> None:
+        space.dimensions[0].suggest(trial)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "_space", type("Killed", (), {"suggest": staticmethod(killed)}))
-    with pytest.raises(KeyboardInterrupt):
-        study.ask()
+    with monkeypatch.context() as patched:
+        patched.setattr(SearchSpace, "suggest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            study.ask()
     assert len(in_optuna(tmp_path / "killed").trials) == 3
     resumed = opened(tmp_path / "killed")
     assert resumed.pending() == []
@@ -140,8 +141,8 @@ def test_an_ask_that_failed_is_made_up_for_by_the_next(tmp_path: Path, monkeypat
     expected = opened(tmp_path / "other").ask()
     study = opened(tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr(study, "_space", None)
-        with pytest.raises(AttributeError):
+        patched.setattr(SearchSpace, "suggest", None)
+        with pytest.raises(TypeError):
             study.ask()
     assert study.ask() == expected
 

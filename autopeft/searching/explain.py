@@ -140,6 +140,8 @@ def explain(front: ParetoFront, space: SearchSpace, budget: Budget, epochs: int 
     `known_cost`; `epochs` is a whole training. Whatever sampler proposed them. `AutopeftError` when there are too few,
     or nothing to tell apart. The same evaluations give the same figures.
     """
+    # What a search has widened is of the space that it saw.
+    space = space.ranging(e.candidate.training for e in front.evaluations)
     points = Points(space, budget)
     if not points.dimensions:
         raise AutopeftError("explain: the search space has nothing to choose")

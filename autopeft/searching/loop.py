@@ -34,6 +34,10 @@ class Listener(Protocol):
     def finished(self, evaluation: Evaluation) -> None:
         """It is evaluated and recorded."""
 
+    def remarked(self, remarks: Sequence[str]) -> None:
+        """What a user should know of it."""
+        return
+
     def close(self) -> None:
         """The search has ended."""
         return
@@ -128,13 +132,13 @@ class SearchLoop:
     def _ask(self, size: int) -> list[Proposal]:
         """A new pack; a kill leaves all of it or nothing."""
         with self._study.together():
-            pack = self._of_sources(size)
-            if pack:
+            if pack := self._of_sources(size):
                 return pack
+            _remark(self._listeners, self._study.widens())
             known = {e.key for e in self._study.evaluations()} | {p.candidate.key for p in self._running.values()}
             while len(pack) < size and not self._ended:
                 proposal = self._study.ask(pack[0].number if pack else None)
-                if proposal.candidate.key in known:
+                if proposal.repeat or proposal.candidate.key in known:
                     self._study.withdraw(proposal)
                     self._ended = True
                 else:
@@ -209,3 +213,8 @@ class SearchLoop:
                 f"all of the first {len(known)} candidates failed, so something else than they must be wrong; mend it "
                 f"and use a new folder. The last one said: {known[-1].error}"
             )
+
+
+def _remark(listeners: Sequence[Listener], remarks: Sequence[str]) -> None:
+    for listener in listeners if remarks else ():
+        listener.remarked(remarks)

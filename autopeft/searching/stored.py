@@ -147,6 +147,13 @@ class Kept:
         attributes = self._file.get_study_user_attrs(self._file.study)
         return Stored(self._run / FILE, attributes, self._trials(*FINISHED))
 
+    def _running(self, number: int) -> int:
+        """The id of a running trial in the storage."""
+        for trial in self._trials(TrialState.RUNNING):
+            if trial.number == number:
+                return trial._trial_id
+        raise AutopeftError(f"study: trial {number} was not asked for, or has been told already")
+
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._file.get_all_trials(self._file.study, deepcopy=False, states=states)
 

@@ -21,25 +21,29 @@ from autopeft.searching.budgeted import BudgetedSampler
 from autopeft.searching.identity import FORMAT, refuse_another, versions
 from autopeft.searching.objective import Objective
 from autopeft.searching.problem import Prior, Problem
+from autopeft.searching.proposed import JOB
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
-from autopeft.searching.stored import EVALUATION, FILE, Kept
+from autopeft.searching.stored import EVALUATION, FILE, Kept, Stored
 from autopeft.searching.study_checks import DAMAGED, NAME, new_file, remove, sealed
 from autopeft.searching.study_file import StudyFile
+from autopeft.searching.widening import drawn_from, figures, in_words
 from autopeft.space import SearchSpace
 
 #: The attribute of a trial with the number of the first candidate of its pack.
 _PACK = "pack"
-#: The attribute of a trial with the job that no sampler has proposed.
-_JOB = "job"
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate to be evaluated under the trial's number."""
+    """A candidate to be evaluated under the trial's number.
+
+    `repeat`: the sampler has found nothing but what was there already, or is near it.
+    """
 
     number: int
     job: Job
     repaired: bool
+    repeat: bool = False
 
     @property
     def candidate(self) -> Candidate:
@@ -57,6 +61,7 @@ class Study(Kept):
 
     def __init__(self, file: StudyFile, sampler: BudgetedSampler, run: Path) -> None:
         super().__init__(file, run)
+        self._sampler = sampler
         self._study = optuna.load_study(study_name=NAME, storage=file, sampler=sampler)
         self._space, self.objectives = sampler.problem.space, sampler.problem.objectives
         self._asked: set[int] = set()
@@ -83,18 +88,29 @@ class Study(Kept):
         """
         if not objectives:
             raise AutopeftError("objectives: needs at least one")
-        plugin = sampler_from(sampler)
-        header = _header(space, budget, objectives, plugin) | {"fingerprint": fingerprint} | dict(settings or {})
-        wrapped = BudgetedSampler(Problem(space, budget, tuple(objectives), epochs, prior), plugin)
+        plugin, problem = sampler_from(sampler), Problem(space, budget, tuple(objectives), epochs, prior)
+        others = {"fingerprint": fingerprint, **(settings or {})}
         if (run / FILE).exists():
-            study = cls(StudyFile(run / FILE), wrapped, run)
-            if study._is_of(header):
+            file = StudyFile(run / FILE)
+            there = Stored(run / FILE, file.get_study_user_attrs(file.study), ()).header()
+            begun = replace(problem, space=space.ranges_as(there["space"]))
+            study = cls(file, BudgetedSampler(begun, plugin, widens=True), run)
+            if study._is_of(_header(begun, plugin) | others):
                 return study
-            study._file.close()
+            file.close()
             remove(run / FILE)
+        wrapped, header = BudgetedSampler(problem, plugin, widens=True), _header(problem, plugin) | others
         directions = [StudyDirection.MAXIMIZE if o.direction == "max" else StudyDirection.MINIMIZE for o in objectives]
         new_file(run / FILE, directions, {"header": sealed(header), "versions": sealed(versions())})
         return cls(StudyFile(run / FILE), wrapped, run)
+
+    def widens(self) -> list[str]:
+        """Which ranges the next proposal is the first to find wider, a sentence each."""
+        return in_words(drawn_from(self._space, self._study), self._sampler.space_at(self._study))
+
+    def widened(self) -> dict[str, float]:
+        """The ends of ranges that were widened, by name: `widened.learning_rate.high`."""
+        return figures(self._space, self._study)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -105,7 +121,7 @@ class Study(Kept):
     def ask(self, pack: int | None = None) -> Proposal:
         """The next candidate to evaluate; `pack` is the number of the one that begins its pack, without it its own."""
         trial = self._study.ask()
-        candidate = self._space.suggest(trial)
+        candidate = self._sampler.space_at(self._study).suggest(trial)
         if "key" not in self._file.get_trial(trial._trial_id).user_attrs:
             # The sampler is not asked for one that was enqueued whole.
             self._file.set_trial_user_attr(trial._trial_id, "key", candidate.key)
@@ -119,7 +135,7 @@ class Study(Kept):
         """A job that no sampler has proposed, of the space or not, as a trial of its own; `pack` as for `ask`."""
         # Not through Optuna's study, whose sampler would be asked.
         trial = self._file.get_trial(self._file.create_new_trial(self._file.study))
-        for name, value in ((_JOB, job.to_json()), ("key", job.candidate.key)):
+        for name, value in ((JOB, job.to_json()), ("key", job.candidate.key)):
             self._file.set_trial_user_attr(trial._trial_id, name, value)
         self._file.set_trial_user_attr(trial._trial_id, _PACK, trial.number if pack is None else pack)
         _set_point(self._file, trial._trial_id, self._space, job)
@@ -157,7 +173,9 @@ class Study(Kept):
         with self.together():
             for evaluation in stored:
                 self._file.set_trial_user_attr(self._running(evaluation.number), EVALUATION, evaluation.to_json())
-                self._end(evaluation)
+                failed = evaluation.status == "failed"
+                values = None if failed else [float(evaluation.metrics[o.metric]) for o in self.objectives]
+                self._study.tell(evaluation.number, values, state=TrialState.FAIL if failed else None)
         self._asked -= {evaluation.number for evaluation in stored}
         return stored
 
@@ -183,32 +201,24 @@ class Study(Kept):
         self.evaluations()
         return True
 
-    def _end(self, evaluation: Evaluation) -> None:
-        if evaluation.status != "failed":
-            self._study.tell(evaluation.number, [float(evaluation.metrics[o.metric]) for o in self.objectives])
-        else:
-            self._study.tell(evaluation.number, state=TrialState.FAIL)
-
-    def _running(self, number: int) -> int:
-        """The id of a running trial in the storage."""
-        for trial in self._trials(TrialState.RUNNING):
-            if trial.number == number:
-                return trial._trial_id
-        raise AutopeftError(f"study: trial {number} was not asked for, or has been told already")
-
 
 def _set_point(file: StudyFile, trial_id: int, space: SearchSpace, job: Job) -> None:
     """Samplers learn from what is a point of their space, whoever has proposed it."""
     point = space.point_of(job.candidate) if job.is_whole else None
+    distributions = space.distributions()
+    if point is not None and not all(d._contains(d.to_internal_repr(point[n])) for n, d in distributions.items()):
+        # A rate outside the range, where others may look: Optuna's own would take it for one of the range.
+        point = None
     for name, raw in (point or {}).items():
-        distribution = space.distributions()[name]
+        distribution = distributions[name]
         file.set_trial_param(trial_id, name, distribution.to_internal_repr(raw), distribution)
 
 
 def _proposal(trial: FrozenTrial, space: SearchSpace) -> Proposal:
-    given = trial.user_attrs.get(_JOB)
+    given = trial.user_attrs.get(JOB)
     job = Job(space.decode(trial.params)) if given is None else Job.from_json(given)
-    return Proposal(trial.number, job, bool(trial.user_attrs.get("repaired", False)))
+    repaired, repeat = (bool(trial.user_attrs.get(name, False)) for name in ("repaired", "repeat"))
+    return Proposal(trial.number, job, repaired, repeat)
 
 
 def _checked(evaluation: Evaluation, objectives: Sequence[Objective]) -> Evaluation:
@@ -222,14 +232,12 @@ def _checked(evaluation: Evaluation, objectives: Sequence[Objective]) -> Evaluat
     return evaluation
 
 
-def _header(
-    space: SearchSpace, budget: Budget, objectives: Sequence[Objective], sampler: SamplerPlugin
-) -> dict[str, Any]:
+def _header(problem: Problem, plugin: SamplerPlugin) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "objectives": [o.model_dump() for o in objectives],
-        "budget": dict(budget.limits),
-        "length": budget.length,
-        "space": space.to_json(),
-        "sampler": {"name": sampler.name, **sampler.model_dump()},
+        "objectives": [o.model_dump() for o in problem.objectives],
+        "budget": dict(problem.budget.limits),
+        "length": problem.budget.length,
+        "space": problem.space.to_json(),
+        "sampler": {"name": plugin.name, **plugin.model_dump()},
     }

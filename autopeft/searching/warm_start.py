@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from autopeft.doors import door, read_json, within
 from autopeft.errors import AutopeftError
@@ -33,7 +33,7 @@ def prior_of(run: Path, space: SearchSpace) -> Prior:
     """
     with within("warm_start"):
         header = Study.read_header(run)
-    theirs, ours = ({k: v for k, v in s.items() if k != "description"} for s in (header["space"], space.to_json()))
+    theirs, ours = map(_compared, (header["space"], space.to_json()))
     if canonical_json(theirs) != canonical_json(ours):
         part = next(k for k in ours if canonical_json(theirs.get(k)) != canonical_json(ours[k]))
         raise AutopeftError(
@@ -81,6 +81,15 @@ def prior_text(prior: Prior) -> str:
     """The prior as JSON."""
     content = {"points": prior.points, "scores": prior.scores, "front": prior.front}
     return json.dumps({key: list(values) for key, values in content.items()}, indent=1) + "\n"
+
+
+def _compared(space: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a space must be the same; whether its ranges may be widened is each search's own."""
+    training = {
+        name: {k: v for k, v in values.items() if k != "widen"} if isinstance(values, Mapping) else values
+        for name, values in dict(space.get("training") or {}).items()
+    }
+    return {**{k: v for k, v in space.items() if k != "description"}, "training": training}
 
 
 def _spread(values: Sequence[T], count: int) -> list[T]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from autopeft.budget import Budget
-from autopeft.dimensions import Ordinal
+from autopeft.dimensions import Continuous, Ordinal
 from autopeft.space import SearchSpace
 
 #: Sizes in all layers, by method, with the share of the budget that each is scaled into: the larger ones of the
@@ -25,6 +25,7 @@ MANUAL: Mapping[str, tuple[float, Mapping[str, int]]] = {
     "parallel": (1 / 2, {"parallel": 512}),
     "UniPELT": (1, {"prefix": 10, "lora": 8, "sequential": 48}),
 }
+_RATE = "learning_rate"
 _STEP = (math.sqrt(5) - 1) / 2
 #: The least part of the budget that is looked at, where hybrids are smaller still.
 LEAST_SHARE = 1e-3
@@ -129,9 +130,13 @@ def _some(values: Sequence[int] | Sequence[str], rng: np.random.Generator) -> se
 
 
 def _set_training(space: SearchSpace, point: dict[str, int | float], number: int, rng: np.random.Generator) -> None:
-    """Training hyper-parameters spread evenly over their ranges, those of each dimension in another order."""
+    """Training hyper-parameters spread evenly over their ranges, those of each dimension in another order.
+
+    Learning rates are of the upper half of a range: those of the lower one leave most hybrids where they began.
+    """
     for i, d in enumerate(d for d in space.dimensions if d.kind == "training"):
         at = (0.5 + (number + i) * _STEP + rng.uniform(-0.05, 0.05)) % 1.0
+        at = (1 + at) / 2 if d.name == _RATE and isinstance(d, Continuous) else at
         if isinstance(d, Ordinal):
             point[d.name] = min(int(at * len(d.values)), len(d.values) - 1)
         else:

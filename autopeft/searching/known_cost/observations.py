@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autopeft.searching.extrapolation import Extrapolation
+from autopeft.searching.known_cost.outside import EVALUATION, Outside
 from autopeft.searching.known_cost.points import Points
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from autopeft.candidate import Evaluation
     from autopeft.searching.objective import Objective
 
-#: The attribute in which `autopeft.searching.study` keeps a trial's evaluation, learning curve included.
-EVALUATION = "evaluation"
-
 _Told = tuple[float, float, bool]
 
 
@@ -33,7 +31,10 @@ class Observations:
     """`rows` [N, D] with `scores` [N] (larger is better) and their known `variances` [N]: a stopped candidate stands
     with the final score that its curve points to, and the variance of that; a failed one with the worst finished score,
     so that what diverges or needs too much memory is left alone. `done` [N] says which were trained to the end.
-    `pending` rows are being trained, `known` rows are all that ever were proposed.
+    `pending` rows are being trained, `known` rows are all points that ever were proposed.
+
+    Rows of candidates that are no points lie between points, with the variance of what they miss; `costs` [N, C] are
+    true for all. What the space has no row for stands in `beside`, its scores and costs.
     """
 
     rows: np.ndarray
@@ -42,6 +43,8 @@ class Observations:
     done: np.ndarray
     pending: np.ndarray
     known: np.ndarray
+    costs: np.ndarray
+    beside: tuple[np.ndarray, np.ndarray]
 
     @classmethod
     def of(
@@ -50,9 +53,9 @@ class Observations:
         """Of all trials but the one that is asked for; `value` is the score's place among the trial's values."""
         from optuna.trial import TrialState
 
-        trials = [t for t in study.get_trials(deepcopy=False) if t.number != asking.number]
+        every = [t for t in study.get_trials(deepcopy=False) if t.number != asking.number]
         names = {d.name for d in points.dimensions}
-        trials = [t for t in trials if names <= t.params.keys()]
+        trials = [t for t in every if names <= t.params.keys()]
         rows = np.array([points.row(t.params) for t in trials]).reshape(len(trials), len(points.dimensions))
         seen = [t.user_attrs.get(EVALUATION) or {} for t in trials]
         curves = [_curve(e.get("curve", ()), score) for e in seen]
@@ -65,7 +68,7 @@ class Observations:
         ]
         pending = [i for i, t in enumerate(trials) if t.state == TrialState.RUNNING]
         failed = [i for i, t in enumerate(trials) if t.state == TrialState.FAIL]
-        return cls._of(rows, told, rows[pending], rows[failed])
+        return cls._of(points, rows, told, rows[pending], rows[failed], Outside.of(every, points, score))
 
     @classmethod
     def of_evaluations(
@@ -82,15 +85,23 @@ class Observations:
             for e, curve in zip(ended, curves, strict=True)
         ]
         rows = rows.reshape(len(ended), len(points.dimensions))
-        return cls._of(rows, told, rows[:0], rows[:0])
+        return cls._of(points, rows, told, rows[:0], rows[:0], Outside.none(points))
 
     @classmethod
     def _of(
-        cls, rows: np.ndarray, told: Sequence[_Told | None], pending: np.ndarray, failed: np.ndarray
+        cls,
+        points: Points,
+        rows: np.ndarray,
+        told: Sequence[_Told | None],
+        pending: np.ndarray,
+        failed: np.ndarray,
+        outside: Outside,
     ) -> Observations:
         index = [i for i, seen in enumerate(told) if seen is not None]
         table = np.array([seen for seen in told if seen is not None], dtype=float).reshape(len(index), 3)
-        scores, done = table[:, 0], table[:, 2] > 0
+        near = outside.near
+        scores = np.concatenate([table[:, 0], outside.scores[near]])
+        done = np.concatenate([table[:, 2] > 0, np.ones(near.sum(), dtype=bool)])
         if done.any():
             scores = np.clip(scores, *_range(scores[done]))
             # What has an end is no failure: a proposal that is withdrawn is one that was there before.
@@ -98,14 +109,18 @@ class Observations:
             failed = np.array([row for row in failed if row.tobytes() not in ended]).reshape(-1, rows.shape[1])
         else:
             failed = failed[:0]
-        count = len(failed)
+        count, spread = len(failed), float(scores[done].std()) if done.any() else 0.0
+        inside = np.concatenate([rows[index], failed])
+        own = points.costs(inside)
         return cls(
-            np.concatenate([rows[index], failed]),
+            np.concatenate([rows[index], outside.rows[near], failed]),
             np.concatenate([scores, np.full(count, scores.min(initial=np.inf) if count else 0.0)]),
-            np.concatenate([table[:, 1], np.zeros(count)]),
+            np.concatenate([table[:, 1], (outside.shares[near] * spread) ** 2, np.zeros(count)]),
             np.concatenate([done, np.zeros(count, dtype=bool)]),
             pending,
             rows,
+            np.concatenate([own[: len(index)], outside.costs[near], own[len(index) :]]),
+            (outside.scores[~near], outside.costs[~near]),
         )
 
 

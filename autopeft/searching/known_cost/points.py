@@ -6,17 +6,15 @@ Shapes: N points, D dimensions, C costs, L layers, B blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import product
 
 import numpy as np
 
 from autopeft.budget import Budget
-from autopeft.costs import COSTS
 from autopeft.dimensions import Continuous, Dimension, Ordinal
-from autopeft.hybrid import Hybrid
+from autopeft.searching.known_cost.tables import Table
 from autopeft.space import Point, SearchSpace
 
 
@@ -31,8 +29,10 @@ class Points:
         self.dimensions = space.dimensions
         self.levels = np.array([len(d.values) if isinstance(d, Ordinal) else 0 for d in self.dimensions])
         self.structure = np.array([d.kind != "training" for d in self.dimensions])
+        #: Rows near candidates that are no points, by their trials' numbers: worked out once.
+        self.memo: dict[int, np.ndarray] = {}
         self._limits = np.array([budget.limits[name] for name in budget.limits], dtype=float)
-        self._tables = {name: _Table(self, name) for name in {*costs, *budget.limits}}
+        self._tables = {name: Table(self, name) for name in {*costs, *budget.limits}}
 
     def row(self, point: Point) -> np.ndarray:
         """The row [D] of a point."""
@@ -46,7 +46,8 @@ class Points:
 
     def costs(self, rows: np.ndarray) -> np.ndarray:
         """The named costs [N, C] of rows, exactly."""
-        return np.stack([self._tables[name].of(rows) for name in self.names], axis=1).reshape(len(rows), -1)
+        costs = [self._tables[name].of(rows) for name in self.names]
+        return np.stack(costs, axis=1) if costs else np.empty((len(rows), 0))
 
     def fit(self, rows: np.ndarray, shares: np.ndarray | float = 1.0) -> np.ndarray:
         """Which rows are within these shares of the budget, counted from the empty hybrid: booleans [N]."""
@@ -86,19 +87,6 @@ class Points:
             if dimension.kind == "training":
                 rows[:, i] = [dimension.random(rng) for _ in range(len(rows))]
 
-    def moved_training(self, column: int, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A training hyper-parameter's values [N] changed a little, or (one time in four) drawn anew."""
-        dimension, anew = self.dimensions[column], rng.random(len(values)) < 0.25
-        if isinstance(dimension, Ordinal):
-            top = len(dimension.values)
-            near = np.clip(values + rng.choice([-1, 1], size=len(values)), 0, top - 1)
-            return np.where(anew, rng.integers(0, top, size=len(values)), near)
-        parts = np.where(anew, rng.random(len(values)), _part(dimension, values) + rng.normal(0, 0.1, len(values)))
-        low, high = dimension.low, dimension.high
-        span = np.clip(parts, 0, 1)
-        moved = low * (high / low) ** span if dimension.log else low + span * (high - low)
-        return np.clip(moved, low, high)
-
     def lowered(self, rows: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Rows [N, D] within their shares [N] of the budget: while one is over, a random level of it is halved.
 
@@ -117,8 +105,13 @@ class Points:
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Rows on unit scales [N, D]: sizes by log2(1 + size), rates on their own scale."""
-        levels = np.where(self.levels > 0, rows, 0).astype(int)
-        unit = self._scales[np.arange(len(self.levels)), levels]
+        levels = np.where(self.levels > 0, rows, 0)
+        low, column = levels.astype(int), np.arange(len(self.levels))
+        unit = self._scales[column, low]
+        if (low < levels).any():
+            # Between two levels stands what is near the space, and not of it.
+            high = np.minimum(low + 1, np.maximum(self.levels - 1, 0))
+            unit += (levels - low) * (self._scales[column, high] - unit)
         for i, d in enumerate(self.dimensions):
             if isinstance(d, Continuous):
                 unit[:, i] = _part(d, rows[:, i])
@@ -167,9 +160,19 @@ class Points:
         sized = {d.block for d in self.space.structure}
         return [b for b in self.space.methods if (bits and b not in self.space.of_model) or b in sized]
 
-    def keys(self, rows: np.ndarray) -> list[bytes]:
-        """What tells rows apart."""
-        return [row.tobytes() for row in np.ascontiguousarray(rows)]
+
+def moved_training(dimension: Dimension, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A training hyper-parameter's values [N] changed a little, or (one time in four) drawn anew."""
+    anew = rng.random(len(values)) < 0.25
+    if isinstance(dimension, Ordinal):
+        top = len(dimension.values)
+        near = np.clip(values + rng.choice([-1, 1], size=len(values)), 0, top - 1)
+        return np.where(anew, rng.integers(0, top, size=len(values)), near)
+    parts = np.where(anew, rng.random(len(values)), _part(dimension, values) + rng.normal(0, 0.1, len(values)))
+    low, high = dimension.low, dimension.high
+    span = np.clip(parts, 0, 1)
+    moved = low * (high / low) ** span if dimension.log else low + span * (high - low)
+    return np.clip(moved, low, high)
 
 
 def _atoms(dimensions: Sequence[Dimension], of_model: Collection[str]) -> np.ndarray:
@@ -204,96 +207,3 @@ def _ordinal_scale(dimension: Ordinal) -> np.ndarray:
     else:
         values = np.log2(1 + values)
     return values / (values[-1] or 1.0)
-
-
-class _Table:
-    """One cost of rows: sums of what each size adds where the cost is additive, else hybrid by hybrid, remembered."""
-
-    def __init__(self, points: Points, name: str) -> None:
-        self._points, self._source = points, COSTS.get(name)()
-        self._known: dict[bytes, float] = {}
-
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        """Costs [N]."""
-        if not self._additive:
-            return np.array([self._one(row) for row in rows], dtype=float)
-        base, parts = self._parts
-        levels = rows[:, self._sizes].astype(int)
-        total = np.full(len(rows), base.own)
-        once = {key: np.full(len(rows), float(amount)) for key, amount in base.once.items()}
-        for bit, alone, table, shared in parts:
-            # By place in the flat table: half the time of two indices.
-            places = levels + np.arange(len(table)) * table.shape[1]
-            on = np.ones(len(rows), dtype=bool) if bit is None else rows[:, bit] > 0
-            total += np.where(on, alone.own + table.ravel()[places].sum(axis=1), 0.0)
-            for key, amounts in shared.items():
-                largest = amounts.ravel()[places].max(axis=1, initial=alone.once.get(key, 0))
-                once[key] = np.maximum(once.get(key, 0.0), np.where(on, largest, 0.0))
-        return total + sum(once.values())
-
-    @cached_property
-    def _additive(self) -> bool:
-        """Not where some methods have all others see more tokens, or keep others from being folded."""
-        if not self._source.additive or (self._source.by_tokens and self._points.space.of_model):
-            return False
-        every = {i: max(0, int(n) - 1) for i, n in enumerate(self._points.levels)}
-        return self._source.adds_up(self._hybrid(every), self._points.space.shape)
-
-    @cached_property
-    def _sizes(self) -> list[int]:
-        """The dimensions that are sizes."""
-        return [i for i, d in enumerate(self._points.dimensions) if d.kind == "size"]
-
-    @cached_property
-    def _parts(self) -> tuple[_Bill, list[tuple[int | None, _Bill, np.ndarray, dict[Hashable, np.ndarray]]]]:
-        """(The empty hybrid's cost, and for each layer's bit - or for all, where there are none - what it costs alone,
-        what the levels of the sizes add [sizes, levels], and what of each they pay once a model, by what it is for).
-
-        What stands before the layers depends on no bit.
-        """
-        dimensions, sizes, before = self._points.dimensions, self._sizes, self._points.space.of_model
-        bits: list[int | None] = [i for i, d in enumerate(dimensions) if d.kind == "bit"]
-        base = self._bill({})
-        parts = []
-        for bit in [*bits, None]:
-            on = {} if bit is None else {bit: 1}
-            alone = self._bill(on)
-            table = np.zeros((len(sizes), int(self._points.levels.max(initial=1))))
-            shared = {key: np.zeros_like(table) for key in alone.once}
-            for row, i in enumerate(sizes):
-                of_model = getattr(dimensions[i], "block", None) in before
-                for level in range(self._points.levels[i] if not bits or of_model == (bit is None) else 0):
-                    bill = self._bill({**on, i: level})
-                    table[row, level] = bill.own - alone.own
-                    for key, amount in bill.once.items():
-                        shared.setdefault(key, np.zeros_like(table))[row, level] = amount
-            parts.append((bit, _Bill(alone.own - base.own, alone.once), table, shared))
-        return base, parts
-
-    def _one(self, row: np.ndarray) -> float:
-        key = row[self._points.structure].tobytes()
-        if key not in self._known:
-            chosen = {i: int(v) for i, v in enumerate(row) if self._points.structure[i]}
-            self._known[key] = self._cost(chosen)
-        return self._known[key]
-
-    def _cost(self, levels: Mapping[int, int]) -> float:
-        """The cost of the hybrid with these levels, and 0 elsewhere."""
-        return float(self._source.of(self._hybrid(levels), self._points.space.shape, self._points.budget.length))
-
-    def _bill(self, levels: Mapping[int, int]) -> _Bill:
-        """The same, with what is paid once apart."""
-        once = self._source.once(self._hybrid(levels), self._points.space.shape)
-        return _Bill(self._cost(levels) - sum(once.values()), once)
-
-    def _hybrid(self, levels: Mapping[int, int]) -> Hybrid:
-        point = {d.name: levels.get(i, 0) for i, d in enumerate(self._points.dimensions)}
-        return self._points.space.hybrid(point)
-
-
-@dataclass(frozen=True)
-class _Bill:
-    """What a hybrid costs: its layers, and what a model pays once, by what it is for."""
-
-    own: float
-    once: Mapping[Hashable, int]

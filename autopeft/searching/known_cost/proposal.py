@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autopeft.searching.known_cost.points import Points
+from autopeft.searching.known_cost.near import Known
+from autopeft.searching.known_cost.points import Points, moved_training
 
 #: What is to be made large: [N, D] -> [N].
 Gain = Callable[[np.ndarray], np.ndarray]
@@ -29,19 +30,19 @@ class Effort:
 def maximise(
     gain: Gain, points: Points, known: np.ndarray, good: np.ndarray, rng: np.random.Generator, effort: Effort
 ) -> np.ndarray | None:
-    """The best new row [D] within the budget; None when all that were found are known.
+    """The best new row [D] within the budget; None when all that were found are known, or repeat what is.
 
     Searches start at the best of: members of the front (`good` [F, D]) and what lies near them, other `known` rows
     [N, D] changed at random, and random rows brought within the budget. Each takes the best of its neighbours until
     none is better.
     """
-    seen = set(points.keys(known))
+    seen = Known(points, known)
     pool = np.concatenate([good, _near(points, good, effort.pool // 2, rng), _random(points, effort.pool // 2, rng)])
     pool = pool[points.fit(pool)]
     values = gain(pool)
     # A known row is a start, but no answer.
-    best = _best_new(points, pool, values, seen)
-    current, height = _distinct(points, pool, values, effort.searches)
+    best = _best_new(pool, values, seen)
+    current, height = _distinct(pool, values, effort.searches)
     for _ in range(effort.rounds):
         near = _neighbours(points, current, effort.neighbours, rng)
         owner = np.repeat(np.arange(len(current)), effort.neighbours)
@@ -50,7 +51,7 @@ def maximise(
         if not len(near):
             break
         values = gain(near)
-        best = _better(best, _best_new(points, near, values, seen))
+        best = _better(best, _best_new(near, values, seen))
         climbed = False
         for search in range(len(current)):
             own = np.flatnonzero(owner == search)
@@ -65,9 +66,9 @@ def maximise(
 _Found = tuple[float, np.ndarray]
 
 
-def _best_new(points: Points, rows: np.ndarray, values: np.ndarray, seen: set[bytes]) -> _Found | None:
+def _best_new(rows: np.ndarray, values: np.ndarray, seen: Known) -> _Found | None:
     for i in np.argsort(-values, kind="stable"):
-        if points.keys(rows[i : i + 1])[0] not in seen:
+        if not seen.has(rows[i]):
             return float(values[i]), rows[i].copy()
     return None
 
@@ -78,13 +79,13 @@ def _better(first: _Found | None, second: _Found | None) -> _Found | None:
     return second if second[0] > first[0] else first
 
 
-def _distinct(points: Points, rows: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _distinct(rows: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The best `count` rows, each once."""
     chosen: dict[bytes, int] = {}
     for i in np.argsort(-values, kind="stable"):
         if len(chosen) == count:
             break
-        chosen.setdefault(points.keys(rows[i : i + 1])[0], int(i))
+        chosen.setdefault(rows[i].tobytes(), int(i))
     index = list(chosen.values())
     return rows[index].copy(), values[index].copy()
 
@@ -142,7 +143,7 @@ def _move_training(
     columns = training[rng.integers(len(training), size=len(which))]
     for column in training:
         chosen = which[columns == column]
-        moved[chosen, column] = points.moved_training(column, moved[chosen, column], rng)
+        moved[chosen, column] = moved_training(points.dimensions[column], moved[chosen, column], rng)
 
 
 def _random(points: Points, count: int, rng: np.random.Generator) -> np.ndarray:

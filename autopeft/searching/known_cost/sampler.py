@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from autopeft.errors import AutopeftError
 from autopeft.searching.known_cost import design
 from autopeft.searching.known_cost.improvement import Staircase
+from autopeft.searching.known_cost.near import rounded
 from autopeft.searching.known_cost.observations import Observations
 from autopeft.searching.known_cost.points import Points
 from autopeft.searching.known_cost.proposal import Effort, Gain, maximise
@@ -155,7 +156,7 @@ class KnownCostSampler(BaseSampler):
     def _gain(
         self, points: Points, seen: Observations, surrogate: Surrogate, rng: np.random.Generator
     ) -> tuple[Gain, np.ndarray]:
-        """(The expected improvement of rows, the rows of the front as the surrogate sees it).
+        """(The expected improvement of rows, points at the front as the surrogate sees it).
 
         Scores are noisy, so that the front isn't known: what counts is the mean over fronts that are drawn from the
         posterior at the evaluated candidates (Letham et al. 2019; Daulton et al. 2021, who draw a proposal's own score
@@ -163,26 +164,34 @@ class KnownCostSampler(BaseSampler):
         means holds part of what a lucky measurement has promised, and nothing near it seems worth a trial.
 
         Candidates that are being trained count with their means, else a pack would propose the same again and again.
+        What is no point of the space (cuts, other controls) is on the front too, at its true costs.
         """
-        rows = np.concatenate([seen.rows[seen.done], seen.pending])
-        features, costs, floor = points.features(rows), self._scaled(points, rows), float(seen.scores.min())
-        mean, _ = surrogate.posterior(features)
-        fronts = [Staircase(costs, scores, floor) for scores in surrogate.draws(features, _FRONTS, rng)]
+        index = np.concatenate([np.flatnonzero(seen.done), len(seen.scores) + np.arange(len(seen.pending))])
+        rows, floor = np.concatenate([seen.rows[seen.done], seen.pending]), float(seen.scores.min())
+        costs = _on_axis(self._axis, points, np.concatenate([seen.costs[seen.done], points.costs(seen.pending)]))
+        mean, draws = surrogate.own(index), surrogate.own_draws(index, _FRONTS, rng)
+        # Of what has no place in the space nothing is known but its score.
+        there, beside = seen.beside[0], _on_axis(self._axis, points, seen.beside[1])
+        noisy = there + surrogate.noise * rng.standard_normal((_FRONTS, len(there)))
+        every = np.concatenate([costs, beside])
+        fronts = [Staircase(every, np.concatenate(scores), floor) for scores in zip(draws, noisy, strict=True)]
 
         def gain(candidates: np.ndarray) -> np.ndarray:
             expected, sd = surrogate.posterior(points.features(candidates))
-            at = self._scaled(points, candidates)
+            at = _on_axis(self._axis, points, points.costs(candidates))
             return np.mean([front.improvement(at, expected, sd) for front in fronts], axis=0)
 
-        return gain, rows[mean >= Staircase(costs, mean, floor).best(costs)]
+        best = Staircase(every, np.concatenate([mean, there]), floor).best(costs)
+        return gain, rounded(points, rows[mean >= best])
 
-    def _scaled(self, points: Points, rows: np.ndarray) -> np.ndarray:
-        """Costs [N, C] on an axis from 0 (the smallest hybrid, or in logarithms the least that is added to it)."""
-        if not points.names:
-            return np.zeros((len(rows), 0))
-        added = points.costs(rows) - points.base
-        least, most = points.extent.T
-        if self._axis == "linear":
-            return _LIMIT * np.clip(added / most, 0, 1)
-        span = np.log(np.maximum(most / least, 1 + 1e-9))
-        return _LIMIT * np.clip(np.log(np.maximum(added, least) / least) / span, 0, 1)
+
+def _on_axis(axis: str, points: Points, costs: np.ndarray) -> np.ndarray:
+    """Costs [N, C] on an axis from 0 (the smallest hybrid, or in logarithms the least that is added to it)."""
+    if not points.names:
+        return np.zeros((len(costs), 0))
+    added = costs - points.base
+    least, most = points.extent.T
+    if axis == "linear":
+        return _LIMIT * np.clip(added / most, 0, 1)
+    span = np.log(np.maximum(most / least, 1 + 1e-9))
+    return _LIMIT * np.clip(np.log(np.maximum(added, least) / least) / span, 0, 1)

@@ -106,7 +106,7 @@ def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Data:
     """Features [N, B * L + T], scores [N] (larger is better), and the variance [N] that is known to be in each score
-    beside the noise that all have: 0 for a finished training.
+    beside the noise that all have: 0 for a finished training of a point.
     """
 
     features: np.ndarray
@@ -146,15 +146,26 @@ class Surrogate:
         variance = np.maximum(self._outputscale - np.einsum("ij,ij->i", half, half), 1e-10)
         return mean + (self._trend(features) if self._trend else 0.0), self._scale * np.sqrt(variance)
 
-    def draws(self, features: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Noiseless scores [count, N] at features [N, D], drawn together from the posterior."""
-        mean, _ = self.posterior(features)
-        scaled = self._scaled(features)
-        half = self._outputscale * _matern(scaled, self._known) @ self._solved[0].T
-        covariance = self._outputscale * _matern(scaled, scaled) - half @ half.T
-        root = np.linalg.cholesky(covariance + _JITTER * np.eye(len(mean)))
-        drawn: np.ndarray = mean + self._scale * rng.standard_normal((count, len(mean))) @ root.T
-        return drawn
+    def own(self, index: np.ndarray) -> np.ndarray:
+        """The mean noiseless score [M] of the observations with these numbers, whatever is known of their neighbours.
+
+        Variances that are known count as what an observation differs by from the process at its features: with f ~
+        N(m, K + V) and y = f + noise, the mean of f given y is y - noise (K + V + noise)^-1 (y - m).
+        """
+        return self._data.scores[index] - self._scale * self._noise * self._solved[1][index]
+
+    def own_draws(self, index: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Noiseless scores [count, M] of those observations, drawn together from the posterior."""
+        inverse, noise, drawn = self._solved[0][:, index], self._noise, rng.standard_normal((count, len(index)))
+        covariance = noise * np.eye(len(index)) - noise**2 * inverse.T @ inverse
+        root = np.linalg.cholesky(covariance + _JITTER * np.eye(len(index)))
+        draws: np.ndarray = self.own(index) + self._scale * drawn @ root.T
+        return draws
+
+    @property
+    def noise(self) -> float:
+        """The standard deviation of the noise that all scores have."""
+        return self._scale * math.sqrt(self._noise)
 
     def leave_one_out(self) -> np.ndarray:
         """The mean score [N] that the others predict for each observation. Rasmussen and Williams 2006, equation 5.12.
@@ -191,6 +202,10 @@ class Surrogate:
         return float(self._model.covar_module.outputscale.item())
 
     @cached_property
+    def _noise(self) -> float:
+        return float(self._model.likelihood.second_noise.item()) + _JITTER
+
+    @cached_property
     def _mean(self) -> float:
         return float(self._model.mean_module.constant.item())
 
@@ -213,7 +228,7 @@ class Surrogate:
     @cached_property
     def _solved(self) -> tuple[np.ndarray, np.ndarray]:
         """(The inverse of the Cholesky factor of the observations' covariance, its solution for their scores)."""
-        noise = self._model.likelihood.second_noise.item() + self._data.variances / self._scale**2 + _JITTER
+        noise = self._noise + self._data.variances / self._scale**2
         covariance = self._outputscale * _matern(self._known, self._known) + np.diag(noise)
         inverse = np.asfortranarray(solve_triangular(np.linalg.cholesky(covariance), np.eye(len(noise)), lower=True))
         residual = (self._scores - self._center) / self._scale - self._mean

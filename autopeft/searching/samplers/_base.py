@@ -33,6 +33,9 @@ class SamplerPlugin(Strict):
     #: Whether the front of another search (`Prior`) is proposed before its own points.
     takes_prior: ClassVar[bool] = True
 
+    #: Whether its proposals are meant as they are: none is moved for a nearby learning rate, and no range is widened.
+    exact: ClassVar[bool] = False
+
     seed: int = Field(0, ge=0, lt=2**32)
 
     def check(self, problem: Problem) -> None:

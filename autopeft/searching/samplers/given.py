@@ -36,6 +36,7 @@ class GivenPlugin(SamplerPlugin):
 
     spread: ClassVar[bool] = False
     takes_prior: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
 
     file: str | None = None
     points: tuple[dict[str, int | float], ...] = Field((), description="in place of a file")
