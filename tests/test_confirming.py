@@ -336,6 +336,26 @@ def test_packs_are_of_one_seed_and_a_kill_costs_what_runs(tmp_path: Path) -> Non
     assert [r.error for r in kept if r.error] == ["killed"]
 
 
+def test_a_runner_that_had_to_wait_goes_on(tmp_path: Path) -> None:
+    large = seen(0, 0.7, 40)
+    small = seen(1, 0.9, 10, epochs=1, origin=Origin(large.key, "large-cut-10"))
+    begun: list[int] = []
+    confirmed = Plan(front(large, small), (), "auto", [0, 1], 500)
+    loop = ConfirmLoop(opened(tmp_path), confirmed, 100, begin=lambda number, job: begun.append(number))
+    pack = loop.next_pack(4, workers=2)
+    assert loop.next_pack(4, workers=2) == []
+    assert not loop.goes_on()
+    loop.next_pack(4, workers=2)
+    answer(loop, pack)
+    assert loop.goes_on()
+    assert not loop.goes_on()
+    answer(loop, loop.next_pack(4, workers=2))
+    assert begun == [0, 1]
+    assert loop.next_pack(4, workers=2) == []
+    assert not loop.goes_on()
+    assert loop.is_over
+
+
 def test_time_is_a_limit(tmp_path: Path) -> None:
     loop, study = looped(tmp_path, 2.5)
     pack = loop.next_pack(9)

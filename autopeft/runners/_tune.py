@@ -129,15 +129,15 @@ class AskTell(Searcher):
         with self._lock:
             self.ended = True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next pack, or the end; None, upon which Tune asks again, while the loop waits for running ones."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next pack, or the end."""
         if self.error:
             return str(Searcher.FINISHED)
         alone = [self._alone.pop(0)] if self._alone else None
         proposals = alone or self._guarded(lambda: self._loop.next_pack(self._pack, self._workers))
         if not proposals:
-            waits = not self.ended and not self.error and self._running and self._loop.is_waiting
-            return None if waits else str(Searcher.FINISHED)
+            # Not None, which means "ask again": Tune may then see to nothing else for ten minutes.
+            return str(Searcher.FINISHED)
         self._running[trial_id] = proposals
         return {"jobs": [p.job.to_json() for p in proposals]}
 

@@ -46,12 +46,8 @@ class Listener(Protocol):
 class Loop(Protocol):
     """What a runner drives: packs of proposals out, evaluations in, by their numbers."""
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a pack of none means to ask again when a running one has ended."""
-
     def next_pack(self, size: int, workers: int = 1) -> list[Proposal]:
-        """Up to `size` trainings for one pack; none when no more shall be started, or while it waits."""
+        """Up to `size` trainings for one pack; none when no more shall be started."""
 
     def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:
         """An epoch of a pack has ended; the numbers of those that shall be stopped."""
@@ -95,11 +91,6 @@ class SearchLoop:
     def is_over(self) -> bool:
         """Whether it has come to its end, with nothing running; false after an interrupt."""
         return self._ended and not self._running
-
-    @property
-    def is_waiting(self) -> bool:
-        """Never: the sampler always has something."""
-        return False
 
     def next_pack(self, size: int, workers: int = 1) -> list[Proposal]:
         """Up to `size` candidates to train at once, all of them stored; none when no more shall be started.

@@ -35,20 +35,24 @@ class ConfirmLoop:
         self._objectives: Sequence[Objective] = [o for o in study.objectives if not o.is_cost]
         #: By ticket, since one candidate may run with two seeds on two workers.
         self._running: dict[int, tuple[int, Job]] = {}
-        self._ticket, self._ended = 0, False
+        self._ticket, self._ended, self._waited = 0, False, False
 
     @property
     def is_over(self) -> bool:
         """Whether it has come to its end, with nothing running; false after an interrupt."""
         return self._ended and not self._running
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there may be more when something that is running has ended."""
-        return not self._ended
+    def goes_on(self) -> bool:
+        """Whether a runner that has ended shall run it again: it had nothing to begin while something ran.
+
+        A healing waits for its parent, and a worker that gets no pack ends.
+        """
+        again = self._waited and not self._running and not self._ended
+        self._waited = False
+        return again
 
     def next_pack(self, size: int, workers: int = 1) -> list[Proposal]:
-        """Up to `size` trainings of one seed; none when no more shall be started, or while it waits."""
+        """Up to `size` trainings of one seed; none when no more can be started before a running one has ended."""
         runs = runs_in(self._study.remembered)
         running = [(number, job.seed or 0) for number, job in self._running.values()]
         wanted = self._plan.wanted(runs, running)
@@ -65,6 +69,7 @@ class ConfirmLoop:
             pack.append(Proposal(self._ticket, job, repaired=False))
             self._running[self._ticket] = (number, job)
             self._ticket += 1
+        self._waited |= not pack and bool(self._running)
         self._ended |= not pack and not self._running
         return pack
 
