@@ -31,6 +31,7 @@ class ThresholdMask(Method):
     description: ClassVar[str] = "a binary mask on the frozen weights (Masking, Zhao 2020)"
     paper: ClassVar[str] = "Zhao et al. 2020, section 3"
     family: ClassVar[Kin] = "partial"
+    usual_rate: ClassVar[float] = 5e-4
     formula: ClassVar[str] = "in out (a bit each as stored)"
     usual: ClassVar[Mapping[str, Any]] = {"active": 1, "sites": "all-linear"}
     size: ClassVar[str] = "active"
