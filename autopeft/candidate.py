@@ -13,6 +13,8 @@ from autopeft.doors import door
 from autopeft.errors import AutopeftError, shown
 from autopeft.hybrid import Hybrid, short_hash
 
+#: Follows the name of a training's weights in that of the file with what cutting needs of it.
+UNITS = "-units"
 #: How a candidate's training ended: at its end, stopped early, or by an error.
 Status = Literal["done", "stopped", "failed"]
 #: How a candidate's weights came about: from their beginning, or from a larger candidate's that were cut and healed.

@@ -6,13 +6,15 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopeft.candidate import Evaluation, Job
+from autopeft.candidate import UNITS, Evaluation, Job
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_to
+from autopeft.errors import AutopeftError
 from autopeft.progress import Progress
 from autopeft.run_folder import RunFolder
 from autopeft.searching.confirming.loop import ConfirmLoop
@@ -89,13 +91,18 @@ def front_of(session: Session, study: Study, evaluations: Sequence[Evaluation]) 
     return judged(seen, study.remembered, baselines_in(study.remembered))
 
 
-def plan_of(session: Session, study: Study) -> Plan:
-    """Who of the ended candidates is trained with other seeds."""
+def plan_of(session: Session, study: Study, folder: Path | None = None) -> Plan:
+    """Who of the ended candidates is trained with other seeds; what is left for cutting lies in the folder, if any."""
     confirm, training = session.experiment.confirm, session.experiment.training
     seen = ParetoFront(study.evaluations(), session.objectives, session.budget.limits)
     names, _ = controls_in(study.remembered)
     seeds = seeds_from(training.seed, confirm.seeds)
-    return Plan(seen, names, confirm.members, seeds, len(session.tokens.validation))
+
+    def ready(parent: Evaluation, seed: int) -> bool:
+        name = training.weights_name(job_with(parent, seed))
+        return folder is None or (folder / f"{name}{UNITS}.safetensors").is_file()
+
+    return Plan(seen, names, confirm.members, seeds, len(session.tokens.validation), ready)
 
 
 def needed_by(session: Session, study: Study, sources: Sequence[Source] = ()) -> Callable[[], set[str]]:
@@ -121,7 +128,7 @@ def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, progres
     experiment = session.experiment
     if not experiment.confirm.on:
         return
-    plan = plan_of(session, study)
+    plan = plan_of(session, study, spec.keep)
     seconds = experiment.confirm.time * sum(e.seconds for e in study.evaluations())
     if plan.wanted(runs_in(study.remembered)):
         pace = _Pace(progress, experiment.runner.parallel)
@@ -164,9 +171,11 @@ def _begin(session: Session, plan: Plan, folder: Path | None, number: int, job: 
     if folder is None or parent is None or job.origin is None or seed is None:
         return
     kept = load_units(folder, session.experiment.training.weights_name(job_with(parent, seed)))
-    if kept is not None:
-        weights = cut_to(parent.candidate.hybrid, job.candidate.hybrid, *kept, session.shape)
-        save_weights(folder, job.origin.start, weights)
+    # An importance that is no number: then the healing alone fails.
+    with suppress(AutopeftError):
+        if kept is not None:
+            weights = cut_to(parent.candidate.hybrid, job.candidate.hybrid, *kept, session.shape)
+            save_weights(folder, job.origin.start, weights)
 
 
 def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
@@ -198,14 +207,15 @@ def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
 
 
 def seeds_kept(session: Session, study: Study, front: ParetoFront) -> set[str]:
-    """Names of the weights of other seeds that stay: those of the front's members, and what may be cut again."""
+    """Names of the weights of other seeds that stay: of the front's members, what they began at, what may be cut."""
     name, runs = session.experiment.training.weights_name, runs_in(study.remembered)
-    kept = {name(job_with(e, run.seed)) for e in front.points for run in runs.get(e.number, ())}
-    if not session.experiment.confirm.on:
+    jobs = [job_with(e, run.seed) for e in front.points for run in runs.get(e.number, ())]
+    kept = {name(job) for job in jobs} | {job.origin.start for job in jobs if job.origin is not None}
+    if not runs or not session.experiment.confirm.on:
         return kept
     plan = plan_of(session, study)
     cut = [e for e in map(plan.parent, plan.all) if e is not None]
-    return kept | {f"{name(job_with(e, run.seed))}-units" for e in cut for run in runs.get(e.number, ())}
+    return kept | {f"{name(job_with(e, run.seed))}{UNITS}" for e in cut for run in runs.get(e.number, ())}
 
 
 def _raw(front: ParetoFront) -> ParetoFront:

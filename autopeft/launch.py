@@ -12,7 +12,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from autopeft.begin import open_study, search_info, setup_of, upgraded
-from autopeft.candidate import Evaluation
+from autopeft.candidate import UNITS, Evaluation
 from autopeft.confirming import confirm, front_of, needed_by, score_on_test, seeds_kept, sources_of
 from autopeft.experiment import Experiment, needing
 from autopeft.fingerprint import model_bytes
@@ -216,7 +216,7 @@ class Views(Listener):
         name, needed = self._session.experiment.training.weights_name, self.needed()
         numbers = {e.number for e in front.points}
         kept = [e for e in evaluations if e.key in needed or e.number in numbers]
-        names = {name(e.job) for e in kept} | {f"{name(e.job)}-units" for e in kept if e.key in needed}
+        names = {name(e.job) for e in kept} | {f"{name(e.job)}{UNITS}" for e in kept if e.key in needed}
         names |= {e.origin.start for e in kept if e.origin is not None}
         self.folder.keep_weights(names | seeds_kept(self._session, self._study, front))
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from autopeft.candidate import Evaluation
+from autopeft.candidate import UNITS, Evaluation
 from autopeft.config import dump_yaml, parse
 from autopeft.doors import door, read_json
 from autopeft.errors import AutopeftError
@@ -170,7 +170,7 @@ class RunFolder:
     def drop_weights(self, names: Iterable[str]) -> None:
         """Delete these trainings' weights, those for cutting too. Others stay: one may have just been written."""
         with door(self.weights, "cannot be written"):
-            for file in (f"{name}{end}" for name in names for end in (".safetensors", "-units.safetensors")):
+            for file in (f"{name}{end}" for name in names for end in (".safetensors", f"{UNITS}.safetensors")):
                 (self.weights / file).unlink(missing_ok=True)
 
     def keep_weights(self, names: Collection[str]) -> None:

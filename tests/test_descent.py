@@ -34,11 +34,11 @@ from autopeft.searching.study import Proposal
 from autopeft.session import Session
 
 FIELDS: dict[str, Any] = {
-    "trials": 18,
+    "trials": 11,
     "runner": {"name": "in_process", "cpus": 1, "pack": 4},
     "sampler": {"name": "known_cost", "startup": 2, "seed": 3},
     "training": {"epochs": 3, "batch_size": 16, "max_length": 16, "precision": "fp32", "seed": 5},
-    "descent": {"least": 0.1},
+    "descent": {"least": 0.1, "share": 1.0},
 }
 
 
@@ -81,7 +81,7 @@ def test_a_search_begins_with_a_large_hybrid_and_its_cuts(result: SearchResult) 
 def test_each_candidate_says_what_it_is(result: SearchResult) -> None:
     table = pd.read_csv(result.run_dir / "trials.csv")
     cuts = [f"healed from {e.origin.parent}" for e in result.evaluations if e.origin is not None]
-    assert list(table["role"]) == ["large hybrid"] * 3 + cuts + ["sampler"] * 9
+    assert list(table["role"]) == ["large hybrid"] * 3 + cuts + ["sampler"] * 2
     assert json.loads((result.run_dir / "front.json").read_text())["finished"] is True
 
 
@@ -89,7 +89,7 @@ def test_a_plan_counts_what_was_trained(project: Path, result: SearchResult) -> 
     session = Session(Experiment.of(tiny_project.experiment(project, **FIELDS), "test"))
     facts = planning.plan(session, samples=10)
     counts = {phase["name"]: (phase["trainings"], phase["epochs"]) for phase in facts["phases"]}
-    assert counts == {"large hybrid": (3, 3), "healings": (6, 1), "sampler": (9, 3)}
+    assert counts == {"large hybrid": (3, 3), "healings": (6, 1), "sampler": (2, 3)}
     large, healings, _ = facts["phases"]
     costs = [e.metrics["trainable_params"] for e in result.evaluations[:9]]
     assert costs[0] == large["trainable_params"]

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from autopeft.candidate import Job
+from autopeft.candidate import UNITS, Job
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.importance import make_canonical, unit_importance
@@ -19,7 +19,7 @@ from autopeft.engine.pack import Pack
 from autopeft.errors import AutopeftError
 from autopeft.writing import replacing
 
-_UNITS, _IMPORTANCE = "-units", "importance."
+_IMPORTANCE = "importance."
 #: Batches that the importance of units is the mean over.
 _BATCHES = 30
 
@@ -51,12 +51,12 @@ def keep_units(
     for k, (name, units) in enumerate(zip(names, unit_importance(pack, task, frozen, _BATCHES), strict=True)):
         if name:
             importance = {f"{_IMPORTANCE}{bank}": values for bank, values in units.items()}
-            save_weights(folder, f"{name}{_UNITS}", {**pack.weights(k), **importance})
+            save_weights(folder, f"{name}{UNITS}", {**pack.weights(k), **importance})
 
 
 def load_units(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
     """What `keep_units` wrote of a training, (weights, importance by bank); None as for `load_weights`."""
-    found = load_weights(folder, f"{name}{_UNITS}")
+    found = load_weights(folder, f"{name}{UNITS}")
     if found is None:
         return None
     units = {n.removeprefix(_IMPORTANCE): t for n, t in found.items() if n.startswith(_IMPORTANCE)}

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 FILE = "hybrid.json"
 _REMEDY = f"give a folder that 'autopeft export' wrote, its {FILE}, or the JSON of a hybrid"
 #: Settings that come from the experiment; what a recipe's own were is said where it differs.
-_OTHERS = ("batch_size", "max_length", "weight_decay", "warmup", "max_grad_norm", "head")
+_OTHERS = (
+    "batch_size",
+    "max_length",
+    "weight_decay",
+    "warmup",
+    "max_grad_norm",
+    "head",
+    "method_rates",
+    "head_learning_rate",
+)
 
 
 @dataclass(frozen=True)

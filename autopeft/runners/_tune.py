@@ -124,6 +124,11 @@ class AskTell(Searcher):
         """At most as many packs at once as there are workers."""
         return ConcurrencyLimiter(self, max_concurrent=self._workers)
 
+    @property
+    def is_left_over(self) -> bool:
+        """Whether Tune has ended before some that are to be tried alone were: it asks no more after the first end."""
+        return bool(self._alone) and not self.ended and self.error is None
+
     def end(self) -> None:
         """The search is interrupted: the candidates in training stay open in the study, to be trained when resumed."""
         with self._lock:

@@ -86,6 +86,8 @@ class RayTune(Runner):
             try:
                 with _scratch(session, spec) as scratch:
                     session.call(lambda: self._fit(searcher, spec, task, scratch), let_go=searcher.end)
+                    while searcher.is_left_over:
+                        session.call(lambda: self._fit(searcher, spec, task, scratch), let_go=searcher.end)
             except Exception as error:
                 raise (searcher.error or error) from None
             if searcher.error is not None:

@@ -148,7 +148,7 @@ class Descent:
     def healing_epochs(self, hybrid_cost: int) -> int:
         """Epochs of the healing of a hybrid of that cost: what is left when it is small has to learn what is gone."""
         empty, most = self._ends
-        share = (hybrid_cost - empty) / (most - empty)
+        share = (hybrid_cost - empty) / max(1, most - empty)
         part = next((part for below, part in _LONGER if share < below), _LONGER[-1][1])
         return self.settings.epochs or max(1, round(self.training.epochs * part))
 
@@ -162,7 +162,9 @@ class Descent:
         """What a hybrid of that cost is cut to, at most; None where the descent ends."""
         empty, most = self._ends
         limit = empty + int((hybrid_cost - empty) * self.settings.factor)
-        return None if limit - empty < self.settings.least * (most - empty) else limit
+        # Of a cost that the large hybrid does not change there is nothing to cut.
+        ends = most <= empty or limit >= hybrid_cost or limit - empty < self.settings.least * (most - empty)
+        return None if ends else limit
 
     def cost_of(self, hybrid: Hybrid) -> int:
         """The cost that falls."""

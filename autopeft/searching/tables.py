@@ -45,7 +45,7 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
         *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 4 if i else 0) for i, n in enumerate(others)),
         Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 3),
         Column("seeds", ["" if c is None else str(c.seeds) for c in over], 6),
-        Column("from", [role.split()[0] for role in roles], 2, left=True),
+        Column("from", [" ".join(role.split()[:1]) for role in roles], 2, left=True),
         *(Column(_short(n), [number(e.candidate.training.get(n)) for e in points], 5) for n in rates),
         Column("searched", [number(e.metrics.get(score)) if c else "" for e, c in zip(points, over, strict=True)], 7),
         Column("hybrid (in layers)", [e.candidate.hybrid.summary() for e in points], left=True, least=16),

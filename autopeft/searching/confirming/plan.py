@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -76,7 +76,8 @@ class Plan:
     `front` is that of the search, `controls` the keys of controls, `seeds` the search's own and others, `rows` the
     number of validation examples. Members are the searched front, what may be on the true one (of a number of members:
     so many, the likeliest first), and the best controls. Beside them stand the ancestors of healed ones, which are
-    trained again for their sake.
+    trained again for their sake. `ready` says whether what cutting needs of an ancestor's training with a seed is
+    there still; where it is not, a healed one does without that seed.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class Plan:
         members: int | Literal["auto"],
         seeds: Sequence[int],
         rows: int,
+        ready: Callable[[Evaluation, int], bool] = lambda parent, seed: True,
     ) -> None:
-        self._front, self._rows, self.seeds = front, rows, tuple(seeds)
+        self._front, self._rows, self.seeds, self._ready = front, rows, tuple(seeds), ready
         self._controls = {e.number for e in control_front(front, controls)}
         self._searched = {e.number for e in front.points}
         known = probabilities(front, front.done, {}, rows, _FEW)
@@ -111,7 +113,7 @@ class Plan:
         First comes each member's first other seed: those of the front and controls, then the most uncertain. After
         that the place counts alone: p (1 - p) over the number of seeds, with p the probability of being on the front.
         What is surely not on it gets no more. In the place of a healed one comes the first of its ancestors that is
-        not trained with that seed; nothing while that one is running, and nothing any more where it has failed.
+        not trained with that seed. Where that one is running the next seed comes, where it has failed too.
         """
         p = probabilities(self._front, list(self.members.values()), runs, self._rows, _FEW)
         done = {(number, run.seed): run.status for number, each in runs.items() for run in each}
@@ -139,9 +141,12 @@ class Plan:
         if (number, seed) in running:
             return None
         parent = self._parents.get(number)
-        if parent is None or done.get((parent, seed)) == "done":
+        if parent is None or self._can_be_cut(parent, seed, done):
             return number, seed
         return None if (parent, seed) in done else self._next(parent, seed, done, running)
+
+    def _can_be_cut(self, number: int, seed: int, done: Mapping[tuple[int, int], str]) -> bool:
+        return done.get((number, seed)) == "done" and self._ready(self.all[number], seed)
 
     def parent(self, number: int) -> Evaluation | None:
         """The candidate that a healed one was cut from."""
@@ -161,14 +166,18 @@ class Plan:
         for turn in range(len(self.seeds)):
             for number in (n for n in alive if turn < len(left[n])):
                 for each in self._line(number, left[number][turn], done):
-                    if each not in found and sum(found.values()) + self.seconds(each[0]) <= seconds:
-                        found[each] = self.seconds(each[0])
+                    if each in found:
+                        continue
+                    if sum(found.values()) + self.seconds(each[0]) > seconds:
+                        # Its children wait for it in vain.
+                        break
+                    found[each] = self.seconds(each[0])
         return len(found), sum(found.values())
 
     def _line(self, number: int, seed: int, done: Mapping[tuple[int, int], str]) -> list[tuple[int, int]]:
         """All trainings yet of a member with a seed, its ancestors' first; none where an ancestor's has failed."""
         line, parent = [(number, seed)], self._parents.get(number)
-        while parent is not None and done.get((parent, seed)) != "done":
+        while parent is not None and not self._can_be_cut(parent, seed, done):
             if (parent, seed) in done:
                 return []
             line.insert(0, (parent, seed))
