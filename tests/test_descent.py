@@ -31,6 +31,7 @@ from autopeft.searching.confirming.plan import job_with
 from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.descent import Descent, DescentSettings, largest
 from autopeft.searching.study import Proposal
+from autopeft.space import SearchSpace
 from autopeft.session import Session
 
 FIELDS: dict[str, Any] = {
@@ -294,3 +295,13 @@ def test_it_ends_where_nothing_can_be_cut() -> None:
     jobs = source.trunk()
     assert source.next([ended(job, 0.5) for job in jobs], [], 4) is None
     assert source.next([ended(job, 0.0, "failed") for job in jobs], [], 4) is None
+
+
+def test_it_ends_where_the_cost_does_not_fall() -> None:
+    """LoRA merges: it costs nothing when the model is used."""
+    space = SearchSpace.load({"blocks": {"lora": {"rank": [0, 2]}}}, SPACE.shape)
+    source = descent(space=space, budget=Budget({}), cost="inference_flops")
+    jobs = source.trunk()
+    assert jobs
+    assert source.next_cost(source.cost_of(jobs[0].candidate.hybrid)) is None
+    assert source.next([ended(job, 0.5) for job in jobs], [], 4) is None
