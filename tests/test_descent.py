@@ -31,8 +31,8 @@ from autopeft.searching.confirming.plan import job_with
 from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.descent import Descent, DescentSettings, largest
 from autopeft.searching.study import Proposal
-from autopeft.space import SearchSpace
 from autopeft.session import Session
+from autopeft.space import SearchSpace
 
 FIELDS: dict[str, Any] = {
     "trials": 11,
