@@ -288,6 +288,17 @@ def test_a_healed_candidate_is_healed_again_after_its_ancestors() -> None:
     assert found.wanted({0: [replace(run(1, 0.7), status="failed")]}) == [(0, Job(large.candidate, 2, cuttable=True))]
 
 
+def test_a_healed_candidate_does_without_a_seed_whose_parent_cannot_be_cut_any_more() -> None:
+    large = seen(0, 0.7, 40)
+    small = seen(1, 0.9, 10, epochs=1, origin=Origin(large.key, "large-cut-10"))
+    found = Plan(front(large, small), (), "auto", [0, 1, 2], 500, lambda parent, seed: seed == 2)
+    runs = {0: [run(1, 0.7), run(2, 0.7)]}
+    assert [(number, job.seed) for number, job in found.wanted(runs)] == [(1, 2)]
+    assert found.outlook(runs, 100)[0] == 1
+    # Where a parent does not fit in the time its child does not count.
+    assert found.outlook({}, 0.5) == (0, 0.0)
+
+
 def test_the_front_says_what_a_healed_one_has_with_all_seeds() -> None:
     healed = seen(0, 0.9, 10, epochs=1, origin=Origin("parent", "parent-cut"))
     done = confirmed([healed], {0: [run(1, 0.8)]})

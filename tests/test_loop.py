@@ -119,3 +119,20 @@ def test_no_pack_is_begun_after_the_time(tmp_path: Path) -> None:
     assert loop.next_pack(3) == []
     assert loop.is_over
     assert SPACE.size > 3
+
+
+def test_what_a_killed_pack_leaves_is_tried_after_tunes_end(tmp_path: Path) -> None:
+    """Tune asks no more once it was told the end, and the pack that still runs may be killed then."""
+    from autopeft.runners._tune import AskTell
+
+    searcher = AskTell(SearchLoop(opened(tmp_path), costs, trials=2), 2, 1)
+    pack = searcher.suggest("pack")
+    assert isinstance(pack, dict)
+    assert len(pack["jobs"]) == 2
+    assert searcher.suggest("no more") == "FINISHED"
+    assert not searcher.is_left_over
+    searcher.on_trial_complete("pack", None, error=True)
+    assert searcher.is_left_over
+    each = [searcher.suggest(name) for name in ("one", "other")]
+    assert [one["jobs"] for one in each if isinstance(one, dict)] == [[job] for job in pack["jobs"]]
+    assert not searcher.is_left_over

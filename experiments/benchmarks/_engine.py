@@ -22,7 +22,7 @@ def trec(train_limit: int | None = None) -> TokenizedTask:
     from autopeft.models import find_model
     from autopeft.tasks import task_from
 
-    data = task_from(_trec.task() | {"train_limit": train_limit, "metric": "accuracy"}).load()
+    data = task_from(_trec.task(train_limit=train_limit, metric="accuracy")).load()
     return TokenizedTask.of(data, find_model(MODEL).tokenizer(), MAX_LENGTH)
 
 

@@ -49,12 +49,12 @@ def texts_and_labels(split: str) -> tuple[list[str], list[int]]:
     return [row["text_a"] for row in found], [names[str(row["label"])] for row in found]
 
 
-def task(name: str = "trec") -> dict[str, Any]:
-    """The `task` of an autopeft experiment."""
+def task(name: str = "trec", **fields: Any) -> dict[str, Any]:
+    """The `task` of an autopeft experiment, with further fields of it."""
     at = folder(name)
     text = [column for column in ("text_a", "text_b") if column in rows("test", name)[0]]
     files = {split: str(at / file) for split, file in SPLITS.items()}
-    return {"name": "files", **files, "text": text, "label": "label"}
+    return {"name": "files", **files, "text": text, "label": "label", **fields}
 
 
 def subset(to: Path, per_class: int, name: str = "trec") -> Path:

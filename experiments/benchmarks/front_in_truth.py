@@ -16,13 +16,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import _trec
+import optuna
 import typer
 from _harness import RESULTS, Out, Quick, show, write
 
 import autopeft
 from autopeft.candidate import Evaluation
+from autopeft.dimensions import Continuous
+from autopeft.models import find_model
+from autopeft.result import SearchResult
 from autopeft.searching.confirming.values import Spread
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.widening import drawn_from
+from autopeft.space import SearchSpace
 
 MODEL, SPACE, BUDGET = "minilm", "hybrid", "1%"
 BACKBONE = 22_713_216
@@ -40,14 +46,13 @@ def search(task: str, kind: str, seed: int, asked: Mapping[str, Any], runs: Path
     """The figures of a finished search: run, resumed, or opened where it has ended already."""
     own = dict(KINDS[kind])
     trials = max(1, round(own.pop("trials") * asked["trials"]))
-    limits = {split: asked[split] for split in ("train_limit", "validation_limit")}
     training = {"epochs": asked["epochs"], "batch_size": asked["batch"], "max_length": 64, "head": asked["head"]}
     out, started = runs / f"{task}-{kind}-{seed}", time.time()
     result = autopeft.search(
         out=out,
         name=out.name,
         model=MODEL,
-        task=_trec.task(task) | limits | {"metric": "accuracy"},
+        task=_trec.task(task, train_limit=asked["train"], validation_limit=asked["validation"], metric="accuracy"),
         space=SPACE,
         budget={"trainable_params": BUDGET},
         sampler={"name": "known_cost", "seed": seed},
@@ -58,7 +63,8 @@ def search(task: str, kind: str, seed: int, asked: Mapping[str, Any], runs: Path
         tracking={"name": "mlflow", "uri": f"sqlite:///{runs.absolute()}/mlflow.db"},
         **own,
     )
-    return {**figures(result.front, result.evaluations), "wall": time.time() - started}
+    wall = time.time() - started
+    return {**figures(result.front, result.evaluations), "at_bound": at_bound(result), "wall": wall}
 
 
 def figures(front: ParetoFront, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
@@ -73,8 +79,16 @@ def figures(front: ParetoFront, evaluations: Sequence[Evaluation]) -> dict[str, 
         "gains": [gain.words for gain in front.verdict.gains],
         "seconds": sum(e.seconds for e in evaluations),
         "trainings": len(evaluations),
-        "at_bound": sum(e.candidate.training.get("learning_rate", 0) >= 4.9e-3 for e in front.points),
     }
+
+
+def at_bound(result: SearchResult) -> int:
+    """Members of the front in the last 2% below the largest learning rate that could be proposed, as ranges widen."""
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{result.run_dir}/study.db")
+    space = drawn_from(SearchSpace.load(result.header["space"], find_model(MODEL).shape()), study)
+    (high,) = (d.high for d in space.dimensions if d.name == "learning_rate" and isinstance(d, Continuous))
+    rates = [e.candidate.training["learning_rate"] for e in result.front.points]
+    return sum(0.98 * high <= rate <= high * (1 + 1e-9) for rate in rates)
 
 
 def point(front: ParetoFront, evaluation: Evaluation) -> dict[str, Any]:
@@ -142,7 +156,7 @@ def main(
     if quick:
         trials, seeds, train, validation, epochs, batch = 6, 2, 32, 16, 1, 8
     asked = {"trials": trials, "seeds": seeds, "epochs": epochs, "batch": batch, "head": head}
-    asked |= {"train_limit": train, "validation_limit": validation}
+    asked |= {"train": train, "validation": validation}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for seed in range(first_seed, first_seed + searches):
         for task in tasks.split(","):

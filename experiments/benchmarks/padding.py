@@ -98,7 +98,7 @@ def tokenized(name: str, limit: int | None) -> TokenizedTask:
     from autopeft.models import find_model
     from autopeft.tasks import task_from
 
-    data = task_from(_trec.task(name) | {"train_limit": limit, "metric": "accuracy"}).load()
+    data = task_from(_trec.task(name, train_limit=limit, metric="accuracy")).load()
     return TokenizedTask.of(data, find_model(MODEL).tokenizer(), MAX_LENGTH)
 
 
