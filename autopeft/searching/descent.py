@@ -256,15 +256,27 @@ def start_name(parent: str, limit: int) -> str:
     return f"{parent}{_CUT}{limit}"
 
 
-def with_seed(origin: Origin, seed: int) -> Origin:
+def origin_with_seed(origin: Origin, seed: int) -> Origin:
     """Where a healing with another seed begins: at its parent with that seed, cut to the same hybrid."""
     return Origin(origin.parent, f"{origin.start}-seed{seed}")
 
 
 def limit_of(origin: Origin) -> tuple[int, bool] | None:
-    """The limit on the cost that the weights were cut to where a training began, and whether it is `with_seed`.
+    """The limit on the cost that the weights were cut to where a training began, and whether it is `origin_with_seed`.
 
     None for another kind of origin.
     """
     found = re.fullmatch(rf"{re.escape(origin.parent)}{_CUT}(\d+)(-seed\d+)?", origin.start)
     return None if found is None else (int(found[1]), found[2] is not None)
+
+
+def parent_of(child: Evaluation, evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """The candidate that a healed one was cut from; None for others, and where it is not among the evaluations.
+
+    Where several trainings are of that hybrid at that rate, a healed one, which only a descent has.
+    """
+    if child.origin is None:
+        return None
+    key = child.origin.parent
+    found = [e for e in evaluations if e.key == key and e.status == "done" and e.number < child.number]
+    return max(found, key=lambda e: (e.origin is not None, e.number), default=None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from autopeft.candidate import Evaluation
 from autopeft.recipe import Cut, Healing, Recipe, Trained
-from autopeft.searching.descent import falling_cost, limit_of
+from autopeft.searching.descent import falling_cost, limit_of, parent_of
 from autopeft.searching.objective import Objective
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def recipe_of(
     line: list[Evaluation] = [chosen]
     limits: list[tuple[int, bool]] = []
     while (origin := line[0].origin) is not None:
-        parent, known = _parent(line[0], evaluations), limit_of(origin)
+        parent, known = parent_of(line[0], evaluations), limit_of(origin)
         if parent is None or known is None:
             return None
         line, limits = [parent, *line], [known, *limits]
@@ -47,11 +47,3 @@ def recipe_of(
         cut = Cut(cost=cost, limit=limit, length=length, sizes="given" if given else "chosen", hybrid=hybrid)
         cuts.append((cut, Healing(training=dict(evaluation.candidate.training), epochs=own.epochs)))
     return Recipe(begun, tuple(cuts))
-
-
-def _parent(child: Evaluation, evaluations: Sequence[Evaluation]) -> Evaluation | None:
-    """Where several trainings are of the parent's hybrid at its rate, a healed one, which only a descent has."""
-    assert child.origin is not None
-    key = child.origin.parent
-    found = [e for e in evaluations if e.key == key and e.status == "done" and e.number < child.number]
-    return max(found, key=lambda e: (e.origin is not None, e.number), default=None)

@@ -11,7 +11,7 @@ import numpy as np
 from autopeft.candidate import Evaluation, Job
 from autopeft.searching.confirming.statistics import p_front, prior_deviation, standard_errors
 from autopeft.searching.confirming.values import Run
-from autopeft.searching.descent import with_seed as healed_with_seed
+from autopeft.searching.descent import origin_with_seed, parent_of
 from autopeft.searching.front import ParetoFront
 
 #: Probability of being on the true front from which on a candidate is looked at again, and below which it is given up.
@@ -33,7 +33,7 @@ def job_with(evaluation: Evaluation, seed: int, cuttable: bool = False) -> Job:
     if seed == evaluation.seed:
         return replace(evaluation.job, cuttable=cuttable)
     origin = evaluation.origin
-    own = None if origin is None else healed_with_seed(origin, seed)
+    own = None if origin is None else origin_with_seed(origin, seed)
     return Job(evaluation.candidate, seed, evaluation.epochs, own, cuttable)
 
 
@@ -195,13 +195,12 @@ class Plan:
 
 def _ancestry(members: Iterable[Evaluation], evaluations: Sequence[Evaluation]) -> dict[int, int]:
     """The number of the parent by that of the child, of healed members and of their ancestors."""
-    by_key = {e.key: e for e in reversed(evaluations) if e.status == "done"}
     found: dict[int, int] = {}
     left = list(members)
     while left:
         child = left.pop()
-        parent = None if child.origin is None else by_key.get(child.origin.parent)
-        if parent is not None and child.number not in found and parent.number < child.number:
+        parent = None if child.number in found else parent_of(child, evaluations)
+        if parent is not None:
             found[child.number] = parent.number
             left.append(parent)
     return found
