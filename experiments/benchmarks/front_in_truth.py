@@ -1,4 +1,4 @@
-"""Fronts over seeds: descent and controls against the sampler alone and against controls alone, on several tasks.
+"""Fronts over seeds: a search with everything against the sampler alone and against controls alone, on several tasks.
 
     python experiments/benchmarks/front_in_truth.py --runs /some/folder --tasks trec,subj
 
@@ -37,7 +37,9 @@ SHARES = (0.0002, 0.0005, 0.002, 0.01)
 #: What is searched with; trials in multiples of `--trials`.
 KINDS: dict[str, dict[str, Any]] = {
     "sampler": {"trials": 2.5},
-    "controls": {"trials": 1.5, "controls": {"names": "default", "share": 1.0}},
+    "controls": {"trials": 1.0, "controls": {"names": "default", "share": 1.0}},
+    # Small ones alone, of which the spread over the whole budget has few.
+    "small": {"trials": 0.75, "controls": {"names": "default", "share": 1.0}, "budget": "0.05%"},
     "descent": {"trials": 1.0, "controls": {"names": "default", "share": 0.35}, "descent": {"share": 0.5}},
 }
 
@@ -47,18 +49,18 @@ def search(task: str, kind: str, seed: int, asked: Mapping[str, Any], runs: Path
     own = dict(KINDS[kind])
     trials = max(1, round(own.pop("trials") * asked["trials"]))
     training = {"epochs": asked["epochs"], "batch_size": asked["batch"], "max_length": 64, "head": asked["head"]}
-    out, started = runs / f"{task}-{kind}-{seed}", time.time()
+    out, started, budget = runs / f"{task}-{kind}-{seed}", time.time(), own.pop("budget", BUDGET)
     result = autopeft.search(
         out=out,
         name=out.name,
         model=MODEL,
         task=_trec.task(task, train_limit=asked["train"], validation_limit=asked["validation"], metric="accuracy"),
         space=SPACE,
-        budget={"trainable_params": BUDGET},
+        budget={"trainable_params": budget},
         sampler={"name": "known_cost", "seed": seed},
         training={**training, "seed": seed},
         trials=trials,
-        confirm={"seeds": asked["seeds"], "time": 1.0},
+        confirm={"seeds": asked["seeds"], "time": asked["time"]},
         runner={"name": "ray", "workers": 2, "cpus_per_worker": 1},
         tracking={"name": "mlflow", "uri": f"sqlite:///{runs.absolute()}/mlflow.db"},
         **own,
@@ -116,6 +118,19 @@ def within(points: Sequence[Mapping[str, Any]], share: float) -> Mapping[str, An
     return max(found, key=lambda p: p["validation"], default=None)
 
 
+def best(found: Mapping[str, Mapping[str, Any]], share: float, alone: bool) -> Mapping[str, Any] | None:
+    """The best within a share: of all that searches found, or of the controls `alone` of all of them."""
+    kinds = ("members", "controls")
+    points = [p for f in found.values() for kind in kinds for p in f[kind] if p["control"] is not None or not alone]
+    return within(points, share)
+
+
+def gain(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
+    """Difference of two mean test scores, and its standard error by Welch."""
+    error = math.sqrt(one["test_sd"] ** 2 / one["seeds"] + other["test_sd"] ** 2 / other["seeds"])
+    return one["test"] - other["test"], error
+
+
 def report(task: str, seed: int, found: Mapping[str, Mapping[str, Any]]) -> None:
     """A row a kind of search: test means within each share, and what it took."""
 
@@ -127,10 +142,17 @@ def report(task: str, seed: int, found: Mapping[str, Mapping[str, Any]]) -> None
     rows = []
     for kind, f in found.items():
         optimism = "-" if f["optimism"] is None else f"{100 * f['optimism']:.2f}"
-        cells = [cell(within([*f["members"], *f["controls"]], share)) for share in SHARES]
+        cells = [cell(best({kind: f}, share, False)) for share in SHARES]
         rows.append((kind, *cells, f"{f['seconds']:.0f}", f"{f['wall']:.0f}", optimism, f["at_bound"]))
     columns = ("search", *(f"{share:.2%}" for share in SHARES), "training s", "wall s", "optimism", "at bound")
     show(f"{task}, seed {seed}: test accuracy, mean ± sd (seeds) at parameters", columns, rows)
+    if "descent" in found:
+        for share in SHARES:
+            one, other = best({"descent": found["descent"]}, share, False), best(found, share, True)
+            if one and other:
+                difference, error = gain(one, other)
+                name = other["control"]
+                print(f"  {share:.2%}: {100 * difference:+.2f} points (standard error {100 * error:.2f}) over {name}")
     for kind, f in found.items():
         for words in f["gains"]:
             print(f"  {kind}: {words}")
@@ -148,14 +170,15 @@ def main(
     validation: Annotated[int, typer.Option(min=8, help="Examples to select on.")] = 500,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     batch: Annotated[int, typer.Option(min=1)] = 32,
-    head: Annotated[str, typer.Option(help="drawn or probe.")] = "drawn",
+    head: Annotated[str, typer.Option(help="drawn or probe.")] = "probe",
+    confirm_time: Annotated[float, typer.Option(help="Of the search's seconds of training, at most.")] = 1.0,
     quick: Quick = False,
     out: Out = RESULTS,
 ) -> None:
     """Fronts over seeds, by how they came about."""
     if quick:
         trials, seeds, train, validation, epochs, batch = 6, 2, 32, 16, 1, 8
-    asked = {"trials": trials, "seeds": seeds, "epochs": epochs, "batch": batch, "head": head}
+    asked = {"trials": trials, "seeds": seeds, "epochs": epochs, "batch": batch, "head": head, "time": confirm_time}
     asked |= {"train": train, "validation": validation}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for seed in range(first_seed, first_seed + searches):
