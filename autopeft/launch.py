@@ -76,7 +76,9 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
     """Run an experiment to its end in a run folder; an interrupt leaves a folder that can be resumed, and is raised."""
     with closing(progress):
         experiment.runner.check()
-        session, folder = Session(experiment, trust_remote_code), RunFolder(out.absolute())
+        folder = RunFolder(out.absolute())
+        experiment = folder.going_on(experiment)
+        session = Session(experiment, trust_remote_code)
         with folder.locked(), ThreadPoolExecutor(1) as background:
             if (size := model_bytes(session.source.location)) > _LARGE:
                 progress.remarked([f"the model's {size / 2**30:.0f} GiB are read once, to know it again"])

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from autopeft.candidate import UNITS, Evaluation
 from autopeft.config import dump_yaml, parse
 from autopeft.doors import door, read_json
 from autopeft.errors import AutopeftError
-from autopeft.experiment import Experiment
+from autopeft.experiment import Experiment, as_begun
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.stored import Stored
 from autopeft.searching.study_checks import DAMAGED, remove
@@ -61,7 +61,23 @@ class RunFolder:
 
     def experiment(self) -> Experiment:
         """The experiment that the folder holds."""
-        return Experiment.load(self.experiment_file)
+        return as_begun(Experiment.load(self.experiment_file))
+
+    def going_on(self, experiment: Experiment) -> Experiment:
+        """The experiment; of controls, descent and confirmation it has what the search in this folder began with.
+
+        Only where it does not say what it wants of them, and the folder has results. What is wrong with the folder
+        shows when it is claimed.
+        """
+        with suppress(AutopeftError):
+            known = Stored.load(self.path)
+            if known.evaluations():
+                header = known.header()
+                there = {"controls": header.get("controls"), "descent": header.get("descent")}
+                with suppress(AutopeftError):
+                    there["confirm"] = self.experiment().confirm
+                return as_begun(experiment, there)
+        return experiment
 
     def claim(self, experiment: Experiment) -> bool:
         """Make the folder ready for this experiment; whether it holds results, which the study must then agree with.

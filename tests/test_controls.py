@@ -20,6 +20,7 @@ from autopeft.methods import LoRA
 from autopeft.resources import shipped
 from autopeft.searching.controls import DEFAULT, Controls, ControlSettings, controls_of, trainings_of
 from autopeft.searching.loop import SearchLoop
+from autopeft.searching.sources import Allowance
 from autopeft.session import Session
 from autopeft.space import SearchSpace
 
@@ -34,7 +35,8 @@ def cost(hybrid: Hybrid) -> int:
 
 def source(most: int | None, limit: int = 10**9, names: tuple[str, ...] = ALL) -> Controls:
     trainings = [{"learning_rate": rate} for rate in (1e-3, 3e-3, 9e-3)]
-    return Controls(controls_of(names, SHAPE), lambda hybrid: trainings, cost, lambda h: cost(h) <= limit, most)
+    allowed = Allowance.of(1.0, most, None)
+    return Controls(controls_of(names, SHAPE), lambda hybrid: trainings, cost, lambda h: cost(h) <= limit, allowed)
 
 
 def all_jobs(controls: Controls, pack: int) -> list[list[Job]]:

@@ -30,6 +30,7 @@ from autopeft.result import SearchResult, export
 from autopeft.searching.confirming.plan import job_with
 from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.descent import Descent, DescentSettings, largest
+from autopeft.searching.sources import Allowance
 from autopeft.searching.study import Proposal
 from autopeft.session import Session
 from autopeft.space import SearchSpace
@@ -282,12 +283,12 @@ def test_it_waits_for_a_step_to_end() -> None:
 
 
 def test_it_leaves_trials_to_the_sampler() -> None:
-    source = descent(trials=8)
+    source = descent(allowed=Allowance.of(0.5, 8, None))
     first = [ended(job, 0.5) for job in source.trunk()]
     assert source.next(first[:2], [], 4) == source.trunk()[2:]
-    few = descent(trials=6)
+    few = descent(allowed=Allowance.of(0.5, 6, None))
     assert few.next([ended(job, 0.5) for job in few.trunk()], [], 4) is None
-    assert descent(trials=4).next(first[:2], [], 4) is None
+    assert descent(allowed=Allowance.of(0.5, 4, None)).next(first[:2], [], 4) is None
 
 
 def test_it_ends_where_nothing_can_be_cut() -> None:

@@ -32,7 +32,7 @@ _SEED = 0
 
 def run_plan(experiment: Experiment, samples: int, trust_remote_code: bool, as_json: bool) -> None:
     """Print the plan."""
-    experiment = needing(experiment, trust_remote_code)
+    experiment = RunFolder(RUNS / experiment.name).going_on(needing(experiment, trust_remote_code))
     experiment.runner.check()
     session = Session(experiment, trust_remote_code)
     facts = plan(session, samples)
