@@ -130,6 +130,8 @@ def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, progres
     if not experiment.confirm.on:
         return
     plan = plan_of(session, study, spec.keep)
+    if not plan.members:
+        progress.remarked(["no candidate has come to its end, so there is no front to confirm"])
     seconds = experiment.confirm.time * sum(e.seconds for e in study.evaluations())
     if plan.wanted(runs_in(study.remembered)):
         pace = _Pace(progress, experiment.runner.parallel)

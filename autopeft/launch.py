@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from autopeft.begin import open_study, search_info, setup_of, upgraded
+from autopeft.begin import going_on, open_study, search_info, setup_of, upgraded
 from autopeft.candidate import UNITS, Evaluation
 from autopeft.confirming import confirm, front_of, needed_by, score_on_test, seeds_kept, sources_of
 from autopeft.experiment import Experiment, needing
@@ -77,7 +77,7 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
     with closing(progress):
         experiment.runner.check()
         folder = RunFolder(out.absolute())
-        experiment = folder.going_on(experiment)
+        experiment = going_on(experiment, folder)
         session = Session(experiment, trust_remote_code)
         with folder.locked(), ThreadPoolExecutor(1) as background:
             if (size := model_bytes(session.source.location)) > _LARGE:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -62,22 +62,6 @@ class RunFolder:
     def experiment(self) -> Experiment:
         """The experiment that the folder holds."""
         return as_begun(Experiment.load(self.experiment_file))
-
-    def going_on(self, experiment: Experiment) -> Experiment:
-        """The experiment; of controls, descent and confirmation it has what the search in this folder began with.
-
-        Only where it does not say what it wants of them, and the folder has results. What is wrong with the folder
-        shows when it is claimed.
-        """
-        with suppress(AutopeftError):
-            known = Stored.load(self.path)
-            if known.evaluations():
-                header = known.header()
-                there = {"controls": header.get("controls"), "descent": header.get("descent")}
-                with suppress(AutopeftError):
-                    there["confirm"] = self.experiment().confirm
-                return as_begun(experiment, there)
-        return experiment
 
     def claim(self, experiment: Experiment) -> bool:
         """Make the folder ready for this experiment; whether it holds results, which the study must then agree with.
