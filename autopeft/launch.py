@@ -55,6 +55,7 @@ def search(
 
     `experiment` is a shipped name or a YAML file; `fields` are an experiment's fields and replace those of the file, or
     stand alone: `autopeft.search(model="minilm", task="docstrings", budget={"trainable_params": "0.5%"}, trials=40)`.
+    `controls`, `descent` and `confirm` are on if they are not "none" (see `docs/fronts.md`).
     `out` is the run folder (default `runs/<name>`). The same call with the same folder resumes. `AutopeftError` for
     whatever can be known to be wrong, before anything is trained. `trust_remote_code` has the model's own Python run:
     it is the caller's word, and a file that says it needs that is refused without. So are `plugins`, folders with
