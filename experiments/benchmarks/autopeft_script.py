@@ -37,7 +37,9 @@ def fields(trials: int, epochs: int, workers: int, folder: Path, changed: dict[s
         "tracking": {"name": "mlflow", "uri": f"sqlite:///{folder}/mlflow.db"},
     }
     for name, value in changed.items():
-        known[name] = {**known[name], **value} if isinstance(value, dict) and isinstance(known.get(name), dict) else value
+        known[name] = (
+            {**known[name], **value} if isinstance(value, dict) and isinstance(known.get(name), dict) else value
+        )
     return known
 
 
