@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.errors import AutopeftError
+from autopeft.experiment import Experiment, as_begun
 from autopeft.run_folder import RunFolder, write_whole
 from autopeft.searching.identity import versions
+from autopeft.searching.stored import Stored
 from autopeft.session import Session, middle, typical_candidates
 from autopeft.tracking import SearchInfo
 
@@ -43,6 +46,23 @@ def open_study(session: Session, folder: RunFolder) -> Study:
     )
     folder.write_experiment(session.experiment)
     return study
+
+
+def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
+    """The experiment; of controls, descent and confirmation it has what the search in this folder began with.
+
+    Only where it does not say what it wants of them, and the folder has results. What is wrong with the folder shows
+    when it is opened.
+    """
+    with suppress(AutopeftError):
+        known = Stored.load(folder.path)
+        if known.evaluations():
+            header = known.header()
+            there = {"controls": header.get("controls"), "descent": header.get("descent")}
+            with suppress(AutopeftError):
+                there["confirm"] = folder.experiment().confirm
+            return as_begun(experiment, there)
+    return experiment
 
 
 def setup_of(session: Session, folder: RunFolder, study: Study) -> Setup:

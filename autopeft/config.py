@@ -24,6 +24,13 @@ class Strict(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
+def switched(value: Any, off: Any) -> Any:
+    """What a field is given that may be switched off: `none`, `false` and null are `off`, `default` is no option."""
+    if value is None or value is False or value == "none":
+        return off
+    return {} if value == "default" else value
+
+
 if TYPE_CHECKING:
     _Parser = yaml.SafeLoader
 else:

@@ -33,7 +33,7 @@ from autopeft.searching.confirming.verdict import judged
 from autopeft.searching.controls import Controls, control_source, named
 from autopeft.searching.descent import Descent, descent_of
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.sources import Source
+from autopeft.searching.sources import Allowance, Source
 from autopeft.session import Session
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def descent_for(session: Session, weights: Path) -> Descent | None:
     settings, training = experiment.descent, experiment.training
     if settings is None:
         return None
-    return descent_of(space, budget, session.objectives, training, settings, weights, experiment.trials)
+    allowed = Allowance.of(settings.share, experiment.trials, experiment.seconds)
+    return descent_of(space, budget, session.objectives, training, settings, weights, allowed)
 
 
 def controls_for(session: Session) -> Controls | None:
@@ -68,7 +69,7 @@ def controls_for(session: Session) -> Controls | None:
         experiment.controls,
         session.space,
         experiment.training,
-        experiment.trials,
+        Allowance.of(experiment.controls.share, experiment.trials, experiment.seconds),
         session.costs,
         cost,
         lambda hybrid: session.budget.fits(hybrid, session.shape),
@@ -129,6 +130,8 @@ def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, progres
     if not experiment.confirm.on:
         return
     plan = plan_of(session, study, spec.keep)
+    if not plan.members:
+        progress.remarked(["no candidate has come to its end, so there is no front to confirm"])
     seconds = experiment.confirm.time * sum(e.seconds for e in study.evaluations())
     if plan.wanted(runs_in(study.remembered)):
         pace = _Pace(progress, experiment.runner.parallel)

@@ -105,6 +105,11 @@ def cut_hybrid(
     return new, _cut_weights(hybrid, new, weights, keep, shape)
 
 
+def least_cost(hybrid: Hybrid, shape: ModelShape, cost: Cost, length: int = 128) -> int:
+    """The cost of what cannot be cut: no cut of the hybrid has less."""
+    return cost.of(_whole(hybrid, shape), shape, length)
+
+
 def cut_to(
     hybrid: Hybrid, target: Hybrid, weights: Weights, importance: Mapping[str, torch.Tensor], shape: ModelShape
 ) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from autopeft.config import Strict, parse, read_yaml
+from autopeft.config import Strict, parse, read_yaml, switched
 from autopeft.doors import within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError, suggest
@@ -34,6 +34,14 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONG, _FILE_NAME = 4_096, 150
 _MOST_TRIALS, _MOST_SECONDS = 1_000_000, 10 * 366 * 86_400
 Text = Annotated[str, Field(min_length=1, max_length=_LONG)]
+
+#: What a search does beside its sampler's trainings. Where an experiment does not say, a search that goes on has what
+#: it began with.
+_BESIDE = ("controls", "descent", "confirm")
+_OFF = dict.fromkeys(_BESIDE, "none")
+#: A search of fewer trials begins with its sampler, where it does not say otherwise: a control is three of them, and a
+#: descent five before it has cut anything.
+LEAST_TRIALS = 10
 
 #: Fields that may differ when a run folder is resumed: they change how far and where, not what is searched.
 RESUMABLE = ("name", "trials", "time_limit", "confirm", "runner", "tracking")
@@ -68,8 +76,8 @@ class Experiment(Strict):
     stopping: Annotated[StoppingPlugin, *_plugin(StoppingPlugin, stopping_from)] = Field(
         "pareto", validate_default=True
     )
-    descent: DescentSettings | None = Field(
-        None, description="train a large hybrid first, cut and heal it down the costs: {} for the defaults"
+    descent: Annotated[DescentSettings | None, BeforeValidator(lambda value: switched(value, None))] = Field(
+        DescentSettings(), description="train a large hybrid first, cut and heal it down the costs; none: off"
     )
     warm_start: Text | None = Field(
         None, description="run folder of an earlier search of the same space, to learn from"
@@ -78,8 +86,8 @@ class Experiment(Strict):
         ControlSettings(), description="uniform configurations to begin with: names, default, all or none"
     )
     confirm: ConfirmSettings = Field(
-        ConfirmSettings(seeds=0),
-        description="train the front again with other seeds: {seeds: 5, members: auto, time: 0.25}",
+        ConfirmSettings(),
+        description="train the front again with other seeds: {seeds: 5, members: auto, time: 0.25}; none: off",
     )
     training: TrainingSettings = TrainingSettings()
     trials: int | None = Field(None, ge=1, le=_MOST_TRIALS)
@@ -121,6 +129,15 @@ class Experiment(Strict):
         return self
 
     @model_validator(mode="after")
+    def _alone(self) -> Self:
+        """Few trials, and points that are given one by one, are the sampler's where nothing else is said."""
+        if self.sampler.exact or (self.trials or LEAST_TRIALS) < LEAST_TRIALS:
+            for name, off in (("controls", ControlSettings(names=())), ("descent", None)):
+                if name not in self.model_fields_set:
+                    object.__setattr__(self, name, off)
+        return self
+
+    @model_validator(mode="after")
     def _no_secrets(self) -> Self:
         """What is written down and sent to a tracking server holds no user, password or token."""
         task = {f"task.{key}": value for key, value in self.task.model_dump(mode="json").items()}
@@ -154,12 +171,18 @@ class Experiment(Strict):
     def resolved(self) -> dict[str, Any]:
         """All fields, defaults written out, paths absolute: what `load` reads back to an equal experiment."""
         data = self.model_dump(mode="json", exclude_none=True)
+        data.setdefault("descent", "none")
         data["task"] = {k: _absolute(v) for k, v in data["task"].items()}
         data["model"] = _absolute(data["model"])
         if "warm_start" in data:
             # Always a path, there or not: the other folder may be gone when this one is resumed.
             data["warm_start"] = str(Path(data["warm_start"]).absolute())
         return data
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training by all workers that the time limit leaves; None without one."""
+        return None if self.time_limit is None else self.time_limit * self.runner.parallel
 
     def difference(self, other: Self) -> str | None:
         """The first field, of those that decide what is searched, in which the two differ; None when none does."""
@@ -173,6 +196,22 @@ class Experiment(Strict):
 def needing(experiment: Experiment, trust_remote_code: bool) -> Experiment:
     """The experiment, which says that it needs its model's own code where the caller has that run."""
     return experiment.model_copy(update={"trust_remote_code": True}) if trust_remote_code else experiment
+
+
+def changed(experiment: Experiment, changes: Mapping[str, Any], where: str) -> Experiment:
+    """The experiment with other fields; what it has left open is open still."""
+    left = set(_BESIDE) - experiment.model_fields_set
+    said = {name: value for name, value in experiment.resolved().items() if name not in left}
+    return Experiment.of({**said, **changes}, where)
+
+
+def as_begun(experiment: Experiment, there: Mapping[str, Any] = _OFF) -> Experiment:
+    """The experiment of a search that has begun: what it leaves open of controls, descent, confirmation is `there`'s.
+
+    Experiments of earlier versions leave open what they do not have.
+    """
+    known = {name: there[name] for name in _BESIDE if name in there and name not in experiment.model_fields_set}
+    return changed(experiment, known, f"experiment '{experiment.name}'") if known else experiment
 
 
 def _first_difference(path: str, mine: Any, theirs: Any) -> str:

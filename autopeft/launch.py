@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from autopeft.begin import open_study, search_info, setup_of, upgraded
+from autopeft.begin import going_on, open_study, search_info, setup_of, upgraded
 from autopeft.candidate import UNITS, Evaluation
 from autopeft.confirming import confirm, front_of, needed_by, score_on_test, seeds_kept, sources_of
 from autopeft.experiment import Experiment, needing
@@ -55,6 +55,7 @@ def search(
 
     `experiment` is a shipped name or a YAML file; `fields` are an experiment's fields and replace those of the file, or
     stand alone: `autopeft.search(model="minilm", task="docstrings", budget={"trainable_params": "0.5%"}, trials=40)`.
+    `controls`, `descent` and `confirm` are on if they are not "none" (see `docs/fronts.md`).
     `out` is the run folder (default `runs/<name>`). The same call with the same folder resumes. `AutopeftError` for
     whatever can be known to be wrong, before anything is trained. `trust_remote_code` has the model's own Python run:
     it is the caller's word, and a file that says it needs that is refused without. So are `plugins`, folders with
@@ -76,7 +77,9 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
     """Run an experiment to its end in a run folder; an interrupt leaves a folder that can be resumed, and is raised."""
     with closing(progress):
         experiment.runner.check()
-        session, folder = Session(experiment, trust_remote_code), RunFolder(out.absolute())
+        folder = RunFolder(out.absolute())
+        experiment = going_on(experiment, folder)
+        session = Session(experiment, trust_remote_code)
         with folder.locked(), ThreadPoolExecutor(1) as background:
             if (size := model_bytes(session.source.location)) > _LARGE:
                 progress.remarked([f"the model's {size / 2**30:.0f} GiB are read once, to know it again"])

@@ -14,7 +14,7 @@ from autopeft.candidate import UNITS, Evaluation
 from autopeft.config import dump_yaml, parse
 from autopeft.doors import door, read_json
 from autopeft.errors import AutopeftError
-from autopeft.experiment import Experiment
+from autopeft.experiment import Experiment, as_begun
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.stored import Stored
 from autopeft.searching.study_checks import DAMAGED, remove
@@ -61,7 +61,7 @@ class RunFolder:
 
     def experiment(self) -> Experiment:
         """The experiment that the folder holds."""
-        return Experiment.load(self.experiment_file)
+        return as_begun(Experiment.load(self.experiment_file))
 
     def claim(self, experiment: Experiment) -> bool:
         """Make the folder ready for this experiment; whether it holds results, which the study must then agree with.

@@ -144,6 +144,9 @@ class Session:
 
     def _flat_costs(self) -> list[str]:
         """A sentence for each cost among the objectives that no candidate can change."""
+        if self.experiment.controls.names or self.experiment.descent is not None:
+            # These have candidates that are not of the space.
+            return []
         shape, length = self.shape, self.experiment.training.max_length
         # Costs never fall when a size grows, so the two ends tell.
         ends = [self.space.hybrid({d.name: end(d) for d in self.space.dimensions}) for end in (_least, _most)]

@@ -20,6 +20,7 @@ from autopeft.methods import LoRA
 from autopeft.resources import shipped
 from autopeft.searching.controls import DEFAULT, Controls, ControlSettings, controls_of, trainings_of
 from autopeft.searching.loop import SearchLoop
+from autopeft.searching.sources import Allowance
 from autopeft.session import Session
 from autopeft.space import SearchSpace
 
@@ -34,7 +35,8 @@ def cost(hybrid: Hybrid) -> int:
 
 def source(most: int | None, limit: int = 10**9, names: tuple[str, ...] = ALL) -> Controls:
     trainings = [{"learning_rate": rate} for rate in (1e-3, 3e-3, 9e-3)]
-    return Controls(controls_of(names, SHAPE), lambda hybrid: trainings, cost, lambda h: cost(h) <= limit, most)
+    allowed = Allowance.of(1.0, most, None)
+    return Controls(controls_of(names, SHAPE), lambda hybrid: trainings, cost, lambda h: cost(h) <= limit, allowed)
 
 
 def all_jobs(controls: Controls, pack: int) -> list[list[Job]]:
@@ -113,6 +115,21 @@ def test_samplers_learn_from_controls_that_are_in_their_space(tmp_path: Path) ->
     # What is read back is the same, and is not proposed again.
     again = opened(tmp_path, sampler=SAMPLER)
     assert [p.candidate for p in again.pending()] == [inside, outside]
+
+
+def test_of_a_time_limit_controls_have_their_share() -> None:
+    trainings, allowed = [{"learning_rate": rate} for rate in (1e-3, 3e-3)], Allowance.of(1 / 3, None, 30.0)
+    some = Controls(controls_of(ALL, SHAPE), lambda hybrid: trainings, cost, lambda hybrid: True, allowed)
+    names = [name for name, _ in some.groups]
+    costs = [cost(group[0].hybrid) for _, group in some.groups]
+    # Whenever it ends, the range of costs has some: its ends come first, then its middle.
+    assert (costs[0], costs[1]) == (min(costs), max(costs))
+    assert costs[2] == sorted(costs)[(len(costs) - 1) // 2]
+    assert sorted(names) == sorted(name for name, _ in source(most=None).groups)
+    ended = [Evaluation(c, "done", {}, seconds=4.9) for _, group in some.groups[:1] for c in group]
+    assert some.next(ended, [], 2) == [Job(c) for c in some.groups[1][1]]
+    late = [Evaluation(c, "done", {}, seconds=5.0) for _, group in some.groups[:1] for c in group]
+    assert some.next(late, [], 2) is None
 
 
 def test_a_search_that_goes_on_has_the_controls_that_it_had() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from autopeft.result import SearchResult, export
 from autopeft.searching.confirming.plan import job_with
 from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.descent import Descent, DescentSettings, largest
+from autopeft.searching.sources import Allowance
 from autopeft.searching.study import Proposal
 from autopeft.session import Session
 from autopeft.space import SearchSpace
@@ -282,12 +284,12 @@ def test_it_waits_for_a_step_to_end() -> None:
 
 
 def test_it_leaves_trials_to_the_sampler() -> None:
-    source = descent(trials=8)
+    source = descent(allowed=Allowance.of(0.5, 8, None))
     first = [ended(job, 0.5) for job in source.trunk()]
     assert source.next(first[:2], [], 4) == source.trunk()[2:]
-    few = descent(trials=6)
+    few = descent(allowed=Allowance.of(0.5, 6, None))
     assert few.next([ended(job, 0.5) for job in few.trunk()], [], 4) is None
-    assert descent(trials=4).next(first[:2], [], 4) is None
+    assert descent(allowed=Allowance.of(0.5, 4, None)).next(first[:2], [], 4) is None
 
 
 def test_it_ends_where_nothing_can_be_cut() -> None:
@@ -297,11 +299,23 @@ def test_it_ends_where_nothing_can_be_cut() -> None:
     assert source.next([ended(job, 0.0, "failed") for job in jobs], [], 4) is None
 
 
+def test_of_a_time_limit_it_has_its_share() -> None:
+    source = descent(allowed=Allowance.of(0.5, None, 60.0))
+    seen = [replace(ended(job, 0.5), seconds=14.9) for job in source.trunk()]
+    assert source.next(seen[:2], [], 4) == source.trunk()[2:]
+    assert source.next([replace(e, seconds=15.0) for e in seen[:2]], [], 4) is None
+
+
+def test_nothing_is_trained_to_be_cut_that_cannot_be() -> None:
+    space = SearchSpace.load({"blocks": {"compacter": {"bottleneck": [0, 8]}}}, SPACE.shape)
+    assert largest(space, Budget({})) is not None
+    assert descent(space=space, budget=Budget({})).next([], [], 4) is None
+
+
 def test_it_ends_where_the_cost_does_not_fall() -> None:
     """LoRA merges: it costs nothing when the model is used."""
     space = SearchSpace.load({"blocks": {"lora": {"rank": [0, 2]}}}, SPACE.shape)
     source = descent(space=space, budget=Budget({}), cost="inference_flops")
-    jobs = source.trunk()
-    assert jobs
-    assert source.next_cost(source.cost_of(jobs[0].candidate.hybrid)) is None
-    assert source.next([ended(job, 0.5) for job in jobs], [], 4) is None
+    assert largest(space, Budget({})) is not None
+    assert source.next([], [], 4) is None
+    assert descent(space=space, budget=Budget({})).trunk()

@@ -12,11 +12,16 @@ import pytest
 
 from autopeft.anatomy import ModelShape
 from autopeft.budget import Budget
+from autopeft.candidate import Candidate, Job
 from autopeft.config import dump_yaml
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
+from autopeft.hybrid import Hybrid
+from autopeft.methods import LoRA
 from autopeft.searching.budgeted import BudgetedSampler
+from autopeft.searching.objective import Objective
 from autopeft.searching.samplers import sampler_from
+from autopeft.searching.study import Study
 from autopeft.space import SearchSpace
 
 SITES = dict.fromkeys("qkvo", (64, 64)) | {"up": (64, 256), "down": (256, 64)}
@@ -39,6 +44,13 @@ def test_the_points_come_in_their_order_and_unchanged() -> None:
     trials = asked(POINTS, 5)
     assert [t.params for t in trials] == POINTS
     assert not any(t.study.trials[t.number].user_attrs["repaired"] for t in trials)
+
+
+def test_what_no_sampler_has_proposed_takes_no_point(tmp_path: Path) -> None:
+    objectives, given = (Objective.of("accuracy"), Objective.of("trainable_params")), {"name": "given"}
+    study = Study.open(tmp_path, SPACE, Budget(), objectives, {**given, "points": POINTS[:1]})
+    study.propose(Job(Candidate(Hybrid.uniform(2, LoRA(3)), {"learning_rate": 1e-3})))
+    assert study.ask().candidate == SPACE.decode(POINTS[0])
 
 
 def test_a_point_over_the_budget_is_repaired() -> None:

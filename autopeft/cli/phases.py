@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autopeft.confirming import FACTORS, controls_for, descent_for, first_cost
 from autopeft.costs._flops import forward_flops
 from autopeft.engine.linear_probe import RATES
 from autopeft.engine.setup import Setup
 from autopeft.hybrid import Hybrid
+from autopeft.searching.controls import Controls
 from autopeft.searching.descent import Descent
 from autopeft.searching.tables import number
 from autopeft.session import Session
@@ -21,6 +23,7 @@ from autopeft.session import Session
 _CONFIRM, _ALONE = "confirmations", "baselines"
 #: Seconds of a worker for so many epochs of a hybrid.
 Timed = Callable[[Hybrid, int], float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,21 @@ def _controls(session: Session, timed: Timed) -> list[Phase]:
     source, epochs = controls_for(session), session.experiment.training.epochs
     if source is None:
         return []
-    jobs = [candidate for _, group in source.groups for candidate in group]
-    cost, names = first_cost(session), [name for name, _ in source.groups]
-    costs = [session.costs(group[0].hybrid)[cost] for _, group in source.groups]
-    rates = max((len(group) for _, group in source.groups), default=0)
+    groups = _within([(group, len(group[1]) * timed(group[1][0].hybrid, epochs)) for group in source.groups], source)
+    jobs = [candidate for _, group in groups for candidate in group]
+    cost, names = first_cost(session), [name for name, _ in groups]
+    costs = [session.costs(group[0].hybrid)[cost] for _, group in groups]
+    rates = max((len(group) for _, group in groups), default=0)
     words = f"{len(names)} at {rates} learning rates each: {'; '.join(names)}"
     listed = [{"name": name, cost: value} for name, value in zip(names, costs, strict=True)]
     facts = {"controls": listed, "rates": rates}
     return [Phase("controls", len(jobs), epochs, sum(timed(c.hybrid, epochs) for c in jobs), words, facts)]
+
+
+def _within(steps: Sequence[tuple[T, float]], source: Controls | Descent) -> list[T]:
+    """Of steps with their seconds those that begin before the source's seconds are spent."""
+    begins = itertools.accumulate((seconds for _, seconds in steps), initial=0.0)
+    return [step for (step, _), begin in zip(steps, begins, strict=False) if begin < source.allowed.seconds]
 
 
 def _descent(session: Session, timed: Timed, before: int) -> list[Phase]:
@@ -82,8 +92,10 @@ def _descent(session: Session, timed: Timed, before: int) -> list[Phase]:
     if source is None or not trunk:
         return []
     hybrid, epochs = trunk[0].candidate.hybrid, session.experiment.training.epochs
-    most = math.inf if trials is None else min(math.floor(source.settings.share * trials), trials - before)
-    large, cuts, each = min(len(trunk), max(0, most)), _cuts(source), len(source.settings.rates)
+    most = min(source.allowed.trainings, math.inf if trials is None else trials - before)
+    large, each = min(len(trunk), max(0, most)), len(source.settings.rates)
+    steps = [(limit, each * timed(hybrid, source.healing_epochs(limit))) for limit in _cuts(source)]
+    cuts = _within([(0, large * timed(hybrid, epochs)), *steps], source)[1:]
     cuts = cuts[: math.ceil(max(0, most - large) / each)] if math.isfinite(most) else cuts
     healings = min(len(cuts) * each, max(0, most - large))
     cost, whole = source.cost, source.cost_of(hybrid)
@@ -161,6 +173,6 @@ def seconds_of(phases: list[Phase], session: Session) -> float | None:
 def _searched(phases: list[Phase], session: Session) -> float | None:
     """Seconds of training of the search itself."""
     experiment, own = session.experiment, [p.seconds for p in phases if p.name not in (_CONFIRM, _ALONE)]
-    limit = None if experiment.time_limit is None else experiment.time_limit * experiment.runner.parallel
+    limit = experiment.seconds
     known = None if None in own else sum(seconds for seconds in own if seconds is not None)
     return limit if known is None else known if limit is None else min(known, limit)

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from autopeft.begin import going_on
 from autopeft.budget import share_within
 from autopeft.candidate import Candidate
 from autopeft.cli.phases import phases_of, seconds_of
@@ -32,7 +33,7 @@ _SEED = 0
 
 def run_plan(experiment: Experiment, samples: int, trust_remote_code: bool, as_json: bool) -> None:
     """Print the plan."""
-    experiment = needing(experiment, trust_remote_code)
+    experiment = going_on(needing(experiment, trust_remote_code), RunFolder(RUNS / experiment.name))
     experiment.runner.check()
     session = Session(experiment, trust_remote_code)
     facts = plan(session, samples)

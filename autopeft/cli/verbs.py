@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console, show
 from autopeft.errors import AutopeftError, suggest
-from autopeft.experiment import Experiment, needing
+from autopeft.experiment import Experiment, changed, needing
 from autopeft.launch import RUNS, launch
 from autopeft.progress import progress_for
 from autopeft.result import SearchResult, evaluate, export
@@ -57,7 +57,7 @@ def with_overrides(
     if workers is not None:
         given["runner"] = {"name": experiment.runner.name, **experiment.runner.model_dump(), "workers": workers}
     given = {k: v for k, v in given.items() if v is not None}
-    return Experiment.of({**experiment.resolved(), **given}, "command line") if given else experiment
+    return changed(experiment, given, "command line") if given else experiment
 
 
 def show_front(run: Path, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from autopeft.budget import Budget
 from autopeft.dimensions import Dimension
 from autopeft.searching.objective import Objective
 from autopeft.searching.problem import Prior, Problem
-from autopeft.searching.proposed import Proposed
+from autopeft.searching.proposed import Proposed, own_number
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.searching.widening import widened
 from autopeft.space import Point, SearchSpace
@@ -114,8 +114,8 @@ class BudgetedSampler(BaseSampler):
         """A point of the space within the budget."""
         problem = self._problem_at(study)
         inner, rng, prior = self._inner(trial, problem), self._rng(trial), self.problem.prior
-        if prior is not None and self._plugin.takes_prior and trial.number < len(prior.front):
-            drawn, spread = dict(prior.front[trial.number]), False
+        if prior is not None and self._plugin.takes_prior and (own := own_number(study, trial)) < len(prior.front):
+            drawn, spread = dict(prior.front[own]), False
         else:
             drawn = inner.sample_relative(study, trial, search_space)
             spread = len(study.directions) > 1 and (self._spread or not drawn)

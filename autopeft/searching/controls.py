@@ -21,6 +21,7 @@ from autopeft.dimensions import Ordinal
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hybrid import Hybrid
 from autopeft.resources import Kind, shipped
+from autopeft.searching.sources import UNLIMITED, Allowance
 from autopeft.space import SearchSpace
 from autopeft.space_spec import Block, read_spec
 
@@ -60,14 +61,14 @@ def _stem(name: str) -> str:
 class ControlSettings(Strict):
     """Which controls a search begins with, and at most which share of its trials they may take."""
 
-    names: tuple[str, ...] = Field((), max_length=100, description="of controls; none: off")
-    share: float = Field(1 / 3, gt=0, le=1, description="of the trials, at most")
+    names: tuple[str, ...] = Field(DEFAULT, max_length=100, description="of controls; none: off")
+    share: float = Field(1 / 3, gt=0, le=1, description="of the trials, and of a time limit, at most")
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
         """A list alone is the names; `default`, `all` and `none` are such lists."""
-        if value is None or isinstance(value, (str, list, tuple)):
+        if value is None or value is False or isinstance(value, (str, list, tuple)):
             return {"names": value}
         return value
 
@@ -75,8 +76,10 @@ class ControlSettings(Strict):
     @classmethod
     def _known(cls, value: Any) -> Any:
         known = synonyms()
-        words = {None: (), "none": (), "default": DEFAULT, "all": tuple(known.values())}
-        if value is None or (isinstance(value, str) and value in words):
+        words = {"none": (), "default": DEFAULT, "all": tuple(known.values())}
+        if value is None or value is False:
+            return ()
+        if isinstance(value, str) and value in words:
             return words[value]
         names = [value] if isinstance(value, str) else value
         for name in names if isinstance(names, (list, tuple)) else ():
@@ -184,8 +187,9 @@ class Controls:
     """A source of a search: each control with all its trainings (learning rates), the cheapest first.
 
     `cost` gives what a hybrid costs (the search's first cost), `fits` says whether it is within the budget. At most
-    `most` trainings: of more, controls spread evenly over the list by cost are taken, so that the whole range of costs
-    has some.
+    so many trainings as are `allowed`: of more, controls spread evenly over the list by cost are taken, so that the
+    whole range of costs has some. Where seconds are limited too nobody knows how many there will be: the cheapest and
+    the dearest come first then, and each next one between others.
     """
 
     def __init__(
@@ -194,13 +198,16 @@ class Controls:
         trainings: Callable[[Hybrid], Sequence[Mapping[str, float]]],
         cost: Callable[[Hybrid], float],
         fits: Callable[[Hybrid], bool],
-        most: int | None = None,
+        allowed: Allowance = UNLIMITED,
     ) -> None:
         within = sorted((c for c in controls if fits(c.hybrid)), key=lambda c: cost(c.hybrid))
         each = max((len(trainings(c.hybrid)) for c in within), default=1)
-        room = len(within) if most is None else min(len(within), most // each)
+        room = math.floor(min(len(within), allowed.trainings / each))
         last = len(within) - 1
         chosen = [within[round(i * last / max(1, room - 1))] for i in range(room)]
+        if math.isfinite(allowed.seconds):
+            chosen = [chosen[i] for i in _spread(room)]
+        self.allowed = allowed
         self._groups = [(c.name, [Candidate(c.hybrid, training) for training in trainings(c.hybrid)]) for c in chosen]
 
     @property
@@ -219,6 +226,9 @@ class Controls:
 
     def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
         """The next controls, a pack having all rates of one where it holds so many; see `Source`."""
+        names = self.names
+        if self.allowed.left([e for e in ended if e.key in names], 0) <= 0:
+            return None
         known = {e.job.name for e in ended} | {job.name for job in running}
         pack: list[Job] = []
         for name, group in self._groups:
@@ -233,17 +243,27 @@ class Controls:
         return ()
 
 
+def _spread(count: int) -> list[int]:
+    """0 to `count` - 1, of which any beginning is spread: the ends, the middle, the middles of what is between."""
+    order, gaps = [0, count - 1], [(0, count - 1)]
+    for low, high in gaps:
+        middle = (low + high) // 2
+        if low < middle:
+            order.append(middle)
+            gaps += [(low, middle), (middle, high)]
+    return list(dict.fromkeys(order)) if count else []
+
+
 def control_source(
     settings: ControlSettings,
     space: SearchSpace,
     training: TrainingSettings,
-    trials: int | None,
+    allowed: Allowance,
     costs: Callable[[Hybrid], Mapping[str, float]],
     cost: str,
     fits: Callable[[Hybrid], bool],
 ) -> Controls:
     """The source of an experiment's controls; `cost` is the name of the first cost."""
-    most = None if trials is None else math.floor(settings.share * trials)
     controls = controls_of(settings.names, space.shape)
     trainings = partial(trainings_of, space, training.learning_rate, relative=training.method_rates == "usual")
-    return Controls(controls, trainings, lambda hybrid: costs(hybrid)[cost], fits, most)
+    return Controls(controls, trainings, lambda hybrid: costs(hybrid)[cost], fits, allowed)

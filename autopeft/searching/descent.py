@@ -20,11 +20,13 @@ from autopeft.budget import Budget
 from autopeft.candidate import Candidate, Evaluation, Job, Origin
 from autopeft.config import Strict
 from autopeft.costs import COSTS
-from autopeft.cutting import cut_hybrid
+from autopeft.cutting import cut_hybrid, least_cost
 from autopeft.dimensions import Continuous
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.methods import METHODS
 from autopeft.searching.objective import Objective
+from autopeft.searching.sources import UNLIMITED, Allowance
 from autopeft.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class DescentSettings(Strict):
         None, ge=1, le=10_000, description="of healing; default: a third of a training, small ones up to a whole one"
     )
     rates: list[float] = Field([1.0, 2.5], min_length=1, max_length=8, description="of healing, times the parent's")
-    share: float = Field(0.5, gt=0, le=1, description="of the trials, at most; the sampler has the rest")
+    share: float = Field(0.5, gt=0, le=1, description="of the trials, and of a time limit, at most")
     least: float = Field(0.002, gt=0, lt=1, description="share of the largest hybrid's cost at which it ends")
 
 
@@ -79,12 +81,16 @@ class Descent:
     units: Callable[[str], Units | None]
     keep: Callable[[str, dict[str, torch.Tensor]], None]
     cost: str = "trainable_params"
-    trials: int | None = None
+    allowed: Allowance = UNLIMITED
 
     def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
         """The jobs of the step that it has come to."""
-        if self._left([*(e.job for e in ended), *running]) <= 0:
+        trunk = {job.name for job in self.trunk()}
+        own = [e for e in ended if e.origin is not None or e.job.name in trunk]
+        left = self.allowed.left(own, sum(job.origin is not None or job.name in trunk for job in running))
+        if left <= 0:
             return None
+        most = int(min(most, left))
         done, running_names = {e.job.name for e in ended}, {job.name for job in running}
         step = self._step(ended, running)
         if any(job.name not in done for job in step):
@@ -92,14 +98,6 @@ class Descent:
         best = self._best(step, ended)
         cut = None if best is None else self._cut(best)
         return None if best is None or cut is None else self._healings(best, *cut)[:most]
-
-    def _left(self, proposed: Sequence[Job]) -> float:
-        """How many more of the search's trials it may take."""
-        if self.trials is None:
-            return math.inf
-        trunk = {job.name for job in self.trunk()}
-        taken = sum(job.origin is not None or job.name in trunk for job in proposed)
-        return math.floor(self.settings.share * self.trials) - taken
 
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
         """The step that it has come to: one of these is cut next."""
@@ -121,10 +119,15 @@ class Descent:
     @cached_property
     def _largest(self) -> Hybrid | None:
         # Dozens of hybrids are counted for it, and it is asked for with every pack.
-        return largest(self.space, self.budget)
+        found, cost = largest(self.space, self.budget), COSTS.get(self.cost)()
+        if found is None:
+            return None
+        first = self._below(self.cost_of(found), self.cost_of(found))
+        stays = least_cost(found, self.space.shape, cost, self.budget.length)
+        return None if first is None or first < stays else found
 
     def trunk(self) -> list[Job]:
-        """The largest hybrid of the space that fits, at several rates; nothing where none fits."""
+        """The largest hybrid of the space that fits, at several rates; nothing where none fits, or it cannot be cut."""
         hybrid = self._largest
         if hybrid is None:
             return []
@@ -150,17 +153,26 @@ class Descent:
         empty, most = self._ends
         share = (hybrid_cost - empty) / max(1, most - empty)
         part = next((part for below, part in _LONGER if share < below), _LONGER[-1][1])
-        return self.settings.epochs or max(1, round(self.training.epochs * part))
+        # A training has as many epochs as phases.
+        least = max((len(METHODS.get(name).phases) for name in self.space.methods.values()), default=1)
+        return max(least, self.settings.epochs or round(self.training.epochs * part))
 
     @property
     def _ends(self) -> tuple[int, int]:
         """The costs of the bare model and of the largest hybrid."""
         assert self._largest is not None, "it was trained"
-        return self.cost_of(Hybrid.uniform(self.space.shape.layers)), self.cost_of(self._largest)
+        return self._bare, self.cost_of(self._largest)
+
+    @cached_property
+    def _bare(self) -> int:
+        return self.cost_of(Hybrid.uniform(self.space.shape.layers))
 
     def next_cost(self, hybrid_cost: int) -> int | None:
         """What a hybrid of that cost is cut to, at most; None where the descent ends."""
-        empty, most = self._ends
+        return self._below(hybrid_cost, self._ends[1])
+
+    def _below(self, hybrid_cost: int, most: int) -> int | None:
+        empty = self._bare
         limit = empty + int((hybrid_cost - empty) * self.settings.factor)
         # Of a cost that the large hybrid does not change there is nothing to cut.
         ends = most <= empty or limit >= hybrid_cost or limit - empty < self.settings.least * (most - empty)
@@ -226,9 +238,9 @@ def descent_of(
     training: TrainingSettings,
     settings: DescentSettings,
     folder: Path,
-    trials: int | None = None,
+    allowed: Allowance,
 ) -> Descent:
-    """A descent of a search of so many trials whose weights lie in a run's folder of weights."""
+    """A descent of a search whose weights lie in a run's folder of weights; it may take what is `allowed`."""
     from autopeft.engine.kept import load_units, save_weights
 
     scores = [o for o in objectives if not o.is_cost]
@@ -241,7 +253,7 @@ def descent_of(
         units=lambda name: load_units(folder, name),
         keep=lambda name, weights: save_weights(folder, name, weights),
         cost=falling_cost(objectives),
-        trials=trials,
+        allowed=allowed,
     )
 
 

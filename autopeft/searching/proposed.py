@@ -18,6 +18,11 @@ from autopeft.space import Point, SearchSpace
 JOB = "job"
 
 
+def own_number(study: Study, trial: FrozenTrial) -> int:
+    """How many trials before this one the sampler was asked for, which has not proposed controls and cuts."""
+    return sum(t.number < trial.number and JOB not in t.user_attrs for t in study.get_trials(deepcopy=False))
+
+
 class _One(NamedTuple):
     """A candidate's key; its hybrid and the coordinates of its training, where it is a training like others."""
 

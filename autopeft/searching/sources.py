@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 from autopeft.candidate import Evaluation, Job
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """At most how much of a search a source may take: so many trainings, and seconds of training on all workers."""
+
+    trainings: float = math.inf
+    seconds: float = math.inf
+
+    @classmethod
+    def of(cls, share: float, trials: int | None, seconds: float | None) -> Self:
+        """That share of a search of so many trials and seconds; None where one of them has no limit."""
+        found = [math.inf if whole is None else share * whole for whole in (trials, seconds)]
+        return cls(found[0] if trials is None else math.floor(found[0]), found[1])
+
+    def left(self, ended: Sequence[Evaluation], running: int) -> float:
+        """How many more trainings it may begin after those of its own; none once the seconds are spent.
+
+        What is running then comes to its end, so the seconds may be passed by a pack.
+        """
+        late = sum(e.seconds for e in ended) >= self.seconds
+        return 0 if late else self.trainings - len(ended) - running
+
+
+UNLIMITED = Allowance()
 
 
 class Source(Protocol):

@@ -29,11 +29,17 @@ def fields(trials: int, epochs: int, workers: int, folder: Path, changed: dict[s
         "objectives": ["accuracy", "trainable_params"],
         "training": {"epochs": epochs, "batch_size": 32, "max_length": MAX_LENGTH, "precision": "auto"},
         "trials": trials,
+        # The others only sample.
+        "controls": "none",
+        "descent": "none",
+        "confirm": "none",
         "runner": {"name": "ray", "workers": workers, "cpus_per_worker": 1},
         "tracking": {"name": "mlflow", "uri": f"sqlite:///{folder}/mlflow.db"},
     }
     for name, value in changed.items():
-        known[name] = {**known[name], **value} if isinstance(value, dict) and name in known else value
+        known[name] = (
+            {**known[name], **value} if isinstance(value, dict) and isinstance(known.get(name), dict) else value
+        )
     return known
 
 

@@ -36,10 +36,10 @@ BACKBONE = 22_713_216
 SHARES = (0.0002, 0.0005, 0.002, 0.01)
 #: What is searched with; trials in multiples of `--trials`.
 KINDS: dict[str, dict[str, Any]] = {
-    "sampler": {"trials": 2.5},
-    "controls": {"trials": 1.0, "controls": {"names": "default", "share": 1.0}},
+    "sampler": {"trials": 2.5, "controls": "none", "descent": "none"},
+    "controls": {"trials": 1.0, "controls": {"names": "default", "share": 1.0}, "descent": "none"},
     # Small ones alone, of which the spread over the whole budget has few.
-    "small": {"trials": 0.75, "controls": {"names": "default", "share": 1.0}, "budget": "0.05%"},
+    "small": {"trials": 0.75, "controls": {"names": "default", "share": 1.0}, "descent": "none", "budget": "0.05%"},
     "descent": {"trials": 1.0, "controls": {"names": "default", "share": 0.35}, "descent": {"share": 0.5}},
 }
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from autopeft.config import Strict
+from autopeft.config import Strict, switched
 
 
 class ConfirmSettings(Strict):
@@ -22,7 +22,7 @@ class ConfirmSettings(Strict):
     @classmethod
     def _short(cls, value: Any) -> Any:
         """`none` is no seed."""
-        return {"seeds": 0} if value is None or value == "none" else value
+        return switched(value, {"seeds": 0})
 
     @property
     def on(self) -> bool:

@@ -62,8 +62,10 @@ class GivenPlugin(SamplerPlugin):
         return {**data, "file": None, "points": _read(Path(str(data["file"])))}
 
     def make(self, seed: int, problem: Problem) -> BaseSampler:
-        """An Optuna sampler that looks the trial's number up."""
+        """An Optuna sampler that looks the number of its proposal up."""
         from optuna.samplers import RandomSampler
+
+        from autopeft.searching.proposed import own_number
 
         points = self.points
 
@@ -74,12 +76,13 @@ class GivenPlugin(SamplerPlugin):
                 # All of them at every proposal: what is wrong with the last one shows before the first is trained.
                 for i, point in enumerate(points):
                     _check(point, search_space, f"sampler 'given': point {i}")
-                if trial.number >= len(points):
+                number = own_number(study, trial)
+                if number >= len(points):
                     raise AutopeftError(
                         f"sampler 'given': trial {trial.number} has no point, as there are {len(points)}; "
                         f"set trials to at most {len(points)}"
                     )
-                return dict(points[trial.number])
+                return dict(points[number])
 
         return Lookup(seed=seed)
 
