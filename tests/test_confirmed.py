@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import tiny_project
-from kill_points import CONFIRMING, Killed, arm
-from test_resumed import assert_same, ended, facts
+from kill_points import CONFIRMING, Killed, arm, ended
+from test_resumed import assert_same, facts
 
 from autopeft import confirming
 from autopeft.cli.verbs import show_front
@@ -146,7 +146,7 @@ def test_a_search_that_has_ended_may_be_confirmed_later(
 def test_killed_while_it_confirms_it_goes_on_the_same(
     point: str, project: Path, undisturbed: SearchResult, tmp_path: Path
 ) -> None:
-    assert ended(project, tmp_path / "run", point, signal.SIGKILL, **FIELDS) == -signal.SIGKILL
+    assert ended(project, tmp_path / "run", point, signal.SIGKILL, FIELDS) == -signal.SIGKILL
     assert_same(search(project, tmp_path / "run"), undisturbed)
 
 

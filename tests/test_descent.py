@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import tiny_project
-from kill_points import CONFIRMING
 from test_resumed import assert_same
-from test_resumed import ended as ended_by
 from test_study import OBJECTIVES, SPACE
 
 from autopeft import train
@@ -189,16 +186,6 @@ def test_another_seed_is_what_a_search_with_it_would_have_trained(
     other = search(project, tmp_path / "run", training=training, trials=6, runner={"name": "in_process", "cpus": 1})
     same = next(e for e in other.evaluations if e.key == trunk.key)
     assert runs[trunk.number][0].metrics["loss"] == pytest.approx(same.metrics["loss"], rel=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("point", [point for point in CONFIRMING if "control" not in point])
-def test_killed_while_it_heals_again_it_goes_on_the_same(
-    point: str, project: Path, confirmed: SearchResult, tmp_path: Path
-) -> None:
-    fields = {**FIELDS, **CONFIRMED}
-    assert ended_by(project, tmp_path / "run", point, signal.SIGKILL, **fields) == -signal.SIGKILL
-    assert_same(search(project, tmp_path / "run", **CONFIRMED), confirmed)
 
 
 class _Ends(Silent):

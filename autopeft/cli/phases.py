@@ -83,9 +83,10 @@ def _descent(session: Session, timed: Timed, before: int) -> list[Phase]:
         return []
     hybrid, epochs = trunk[0].candidate.hybrid, session.experiment.training.epochs
     most = math.inf if trials is None else min(math.floor(source.settings.share * trials), trials - before)
-    large, cuts, each = min(len(trunk), max(0, most)), _cuts(source), len(source.settings.rates)
-    cuts = cuts[: math.ceil(max(0, most - large) / each)] if math.isfinite(most) else cuts
-    healings = min(len(cuts) * each, max(0, most - large))
+    # A step is begun where all of it fits.
+    large, cuts, each = len(trunk) if len(trunk) <= most else 0, _cuts(source), len(source.settings.rates)
+    cuts = cuts[: int(max(0, most - large) // each) if large else 0] if math.isfinite(most) else cuts
+    healings = len(cuts) * each
     cost, whole = source.cost, source.cost_of(hybrid)
     lengths = [source.healing_epochs(limit) for limit in cuts]
     facts = {"cost": cost, "cuts": cuts, "rates": each, "healing_epochs": lengths}

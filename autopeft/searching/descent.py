@@ -82,16 +82,17 @@ class Descent:
     trials: int | None = None
 
     def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
-        """The jobs of the step that it has come to."""
-        if self._left([*(e.job for e in ended), *running]) <= 0:
-            return None
-        done, running_names = {e.job.name for e in ended}, {job.name for job in running}
-        step = self._step(ended, running)
+        """The jobs of the step that it has come to; none is begun that does not fit in its share."""
+        proposed = [*(e.job for e in ended), *running]
+        done, begun = {e.job.name for e in ended}, {job.name for job in proposed}
+        step, left = self._step(ended, running), self._left(proposed)
         if any(job.name not in done for job in step):
-            return [job for job in step if job.name not in done | running_names][:most]
-        best = self._best(step, ended)
+            rest = [job for job in step if job.name not in begun]
+            return rest[:most] if len(rest) < len(step) or len(step) <= left else None
+        best = self._best(step, ended) if left > 0 else None
         cut = None if best is None else self._cut(best)
-        return None if best is None or cut is None else self._healings(best, *cut)[:most]
+        healings = [] if best is None or cut is None else self._healings(best, *cut)
+        return healings[:most] if 0 < len(healings) <= left else None
 
     def _left(self, proposed: Sequence[Job]) -> float:
         """How many more of the search's trials it may take."""
