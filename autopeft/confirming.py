@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,17 +164,20 @@ class _Pace:
 
 def _begin(session: Session, plan: Plan, folder: Path | None, number: int, job: Job) -> None:
     """Cut what a healing with another seed begins at; it fails by itself where its parent left nothing to cut."""
-    from autopeft.engine.kept import load_units, save_weights
+    from autopeft.engine.kept import load_units, save_start
 
     parent, seed = plan.parent(number), job.seed
     if folder is None or parent is None or job.origin is None or seed is None:
         return
     kept = load_units(folder, session.experiment.training.weights_name(job_with(parent, seed)))
-    # An importance that is no number: then the healing alone fails.
-    with suppress(AutopeftError):
-        if kept is not None:
-            weights = cut_to(parent.candidate.hybrid, job.candidate.hybrid, *kept, session.shape)
-            save_weights(folder, job.origin.start, weights)
+    if kept is None:
+        return
+    try:
+        weights = cut_to(parent.candidate.hybrid, job.candidate.hybrid, *kept, session.shape)
+    except AutopeftError:
+        # An importance that is no number: then the healing alone fails.
+        return
+    save_start(folder, job.origin.start, weights)
 
 
 def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:

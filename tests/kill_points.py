@@ -40,7 +40,7 @@ POINTS: dict[str, tuple[str, int, str]] = {
     "the second pack is stored": ("autopeft.searching.study:Study.together", 2, "after"),
     "the second pack, its first epoch": ("autopeft.searching.loop:SearchLoop.epoch", 4, "before"),
     "the second pack, its second epoch": ("autopeft.searching.loop:SearchLoop.epoch", 5, "after"),
-    "weights are being written": ("autopeft.engine.kept:save_weights", 2, "before"),
+    "weights are being written": ("autopeft.engine.kept:replacing", 2, "before"),
     "the second pack, one is finished": ("autopeft.searching.study_file:StudyFile.set_trial_state_values", 5, "before"),
     "the second pack is being told": ("autopeft.searching.study_file:StudyFile._put", 11, "after"),
     "the second pack is told": ("autopeft.searching.study:Study.tell_all", 2, "after"),
@@ -79,11 +79,11 @@ def _of(role: str) -> Counts:
 
 
 def _again(healed: bool) -> Counts:
-    """Calls of a confirmation's loop with a pack of healed ones, or of ancestors that are trained for their sake."""
+    """Calls of a confirmation's loop with a healed one in the pack, or one that is trained for the sake of such."""
 
     def counts(loop: Any, pack: Mapping[int, Any]) -> bool:
         jobs = [loop._running[ticket][1] for ticket in pack]
-        return all(job.origin is not None if healed else job.origin is None and job.cuttable for job in jobs)
+        return any(job.origin is not None if healed else job.origin is None and job.cuttable for job in jobs)
 
     return counts
 
@@ -91,6 +91,11 @@ def _again(healed: bool) -> Counts:
 def _named(*parts: str) -> Counts:
     """Writings of weights that have these parts in their names, and are not of a healed one."""
     return lambda path: all(part in path.name for part in parts) and "-from-" not in path.name
+
+
+def _half(part: str) -> Counts:
+    """Weights of this part in their name, when all of them is written, but under another name."""
+    return lambda path, to: part in path.name
 
 
 def _by(caller: str) -> Counts:
@@ -104,6 +109,7 @@ PHASES: dict[str, tuple[str, int, str, Counts]] = {
     "controls, their last epoch": (f"{_LOOP}.epoch", 3, "before", _of("control")),
     "large hybrids, their second epoch": (f"{_LOOP}.epoch", 2, "after", _of("large")),
     "what cutting needs is being written": (_WEIGHTS, 2, "before", _named("-units")),
+    "what cutting needs is half written": ("pathlib:Path.replace", 1, "before", _half("-units")),
     "large hybrids are being told": (f"{_LOOP}.done", 1, "before", _of("large")),
     "a cut is being written": (_WEIGHTS, 1, "before", _named("-cut-")),
     "a cut is written": ("autopeft.searching.study:Study.propose", 1, "before", lambda _, job, *more: job.origin),
@@ -129,6 +135,19 @@ PHASES: dict[str, tuple[str, int, str, Counts]] = {
     "the last files are being written": ("autopeft.run_folder:RunFolder.write_plots", 1, "before", _every),
 }  # fmt: skip
 
+
+def _beyond(high: float) -> Counts:
+    """Calls of a search's loop with a rate beyond that."""
+    return lambda loop, pack: any(loop._running[n].candidate.training["learning_rate"] > high for n in pack)
+
+
+#: The same of one whose range of rates ends at 1e-3, where the best are.
+WIDENING: dict[str, tuple[str, int, str, Counts]] = {
+    "a range is widened": ("autopeft.searching.loop:_remark", 1, "after", lambda listeners, remarks: remarks),
+    "the first pack beyond, its second epoch": (f"{_LOOP}.epoch", 2, "before", _beyond(1.01e-3)),
+    "a range is widened again": ("autopeft.searching.loop:_remark", 2, "after", lambda listeners, remarks: remarks),
+}
+
 #: Children begin where its imports have ended: a process of one's own in a fraction of a second.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
@@ -139,7 +158,7 @@ _FORKS.set_forkserver_preload(
 def arm(point: str, kill: Callable[[], None], patched: pytest.MonkeyPatch) -> None:
     """Have `kill` called at the point."""
     everywhere = {**POINTS, **CONFIRMING}
-    place, count, when, counts = (*everywhere[point], _every) if point in everywhere else PHASES[point]
+    place, count, when, counts = (*everywhere[point], _every) if point in everywhere else {**PHASES, **WIDENING}[point]
     module, _, path = place.partition(":")
     *owners, name = path.split(".")
     owner: Any = importlib.import_module(module)

@@ -5,15 +5,18 @@ Controls, a descent, a sampler, other seeds for trained and for healed members, 
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_project
-from kill_points import PHASES, ended
-from test_resumed import assert_same
+from kill_points import PHASES, WIDENING, arm, ended
+from test_resumed import assert_same, facts
 
+from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.searching.confirming.records import runs_in
 
@@ -31,6 +34,19 @@ FIELDS: dict[str, Any] = {
     "sampler": {"name": "known_cost", "startup": 2, "seed": 3},
     "stopping": {"name": "halving", "startup": 2},
     "training": {"epochs": 3, "batch_size": 16, "max_length": 16, "precision": "fp32", "seed": 5},
+}
+
+#: The sampler alone, with rates that are too low.
+NARROW: dict[str, Any] = {
+    "space": {
+        "blocks": FIELDS["space"]["blocks"],
+        "training": {"learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}},
+    },
+    "trials": 20,
+    "controls": "none",
+    "descent": None,
+    "confirm": "none",
+    "stopping": "none",
 }
 
 pytestmark = pytest.mark.usefixtures("one_setup")
@@ -63,3 +79,73 @@ QUICK = ("a cut is written", "a healing with another seed, its epoch", "weights 
 def test_killed_here_it_goes_on_the_same(point: str, project: Path, undisturbed: SearchResult, tmp_path: Path) -> None:
     assert ended(project, tmp_path / "run", point, signal.SIGKILL, FIELDS) == -signal.SIGKILL
     assert_same(search(project, tmp_path / "run"), undisturbed)
+
+
+@pytest.fixture(scope="module")
+def widened(project: Path) -> SearchResult:
+    return search(project, project / "widened", **NARROW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", WIDENING)
+def test_killed_while_ranges_widen_it_goes_on_the_same(
+    point: str, project: Path, widened: SearchResult, tmp_path: Path
+) -> None:
+    assert max(e.candidate.training["learning_rate"] for e in widened.evaluations) > 4e-3
+    assert ended(project, tmp_path / "run", point, signal.SIGKILL, {**FIELDS, **NARROW}) == -signal.SIGKILL
+    assert_same(search(project, tmp_path / "run", **NARROW), widened)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["a cut is being written", "its cut is being written"])
+def test_a_cut_that_the_disk_has_no_room_for_ends_the_search_in_a_line(
+    point: str, project: Path, undisturbed: SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A healing without what it begins at would have failed for good."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        arm(point, full, patched)
+        with pytest.raises(AutopeftError, match=r"-cut-.*safetensors: cannot be written \(No space left on device\)"):
+            search(project, tmp_path / "run")
+    assert_same(search(project, tmp_path / "run"), undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["large hybrids, their second epoch", "a healing with another seed, its epoch"])
+def test_killed_on_ray_it_goes_on_the_same(
+    point: str, project: Path, undisturbed: SearchResult, tmp_path: Path
+) -> None:
+    runner = {"name": "ray", "workers": 1, "pack": 4}
+    status = ended(project, tmp_path / "run", point, signal.SIGKILL, {**FIELDS, "runner": runner})
+    assert status == -signal.SIGKILL
+    assert_same(search(project, tmp_path / "run", runner=runner), undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["healings, their epoch", "an ancestor with another seed, its second epoch"])
+def test_of_two_workers_nothing_is_lost_or_trained_twice(
+    point: str, project: Path, undisturbed: SearchResult, tmp_path: Path
+) -> None:
+    """What comes next depends on who was first; what had ended is as it was, and all phases come to their end."""
+    runner = {"name": "ray", "workers": 2, "pack": 2}
+    status = ended(project, tmp_path / "run", point, signal.SIGKILL, {**FIELDS, "runner": runner})
+    assert status == -signal.SIGKILL
+    killed = SearchResult.open(tmp_path / "run")
+    before, seeds = facts(killed.evaluations), runs_in(killed.remembered)
+    found = search(project, tmp_path / "run", runner=runner)
+    assert [each for each in facts(found.evaluations) if each["number"] in {old["number"] for old in before}] == before
+    assert [e.number for e in found.evaluations] == list(range(FIELDS["trials"]))
+    assert len({e.job.name for e in found.evaluations}) == FIELDS["trials"]
+    roles = [sorted(e.role.partition(" ")[0] for e in r.evaluations) for r in (found, undisturbed)]
+    assert roles[0] == roles[1]
+    assert all(e.status != "failed" for e in found.evaluations)
+    runs = runs_in(found.remembered)
+    for number, own in seeds.items():
+        assert [run.seconds for run in runs[number]][: len(own)] == [run.seconds for run in own]
+    # A member's other seed, and its ancestors': each once.
+    assert all([(run.seed, run.status) for run in own] == [(6, "done")] for own in runs.values())
+    assert {e.number for e in found.front.points} <= runs.keys()
+    assert all("test_accuracy" in run.metrics for e in found.front.points for run in runs[e.number])

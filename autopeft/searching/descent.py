@@ -104,7 +104,8 @@ class Descent:
 
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
         """The step that it has come to: one of these is cut next."""
-        return {job.candidate.key for job in self._step(ended, ())}
+        done = {e.job.name for e in ended}
+        return {job.candidate.key for job in self._step(ended, ()) if job.name in done}
 
     def _step(self, ended: Sequence[Evaluation], running: Sequence[Job]) -> list[Job]:
         """The jobs of the last step that has begun."""
@@ -230,7 +231,7 @@ def descent_of(
     trials: int | None = None,
 ) -> Descent:
     """A descent of a search of so many trials whose weights lie in a run's folder of weights."""
-    from autopeft.engine.kept import load_units, save_weights
+    from autopeft.engine.kept import load_units, save_start
 
     scores = [o for o in objectives if not o.is_cost]
     return Descent(
@@ -240,7 +241,7 @@ def descent_of(
         training=training,
         settings=settings,
         units=lambda name: load_units(folder, name),
-        keep=lambda name, weights: save_weights(folder, name, weights),
+        keep=lambda name, weights: save_start(folder, name, weights),
         cost=falling_cost(objectives),
         trials=trials,
     )
