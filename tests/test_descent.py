@@ -176,20 +176,6 @@ def test_a_healed_member_is_healed_again_with_other_seeds(confirmed: SearchResul
     assert again.metrics["loss"] == pytest.approx(record["metrics"]["loss"], rel=1e-5)
 
 
-def test_a_healed_member_that_fell_off_the_front_may_come_back(confirmed: SearchResult) -> None:
-    """It cannot be trained again without what it began at, and what comes back is measured on test."""
-    by_number, runs = {e.number: e for e in confirmed.evaluations}, runs_in(confirmed.remembered)
-    on_front = {e.number for e in confirmed.front.points}
-    off = [e for e in map(by_number.__getitem__, runs) if e.number not in on_front and e.origin is not None]
-    assert off
-    for member in off:
-        for seed in (5, 6):
-            job = job_with(member, seed)
-            assert job.origin is not None
-            for name in (job.origin.start, confirmed.experiment.training.weights_name(job)):
-                assert load_weights(confirmed.run_dir / "weights", name) is not None
-
-
 def test_another_seed_is_what_a_search_with_it_would_have_trained(
     project: Path, confirmed: SearchResult, tmp_path: Path
 ) -> None:

@@ -16,8 +16,10 @@ import tiny_project
 from kill_points import PHASES, WIDENING, arm, ended
 from test_resumed import assert_same, facts
 
+from autopeft.engine.kept import load_weights
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
+from autopeft.searching.confirming.plan import job_with
 from autopeft.searching.confirming.records import runs_in
 
 #: The time of other seeds is no limit here: it would make what is trained depend on the machine.
@@ -69,6 +71,18 @@ def test_the_search_has_all_phases(undisturbed: SearchResult) -> None:
     assert {by_number[number].born for number in runs} == {"trained", "healed"}
     assert any(by_number[number].role == "large hybrid" for number in runs)
     assert any(e.born == "healed" for e in undisturbed.front.points)
+
+
+def test_a_healed_member_that_fell_off_the_front_may_come_back(undisturbed: SearchResult) -> None:
+    """It cannot be trained again without what it began at, and what comes back is measured on test."""
+    by_number, on_front = {e.number: e for e in undisturbed.evaluations}, {e.number for e in undisturbed.front.points}
+    runs = runs_in(undisturbed.remembered)
+    off = [e for e in map(by_number.__getitem__, runs) if e.number not in on_front and e.origin is not None]
+    assert off
+    for job in (job_with(member, seed) for member in off for seed in (5, 6)):
+        assert job.origin is not None
+        for name in (job.origin.start, undisturbed.experiment.training.weights_name(job)):
+            assert load_weights(undisturbed.run_dir / "weights", name) is not None
 
 
 #: The rest takes long.
