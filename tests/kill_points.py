@@ -145,7 +145,6 @@ def _beyond(high: float) -> Counts:
 WIDENING: dict[str, tuple[str, int, str, Counts]] = {
     "a range is widened": ("autopeft.searching.loop:_remark", 1, "after", lambda listeners, remarks: remarks),
     "the first pack beyond, its second epoch": (f"{_LOOP}.epoch", 2, "before", _beyond(1.01e-3)),
-    "a range is widened again": ("autopeft.searching.loop:_remark", 2, "after", lambda listeners, remarks: remarks),
 }
 
 #: Children begin where its imports have ended: a process of one's own in a fraction of a second.
