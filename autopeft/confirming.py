@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,17 +167,20 @@ class _Pace:
 
 def _begin(session: Session, plan: Plan, folder: Path | None, number: int, job: Job) -> None:
     """Cut what a healing with another seed begins at; it fails by itself where its parent left nothing to cut."""
-    from autopeft.engine.kept import load_units, save_weights
+    from autopeft.engine.kept import load_units, save_start
 
     parent, seed = plan.parent(number), job.seed
     if folder is None or parent is None or job.origin is None or seed is None:
         return
     kept = load_units(folder, session.experiment.training.weights_name(job_with(parent, seed)))
-    # An importance that is no number: then the healing alone fails.
-    with suppress(AutopeftError):
-        if kept is not None:
-            weights = cut_to(parent.candidate.hybrid, job.candidate.hybrid, *kept, session.shape)
-            save_weights(folder, job.origin.start, weights)
+    if kept is None:
+        return
+    try:
+        weights = cut_to(parent.candidate.hybrid, job.candidate.hybrid, *kept, session.shape)
+    except AutopeftError:
+        # An importance that is no number: then the healing alone fails.
+        return
+    save_start(folder, job.origin.start, weights)
 
 
 def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
@@ -210,15 +212,22 @@ def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
 
 
 def seeds_kept(session: Session, study: Study, front: ParetoFront) -> set[str]:
-    """Names of the weights of other seeds that stay: of the front's members, what they began at, what may be cut."""
+    """Names of weights that stay: of all seeds of the front's members, what they began at, what may be cut.
+
+    Of healed members off the front too: it may be drawn anew, and without what they began at they cannot come again.
+    """
     name, runs = session.experiment.training.weights_name, runs_in(study.remembered)
-    jobs = [job_with(e, run.seed) for e in front.points for run in runs.get(e.number, ())]
+    plan = plan_of(session, study) if runs and session.experiment.confirm.on else None
+    others = [] if plan is None else [e for e in plan.members.values() if e.origin is not None]
+    jobs = [job_with(e, seed) for e in (*front.points, *others) for seed in (e.seed, *_seeds(runs, e))]
     kept = {name(job) for job in jobs} | {job.origin.start for job in jobs if job.origin is not None}
-    if not runs or not session.experiment.confirm.on:
-        return kept
-    plan = plan_of(session, study)
-    cut = [e for e in map(plan.parent, plan.all) if e is not None]
-    return kept | {f"{name(job_with(e, run.seed))}{UNITS}" for e in cut for run in runs.get(e.number, ())}
+    cut = [] if plan is None else [e for e in map(plan.parent, plan.all) if e is not None]
+    return kept | {f"{name(job_with(e, seed))}{UNITS}" for e in cut for seed in _seeds(runs, e)}
+
+
+def _seeds(runs: Mapping[int, Sequence[Run]], evaluation: Evaluation) -> list[int]:
+    """The other seeds that a candidate was trained with."""
+    return [run.seed for run in runs.get(evaluation.number, ())]
 
 
 def _raw(front: ParetoFront) -> ParetoFront:

@@ -142,7 +142,7 @@ def _run(
             raise KeyboardInterrupt
         confirm(session, study, spec, setup.pack, progress)
         score_on_test(session, study, spec)
-        views.needed = lambda: loop.needed
+        views.needed_later = lambda: loop.needed
         keep_end(study, True)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -169,6 +169,8 @@ class Views(Listener):
         self._behind, self._next = False, 0.0
         #: Keys of candidates off the front whose weights are still asked for.
         self.needed = needed
+        #: The same once the search has ended: what one with more trials would go on from.
+        self.needed_later: Callable[[], set[str]] = set
         if study.finished:
             self._update()
 
@@ -216,7 +218,7 @@ class Views(Listener):
 
     def _tidy(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> None:
         """Weights of the front stay, of all its seeds, what they began at, and what is still asked for."""
-        name, needed = self._session.experiment.training.weights_name, self.needed()
+        name, needed = self._session.experiment.training.weights_name, self.needed_later()
         numbers = {e.number for e in front.points}
         kept = [e for e in evaluations if e.key in needed or e.number in numbers]
         names = {name(e.job) for e in kept} | {f"{name(e.job)}{UNITS}" for e in kept if e.key in needed}

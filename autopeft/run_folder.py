@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Weights that a killed worker was writing: files of no other name, as the folder may be a link to one with more in it.
-_LEFT_OVER = f".{'[0-9a-f]' * 12}.*.partial"
+_LEFT_OVER = f".{'[0-9a-f]' * 12}[.-]*.partial"
 
 
 class RunFolder:

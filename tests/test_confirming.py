@@ -288,6 +288,18 @@ def test_a_healed_candidate_is_healed_again_after_its_ancestors() -> None:
     assert found.wanted({0: [replace(run(1, 0.7), status="failed")]}) == [(0, Job(large.candidate, 2, cuttable=True))]
 
 
+def test_what_is_trained_for_a_later_seed_comes_after_the_first_seeds_of_others() -> None:
+    large, other = seen(0, 0.7, 40), seen(3, 0.5, 5)
+    middle = seen(1, 0.8, 20, epochs=1, origin=Origin(large.key, "large-cut-20"))
+    small = seen(2, 0.9, 10, epochs=1, origin=Origin(middle.key, "middle-cut-10"))
+    found = plan([large, middle, small, other])
+    assert found.members.keys() == {2, 3}
+    # While others train the large one, and then the middle one, with the first other seed.
+    assert [(n, job.seed) for n, job in found.wanted({}, [(0, 1)])] == [(3, 1), (0, 2)]
+    assert [(n, job.seed) for n, job in found.wanted({0: [run(1, 0.7)]}, [(1, 1)])] == [(3, 1), (0, 2)]
+    assert [(n, job.seed) for n, job in found.wanted({3: [run(1, 0.5)]}, [(0, 1)])] == [(0, 2), (3, 2)]
+
+
 def test_a_healed_candidate_does_without_a_seed_whose_parent_cannot_be_cut_any_more() -> None:
     large = seen(0, 0.7, 40)
     small = seen(1, 0.9, 10, epochs=1, origin=Origin(large.key, "large-cut-10"))

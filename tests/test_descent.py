@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import tiny_project
-from kill_points import CONFIRMING
 from test_resumed import assert_same
-from test_resumed import ended as ended_by
 from test_study import OBJECTIVES, SPACE
 
 from autopeft import train
@@ -193,16 +190,6 @@ def test_another_seed_is_what_a_search_with_it_would_have_trained(
     assert runs[trunk.number][0].metrics["loss"] == pytest.approx(same.metrics["loss"], rel=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("point", [point for point in CONFIRMING if "control" not in point])
-def test_killed_while_it_heals_again_it_goes_on_the_same(
-    point: str, project: Path, confirmed: SearchResult, tmp_path: Path
-) -> None:
-    fields = {**FIELDS, **CONFIRMED}
-    assert ended_by(project, tmp_path / "run", point, signal.SIGKILL, **fields) == -signal.SIGKILL
-    assert_same(search(project, tmp_path / "run", **CONFIRMED), confirmed)
-
-
 class _Ends(Silent):
     """Ends the search when so many have finished."""
 
@@ -289,7 +276,9 @@ def test_it_leaves_trials_to_the_sampler() -> None:
     assert source.next(first[:2], [], 4) == source.trunk()[2:]
     few = descent(allowed=Allowance.of(0.5, 6, None))
     assert few.next([ended(job, 0.5) for job in few.trunk()], [], 4) is None
-    assert descent(allowed=Allowance.of(0.5, 4, None)).next(first[:2], [], 4) is None
+    # Of a step all or nothing, in packs of any size.
+    assert descent(allowed=Allowance.of(0.5, 4, None)).next([], [], 4) is None
+    assert descent(allowed=Allowance.of(0.5, 4, None)).next([], [], 1) is None
 
 
 def test_it_ends_where_nothing_can_be_cut() -> None:

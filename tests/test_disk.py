@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kill_points import arm
-from test_resumed import assert_same, ended, search, undisturbed  # noqa: F401 - fixtures
+from kill_points import arm, ended
+from test_resumed import FIELDS, assert_same, search, undisturbed  # noqa: F401 - fixtures
 from tiny_project import not_measured
 
 from autopeft.errors import AutopeftError
@@ -65,7 +65,8 @@ def test_a_folder_that_is_read_only(
     undisturbed: SearchResult,  # noqa: F811
 ) -> None:
     disk("size=50m")
-    assert ended(project, tmp_path / "disk/run", "the second pack, its first epoch", signal.SIGKILL) == -signal.SIGKILL
+    point = "the second pack, its first epoch"
+    assert ended(project, tmp_path / "disk/run", point, signal.SIGKILL, FIELDS) == -signal.SIGKILL
     disk("ro")
     with pytest.raises(AutopeftError, match=r"cannot be written \(Read-only"):
         search(project, tmp_path / "disk/run")

@@ -138,6 +138,19 @@ def test_sources_come_before_the_sampler_and_count_as_trials(tmp_path: Path) -> 
     assert loop.needed == set()
 
 
+def test_weights_are_kept_for_a_source_that_would_have_more(tmp_path: Path) -> None:
+    loop = looped(tmp_path, Script(*JOBS), trials=2)
+    for job in JOBS:
+        assert loop.needed == {BIG.key}
+        [proposal] = loop.next_pack(1)
+        loop.done({proposal.number: ended(job)})
+    assert loop.needed == set()
+    # One that goes on after its last trial has asked no source yet.
+    again = looped(tmp_path, Script(*JOBS), trials=2)
+    assert again.next_pack(1) == []
+    assert again.needed == set()
+
+
 def test_nobody_waits_for_a_source(tmp_path: Path) -> None:
     loop = looped(tmp_path, Script(*JOBS))
     [first], [other] = loop.next_pack(1), loop.next_pack(1)

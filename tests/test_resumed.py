@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_project
-from kill_points import POINTS, Killed, arm
-from tiny_project import write_experiment
+from kill_points import POINTS, Killed, arm, ended
 
 from autopeft.candidate import Evaluation
 from autopeft.result import SearchResult
@@ -89,25 +85,10 @@ def test_ended_here_it_goes_on_the_same(
     assert_same(search(project, tmp_path / "run"), undisturbed)
 
 
-def ended(project: Path, out: Path, point: str, number: int, **changes: Any) -> int:
-    """Run a search in a process of its own that ends itself at the point: its status."""
-    path = write_experiment(project, **{**FIELDS, **changes})
-    script = Path(__file__).parent / "kill_points.py"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parent), *sys.path])}
-    # Tests that run in the background of a script have inherited that Ctrl-C is ignored.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        command = [sys.executable, str(script), str(path), str(out), point, str(int(number))]
-        return subprocess.run(command, env=environment, timeout=240, check=False).returncode
-    finally:
-        signal.signal(signal.SIGINT, inherited)
-        assert out.with_suffix(".reached").exists(), "the point was never reached"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_here_it_goes_on_the_same(point: str, project: Path, undisturbed: SearchResult, tmp_path: Path) -> None:
-    assert ended(project, tmp_path / "run", point, signal.SIGKILL) == -signal.SIGKILL
+    assert ended(project, tmp_path / "run", point, signal.SIGKILL, FIELDS) == -signal.SIGKILL
     assert_same(search(project, tmp_path / "run"), undisturbed)
 
 
@@ -117,13 +98,13 @@ def test_killed_here_it_goes_on_the_same(point: str, project: Path, undisturbed:
 def test_interrupted_here_it_goes_on_the_same(
     number: int, point: str, project: Path, undisturbed: SearchResult, tmp_path: Path
 ) -> None:
-    assert ended(project, tmp_path / "run", point, number) in (130, 143, -signal.SIGTERM)
+    assert ended(project, tmp_path / "run", point, number, FIELDS) in (130, 143, -signal.SIGTERM)
     assert_same(search(project, tmp_path / "run"), undisturbed)
 
 
 @pytest.mark.slow
 def test_killed_again_and_again(project: Path, undisturbed: SearchResult, tmp_path: Path) -> None:
     for point in ("the first pack is stored", "the first pack, its second epoch", "the first pack is being told"):
-        assert ended(project, tmp_path / "run", point, signal.SIGKILL) == -signal.SIGKILL
+        assert ended(project, tmp_path / "run", point, signal.SIGKILL, FIELDS) == -signal.SIGKILL
         tmp_path.joinpath("run.reached").unlink()
     assert_same(search(project, tmp_path / "run"), undisturbed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import random
 import zlib
 from collections.abc import Callable, Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +15,13 @@ from test_controls import SHAPE
 from test_cutting import Weights, drawn, trained
 from test_study import OBJECTIVES
 
+import autopeft
 from autopeft.budget import Budget
 from autopeft.candidate import Evaluation, Job, Status
 from autopeft.engine.settings import TrainingSettings
-from autopeft.searching.controls import Controls, controls_of, trainings_of
+from autopeft.searching.controls import ControlSettings, control_source
 from autopeft.searching.descent import Descent, DescentSettings
-from autopeft.searching.sources import Source
+from autopeft.searching.sources import Allowance, Source
 from autopeft.space import SearchSpace
 
 RAW: dict[str, Any] = {
@@ -28,17 +31,24 @@ RAW: dict[str, Any] = {
 SPACE = SearchSpace.load(RAW, SHAPE)
 BUDGET = Budget({"trainable_params": 20_000})
 TRAINING = TrainingSettings(epochs=3)
-TRIALS = 40
+TRIALS, SHARE = 40, 0.5
 
 
-def controls() -> Source:
-    found = controls_of(("head", "lora", "pfeiffer"), SHAPE)
-    rates = partial(trainings_of, SPACE, TRAINING.learning_rate)
-    return Controls(found, rates, lambda h: h.num_params(SHAPE), lambda h: BUDGET.fits(h, SHAPE), TRIALS)
+def controls(trials: int = TRIALS, space: SearchSpace = SPACE, budget: Budget = BUDGET) -> Source:
+    settings = ControlSettings(names=("head", "lora", "pfeiffer"), share=SHARE)
+    return control_source(
+        settings,
+        space,
+        TRAINING,
+        Allowance.of(SHARE, trials, None),
+        lambda h: {"trainable_params": h.num_params(SHAPE)},
+        "trainable_params",
+        lambda h: budget.fits(h, SHAPE),
+    )
 
 
-def descent() -> Source:
-    """Its trainings leave weights and importances that depend on their names only."""
+def descent(trials: int = TRIALS, space: SearchSpace = SPACE, budget: Budget = BUDGET) -> Source:
+    """Its trainings leave weights and importances that depend on their names only, as long as it needs them."""
     hybrids = {}
 
     def units(name: str) -> tuple[Weights, Weights] | None:
@@ -47,16 +57,22 @@ def descent() -> Source:
 
     class Watched(Descent):
         def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
-            hybrids.update({TRAINING.weights_name(e.job): e.candidate.hybrid for e in ended})
+            needed = self.needs(ended)
+            hybrids.clear()
+            hybrids.update({TRAINING.weights_name(e.job): e.candidate.hybrid for e in ended if e.key in needed})
             return super().next(ended, running, most)
 
     def keep(name: str, weights: dict[str, torch.Tensor]) -> None:
         assert weights, name
 
-    return Watched(SPACE, BUDGET, OBJECTIVES[0], TRAINING, DescentSettings(), units, keep, trials=TRIALS)
+    settings = DescentSettings(share=SHARE)
+    return Watched(
+        space, budget, OBJECTIVES[0], TRAINING, settings, units, keep, allowed=Allowance.of(SHARE, trials, None)
+    )
 
 
-SOURCES: dict[str, Callable[[], Source]] = {"controls": controls, "descent": descent}
+#: Each takes the trials, the space and the budget of a search.
+SOURCES: dict[str, Callable[..., Source]] = {"controls": controls, "descent": descent}
 ALL = pytest.mark.parametrize("name", SOURCES)
 
 
@@ -66,18 +82,44 @@ def told(job: Job, status: Status = "done") -> Evaluation:
     return Evaluation(job.candidate, status, metrics, epochs=job.epochs, origin=job.origin, role=job.role)
 
 
-def run(source: Source, pack: int = 3, ended: Sequence[Evaluation] = (), failing: Sequence[int] = ()) -> list[Job]:
+def run(
+    source: Source,
+    pack: int = 3,
+    ended: Sequence[Evaluation] = (),
+    failing: Sequence[int] = (),
+    status: Status = "failed",
+) -> list[Job]:
     """Ask and tell until it has no more; all jobs, those of `ended` too."""
     known = list(ended)
     while (jobs := source.next(known, [], pack)) is not None:
         assert 0 < len(jobs) <= pack, "nothing is running, so there is nothing to wait for"
         assert len(known) < TRIALS
-        known += [told(job, "failed" if len(known) + i in failing else "done") for i, job in enumerate(jobs)]
+        known += [told(job, status if len(known) + i in failing else "done") for i, job in enumerate(jobs)]
+        assert set(source.needs(known)) <= {e.key for e in known}
+    # Whoever goes on with a search that has ended asks again.
+    assert source.next(known, [], pack) is None
     return [e.job for e in known]
 
 
 def names(jobs: Sequence[Job]) -> list[Any]:
     return [job.name for job in jobs]
+
+
+def test_every_source_is_tried() -> None:
+    """Whatever has the methods of a source is one, and must be in the list above."""
+    found = set[str]()
+    for path in Path(autopeft.__file__).parent.rglob("*.py"):
+        if "def needs(" in (text := path.read_text()):
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ClassDef) and _methods(node) >= {"next", "needs"}:
+                    found.add(node.name)
+    tried = {cls.__name__ for make in SOURCES.values() for cls in type(make()).mro()}
+    assert found - {"Source"} <= tried
+    assert len(found) > 2
+
+
+def _methods(node: ast.ClassDef) -> set[str]:
+    return {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
 
 
 @ALL
@@ -121,17 +163,43 @@ def test_what_runs_is_not_given_again(name: str) -> None:
 
 
 @ALL
-def test_failed_trainings_are_survived_and_not_given_again(name: str) -> None:
-    jobs = run(SOURCES[name](), failing=(0, 3, 5))
-    assert len(set(names(jobs))) == len(jobs) > 5
-    first = SOURCES[name]().next([], [], 3)
-    assert first is not None
-    assert names(run(SOURCES[name](), failing=range(TRIALS)))[: len(first)] == names(first)
+def test_a_fresh_one_says_the_same_whatever_runs(name: str) -> None:
+    """Killed with packs open, some of whose members other workers have ended."""
+    source, ended, running, rng = SOURCES[name](), list[Evaluation](), list[Job](), random.Random(0)
+    for _ in range(200):
+        jobs, again = source.next(ended, running, 2), SOURCES[name]().next(ended, running, 2)
+        assert (jobs is None) is (again is None)
+        assert names(jobs or []) == names(again or [])
+        running += jobs or []
+        if not running:
+            break
+        for _ in range(rng.randint(0 if jobs else 1, len(running))):
+            ended.append(told(running.pop(rng.randrange(len(running)))))
+    assert not running
+    assert len(ended) > 5
 
 
 @ALL
-def test_what_it_needs_has_ended(name: str) -> None:
-    source, known = SOURCES[name](), list[Evaluation]()
-    while (jobs := source.next(known, [], 4)) is not None:
-        known += [told(job) for job in jobs]
-        assert set(source.needs(known)) <= {e.key for e in known}
+@pytest.mark.parametrize("pack", [1, 8])
+def test_it_takes_no_more_than_its_share(name: str, pack: int) -> None:
+    counts = [len(run(SOURCES[name](trials=trials), pack)) for trials in range(1, 25)]
+    assert all(count <= SHARE * trials for trials, count in enumerate(counts, 1))
+    assert counts[-1] > counts[9] > 0
+
+
+@ALL
+def test_where_little_fits_it_ends(name: str) -> None:
+    small = SearchSpace.load({"blocks": {"lora": {"rank": [0, 1]}}}, SHAPE)
+    few = run(SOURCES[name](budget=Budget({"trainable_params": 200})))
+    assert len(run(SOURCES[name](space=small))) < TRIALS
+    assert len(few) < len(run(SOURCES[name]()))
+
+
+@ALL
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_what_fails_or_is_stopped_is_survived_and_not_given_again(name: str, status: Status) -> None:
+    jobs = run(SOURCES[name](), failing=(0, 3, 5), status=status)
+    assert len(set(names(jobs))) == len(jobs) > 5
+    first = SOURCES[name]().next([], [], 3)
+    assert first is not None
+    assert names(run(SOURCES[name](), failing=range(TRIALS), status=status))[: len(first)] == names(first)

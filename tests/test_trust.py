@@ -324,11 +324,13 @@ def test_only_our_own_leftovers_are_removed(project: Project) -> None:
     elsewhere = project.folder / "elsewhere"
     (project.run / "weights").rename(elsewhere)
     os.symlink(elsewhere, project.run / "weights")
-    for name in (".mine.partial", ".0123456789ab.7.partial"):
+    cut = ".0123456789ab-cut-500-seed1.safetensors.7.partial"
+    for name in (".mine.partial", ".0123456789ab.7.partial", cut):
         (elsewhere / name).touch()
     search(project.yaml, out=project.run, quiet=True)
     assert (elsewhere / ".mine.partial").exists()
     assert not (elsewhere / ".0123456789ab.7.partial").exists()
+    assert not (elsewhere / cut).exists()
 
 
 def test_an_export_overwrites_exports_only(project: Project) -> None:

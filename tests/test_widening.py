@@ -209,6 +209,10 @@ def test_another_search_may_widen_its_ranges_or_not(tmp_path: Path) -> None:
     assert any(point["learning_rate"] > 1e-3 for point in prior.front)
     warm = opened(tmp_path / "warm", RANGE, prior=prior)
     assert rates([scored(warm.ask()) for _ in prior.front]) == [point["learning_rate"] for point in prior.front]
+    # What is only taken over is not widened, and not said to be.
+    said = Said()
+    SearchLoop(warm, lambda h: {"trainable_params": 1}, [said]).next_pack(1)
+    assert (said.words, warm.widened()) == ([], {})
     inside = prior_of(tmp_path, space_of({**RANGE, "widen": False}))
     assert inside.points
     assert all(point["learning_rate"] <= 1e-3 for point in inside.points)

@@ -93,11 +93,12 @@ def _descent(session: Session, timed: Timed, before: int) -> list[Phase]:
         return []
     hybrid, epochs = trunk[0].candidate.hybrid, session.experiment.training.epochs
     most = min(source.allowed.trainings, math.inf if trials is None else trials - before)
-    large, each = min(len(trunk), max(0, most)), len(source.settings.rates)
+    # A step is begun where all of it fits.
+    large, each = len(trunk) if len(trunk) <= most else 0, len(source.settings.rates)
     steps = [(limit, each * timed(hybrid, source.healing_epochs(limit))) for limit in _cuts(source)]
     cuts = _within([(0, large * timed(hybrid, epochs)), *steps], source)[1:]
-    cuts = cuts[: math.ceil(max(0, most - large) / each)] if math.isfinite(most) else cuts
-    healings = min(len(cuts) * each, max(0, most - large))
+    cuts = cuts[: int(max(0, most - large) // each) if large else 0] if math.isfinite(most) else cuts
+    healings = len(cuts) * each
     cost, whole = source.cost, source.cost_of(hybrid)
     lengths = [source.healing_epochs(limit) for limit in cuts]
     facts = {"cost": cost, "cuts": cuts, "rates": each, "healing_epochs": lengths}

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from autopeft.candidate import UNITS, Job
+from autopeft.doors import door
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.importance import make_canonical, unit_importance
@@ -66,10 +67,20 @@ def load_units(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[s
 def save_weights(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
     """Write `<folder>/<name>.safetensors`, whole or not at all; a full disk loses the weights, not the evaluation."""
     with contextlib.suppress(OSError, SafetensorError):
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / f"{name}.safetensors") as partial:
-            # Not `save_file`, whose files nobody else may read, whatever the umask.
-            partial.write_bytes(save(weights, {"digest": _digest(weights)}))
+        _write(folder, name, weights)
+
+
+def save_start(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
+    """The same of weights that a training is to begin at; `AutopeftError` on a full disk: without them it fails."""
+    with door(folder / f"{name}.safetensors", "cannot be written", "mend that, and give the same command again"):
+        _write(folder, name, weights)
+
+
+def _write(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / f"{name}.safetensors") as partial:
+        # Not `save_file`, whose files nobody else may read, whatever the umask.
+        partial.write_bytes(save(weights, {"digest": _digest(weights)}))
 
 
 def load_weights(folder: Path, name: str) -> dict[str, torch.Tensor] | None:

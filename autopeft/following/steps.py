@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from autopeft.candidate import Candidate, Evaluation, Job, Origin
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_hybrid, cut_to
-from autopeft.engine.kept import load_units, load_weights, save_weights
+from autopeft.engine.kept import load_units, load_weights, save_start
 from autopeft.engine.worker import Worker
 from autopeft.errors import AutopeftError
 from autopeft.following.progress import Progress
@@ -112,7 +112,7 @@ class Follower:
                 "larger one"
             )
         origin = Origin(parent.key, start_name(parent.key, cut.limit))
-        save_weights(folder, origin.start, weights)
+        save_start(folder, origin.start, weights)
         return hybrid, origin
 
     def _followed(self, recipe: Recipe, stops: list[Evaluation]) -> Recipe:

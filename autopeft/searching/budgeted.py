@@ -89,6 +89,12 @@ class BudgetedSampler(BaseSampler):
             plugin = plugin.model_copy(update={"seed": seed})
         return cls(Problem(space, budget, tuple(Objective.of(name) for name in objectives), prior=prior), plugin)
 
+    @property
+    def first_space(self) -> SearchSpace:
+        """The space of the first proposal: what another search has found at rates beyond is proposed too."""
+        prior = self.problem.prior
+        return self._space if prior is None or not self._plugin.takes_prior else self._space.ranging(prior.front)
+
     def space_at(self, study: Study) -> SearchSpace:
         """The space of the next proposal: its ranges may have been widened."""
         return self._problem_at(study).space
@@ -96,10 +102,7 @@ class BudgetedSampler(BaseSampler):
     def _problem_at(self, study: Study) -> Problem:
         if not self._widens:
             return self.problem
-        prior = self.problem.prior
-        # What another search has found at rates beyond is proposed too.
-        tried = [] if prior is None or not self._plugin.takes_prior else list(prior.front)
-        space = widened(self._space.ranging(tried), study)
+        space = widened(self.first_space, study)
         if space.dimensions not in self._problems:
             self._problems[space.dimensions] = replace(self.problem, space=space, memo={})
         return self._problems[space.dimensions]

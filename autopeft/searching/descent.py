@@ -84,24 +84,24 @@ class Descent:
     allowed: Allowance = UNLIMITED
 
     def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
-        """The jobs of the step that it has come to."""
+        """The jobs of the step that it has come to; none is begun that does not fit in what it may take."""
         trunk = {job.name for job in self.trunk()}
         own = [e for e in ended if e.origin is not None or e.job.name in trunk]
         left = self.allowed.left(own, sum(job.origin is not None or job.name in trunk for job in running))
-        if left <= 0:
-            return None
-        most = int(min(most, left))
-        done, running_names = {e.job.name for e in ended}, {job.name for job in running}
+        done, begun = {e.job.name for e in ended}, {job.name for job in [*(e.job for e in ended), *running]}
         step = self._step(ended, running)
         if any(job.name not in done for job in step):
-            return [job for job in step if job.name not in done | running_names][:most]
-        best = self._best(step, ended)
+            rest = [job for job in step if job.name not in begun]
+            return rest[:most] if len(rest) < len(step) or len(step) <= left else None
+        best = self._best(step, ended) if left > 0 else None
         cut = None if best is None else self._cut(best)
-        return None if best is None or cut is None else self._healings(best, *cut)[:most]
+        healings = [] if best is None or cut is None else self._healings(best, *cut)
+        return healings[:most] if 0 < len(healings) <= left else None
 
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
         """The step that it has come to: one of these is cut next."""
-        return {job.candidate.key for job in self._step(ended, ())}
+        done = {e.job.name for e in ended}
+        return {job.candidate.key for job in self._step(ended, ()) if job.name in done}
 
     def _step(self, ended: Sequence[Evaluation], running: Sequence[Job]) -> list[Job]:
         """The jobs of the last step that has begun."""
@@ -241,7 +241,7 @@ def descent_of(
     allowed: Allowance,
 ) -> Descent:
     """A descent of a search whose weights lie in a run's folder of weights; it may take what is `allowed`."""
-    from autopeft.engine.kept import load_units, save_weights
+    from autopeft.engine.kept import load_units, save_start
 
     scores = [o for o in objectives if not o.is_cost]
     return Descent(
@@ -251,7 +251,7 @@ def descent_of(
         training=training,
         settings=settings,
         units=lambda name: load_units(folder, name),
-        keep=lambda name, weights: save_weights(folder, name, weights),
+        keep=lambda name, weights: save_start(folder, name, weights),
         cost=falling_cost(objectives),
         allowed=allowed,
     )

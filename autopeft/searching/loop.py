@@ -160,9 +160,11 @@ class SearchLoop:
 
     @property
     def needed(self) -> set[str]:
-        """Keys of ended candidates whose weights are still asked for."""
+        """Keys of ended candidates whose weights are still asked for: by sources that would have more."""
         ended = self._study.evaluations()
-        return {key for source in self._sources for key in source.needs(ended)}
+        # Asked, since a search that goes on after its last trial has not heard yet that they have none.
+        going = [source for source in self._sources if source.next(ended, [], 1) is not None]
+        return {key for source in going for key in source.needs(ended)}
 
     def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:
         """An epoch of a pack has ended, with metrics by number; the numbers of those that shall be stopped.

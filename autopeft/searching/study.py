@@ -106,11 +106,11 @@ class Study(Kept):
 
     def widens(self) -> list[str]:
         """Which ranges the next proposal is the first to find wider, a sentence each."""
-        return in_words(drawn_from(self._space, self._study), self._sampler.space_at(self._study))
+        return in_words(drawn_from(self._sampler.first_space, self._study), self._sampler.space_at(self._study))
 
     def widened(self) -> dict[str, float]:
         """The ends of ranges that were widened, by name: `widened.learning_rate.high`."""
-        return figures(self._space, self._study)
+        return figures(self._sampler.first_space, self._study)
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -121,11 +121,14 @@ class Plan:
         for number in self._wanted:
             fresh = [run.seed for run in runs.get(number, ())] + [seed for n, seed in running if n == number]
             taken = {*fresh, *(run.seed for run in own_run(self.all[number]))}
-            nexts = (self._next(number, seed, done, running) for seed in self.seeds if seed not in taken)
-            first = next((each for each in nexts if each is not None), None)
+            left = [seed for seed in self.seeds if seed not in taken]
+            nexts = enumerate(self._next(number, seed, done, running) for seed in left)
+            before, first = next(((i, each) for i, each in nexts if each is not None), (0, None))
             control = number in self._controls
             if first is None or (fresh and not control and p[number] < _LOST):
                 continue
+            # What is trained for a later seed of it comes after the first seeds of others.
+            fresh += [seed for seed in left[:before] if self._is_under_way(number, seed, running)]
             place = max(p.get(number, 0.0) * (1 - p.get(number, 0.0)), 0.1 if control else 0.0)
             later = not (control or number in self._searched)
             urgency = (bool(fresh), later and not fresh, -place / (1 + len(taken)), number)
@@ -144,6 +147,11 @@ class Plan:
         if parent is None or self._can_be_cut(parent, seed, done):
             return number, seed
         return None if (parent, seed) in done else self._next(parent, seed, done, running)
+
+    def _is_under_way(self, number: int, seed: int, running: Collection[tuple[int, int]]) -> bool:
+        """Whether it or one of its ancestors is being trained with that seed."""
+        parent = self._parents.get(number)
+        return (number, seed) in running or (parent is not None and self._is_under_way(parent, seed, running))
 
     def _can_be_cut(self, number: int, seed: int, done: Mapping[tuple[int, int], str]) -> bool:
         return done.get((number, seed)) == "done" and self._ready(self.all[number], seed)
