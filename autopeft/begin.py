@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,14 @@ def open_study(session: Session, folder: RunFolder) -> Study:
     return study
 
 
-def setup_of(session: Session, folder: RunFolder, study: Study) -> Setup:
+def begin_measuring(session: Session, folder: RunFolder, study: Study, executor: Executor) -> Future[Setup] | None:
+    """Begin to measure in a thread, while the runner starts its processes; None where that can't or needn't be."""
+    if study.remembered("setup") or study.finished or not session.experiment.runner.measures_here:
+        return None
+    return executor.submit(_measured, session, folder)
+
+
+def setup_of(session: Session, folder: RunFolder, study: Study, measuring: Future[Setup] | None = None) -> Setup:
     """How this search trains: measured when it begins, and the same when it is resumed, since scores depend on it."""
     experiment = session.experiment
     # Before its first result a folder is nobody's: what stands there may be of another model.
@@ -58,8 +66,7 @@ def setup_of(session: Session, folder: RunFolder, study: Study) -> Setup:
             "restore a copy of it, or use a new folder"
         )
     else:
-        typical = middle(session, typical_candidates(session))
-        setup = runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
+        setup = _measured(session, folder) if measuring is None else measuring.result()
     if study.remembered("setup") is None:
         study.remember("setup", setup.model_dump(mode="json"))
     folder.write_setup(setup)
@@ -68,6 +75,11 @@ def setup_of(session: Session, folder: RunFolder, study: Study) -> Setup:
     if experiment.trials is None:
         return setup
     return setup.model_copy(update={"pack": setup.pack_of(experiment.trials, runner.parallel)})
+
+
+def _measured(session: Session, folder: RunFolder) -> Setup:
+    typical = middle(session, typical_candidates(session))
+    return session.experiment.runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
 
 
 def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo:

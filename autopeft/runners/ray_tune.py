@@ -59,6 +59,11 @@ class RayTune(Runner):
         """The number of workers."""
         return self.workers
 
+    @property
+    def measures_here(self) -> bool:
+        """Where the workers are processes on this machine's CPU."""
+        return self._is_here
+
     def measure(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate) -> Setup:
         """On one worker; here, where that is the same: a process of its own takes seconds to start."""
         from autopeft.engine.speed import measure
@@ -96,7 +101,7 @@ class RayTune(Runner):
     def _fit(self, searcher: AskTell, spec: WorkerSpec, task: TokenizedTask, scratch: Path) -> None:
         from ray import tune
 
-        from autopeft.runners._tune import EndsWith, PackTrainable
+        from autopeft.runners._tune import EndsWith, PackTrainable, plain_environment
 
         trainable = tune.with_parameters(PackTrainable, given=(spec, task))
         tuner = tune.Tuner(
@@ -115,7 +120,8 @@ class RayTune(Runner):
                 failure_config=tune.FailureConfig(max_failures=1),
             ),
         )
-        with door("runner", "Ray Tune ended with an error", "start the same command again, it goes on with the search"):
+        remedy = "start the same command again, it goes on with the search"
+        with door("runner", "Ray Tune ended with an error", remedy), plain_environment():
             tuner.fit()
 
     def score_on_test(
