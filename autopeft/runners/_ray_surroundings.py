@@ -103,18 +103,16 @@ def take_token() -> None:
 def lean() -> Iterator[None]:
     """A Ray that is started inside has none of the helpers that nobody here asks: seconds of a CPU each.
 
-    They are the dashboard, the reader of the workers' logs (which are not shown), and what asks a cloud for machines.
-    Where this Ray is built otherwise, it starts with all of them.
+    They are the dashboard's server, the reader of the workers' logs (which are not shown), and what asks a cloud for
+    machines. Where this Ray is built otherwise, it starts with all of them.
     """
-    from ray._private import node, services, utils
+    from ray._private import node, services
 
     replaced: list[tuple[Any, str, Callable[..., Any]]] = [
         (node.Node, "start_log_monitor", lambda *args, **options: None),
         (node.Node, "start_monitor", lambda *args, **options: None),
         # As where the dashboard does not come up: without its address and its process.
         (services, "start_api_server", lambda *args, **options: ("", None)),
-        # A node waits for the dashboard's part on it, which is brief where the dashboard's libraries are not installed.
-        (utils, "get_dashboard_dependency_error", lambda: ImportError("no dashboard is wanted")),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced if hasattr(owner, name)]
     try:

@@ -98,12 +98,13 @@ def plain_environment() -> Iterator[None]:
 
     Tune would set a variable for a library that is not used here, and Ray start a process for who has variables.
     """
-    own = dict(class_cache.DEFAULT_ENV_VARS)
-    class_cache.DEFAULT_ENV_VARS.clear()
+    variables: dict[str, str] = getattr(class_cache, "DEFAULT_ENV_VARS", {})
+    own = dict(variables)
+    variables.clear()
     try:
         yield
     finally:
-        class_cache.DEFAULT_ENV_VARS.update(own)
+        variables.update(own)
 
 
 class Interrupted(Exception):
