@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,14 @@ def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
     return experiment
 
 
-def setup_of(session: Session, folder: RunFolder, study: Study) -> Setup:
+def begin_measuring(session: Session, folder: RunFolder, study: Study, executor: Executor) -> Future[Setup] | None:
+    """Begin to measure in a thread, while the runner starts its processes; None where that can't or needn't be."""
+    if study.remembered("setup") or study.finished or not session.experiment.runner.measures_here:
+        return None
+    return executor.submit(_measured, session, folder)
+
+
+def setup_of(session: Session, folder: RunFolder, study: Study, measuring: Future[Setup] | None = None) -> Setup:
     """How this search trains: measured when it begins, and the same when it is resumed, since scores depend on it."""
     experiment = session.experiment
     # Before its first result a folder is nobody's: what stands there may be of another model.
@@ -78,8 +86,7 @@ def setup_of(session: Session, folder: RunFolder, study: Study) -> Setup:
             "restore a copy of it, or use a new folder"
         )
     else:
-        typical = middle(session, typical_candidates(session))
-        setup = runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
+        setup = _measured(session, folder) if measuring is None else measuring.result()
     if study.remembered("setup") is None:
         study.remember("setup", setup.model_dump(mode="json"))
     folder.write_setup(setup)
@@ -88,6 +95,11 @@ def setup_of(session: Session, folder: RunFolder, study: Study) -> Setup:
     if experiment.trials is None:
         return setup
     return setup.model_copy(update={"pack": setup.pack_of(experiment.trials, runner.parallel)})
+
+
+def _measured(session: Session, folder: RunFolder) -> Setup:
+    typical = middle(session, typical_candidates(session))
+    return session.experiment.runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
 
 
 def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo:

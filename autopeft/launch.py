@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from autopeft.begin import going_on, open_study, search_info, setup_of, upgraded
+from autopeft.begin import begin_measuring, going_on, open_study, search_info, setup_of, upgraded
 from autopeft.candidate import UNITS, Evaluation
 from autopeft.confirming import confirm, front_of, needed_by, score_on_test, seeds_kept, sources_of
 from autopeft.experiment import Experiment, needing
@@ -80,7 +80,7 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
         folder = RunFolder(out.absolute())
         experiment = going_on(experiment, folder)
         session = Session(experiment, trust_remote_code)
-        with folder.locked(), ThreadPoolExecutor(1) as background:
+        with folder.locked(), ThreadPoolExecutor(2) as background:
             if (size := model_bytes(session.source.location)) > _LARGE:
                 progress.remarked([f"the model's {size / 2**30:.0f} GiB are read once, to know it again"])
             study = open_study(session, folder)
@@ -90,10 +90,11 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
                 progress.resumed(study.evaluations())
                 progress.remarked([*session.remarks, *upgraded(study)])
                 TaskFacts.of(session).keep(folder.path)
+                measuring = begin_measuring(session, folder, study, background)
                 with experiment.runner.session():
                     if opening.done():
                         opening.result()
-                    setup = setup_of(session, folder, study)
+                    setup = setup_of(session, folder, study, measuring)
                     progress.measured(setup)
                     sources = sources_of(session, study, folder)
                     views = Views(session, folder, study, opening.result(), needed_by(session, study, sources))

@@ -65,6 +65,21 @@ def test_what_is_reported_is_what_is_exported(
     assert measured == pytest.approx(reported, rel=1e-5)
 
 
+def test_layers_below_the_adapted_ones_are_computed_once_for_all_that_are_reported(tmp_path: Path) -> None:
+    source, data = find_model(str(save_model(tmp_path / "model"))), TokenizedTask.of(task(), tokenizer(), 32)
+    once = Worker(WorkerSpec(source, SETTINGS), data, purpose="report")
+    anew = Worker(WorkerSpec(source, SETTINGS, cache=0), data, purpose="report")
+    computed = []
+    for block in (LoRA(2), Sequential(3)):
+        candidate = Candidate(Hybrid.from_layers(LAYERS, {LAYERS - 1: [block]}))
+        with Pack(anew.backbone, [candidate], SETTINGS) as pack, torch.no_grad():
+            perturb(pack)
+            weights = pack.weights(0)
+        assert once.test_metrics(candidate, weights) == pytest.approx(anew.test_metrics(candidate, weights), rel=1e-5)
+        computed.append(once.frozen.computed)
+    assert computed[0] == computed[1] > 0 == anew.frozen.computed
+
+
 @pytest.mark.parametrize("pad_id", [None, 0, 5])
 def test_the_snippet_of_the_card_runs_on_batches(pad_id: int | None, tmp_path: Path) -> None:
     """`pad_id` is the configuration's; the tokenizer's is 0."""

@@ -76,7 +76,7 @@ def test_a_measurement_is_sane_and_a_worker_trains_by_it(spec: WorkerSpec, data:
     assert setup.attention in ("fused", "matmul")
     assert 0 < setup.flops_per_second < math.inf
     assert 0 < setup.seconds_per_step < math.inf
-    assert setup.milliseconds.keys() >= {"fused", "matmul"}
+    assert setup.milliseconds.keys() >= {setup.attention, "pack of 1"}
     assert min(setup.milliseconds.values()) > 0
     assert Setup.model_validate_json(setup.model_dump_json()) == setup
     worker = Worker(replace(spec, setup=setup), data)
@@ -175,6 +175,44 @@ def test_the_faster_attention_is_taken(
     assert setup.chosen == precision_of("fp32", chosen)
     slower = "matmul" if chosen == "fused" else "fused"
     assert setup.milliseconds == {chosen: 1000, slower: 1500, "pack of 1": 1000, "pack of 2": 1000}
+
+
+@pytest.mark.parametrize(("slower", "trials"), [(1.1, 2), (2.0, 1)])
+def test_what_is_clear_is_tried_once(
+    slower: float, trials: int, spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def machine(dtype: torch.dtype, attention: str, size: int, head: bool) -> float:
+        tried.append(attention)
+        return size * (slower if attention == MATMUL else 1.0)
+
+    on(machine, monkeypatch)
+    assert measure(spec, data, TYPICAL).attention == "fused"
+    assert tried.count(MATMUL) == trials
+
+
+def test_the_slow_first_step_of_a_process_decides_nothing(
+    spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def machine(dtype: torch.dtype, attention: str, size: int, head: bool) -> float:
+        steps.append(attention)
+        return 10.0 if len(steps) == 1 else size * (2.0 if attention == MATMUL else 1.0)
+
+    on(machine, monkeypatch)
+    assert measure(spec, data, TYPICAL).attention == "fused"
+
+
+def test_what_is_usual_stays_where_there_is_no_time_to_compare(
+    spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "_SECONDS", 0.0)
+    on(lambda d, attention, size, head: 1.0 if attention == MATMUL else 10.0 + size, monkeypatch)
+    setup = measure(spec, data, TYPICAL)
+    assert (setup.attention, setup.pack) == ("fused", 1)
+    assert setup.milliseconds == {"fused": 11_000, "pack of 1": 11_000}
 
 
 @pytest.mark.parametrize(

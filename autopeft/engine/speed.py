@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +20,23 @@ from autopeft.engine.worker import WorkerSpec, device
 from autopeft.hybrid import Hybrid
 
 #: A pack must be so much faster, a candidate, than one of half its size: large packs learn less from each other.
-_WORTH = 1.04
-#: Seconds after which no larger pack is tried, and the largest.
-_PATIENCE, _LARGEST = 4.0, {"cpu": 16, "cuda": 64}
+_WORTH, _LARGEST = 1.04, {"cpu": 16, "cuda": 64}
+#: Seconds after which nothing more is compared: what is usual on the device stays.
+_SECONDS = 4.0
+#: Two options are timed once more, but where the first times are so far from what would decide otherwise.
+_CLEAR, _ROUNDS = 1.25, 2
+#: Of a pack the fastest step counts, of so many, or of as many as take this long: the first one of a process is slow.
+_STEPS, _LONG = 3, 0.1
 #: Share of the free memory that a pack may use.
 _MEMORY = 0.5
-_STEPS = 3
-_ATTENTIONS = ("matmul", "fused")
+
+
+class _Option(NamedTuple):
+    """What a candidate's step may be done with."""
+
+    precision: Name
+    attention: str
+    size: int = 1
 
 
 def measure(spec: WorkerSpec, task: TokenizedTask, typical: Candidate, share: float = 1) -> Setup:
@@ -44,28 +55,39 @@ class _Trial:
 
     def __init__(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate, share: float) -> None:
         self.spec, self.task, self.typical, self.share = spec, task, typical, share
-        self.device, self.tried = device(), dict[str, float]()
+        self.device, self.tried, self.named = device(), dict[_Option, float](), dict[str, _Option]()
+        self.backbones: dict[Name, Backbone] = {}
+        self._end, self._loading, self._last = time.perf_counter() + _SECONDS, 0.0, 0.0
+        # A single thread's own time is the same beside other processes, such as workers that are starting.
+        alone = self.device.type == "cpu" and torch.get_num_threads() == 1
+        self._clock: Callable[[], float] = time.thread_time if alone else time.perf_counter
         groups = training_groups(task.train, spec.settings.batch_size, spec.settings.seed, 1)
         groups.sort(key=lambda group: int(task.train.lengths[group].max()))
         self.batch = self._collate(groups[len(groups) // 2])
         self.longest = self._collate(groups[-1])
 
     def setup(self) -> Setup:
-        """What is fastest here."""
+        """What is fastest here, as far as there is time to try it."""
         precision = self._precision()
-        backbone = self._backbone(precision)
-        attention = self._fastest({name: (backbone, precision, name, 1) for name in _ATTENTIONS})
-        size, each = self._size(backbone, precision, attention)
+        # The other one's weights are not needed any more, and packs are as large as memory allows.
+        self.backbones = {precision: self._loaded(precision)}
+        usual = _usual(precision, self.device)
+        other = usual._replace(attention="fused" if usual.attention == "matmul" else "matmul")
+        chosen = other if self._beats(other.attention, other, usual.attention, usual) else usual
+        backbone = self._loaded(precision)
+        backbone.precision = precision_of(precision, chosen.attention)
+        chosen = self._sized(chosen, self._most(backbone))
+        size, each = chosen.size, self.tried[chosen]
         head = Candidate(Hybrid.uniform(backbone.shape.layers))
         overhead = min(self._step(backbone, size, head) / size, 0.5 * each)
         return Setup(
             device=str(self.device),
             precision=precision,
-            attention=attention,
+            attention=chosen.attention,
             pack=size,
             flops_per_second=self._flops(backbone) / (each - overhead),
             seconds_per_step=overhead,
-            milliseconds={name: round(1e3 * seconds, 3) for name, seconds in self.tried.items()},
+            milliseconds={name: round(1e3 * self.tried[option], 3) for name, option in self.named.items()},
         )
 
     def _precision(self) -> Name:
@@ -76,37 +98,60 @@ class _Trial:
         # moment's noise on a busy machine must not decide: half as fast it would have to be.
         if not fast_bf16(self.device):
             return "fp32"
-        names: tuple[Name, Name] = ("bf16", "fp32")
-        first = {name: choose_precision(name, self.device) for name in names}
-        tried: dict[str, tuple[Backbone, Name, str, int]] = {
-            name: (self._backbone(name), name, attention_name(first[name]), 1) for name in names
-        }
-        self._fastest(tried)
-        return "fp32" if self.tried["bf16"] > 2 * self.tried["fp32"] else "bf16"
+        slow = self._beats("fp32", _usual("fp32", self.device), "bf16", _usual("bf16", self.device), by=2)
+        return "fp32" if slow else "bf16"
 
-    def _size(self, backbone: Backbone, precision: Name, attention: str) -> tuple[int, float]:
-        """The number of candidates in a pack, and a candidate's seconds a step in it."""
-        begin, largest = time.perf_counter(), min(_LARGEST[self.device.type], self._most(backbone))
-        size, each = 1, self.tried[attention]
-        while size * 2 <= largest and time.perf_counter() - begin < _PATIENCE:
-            pair = {f"pack of {n}": (backbone, precision, attention, n) for n in (size, size * 2)}
-            if self._fastest(pair, rounds=2) == f"pack of {size}":
+    def _sized(self, option: _Option, most: int) -> _Option:
+        """The same with as many candidates in a pack as are worth it."""
+        while option.size * 2 <= min(_LARGEST[self.device.type], most):
+            larger = option._replace(size=option.size * 2)
+            if not self._beats(f"pack of {larger.size}", larger, f"pack of {option.size}", option, by=_WORTH):
                 break
-            smaller, larger = (self.tried[name] for name in pair)
-            if larger * _WORTH > smaller:
-                break
-            size, each = size * 2, larger
-        return size, each
+            option = larger
+        return option
 
-    def _fastest(self, options: Mapping[str, tuple[Backbone, Name, str, int]], rounds: int = _STEPS) -> str:
-        """The option with the least time of a candidate's step; they take turns, since machines are noisy."""
-        best = dict.fromkeys(options, math.inf)
-        for _ in range(rounds):
-            for name, (backbone, precision, attention, size) in options.items():
-                backbone.precision = precision_of(precision, attention)
-                best[name] = min(best[name], self._step(backbone, size) / size)
-        self.tried |= best
-        return min(best, key=lambda name: best[name])
+    def _beats(self, new: str, option: _Option, known: str, usual: _Option, by: float = 1.0) -> bool:
+        """Whether a candidate's step takes less than 1 / `by` of the usual one's; False where there is no time for it.
+
+        They take turns, since machines are noisy, until it is clear.
+        """
+        self.named[known] = usual
+        ratio = 0.0
+        if usual not in self.tried:
+            self._time(usual)
+            # The first step of a process is slow.
+            if not self._is_late(usual):
+                self._time(usual)
+        for _ in range(_ROUNDS):
+            if self._is_late(option):
+                break
+            if option in self.tried:
+                self._time(usual)
+            self._time(option)
+            self.named[new] = option
+            ratio = self.tried[usual] / self.tried[option] / by
+            if not 1 / _CLEAR < ratio < _CLEAR:
+                break
+        return ratio > 1
+
+    def _is_late(self, option: _Option) -> bool:
+        """Whether another step would end too late, by how long the last one took."""
+        loading = 0.0 if option.precision in self.backbones else self._loading
+        return time.perf_counter() + loading + option.size * self._last > self._end
+
+    def _time(self, option: _Option) -> None:
+        """The least time of a candidate's step so far."""
+        backbone = self._loaded(option.precision)
+        backbone.precision = precision_of(option.precision, option.attention)
+        seconds = self._step(backbone, option.size) / option.size
+        self.tried[option] = min(self.tried.get(option, math.inf), seconds)
+
+    def _loaded(self, precision: Name) -> Backbone:
+        if precision not in self.backbones:
+            begin = time.perf_counter()
+            self.backbones[precision] = self._backbone(precision)
+            self._loading = time.perf_counter() - begin
+        return self.backbones[precision]
 
     def _backbone(self, precision: Name) -> Backbone:
         task, chosen = self.task, choose_precision(precision, self.device)
@@ -120,18 +165,22 @@ class _Trial:
         ).candidate(self.typical.hybrid)
 
     def _step(self, backbone: Backbone, size: int, candidate: Candidate | None = None) -> float:
-        """Seconds of the second of two steps of a pack of that size."""
+        """Seconds of the fastest of a few steps of a pack of that size."""
         candidate = candidate or self.typical
         starts = [0 if candidate is self.typical else backbone.shape.layers] * size
         shape = (*self.batch.inputs["input_ids"].shape, backbone.shape.hidden)
         states = {s: torch.zeros(shape, dtype=backbone.dtype, device=self.device) for s in set(starts) if s}
-        with Pack(backbone, [candidate] * size, self.spec.settings, starts, 2) as pack:
-            pack.step(self.batch, states, self.task.readout)
-            self._wait()
-            begin = time.perf_counter()
-            pack.step(self.batch, states, self.task.readout)
-            self._wait()
-            return time.perf_counter() - begin
+        best, begin = math.inf, time.perf_counter()
+        with Pack(backbone, [candidate] * size, self.spec.settings, starts, _STEPS) as pack:
+            for step in range(1, _STEPS + 1):
+                clock = self._clock()
+                pack.step(self.batch, states, self.task.readout)
+                _wait(self.device)
+                best = min(best, self._clock() - clock)
+                self._last = (time.perf_counter() - begin) / step / size
+                if step * size * self._last > _LONG:
+                    break
+        return best
 
     def _most(self, backbone: Backbone) -> int:
         """Candidates whose activations for the longest batch fit in the memory that is free."""
@@ -152,9 +201,14 @@ class _Trial:
     def _collate(self, group: np.ndarray) -> Batch:
         return collate(self.task.train, group, self.task.pad_id).to(self.device)
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _usual(precision: Name, device: torch.device) -> _Option:
+    return _Option(precision, attention_name(choose_precision(precision, device)))
 
 
 def _free_memory(device: torch.device) -> int:

@@ -91,13 +91,12 @@ class Worker:
         self.backbone = Backbone(spec.source, task.readout, precision, self.device, task.pad_id)
         if spec.frozen and purpose == "train" and self.device.type == "cpu":
             map_frozen(self.backbone.model, spec.frozen)
-        cache = spec.cache if purpose == "train" else 0
-        self.frozen = FrozenLayers(self.backbone, task.pad_id, cache, evaluation_tokens(self.device))
+        self.frozen = FrozenLayers(self.backbone, task.pad_id, spec.cache, evaluation_tokens(self.device))
         if self.settings.head == "probe" and purpose == "train":
             start_at_probe(self.backbone, task, self.settings, self.frozen)
         workload = Workload.of(task, self.settings)
         first_token = precision.attention is not None and task.readout.reads == "one"
-        self.costs = CostModel(self.backbone.shape, workload, self.settings.epochs, bool(cache), first_token)
+        self.costs = CostModel(self.backbone.shape, workload, self.settings.epochs, bool(spec.cache), first_token)
 
     def run(self, jobs: Sequence[Candidate | Job]) -> Run:
         """Train and measure candidates on the validation split; yields after each epoch of a pack.
@@ -117,7 +116,11 @@ class Worker:
 
     def test_metrics(self, candidate: Candidate, weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Metrics on the test split, as `test_<metric>`, of a candidate with trained weights."""
-        with Pack(self.backbone, [candidate], self.settings) as pack:
+        # What lies below the first adapted layers is computed once for all that are reported.
+        start = candidate.hybrid.first_adapted
+        if not self.frozen.prepare((self.task.test,), [start]):
+            start = 0
+        with Pack(self.backbone, [candidate], self.settings, [start]) as pack:
             pack.load(0, weights)
             measured = measure_pack(pack, self.task, self.task.test, self.frozen)[0]
         return {f"test_{name}": value for name, value in measured.items()}

@@ -49,9 +49,14 @@ class Runner(Strict):
         """The same with what the runner says of its workers."""
         return replace(spec, threads=self.threads, cache=int(self.cache * 2**30))
 
+    @property
+    def measures_here(self) -> bool:
+        """Whether `measure` is done in this process, and may be called outside `session`."""
+        return False
+
     @abstractmethod
     def measure(self, spec: WorkerSpec, task: TokenizedTask, typical: Candidate) -> Setup:
-        """How fast a worker is, where the workers are; call it inside `session`."""
+        """How fast a worker is, where the workers are; call it inside `session`, or where `measures_here` says so."""
 
     @property
     def threads(self) -> int:

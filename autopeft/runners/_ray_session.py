@@ -29,6 +29,7 @@ from autopeft.runners._places import THREAD, private_folder
 from autopeft.runners._ray_surroundings import (
     check_variables,
     environment,
+    lean,
     quiet,
     remedy,
     set_handlers,
@@ -235,7 +236,8 @@ def _init(options: dict[str, Any]) -> None:
             # mistake, and puts the machine's address there.
             ray_constants.ENABLE_RAY_CLUSTER = False
         quietly = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
-        ray.init(job_config=safe_job(), **quietly, **options)
+        with lean():
+            ray.init(job_config=safe_job(), **quietly, **options)
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -97,6 +97,32 @@ def take_token() -> None:
         compiled: Any = _raylet
         compiled.Config.initialize("")
         compiled.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def lean() -> Iterator[None]:
+    """A Ray that is started inside has none of the helpers that nobody here asks: seconds of a CPU each.
+
+    They are the dashboard's server, the reader of the workers' logs (which are not shown), and what asks a cloud for
+    machines. Where this Ray is built otherwise, it starts with all of them.
+    """
+    from ray._private import node, services
+
+    replaced: list[tuple[Any, str, Callable[..., Any]]] = [
+        (node.Node, "start_log_monitor", lambda *args, **options: None),
+        (node.Node, "start_monitor", lambda *args, **options: None),
+        # As where the dashboard does not come up: without its address and its process.
+        (services, "start_api_server", lambda *args, **options: ("", None)),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced if hasattr(owner, name)]
+    try:
+        for owner, name, nothing in replaced:
+            if hasattr(owner, name):
+                setattr(owner, name, nothing)
+        yield
+    finally:
+        for owner, name, own in before:
+            setattr(owner, name, own)
 
 
 def set_handlers(handlers: Mapping[signal.Signals, Any]) -> None:

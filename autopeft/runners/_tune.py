@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from autopeft.candidate import Evaluation, Job, failed
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.worker import Run, Worker, WorkerSpec
-from autopeft.searching.loop import Loop
-from autopeft.searching.study import Proposal
+
+if TYPE_CHECKING:
+    # A worker has no study, and need not load a database's library.
+    from autopeft.searching.loop import Loop
+    from autopeft.searching.study import Proposal
 
 T = TypeVar("T")
 
@@ -85,6 +90,21 @@ class PackTrainable(tune.Trainable):
         self._jobs = [Job.from_json(data) for data in config["jobs"]]
         if self._worker is not None:
             self._run = self._worker.run(self._jobs)
+
+
+@contextmanager
+def plain_environment() -> Iterator[None]:
+    """Tune's workers have the environment of all others, so that processes which wait already can be its workers.
+
+    Tune would set a variable for a library that is not used here, and Ray start a process for who has variables.
+    """
+    variables: dict[str, str] = getattr(class_cache, "DEFAULT_ENV_VARS", {})
+    own = dict(variables)
+    variables.clear()
+    try:
+        yield
+    finally:
+        variables.update(own)
 
 
 class Interrupted(Exception):

@@ -63,7 +63,7 @@ class RayTune(Runner):
         """On one worker; here, where that is the same: a process of its own takes seconds to start."""
         from autopeft.engine.speed import measure
 
-        if self._is_here:
+        if self.measures_here:
             return measure(spec, task, typical, share=self.workers)
         # Workers beside it share the machine's memory, or a GPU's.
         share = 1 / self.gpus_per_worker if 0 < self.gpus_per_worker < 1 else self.workers
@@ -81,7 +81,7 @@ class RayTune(Runner):
 
             searcher = AskTell(loop, pack, self.workers)
             self._check_nodes(session, spec)
-            if self._is_here and self.workers > 1:
+            if self.measures_here and self.workers > 1:
                 spec = replace(spec, frozen=_frozen_file(spec, task, session.folder))
             try:
                 with _scratch(session, spec) as scratch:
@@ -96,7 +96,7 @@ class RayTune(Runner):
     def _fit(self, searcher: AskTell, spec: WorkerSpec, task: TokenizedTask, scratch: Path) -> None:
         from ray import tune
 
-        from autopeft.runners._tune import EndsWith, PackTrainable
+        from autopeft.runners._tune import EndsWith, PackTrainable, plain_environment
 
         trainable = tune.with_parameters(PackTrainable, given=(spec, task))
         tuner = tune.Tuner(
@@ -115,7 +115,8 @@ class RayTune(Runner):
                 failure_config=tune.FailureConfig(max_failures=1),
             ),
         )
-        with door("runner", "Ray Tune ended with an error", "start the same command again, it goes on with the search"):
+        remedy = "start the same command again, it goes on with the search"
+        with door("runner", "Ray Tune ended with an error", remedy), plain_environment():
             tuner.fit()
 
     def score_on_test(
@@ -126,7 +127,7 @@ class RayTune(Runner):
 
         if not jobs:
             return []
-        if self._is_here:
+        if self.measures_here:
             threads = max(self.threads, min(self.workers * self.threads, cpus()))
             return score_on_test(replace(spec, threads=threads), task, jobs)
         shares = [list(jobs[i :: self.workers]) for i in range(min(self.workers, len(jobs)))]
@@ -153,8 +154,8 @@ class RayTune(Runner):
         return [_answer(ray, reference) for reference in running]
 
     @property
-    def _is_here(self) -> bool:
-        """Whether workers are processes on this machine's CPU."""
+    def measures_here(self) -> bool:
+        """Where workers are processes on this machine's CPU: what they would do is done here, and starts sooner."""
         return self.address is None and not self.gpus_per_worker and not users_own()
 
     @property
