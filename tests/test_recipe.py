@@ -26,7 +26,7 @@ from autopeft.searching.objective import Objective
 LORA, SEQUENTIAL = METHODS.get("lora"), METHODS.get("sequential")
 LARGE = Hybrid.uniform(3, LORA(4, sites=("q", "v")), SEQUENTIAL(4))
 SMALL = Hybrid.uniform(3, LORA(1, sites=("v",)))
-SETTINGS = TrainingSettings(epochs=2, batch_size=16, max_length=16, precision="fp32", learning_rate=2e-3)
+SETTINGS = TrainingSettings(head="drawn", epochs=2, batch_size=16, max_length=16, precision="fp32", learning_rate=2e-3)
 OBJECTIVES = [Objective.of("accuracy"), Objective.of("trainable_params")]
 STEPS: list[dict[str, Any]] = [
     {"train": LARGE.to_json(), "training": {"learning_rate": 0.005}, "epochs": 2, "seed": 3},

@@ -29,7 +29,7 @@ class TrainingSettings(Strict):
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising rate; then linear decay")
     max_grad_norm: float = Field(1.0, gt=0, lt=1e38)
     head: Literal["drawn", "probe"] = Field(
-        "drawn", description="what a head starts from: weights drawn by the seed, or a linear probe of the backbone"
+        "probe", description="what a head starts from: weights drawn by the seed, or a linear probe of the backbone"
     )
     method_rates: Literal["shared", "usual"] = Field(
         "shared", description="what methods learn at: the candidate's rate, or its multiple that is usual for each"
