@@ -50,7 +50,7 @@ def open_study(session: Session, folder: RunFolder) -> Study:
 
 
 def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
-    """The experiment; of controls, descent and confirmation it has what the search in this folder began with.
+    """The experiment; of controls, descent, confirmation and heads it has what the search in this folder began with.
 
     Only where it does not say what it wants of them, and the folder has results. What is wrong with the folder shows
     when it is opened.
@@ -60,6 +60,7 @@ def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
         if known.evaluations():
             header = known.header()
             there = {"controls": header.get("controls"), "descent": header.get("descent")}
+            there["head"] = header.get("training", {}).get("head", "drawn")
             with suppress(AutopeftError):
                 there["confirm"] = folder.experiment().confirm
             return as_begun(experiment, there)

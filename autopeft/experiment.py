@@ -38,7 +38,8 @@ Text = Annotated[str, Field(min_length=1, max_length=_LONG)]
 #: What a search does beside its sampler's trainings. Where an experiment does not say, a search that goes on has what
 #: it began with.
 _BESIDE = ("controls", "descent", "confirm")
-_OFF = dict.fromkeys(_BESIDE, "none")
+#: The same of earlier versions, and where their heads began.
+_EARLIER = {**dict.fromkeys(_BESIDE, "none"), "head": "drawn"}
 #: A search of fewer trials begins with its sampler, where it does not say otherwise: a control is three of them, and a
 #: descent five before it has cut anything.
 LEAST_TRIALS = 10
@@ -202,15 +203,20 @@ def changed(experiment: Experiment, changes: Mapping[str, Any], where: str) -> E
     """The experiment with other fields; what it has left open is open still."""
     left = set(_BESIDE) - experiment.model_fields_set
     said = {name: value for name, value in experiment.resolved().items() if name not in left}
+    if "head" not in experiment.training.model_fields_set:
+        del said["training"]["head"]
     return Experiment.of({**said, **changes}, where)
 
 
-def as_begun(experiment: Experiment, there: Mapping[str, Any] = _OFF) -> Experiment:
-    """The experiment of a search that has begun: what it leaves open of controls, descent, confirmation is `there`'s.
+def as_begun(experiment: Experiment, there: Mapping[str, Any] = _EARLIER) -> Experiment:
+    """The experiment of a search that has begun: what it leaves open is `there`'s.
 
-    Experiments of earlier versions leave open what they do not have.
+    That is controls, descent, confirmation, and where heads begin (`head`, of its training). Experiments of earlier
+    versions leave open what they do not have.
     """
     known = {name: there[name] for name in _BESIDE if name in there and name not in experiment.model_fields_set}
+    if "head" in there and "head" not in experiment.training.model_fields_set:
+        known["training"] = {**experiment.resolved()["training"], "head": there["head"]}
     return changed(experiment, known, f"experiment '{experiment.name}'") if known else experiment
 
 

@@ -102,6 +102,7 @@ def _of_version_0_1(run: Path) -> None:
     as_of_version_0_1(run)
     file = run / "experiment.yaml"
     fields = yaml.safe_load(file.read_text())
+    del fields["training"]["head"]
     file.write_text(yaml.safe_dump({name: value for name, value in fields.items() if name not in BESIDE}))
 
 
@@ -116,6 +117,20 @@ def test_an_older_search_goes_on_without(older: Callable[[Path], None], project:
     assert Counter(e.role for e in found.evaluations) == {"": LEAST_TRIALS + 1}
     assert not found.front.verdict.confirmed
     assert on(SearchResult.open(tmp_path / "run").experiment) == (False, False, False)
+
+
+def test_heads_begin_as_the_search_began(project: Path, tmp_path: Path) -> None:
+    off = dict.fromkeys(BESIDE, "none")
+    began = launch(experiment(project, trials=2, **off), tmp_path / "run", Heard()).evaluations
+    _of_version_0_1(tmp_path / "run")
+    said = experiment(project, trials=3, **off).resolved()
+    del said["training"]["head"]
+    silent = Experiment.of(said, "test")
+    assert silent.training.head == "probe"
+    assert with_overrides(silent, 4, None, None).training.model_fields_set == set(said["training"])
+    found = launch(silent, tmp_path / "run", Heard())
+    assert found.evaluations[:2] == began
+    assert found.experiment.training.head == "drawn"
 
 
 def test_nothing_that_ended_is_not_confirmed(project: Path, tmp_path: Path) -> None:
