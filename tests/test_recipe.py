@@ -252,7 +252,7 @@ def test_an_older_export_is_a_training_from_its_beginning(followed: TrainResult,
 
 def test_settings_come_from_the_experiment_and_what_differs_is_said(followed: TrainResult) -> None:
     assert followed.folder is not None
-    given = TrainingSettings(epochs=9, batch_size=8, max_length=16, learning_rate=0.5)
+    given = TrainingSettings(head="drawn", epochs=9, batch_size=8, max_length=16, learning_rate=0.5)
     found = opened(followed.folder, given)
     training = found.training(given)
     assert (training.epochs, training.learning_rate, training.batch_size) == (2, SETTINGS.learning_rate, 8)

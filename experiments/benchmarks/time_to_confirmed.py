@@ -192,12 +192,31 @@ def main(
     """Wall time to the confirmed front of an older checkout and of a script."""
     if quick:
         trials, others, seeds, train, epochs = 12, 4, 2, 60, 1
-    data = rows_for_all(runs / "data", train)
+    data, scratch = rows_for_all(runs / "data", train), runs / "weights"
     os.environ["AUTOPEFT_DATA"] = str(data)
-    scratch = runs / "weights"
     scratch.mkdir(parents=True, exist_ok=True)
-    asked = {"epochs": epochs, "scratch": str(scratch)}
-    shared: dict[str, Any] = {
+    asked, shared = {"epochs": epochs, "scratch": str(scratch)}, asked_for(runs, seed, epochs)
+    own = {k: v for k, v in KINDS["descent"].items() if k != "trials"}
+    own |= {"training": {**shared["training"], "head": head}, "confirm": {"seeds": seeds, "time": confirm_time}}
+    now = searched(runs / f"now-{seed}", HERE.parents[1], {**shared, **own, "trials": trials})
+    earlier = searched(runs / f"before-{seed}", before, {**shared, "trials": others})
+    found = {
+        OURS: trials_now(now),
+        BEFORE: trials_before(earlier, seeds, asked),
+        FAIR: trials_script(runs / f"script-{seed}", others, seed, data, seeds, asked),
+    }
+    floor = largest_class()
+    curves = {name: curve(points, floor) for name, points in found.items()}
+    walls = {OURS: now["wall"], BEFORE: earlier["wall"], FAIR: found[FAIR][-1][0]}
+    report(curves, walls, f"TREC, {train} rows, {epochs} epochs, {seeds} seeds")
+    settings = {"trials": trials, "others": others, "seeds": seeds, "seed": seed, "train": train, "epochs": epochs}
+    results = {"trials": found, "curves": curves, "walls": walls, "now": figures(now["result"].front, now["done"])}
+    write("time_to_confirmed", {**settings, "head": head, "quick": quick}, results, out)
+
+
+def asked_for(runs: Path, seed: int, epochs: int) -> dict[str, Any]:
+    """What both checkouts search."""
+    return {
         "name": "benchmark",
         "model": MODEL,
         "task": _trec.task(metric="accuracy"),
@@ -208,28 +227,12 @@ def main(
         "runner": {"name": "ray", "workers": 2, "cpus_per_worker": 1},
         "tracking": {"name": "mlflow", "uri": f"sqlite:///{runs.absolute()}/mlflow.db"},
     }
-    own = {k: v for k, v in KINDS["descent"].items() if k != "trials"}
-    training = {**shared["training"], "head": head}
-    now = searched(
-        runs / f"now-{seed}",
-        HERE.parents[1],
-        {**shared, **own, "training": training, "trials": trials, "confirm": {"seeds": seeds, "time": confirm_time}},
-    )
-    earlier = searched(runs / f"before-{seed}", before, {**shared, "trials": others})
-    found = {
-        OURS: trials_now(now),
-        BEFORE: trials_before(earlier, seeds, asked),
-        FAIR: trials_script(runs / f"script-{seed}", others, seed, data, seeds, asked),
-    }
-    # The share of the largest class: what is known without learning.
+
+
+def largest_class() -> float:
+    """The share of the largest class of test: what is known without learning."""
     labels = [row["label"] for row in _trec.rows("test")]
-    floor = max(map(labels.count, set(labels))) / len(labels)
-    curves = {name: curve(points, floor) for name, points in found.items()}
-    walls = {OURS: now["wall"], BEFORE: earlier["wall"], FAIR: found[FAIR][-1][0]}
-    report(curves, walls, f"TREC, {train} rows, {epochs} epochs, {seeds} seeds")
-    settings = {"trials": trials, "others": others, "seeds": seeds, "seed": seed, "train": train, "epochs": epochs}
-    results = {"trials": found, "curves": curves, "walls": walls, "now": figures(now["result"].front, now["done"])}
-    write("time_to_confirmed", {**settings, "head": head, "quick": quick}, results, out)
+    return max(map(labels.count, set(labels))) / len(labels)
 
 
 def report(curves: Mapping[str, Sequence[tuple[float, float]]], walls: Mapping[str, float], title: str) -> None:
