@@ -291,7 +291,6 @@ def test_it_ends_where_nothing_can_be_cut() -> None:
 def test_of_a_time_limit_it_has_its_share() -> None:
     source = descent(allowed=Allowance.of(0.5, None, 60.0))
     seen = [replace(ended(job, 0.5), seconds=9.9) for job in source.trunk()]
-    assert source.next(seen, [], 4)
     late = [replace(e, seconds=15.0) for e in seen]
     # A step that has begun comes to its end, and no other begins.
     assert source.next(late[:2], [], 4) == source.trunk()[2:]
