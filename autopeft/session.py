@@ -67,7 +67,7 @@ class Session:
 
     def check_positions(self, prompt: int, where: str) -> None:
         """`AutopeftError` where the longest text that is kept leaves no positions for a prompt of so many vectors."""
-        most = self.source.limits().tokens
+        most = self.source.limits().prompted
         length = min(self.experiment.training.max_length, most)
         if prompt and length + prompt > most:
             left = most - prompt
