@@ -279,7 +279,6 @@ def test_flops_are_those_that_torch_counts(family: str) -> None:
         # Fused attention is not counted on all devices.
         model = randomise(AutoModelForCausalLM.from_config(MORE[family](), attn_implementation="eager"), 0)
         base = model.base_model
-    sites = sites_of(shape)
     low, middle, _ = mixed(shape)
     own = [Hybrid.from_layers(LAYERS, {1: [LoRA(2, sites=(site,))]}) for site in ("k", "up")]
     apart = Hybrid.from_layers(LAYERS, {1: [Parallel(2), Sequential(2)]})

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AUTO_CLASS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Rows", "Site",
     "embeddings_of", "family_of", "head_names", "hidden_of", "input_limits", "is_recognised", "joined", "layers_of",
-    "shape_from_config", "shape_of", "unsupported", "vocabulary_of", "with_hidden", "without_weights",
+    "remarks_of",    "shape_from_config", "shape_of", "unsupported", "vocabulary_of", "with_hidden", "without_weights",
 ]  # fmt: skip
 
 #: Of a text, for models whose configuration says nothing.
@@ -126,6 +126,8 @@ class InputLimits:
 def input_limits(config: PretrainedConfig) -> InputLimits:
     """What a model of this configuration can be given; rotary positions end where the model was made for no more."""
     family = family_of(config)
+    if family.images:
+        raise AutopeftError(f"model family '{config.model_type}' reads images; take a model of texts for this task")
     # BLOOM, which has no positions, was made for so many.
     tokens = int(getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", 0) or _POSITIONS)
     if family.counts_padding:
@@ -150,12 +152,7 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     """The backbone's layers, lowest first; the row of names is checked against the model."""
     family = family_of(model.config)
     layers = list(_walk(_base(model), family.layers, model).children())
-    for name in (
-        family.attention,
-        *(family.site(s).module for s in SITES),
-        *([family.site("gate").module] if family.gate else []),
-        *(getattr(family, norm) for norm in family.norms),
-    ):
+    for name in (family.attention, *family.maps, *(getattr(family, norm) for norm in family.norms)):
         _walk(layers[0], name, model)
     return layers
 
@@ -169,6 +166,16 @@ def hidden_of(output: Any) -> torch.Tensor:
 def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
     """The same with another output of the layer."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def remarks_of(shape: ModelShape) -> list[str]:
+    """What a user should know of a model whose family is not in the table."""
+    if not is_recognised(shape.family):
+        return []
+    return [
+        f"model family '{shape.family}' is not one that autopeft was tested with; its modules have the names of a "
+        "known one, and it is tried before training"
+    ]
 
 
 def embeddings_of(model: PreTrainedModel) -> nn.Module:

@@ -94,6 +94,12 @@ class Family:
         return Site.read(own[name] if name in own else getattr(self, name))
 
     @property
+    def maps(self) -> tuple[str, ...]:
+        """The modules of a layer that are its linear maps, each once."""
+        places = (*SITES, *(["gate"] if self.gate else []))
+        return tuple(dict.fromkeys(self.site(place).module for place in places))
+
+    @property
     def norms(self) -> tuple[str, ...]:
         """Which of the two norms there are."""
         return tuple(name for name in ("norm1", "norm2") if getattr(self, name))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autopeft.anatomy import _families
-from autopeft.anatomy._family import SITES, Family
+from autopeft.anatomy._family import Family
 from autopeft.checkpoint import MOST, check_sizes
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
@@ -73,7 +73,8 @@ def _recognised(config: PretrainedConfig) -> Family | None:
     """A known row whose names are all of those that the layers of an unknown family have."""
     import transformers
 
-    if transformers.CONFIG_MAPPING.get(config.model_type, None) is not type(config):
+    known, kind = transformers.CONFIG_MAPPING, config.model_type
+    if kind not in known or known[kind] is not type(config):
         # With code of its own, or renamed.
         return None
     model = build(config, False, class_for(config))
@@ -86,7 +87,6 @@ def _recognised(config: PretrainedConfig) -> Family | None:
 def _fits(row: Family, model: Any) -> bool:
     """Whether every layer has the maps and norms of a row, and no other."""
     base = model.base_model
-    maps = {row.site(name).module for name in (*SITES, *(["gate"] if row.gate else []))}
     norms = {getattr(row, name) for name in row.norms}
     try:
         base.get_submodule(row.embeddings)
@@ -99,7 +99,7 @@ def _fits(row: Family, model: Any) -> bool:
         bool(layers)
         and causal == {row.causal}
         and all(
-            set(_with_weights(layer, 2)) == maps and _outside(_with_weights(layer, 1), row.attention) == norms
+            set(_with_weights(layer, 2)) == set(row.maps) and _outside(_with_weights(layer, 1), row.attention) == norms
             for layer in layers
         )
     )

@@ -73,14 +73,20 @@ def _inputs(model: Any, shape: ModelShape) -> dict[str, torch.Tensor]:
 def _hidden(model: Any, inputs: dict[str, torch.Tensor], count: int) -> torch.Tensor:
     """Last hidden states [count, tokens that are not padding, d]; layers must give what their family's row says."""
     kinds: list[bool] = []
-    handle = layers_of(model)[0].register_forward_hook(lambda _m, _a, output: kinds.append(isinstance(output, tuple)))
+    row, layers, called = shape_of(model).row, layers_of(model), set[int]()
+    maps = [layer.get_submodule(name) for layer in layers for name in row.maps]
+    handles = [m.register_forward_hook(lambda m, _a, _o: called.add(id(m))) for m in maps]
+    handles += [
+        layer.register_forward_hook(lambda _m, _a, output: kinds.append(isinstance(output, tuple))) for layer in layers
+    ]
     try:
         repeated = {key: x.repeat(count, *[1] * (x.dim() - 1)) for key, x in inputs.items()}
         hidden: torch.Tensor = model.base_model(**repeated).last_hidden_state
     finally:
-        handle.remove()
-    if kinds != [shape_of(model).row.pair]:
-        raise AutopeftError("its layers are not called once, or give something else than layers of its family")
+        for handle in handles:
+            handle.remove()
+    if kinds != [row.pair] * len(layers) or len(called) < len(maps):
+        raise ValueError("its code does not call each layer once, and each map in it, as its family does")
     mask = inputs.get("attention_mask")
     rows = hidden.unflatten(0, (count, -1))
     return rows.flatten(1, 2) if mask is None else rows[:, mask.bool()]
