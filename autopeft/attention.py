@@ -35,7 +35,7 @@ _UNDERSTOOD = frozenset({
     "scaling", "dropout", "is_causal", "position_bias", "softcap", "sliding_window", "position_ids", "use_cache",
     "past_key_values", "layer_past", "cache_position", "output_attentions", "output_hidden_states",
     "output_router_logits", "return_dict", "position_embeddings", "layer_idx", "num_items_in_batch", "logits_to_keep",
-    "token_type_ids", "encoder_attention_mask", "encoder_hidden_states",
+    "token_type_ids", "encoder_attention_mask", "encoder_hidden_states", "deterministic",
 })  # fmt: skip
 _PREFIX = "_autopeft_prefix"
 _FIRST_ONLY = "_autopeft_first_only"

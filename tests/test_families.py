@@ -115,7 +115,8 @@ def test_places_are_the_maps_that_they_are_named_after(family: str) -> None:
     assert input_of(model, "o", "v", torch.Tensor.zero_).count_nonzero() == 0
     assert input_of(model, "down", "up", torch.Tensor.zero_).count_nonzero() == 0
     up, twice = (input_of(model, "down", "up", change) for change in (lambda x: None, lambda x: x.mul_(2)))
-    assert torch.allclose(twice, 2 * up) == shape_of(model).gated
+    # OPT's ReLU doubles what is doubled.
+    assert torch.allclose(twice, 2 * up) == (shape_of(model).gated or family.startswith("opt"))
 
 
 @families(list(MORE))
@@ -214,6 +215,10 @@ def states_of(
 def test_a_prompt_in_a_pack_is_the_prompt_alone(family: str) -> None:
     model, inputs = model_of(family), inputs_of(family)
     hybrids = [Hybrid.uniform(LAYERS, make("prompt_tuning", n)) for n in (2, 4)]
+    if family.startswith("deberta-v2"):
+        with pytest.raises(AutopeftError, match="'prompt_tuning' at input: models of family 'deberta-v2' have no room"):
+            hybrids[0].check(shape_of(model))
+        return
     if input_limits(model.config).prompted < 13:
         # What is masked would take room in the window.
         with Attachment(model, hybrids), pytest.raises(AutopeftError, match=r"set training\.max_length"):
@@ -237,28 +242,34 @@ def test_a_prompt_in_a_pack_is_the_prompt_alone(family: str) -> None:
 # --- generation ------------------------------------------------------------------------------------------------------
 
 
+def check_generation(
+    model: Any, ids: torch.Tensor, cached: torch.Tensor, options: dict[str, Any], fixed: bool
+) -> None:
+    """Without a cache, padded on the left, with beams, and with a cache of a fixed size."""
+    mask, padded = torch.ones_like(ids), torch.nn.functional.pad(ids, (3, 0))
+    assert torch.equal(cached, model.generate(ids, attention_mask=mask, use_cache=False, **options))
+    left = model.generate(padded, attention_mask=torch.nn.functional.pad(mask, (3, 0)), **options)
+    assert torch.equal(cached[:, 6:], left[:, 9:])
+    beams = model.generate(ids, attention_mask=mask, num_beams=3, **options)
+    assert torch.equal(beams, model.generate(ids, attention_mask=mask, num_beams=3, use_cache=False, **options))
+    if fixed:
+        assert torch.equal(cached, model.generate(ids, attention_mask=mask, cache_implementation="static", **options))
+
+
 @families(CAUSAL)
 @torch.no_grad()
 def test_generation_is_the_same_however_it_is_computed(family: str) -> None:
     model = model_of(family)
-    ids, hybrids, apart = tokens(2, 6), mixed(shape_of(model)), family not in FREE
-    options: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    padded = torch.nn.functional.pad(ids, (3, 0))
-    seen = torch.nn.functional.pad(torch.ones_like(ids), (3, 0))
+    ids, hybrids = tokens(2, 6), mixed(shape_of(model))
+    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     alone = []
     for k, hybrid in enumerate(hybrids):
         with Attachment(model, hybrid, attention=attention_of(family)) as attached:
             perturb(attached.banks, k + 1)
             mask = torch.ones_like(ids)
             cached = model.generate(ids, attention_mask=mask, **options)
-            assert torch.equal(cached, model.generate(ids, attention_mask=mask, use_cache=False, **options))
-            left = model.generate(padded, attention_mask=seen, **options)
-            assert torch.equal(cached[:, 6:], left[:, 9:])
-            beams = model.generate(ids, attention_mask=mask, num_beams=3, **options)
-            assert torch.equal(beams, model.generate(ids, attention_mask=mask, num_beams=3, use_cache=False, **options))
-            if not apart:
-                static = model.generate(ids, attention_mask=mask, cache_implementation="static", **options)
-                assert torch.equal(cached, static)
+            if k == 1:
+                check_generation(model, ids, cached, options, family in FREE)
             alone.append((cached, {name: w.clone() for name, w in attached.banks.weights().items()}))
     with Attachment(model, hybrids, attention=attention_of(family)) as attached:
         for k, (_, own) in enumerate(alone):
@@ -290,8 +301,8 @@ def test_flops_are_those_that_torch_counts(family: str) -> None:
                 if loss.requires_grad:
                     loss.backward()
             counts = counter.get_flop_counts()
-            rotating = sum(sum(c.values()) for name, c in counts.items() if name.endswith("rotary_emb"))
-            counted = (counter.get_total_flops() - rotating) // 2
+            outside = sum(sum(c.values()) for name, c in counts.items() if name.endswith(("rotary_emb", "pooler")))
+            counted = (counter.get_total_flops() - outside) // 2
             if train:
                 assert counted == COSTS.get("training_flops")().of(hybrid, shape, 5), hybrid.describe()
             elif not any(m.mergeable for m in hybrid.methods()):

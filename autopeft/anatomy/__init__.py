@@ -67,7 +67,9 @@ class ModelShape:
         """Whether it has this place, or its layers have."""
         if place in ("norm1", "norm2"):
             return place in self.row.norms
-        there = {"gate": self.gated, "attention": self.row.prefix, INPUT: not self.row.images}
+        # Where distances are those in the batch, a shorter prompt's masked slots would count.
+        prompted = not self.row.images and self.row.positions is None
+        there = {"gate": self.gated, "attention": self.row.prefix, INPUT: prompted}
         return there.get(place, True)
 
     def lacks(self, place: str) -> str:
@@ -76,6 +78,8 @@ class ModelShape:
             return (
                 f"models of family '{self.family}' compute attention by code of their own, which prefixes do not reach"
             )
+        if place == INPUT:
+            return f"models of family '{self.family}' have no room for prompts among their inputs"
         return f"models of family '{self.family}' have none"
 
     @property
