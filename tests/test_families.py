@@ -242,9 +242,7 @@ def test_a_prompt_in_a_pack_is_the_prompt_alone(family: str) -> None:
 # --- generation ------------------------------------------------------------------------------------------------------
 
 
-def check_generation(
-    model: Any, ids: torch.Tensor, cached: torch.Tensor, options: dict[str, Any], fixed: bool
-) -> None:
+def check_generation(model: Any, ids: torch.Tensor, cached: torch.Tensor, options: dict[str, Any], fixed: bool) -> None:
     """Without a cache, padded on the left, with beams, and with a cache of a fixed size."""
     mask, padded = torch.ones_like(ids), torch.nn.functional.pad(ids, (3, 0))
     assert torch.equal(cached, model.generate(ids, attention_mask=mask, use_cache=False, **options))

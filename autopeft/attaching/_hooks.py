@@ -130,6 +130,23 @@ class SiteHook:
     def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         """A forward hook."""
         block_input = self.block.take() if self.block else None
+        if output.dim() == 2:
+            return self._flat(args, output, block_input)
+        return self._changed(args, output, block_input)
+
+    def _flat(
+        self, args: tuple[torch.Tensor, ...], output: torch.Tensor, block_input: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same where a layer puts all tokens of all sequences side by side, as OPT does."""
+        given = (_apart(args[0], self.banks[0][1]),)
+        block = None if block_input is None else _apart(block_input, self.banks[0][1])
+        _check_flat([bank for _, bank in self.banks])
+        return self._changed(given, _apart(output, self.banks[0][1]), block).flatten(0, 1)
+
+    def _changed(
+        self, args: tuple[torch.Tensor, ...], output: torch.Tensor, block_input: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The output as changed by the banks."""
         if self.positions:
             args, output = (self.positions.own(args[0]),), self.positions.own(output)
         parts: dict[Rows, torch.Tensor] = {}
@@ -162,7 +179,26 @@ class InputHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """A forward pre-hook."""
-        changed = args[0]
+        flat, given = args[0].dim() == 2, args[0]
+        if flat:
+            _check_flat(self.banks)
+            given = _apart(given, self.banks[0])
+        changed = given
         for bank in self.banks:
-            changed = bank(changed, args[0], None)
-        return (changed, *args[1:])
+            changed = bank(changed, given, None)
+        return (changed.flatten(0, 1) if flat else changed, *args[1:])
+
+
+def _apart(x: torch.Tensor, bank: Bank) -> torch.Tensor:
+    """Tokens [N*L, d] of all candidates as one sequence a candidate, [K, B*L, d]."""
+    return x.unflatten(0, (len(bank.methods), -1))
+
+
+def _check_flat(banks: Sequence[Bank]) -> None:
+    """`AutopeftError` for methods that must know where a text begins."""
+    for bank in banks:
+        if bank.method.reads_batch or not bank.method.tokenwise:
+            raise AutopeftError(
+                f"'{bank.method.label}' at {bank.site} depends on whole texts, but layers of this family put all "
+                "tokens side by side there; take other sites"
+            )
