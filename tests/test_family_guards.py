@@ -162,6 +162,16 @@ def test_prefixes_are_refused_where_they_do_not_reach_attention(family: str) -> 
     assert SearchSpace.load({"blocks": blocks}, shape).size > 1
 
 
+def test_what_depends_on_texts_is_refused_where_tokens_lie_side_by_side() -> None:
+    model = randomise(AutoModel.from_config(MORE["opt"]()), 0)
+    ids = torch.arange(5, 15).view(2, 5)
+    with Attachment(model, Hybrid.uniform(3, LoRA(2, sites=("q",), gated=True))):
+        model(ids)
+    gated = Hybrid.uniform(3, LoRA(2, sites=("up",), gated=True))
+    with Attachment(model, gated), pytest.raises(AutopeftError, match="'lora' at up depends on whole texts"):
+        model(ids)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "family", ["falcon", "bloom", "deberta-v2", "modernbert", "gemma2", "gpt_neox", "opt", "camembert"]
