@@ -98,7 +98,8 @@ class _Slot:
         if self.rows is None:
             whole.copy_(own)
         else:
-            whole[self.rows.index(whole.device)] = own.to(whole.dtype)
+            # What is unchanged is a view of the same memory.
+            whole[self.rows.index(whole.device)] = own.to(whole.dtype, copy=True)
 
     def _whole_weight(self) -> Any:
         whole = self.module.weight.data
