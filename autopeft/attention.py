@@ -6,7 +6,7 @@ Shapes: N = K*B sequences, H heads, G key/value heads, L tokens, l prefix column
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from autopeft.anatomy import family_of
 from autopeft.errors import AutopeftError
 from autopeft.methods._bank import Bank
 
@@ -23,9 +24,19 @@ if TYPE_CHECKING:
 
 #: Names under which the functions below are registered with transformers.
 FUSED, MATMUL = "autopeft_sdpa", "autopeft_matmul"
+#: The fused one again: transformers refuses names with "sdpa" in them for models whose own SDPA it did not write.
+_FUSED_ANYWHERE = "autopeft_fused"
 #: By what a user chose, what computes the same and knows prefixes; and back.
 _OURS = {"sdpa": FUSED, "eager": MATMUL}
-_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+_THEIRS = {FUSED: "sdpa", MATMUL: "eager", _FUSED_ANYWHERE: "eager"}
+#: What a model may tell an attention function beside the tensors, and ours take into account or need not know: masks
+#: hold what windows and positions leave.
+_UNDERSTOOD = frozenset({
+    "scaling", "dropout", "is_causal", "position_bias", "softcap", "sliding_window", "position_ids", "use_cache",
+    "past_key_values", "layer_past", "cache_position", "output_attentions", "output_hidden_states",
+    "output_router_logits", "return_dict", "position_embeddings", "layer_idx", "num_items_in_batch", "logits_to_keep",
+    "token_type_ids", "encoder_attention_mask", "encoder_hidden_states", "deterministic",
+})  # fmt: skip
 _PREFIX = "_autopeft_prefix"
 _FIRST_ONLY = "_autopeft_first_only"
 
@@ -50,7 +61,7 @@ class AttentionChoice:
         given = str(model.config._attn_implementation)
         # Another model with the same configuration may have prefixes: what was set for it is no user's choice.
         self.model, self.own = model, _THEIRS.get(given, given)
-        model.set_attn_implementation(asked or _knowing_prefixes(self.own))
+        set_attention(model, asked or _knowing_prefixes(self.own))
 
     def undo(self) -> None:
         """Put back what the user chose last."""
@@ -76,9 +87,17 @@ class AttentionChoice:
         if given in _THEIRS:
             return
         self.own = str(given)
-        self.model.set_attn_implementation(_knowing_prefixes(self.own))
+        set_attention(self.model, _knowing_prefixes(self.own))
         # A configuration may have been put in the place of the model's.
         _config(module)._attn_implementation = self.model.config._attn_implementation
+
+
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """Have a model attend by one of our functions; families with attention code of their own keep it."""
+    if name in _THEIRS and not family_of(model.config).prefix:
+        return
+    anywhere = name == FUSED and not getattr(model, "_supports_sdpa", True)
+    model.set_attn_implementation(_FUSED_ANYWHERE if anywhere else name)
 
 
 def _config(module: nn.Module) -> Any:
@@ -105,8 +124,18 @@ def fused_attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Scaled dot-product attention over the module's prefix and the tokens: [N, L, H, h]."""
+    """Scaled dot-product attention over the module's prefix and the tokens: [N, L, H, h].
+
+    Capped scores have no fused kernel: they are computed by two products. `AutopeftError` for what a model says to its
+    attention and ours does not know.
+    """
+    if kwargs.get("softcap") is not None:
+        return matmul_attention(module, query, key, value, attention_mask, **kwargs)[0], None
+    _check_understood(module, kwargs)
+    bias = kwargs.pop("position_bias", None)
     key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
+    if bias is not None:
+        attention_mask = _biased(module, query, key, attention_mask, bias, kwargs)
     tokens = query.shape[2]
     query, attention_mask = _asked(module, query, attention_mask)
     output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
@@ -121,20 +150,28 @@ def matmul_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    position_bias: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same by two products and a softmax: SDPA's backward in bf16 is slow on CPUs.
 
-    Stands in for transformers' eager attention too, so it gives the weights [N, H, L, l + S] as well.
+    Stands in for transformers' eager attention too, so it gives the weights [N, H, L, l + S] as well. `softcap` bounds
+    the scores: softcap * tanh(scores / softcap).
     """
+    _check_understood(module, kwargs)
     key, value, attention_mask = with_prefix(module, query, key, value, attention_mask)
     if attention_mask is None and _is_causal(module, kwargs) and query.shape[2] > 1:
         attention_mask = _causal_mask(query.shape[2], key.shape[2], query.device)
+    if position_bias is not None:
+        attention_mask = _biased(module, query, key, attention_mask, position_bias, kwargs)
     tokens = query.shape[2]
     query, attention_mask = _asked(module, query, attention_mask)
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scores = torch.matmul(query, key.transpose(2, 3)) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         scores = _masked(scores, attention_mask)
     weights = scores.softmax(-1).to(value.dtype)
@@ -211,6 +248,30 @@ def _column_mask(bank: Bank, mask: torch.Tensor) -> torch.Tensor:
     return mask.new_zeros(size).masked_fill(~seen, torch.finfo(mask.dtype).min)
 
 
+def _check_understood(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
+    for name, value in kwargs.items():
+        if value is not None and name not in _UNDERSTOOD:
+            raise AutopeftError(
+                f"{type(module).__name__} gives its attention '{name:.100}', which autopeft's attention does not know, "
+                "so hybrids on this model would compute something else; use a model of another family"
+            )
+
+
+def _biased(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    bias: torch.Tensor,
+    kwargs: dict[str, Any],
+) -> torch.Tensor:
+    """The mask as floats, with a bias [N or 1, H, L, S] of positions: columns of prefixes in front have none."""
+    if mask is None and _is_causal(module, kwargs) and query.shape[2] > 1:
+        mask = _causal_mask(query.shape[2], key.shape[2], query.device)
+    bias = nn.functional.pad(bias.to(query.dtype), (key.shape[2] - bias.shape[3], 0))
+    return bias if mask is None else _masked(bias, mask)
+
+
 def _masked(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The scores with what is not seen as small as it gets."""
     if mask.dtype == torch.bool:
@@ -233,6 +294,6 @@ def _explicit_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
 
 
-for _name, _function in ((FUSED, fused_attention), (MATMUL, matmul_attention)):
+for _name, _function in ((FUSED, fused_attention), (_FUSED_ANYWHERE, fused_attention), (MATMUL, matmul_attention)):
     AttentionInterface.register(_name, _function)
     AttentionMaskInterface.register(_name, _explicit_mask)

@@ -70,9 +70,11 @@ def read_config(location: str, name: str, local: bool) -> dict[str, Any]:
 def check_sizes(values: Mapping[str, Any], place: str) -> None:
     """`AutopeftError` for a number of a configuration that no model has; absent ones and None are the library's."""
     for name in values.keys() & MOST.keys():
-        value = values[name]
-        if value is not None and (type(value) is not int or not 1 <= value <= MOST[name]):
-            raise AutopeftError(f"{place}: {name} is {value!r:.40}; expected a whole number from 1 to {MOST[name]:,}")
+        # DeBERTa tells no segments apart.
+        value, least = values[name], 0 if name == "type_vocab_size" else 1
+        if value is not None and (type(value) is not int or not least <= value <= MOST[name]):
+            most = f"{MOST[name]:,}"
+            raise AutopeftError(f"{place}: {name} is {value!r:.40}; expected a whole number from {least} to {most}")
     if values.get("is_decoder") or values.get("add_cross_attention"):
         # Its first token, which the head reads, would see no other; or it waits for an encoder.
         raise AutopeftError(f"{place}: it describes a decoder (is_decoder, add_cross_attention); set these to false")

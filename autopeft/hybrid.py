@@ -182,7 +182,7 @@ def _check_places(methods: tuple[Method, ...], shape: ModelShape) -> None:
     for method in methods:
         if not method.places(shape):
             where = ", ".join(method.sites)
-            raise AutopeftError(f"hybrid: '{method.name}' at {where}: models of family '{shape.family}' have none")
+            raise AutopeftError(f"hybrid: '{method.name}' at {where}: {shape.lacks(method.sites[0])}")
 
 
 @lru_cache(maxsize=65_536)

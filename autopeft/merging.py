@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autopeft.anatomy import ModelShape, family_of, layers_of, shape_of
+from autopeft.anatomy import ModelShape, Rows, layers_of, shape_of
 from autopeft.errors import AutopeftError
 from autopeft.folding import fold_at
 from autopeft.hybrid import Hybrid
@@ -62,13 +62,12 @@ def merge(model: PreTrainedModel, hybrid: Hybrid, weights: Weights, safe: bool =
 
 @dataclass(frozen=True)
 class _Slot:
-    """One map, slice of a fused map, or norm, and the methods that act there, in their order, each with its place."""
+    """One map, rows of a fused map, or norm, and the methods that act there, in their order, each with its place."""
 
     name: str
     layer: int
     module: Any
-    index: int
-    parts: int
+    rows: Rows | None
     shape: ModelShape
     methods: tuple[tuple[str, Method], ...]
 
@@ -91,36 +90,48 @@ class _Slot:
 
     def write(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Set them."""
-        self._weight().copy_(weight)
+        self._put(self._whole_weight(), weight)
         if bias is not None:
-            self._bias().copy_(bias)
+            self._put(self.module.bias.data, bias)
+
+    def _put(self, whole: torch.Tensor, own: torch.Tensor) -> None:
+        if self.rows is None:
+            whole.copy_(own)
+        else:
+            # What is unchanged is a view of the same memory.
+            whole[self.rows.index(whole.device)] = own.to(whole.dtype, copy=True)
+
+    def _whole_weight(self) -> Any:
+        whole = self.module.weight.data
+        return whole.T if hasattr(self.module, "nf") else whole
 
     def _weight(self) -> Any:
-        whole = self.module.weight.data
-        return self._part(whole.T if hasattr(self.module, "nf") else whole)
+        return self._part(self._whole_weight())
 
     def _bias(self) -> Any:
         bias = getattr(self.module, "bias", None)
         return None if bias is None else self._part(bias.data)
 
     def _part(self, whole: torch.Tensor) -> torch.Tensor:
-        return whole.chunk(self.parts, dim=0)[self.index]
+        return whole if self.rows is None else self.rows.of(whole)
 
 
 def _slots(model: PreTrainedModel, hybrid: Hybrid) -> Iterator[_Slot]:
-    shape, family = shape_of(model), family_of(model.config)
+    shape = shape_of(model)
     names = {module: name for name, module in model.named_modules()}
     for i, (layer, methods) in enumerate(zip(layers_of(model), hybrid.layers, strict=True)):
-        found: dict[Any, list[tuple[str, Method]]] = {}
+        found: dict[tuple[str, Rows | None], list[tuple[str, Method]]] = {}
         for method in methods:
             for place in method.places(shape):
-                found.setdefault(family.site(place), []).append((place, method.at(place)))
-        for at, placed in found.items():
+                at = shape.row.site(place)
+                key = at.module, shape.rows(place) if at.parts > 1 else None
+                found.setdefault(key, []).append((place, method.at(place)))
+        for (inner, rows), placed in found.items():
             outputs = [one for one in placed if not one[0].endswith("_in")]
             # The first to change the input is the last to be multiplied from the right.
             inputs = [one for one in reversed(placed) if one[0].endswith("_in")]
-            module = layer.get_submodule(at.module)
-            yield _Slot(names[module], i, module, at.index, at.parts, shape, (*outputs, *inputs))
+            module = layer.get_submodule(inner)
+            yield _Slot(names[module], i, module, rows, shape, (*outputs, *inputs))
 
 
 _Map = tuple[torch.Tensor, torch.Tensor | None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import util
@@ -79,7 +79,7 @@ class ModelSource:
             if self.trust_remote_code and "AutoConfig" in (values.get("auto_map") or {}):
                 config = AutoConfig.from_pretrained(self.location, **options, **overrides)
             else:
-                _check_family(values, self.name)
+                _check_family(values, self.name, CONFIG_MAPPING)
                 made = {**values, **overrides, "name_or_path": self.location}
                 config = CONFIG_MAPPING[values["model_type"]].from_dict(made)
         family_of(config)
@@ -242,11 +242,11 @@ def _in_our_words(place: str, trust_remote_code: bool) -> Iterator[None]:
         raise AutopeftError(f"{place}: it needs Python code of its own; {HOW}") from error
 
 
-def _check_family(values: Mapping[str, Any], name: str) -> None:
+def _check_family(values: Mapping[str, Any], name: str, known: Iterable[str]) -> None:
     """A configuration that names no family would be guessed from the folder's name."""
     if not isinstance(values.get("model_type"), str):
         raise AutopeftError(f"model '{name}': its config.json names no model_type; known: {', '.join(FAMILIES)}")
-    if values["model_type"] not in FAMILIES:
+    if values["model_type"] not in FAMILIES and values["model_type"] not in known:
         raise AutopeftError(unsupported(values["model_type"]))
 
 

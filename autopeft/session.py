@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autopeft.anatomy import remarks_of
 from autopeft.budget import Budget, costs_of
 from autopeft.candidate import Candidate
 from autopeft.costs import COSTS
@@ -67,7 +68,7 @@ class Session:
 
     def check_positions(self, prompt: int, where: str) -> None:
         """`AutopeftError` where the longest text that is kept leaves no positions for a prompt of so many vectors."""
-        most = self.source.limits().tokens
+        most = self.source.limits().prompted
         length = min(self.experiment.training.max_length, most)
         if prompt and length + prompt > most:
             left = most - prompt
@@ -140,7 +141,8 @@ class Session:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know before a search, a sentence each: said by `plan`, `search` and the model card."""
-        return (*self.data.remarks, *self.tokens.remarks, *self._flat_costs(), *remarks_on(self.source.quantise))
+        own = (*self.data.remarks, *self.tokens.remarks, *self._flat_costs())
+        return (*own, *remarks_on(self.source.quantise), *remarks_of(self.shape))
 
     def _flat_costs(self) -> list[str]:
         """A sentence for each cost among the objectives that no candidate can change."""

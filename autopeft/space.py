@@ -57,6 +57,8 @@ class SearchSpace:
         self._check_size()
         self._by_name = {d.name: d for d in self.dimensions}
         self._made = {b.name: tuple(b.make(size) for size in self._sizes[b.name]) for b in self._blocks}
+        for b in self._blocks:
+            b.check(self._made[b.name][-1], shape, self.where)
         self._seen_layers: dict[tuple[Method, ...], tuple[Method, ...]] = {}
         self._layers = tuple(self._slots(i) for i in range(shape.layers))
         self._model = self._slots(None)

@@ -177,6 +177,14 @@ class Block:
         sizes = {_scaled(size, shape.hidden, self.method.step) for size in self.sizes}
         return tuple(sorted(sizes, key=lambda size: (self._count(size, shape), size)))
 
+    def check(self, method: Method, shape: ModelShape, where: str) -> None:
+        """`AutopeftError` where the model lacks all places of the block's method."""
+        if method.size_value and not method.places(shape):
+            raise AutopeftError(
+                f"{where}: block '{self.name}' at {', '.join(method.sites)}: {shape.lacks(method.sites[0])}; leave it "
+                "out, or take another model"
+            )
+
     def _count(self, size: int, shape: ModelShape) -> int:
         method = self.make(size)
         return method.num_params(shape) + method.shared_params(shape) if size else -1

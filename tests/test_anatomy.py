@@ -5,22 +5,25 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tiny_families import LISTED
 from tiny_models import CONFIGS, FAMILIES, FFN, HEADS, HIDDEN, LAYERS, base_model, classifier
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
-    GPTNeoXConfig,
     PretrainedConfig,
     PreTrainedModel,
+    T5Config,
 )
 
 from autopeft import anatomy
 from autopeft.anatomy import (
     SITES,
+    Rows,
     Site,
     family_of,
     head_names,
+    joined,
     layers_of,
     shape_from_config,
     shape_of,
@@ -34,7 +37,7 @@ GROUPED = {"llama": (HIDDEN, 16), "qwen2": (HIDDEN, 16), "qwen3": (HIDDEN, 32)}
 
 
 def test_every_family_is_tested() -> None:
-    assert set(FAMILIES) == set(anatomy.FAMILIES)
+    assert {*FAMILIES, *LISTED} == set(anatomy.FAMILIES)
 
 
 @each_family
@@ -92,10 +95,12 @@ def test_sites_have_the_widths_of_their_maps(family: str) -> None:
 def input_of(model: PreTrainedModel, read: str, changed: str, change: Callable[[torch.Tensor], None]) -> torch.Tensor:
     """What site `read` of layer 1 is given [L, in] when the output of site `changed` there is changed in place."""
     layer, row = layers_of(model)[1], family_of(model.config)
-    site, seen = row.site(changed), {}
+    site, rows, seen = row.site(changed), shape_of(model).rows(changed), {}
 
-    def alter(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        change(output.chunk(site.parts, dim=-1)[site.index])
+    def alter(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        part = rows.of(output, -1).clone()
+        change(part)
+        return joined(output, [(rows, part)])
 
     def keep(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         seen["x"] = args[0][0].clone()
@@ -136,6 +141,8 @@ def test_a_fused_map_is_cut_into_q_k_v_in_this_order() -> None:
     row = anatomy.FAMILIES["gpt2"]
     assert [row.site(s) for s in ("q", "k", "v")] == [Site("attn.c_attn", i, 3) for i in range(3)]
     assert row.site("o") == Site("attn.c_proj", 0, 1)
+    shape = shape_from_config(CONFIGS["gpt2"]())
+    assert [shape.rows(s) for s in ("q", "k", "v")] == [Rows(i * HIDDEN, HIDDEN, 3 * HIDDEN) for i in range(3)]
 
 
 @each_family
@@ -150,7 +157,7 @@ def test_layers_and_heads_are_found_on_any_model_of_the_family(family: str) -> N
 
 
 def test_an_unknown_family_is_named_with_the_known_ones() -> None:
-    for config in (GPTNeoXConfig(), PretrainedConfig()):
+    for config in (T5Config(), PretrainedConfig()):
         with pytest.raises(AutopeftError) as caught:
             shape_from_config(config)
         said = str(caught.value)

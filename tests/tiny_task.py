@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tiny_families import MORE
 from tiny_models import CONFIGS, randomise
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -37,7 +38,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def save_model(folder: Path, family: str = "bert") -> Path:
     """A tiny random base model and the tokenizer."""
-    randomise(AutoModel.from_config(CONFIGS[family]()), 0).save_pretrained(folder)
+    randomise(AutoModel.from_config((CONFIGS | MORE)[family]()), 0).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 

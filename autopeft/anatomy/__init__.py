@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autopeft.anatomy._families import FAMILIES, INPUT, MAPS, PLACES, SITES, Family, Site, family_of, unsupported
-from autopeft.checkpoint import MOST, check_sizes
-from autopeft.doors import door
+from autopeft.anatomy._families import FAMILIES
+from autopeft.anatomy._family import INPUT, MAPS, PLACES, SITES, Family
+from autopeft.anatomy._lookup import AUTO_CLASS, build, class_for, family_of, is_recognised, unsupported
+from autopeft.anatomy._sites import Rows, Site, joined
 from autopeft.errors import AutopeftError
 
 if TYPE_CHECKING:
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
-    "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Site", "embeddings_of",
-    "family_of", "head_names", "input_limits", "layers_of", "shape_from_config", "shape_of", "unsupported",
-    "vocabulary_of", "without_weights",
+    "AUTO_CLASS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Rows", "Site",
+    "embeddings_of", "family_of", "head_names", "hidden_of", "input_limits", "is_recognised", "joined", "layers_of",
+    "remarks_of",    "shape_from_config", "shape_of", "unsupported", "vocabulary_of", "with_hidden", "without_weights",
 ]  # fmt: skip
 
+#: Of a text, for models whose configuration says nothing.
+_POSITIONS = 2_048
 #: The places that are modules with a weight, and perhaps a bias.
 _WITH_WEIGHTS = (*MAPS, "norm1", "norm2")
 
@@ -37,7 +40,7 @@ class ModelShape:
     `sites` maps a site to (in, out) of its linear map; `backbone_params` is the number of parameters of the base model
     without the task's head; `gated` says that the feed-forward network has a second input map of the shape of `up`,
     `biased` which maps and norms have a bias, and `embedding` the width that tokens are looked up with (0: that of the
-    layers).
+    layers). `names` are the family's for this model (None: those of the table).
     """
 
     family: str
@@ -53,15 +56,44 @@ class ModelShape:
     causal: bool = False
     biased: frozenset[str] = frozenset()
     embedding: int = 0
+    names: Family | None = field(default=None, hash=False)
+
+    @property
+    def row(self) -> Family:
+        """The family's names."""
+        return self.names or FAMILIES[self.family]
 
     def has(self, place: str) -> bool:
         """Whether it has this place, or its layers have."""
-        return place != "gate" or self.gated
+        if place in ("norm1", "norm2"):
+            return place in self.row.norms
+        # Where distances are those in the batch, a shorter prompt's masked slots would count.
+        prompted = not self.row.images and self.row.positions is None
+        there = {"gate": self.gated, "attention": self.row.prefix, INPUT: prompted}
+        return there.get(place, True)
+
+    def lacks(self, place: str) -> str:
+        """Why it does not have a place."""
+        if place == "attention":
+            return (
+                f"models of family '{self.family}' compute attention by code of their own, which prefixes do not reach"
+            )
+        if place == INPUT:
+            return f"models of family '{self.family}' have no room for prompts among their inputs"
+        return f"models of family '{self.family}' have none"
 
     @property
     def norm_bias(self) -> bool:
         """Whether its norms have a bias."""
-        return FAMILIES[self.family].norm_bias
+        return self.row.norm_bias
+
+    def rows(self, place: str) -> Rows:
+        """Which outputs of the module of a place are the place's."""
+        site, wide = self.row.site(place), self.width(place)[1]
+        if site.parts == 1:
+            return Rows(0, wide, wide)
+        others = sum(self.sites[name][1] for name in ("q", "k", "v"))
+        return site.rows(site.parts * wide if site.layout == "equal" else others, self.heads, self.kv_heads)
 
     def width(self, place: str) -> tuple[int, int]:
         """(In, out) of a place; `AutopeftError` for one that its layers lack."""
@@ -80,40 +112,74 @@ class ModelShape:
 class InputLimits:
     """What a model can be given: token ids below `vocabulary`, `tokens` of them at most, segment ids below `segments`.
 
-    `segments` is None for families that look none up.
+    `segments` is None for families that look none up. `window`: of how many tokens, itself among them, each one sees at
+    most (None: of all).
     """
 
     vocabulary: int
     tokens: int
     segments: int | None = None
+    window: int | None = None
+
+    @property
+    def prompted(self) -> int:
+        """How many tokens a text may have with its prompt: in a window masked slots would take the room of others."""
+        return min(self.tokens, self.window or self.tokens)
 
 
 def input_limits(config: PretrainedConfig) -> InputLimits:
     """What a model of this configuration can be given; rotary positions end where the model was made for no more."""
     family = family_of(config)
-    tokens = int(config.max_position_embeddings)
+    if family.images:
+        raise AutopeftError(f"model family '{config.model_type}' reads images; take a model of texts for this task")
+    # BLOOM, which has no positions, was made for so many.
+    tokens = int(getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", 0) or _POSITIONS)
     if family.counts_padding:
         tokens -= (config.pad_token_id or 0) + 1
     if tokens < 1:
         raise AutopeftError(
             f"model family '{config.model_type}': max_position_embeddings leaves no position for a token"
         )
-    return InputLimits(int(config.vocab_size), tokens, int(config.type_vocab_size) if family.segments else None)
+    segments = int(config.type_vocab_size) if family.segments else None
+    return InputLimits(int(config.vocab_size), tokens, segments, _window(config))
+
+
+def _window(config: PretrainedConfig) -> int | None:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    window = getattr(config, "sliding_window", None)
+    return int(window) if isinstance(window, int) and window > 0 else None
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     """The backbone's layers, lowest first; the row of names is checked against the model."""
     family = family_of(model.config)
     layers = list(_walk(_base(model), family.layers, model).children())
-    for name in (
-        family.attention,
-        *(family.site(s).module for s in SITES),
-        *([family.gate] if family.gate else []),
-        family.norm1,
-        family.norm2,
-    ):
+    for name in (family.attention, *family.maps, *(getattr(family, norm) for norm in family.norms)):
         _walk(layers[0], name, model)
     return layers
+
+
+def hidden_of(output: Any) -> torch.Tensor:
+    """A layer's output [N, L, d], which may stand before its attention's weights."""
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
+    """The same with another output of the layer."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def remarks_of(shape: ModelShape) -> list[str]:
+    """What a user should know of a model whose family is not in the table."""
+    if not is_recognised(shape.family):
+        return []
+    return [
+        f"model family '{shape.family}' is not one that autopeft was tested with; its modules have the names of a "
+        "known one, and it is tried before training"
+    ]
 
 
 def embeddings_of(model: PreTrainedModel) -> nn.Module:
@@ -128,15 +194,19 @@ def head_names(model: PreTrainedModel) -> list[str]:
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
     """The shape of a model, read from its modules (they may be on the meta device)."""
-    family, layers = family_of(model.config), layers_of(model)
-    sites = {name: _in_out(layers[0], family.site(name)) for name in SITES}
-    if any(_in_out(layer, family.site(name)) != wide for layer in layers for name, wide in sites.items()):
-        raise AutopeftError(f"model family '{model.config.model_type}': its layers are not all of one shape")
-    hidden = sites["q"][0]
-    query_heads = int(model.config.num_attention_heads)
-    head_dim = sites["q"][1] // query_heads
+    config, family, layers = model.config, family_of(model.config), layers_of(model)
+    query_heads, kv_heads = int(config.num_attention_heads), family.kv_heads_of(config)
+
+    def widths(layer: nn.Module) -> dict[str, tuple[int, int]]:
+        return {name: _in_out(layer, family.site(name), query_heads, kv_heads) for name in SITES}
+
+    sites = widths(layers[0])
+    if any(widths(layer) != sites for layer in layers):
+        raise AutopeftError(f"model family '{config.model_type}': its layers are not all of one shape")
+    hidden, head_dim = sites["q"][0], sites["q"][1] // query_heads
+    embedding = 0 if family.images else _table(model).shape[1]
     return ModelShape(
-        family=str(model.config.model_type),
+        family=str(config.model_type),
         layers=len(layers),
         hidden=hidden,
         ffn=sites["up"][1],
@@ -148,12 +218,15 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         gated=family.gate is not None,
         causal=family.causal,
         biased=frozenset(place for place in _WITH_WEIGHTS if _has_bias(layers[0], family, place)),
-        embedding=_table(model).shape[1] if _table(model).shape[1] != hidden else 0,
+        embedding=embedding if embedding != hidden else 0,
+        names=family,
     )
 
 
 def vocabulary_of(model: PreTrainedModel) -> torch.Tensor | None:
-    """What tokens are looked up in [vocabulary, width]; None on the meta device."""
+    """What tokens are looked up in [vocabulary, width]; None on the meta device, and of models of images."""
+    if family_of(model.config).images:
+        return None
     table = _table(model).detach()
     return None if table.is_meta else table
 
@@ -164,29 +237,22 @@ def _table(model: PreTrainedModel) -> torch.Tensor:
     return table
 
 
-#: Transformers' class of what a model is where no task says it.
-AUTO_CLASS = "AutoModelForSequenceClassification"
-
-
 def shape_from_config(
-    config: PretrainedConfig, trust_remote_code: bool = False, auto_class: str = AUTO_CLASS
+    config: PretrainedConfig, trust_remote_code: bool = False, auto_class: str | None = None
 ) -> ModelShape:
     """The shape of the model that a configuration describes, without allocating its weights."""
     return shape_of(without_weights(config, trust_remote_code, auto_class))
 
 
-def without_weights(config: PretrainedConfig, trust_remote_code: bool, auto_class: str = AUTO_CLASS) -> PreTrainedModel:
-    """The model that a configuration describes, of one of transformers' auto classes, on the meta device."""
-    import torch
-    import transformers
+def without_weights(
+    config: PretrainedConfig, trust_remote_code: bool, auto_class: str | None = None
+) -> PreTrainedModel:
+    """The model that a configuration describes, on the meta device.
 
+    `auto_class` is one of transformers'; where no task says it, the first that has such a model.
+    """
     family_of(config)
-    place = f"model family '{config.model_type}'"
-    build = getattr(transformers, auto_class).from_config
-    with torch.device("meta"), door(place, "no model can be built from this configuration", "mend config.json"):
-        check_sizes({name: getattr(config, name, None) for name in (*MOST, "pad_token_id")}, f"{place}: configuration")
-        model: PreTrainedModel = build(config, trust_remote_code=trust_remote_code)
-    return model
+    return build(config, trust_remote_code, auto_class or class_for(config))
 
 
 def _numbers(parameter: Any) -> int:
@@ -212,13 +278,13 @@ def _walk(root: nn.Module, name: str, model: PreTrainedModel) -> nn.Module:
 
 
 def _has_bias(layer: nn.Module, family: Family, place: str) -> bool:
-    there = place != "gate" or family.gate is not None
+    there = bool(getattr(family, place))
     return there and getattr(layer.get_submodule(family.site(place).module), "bias", None) is not None
 
 
-def _in_out(layer: nn.Module, site: Site) -> tuple[int, int]:
+def _in_out(layer: nn.Module, site: Site, heads: int, kv_heads: int) -> tuple[int, int]:
     module: Any = layer.get_submodule(site.module)
     # Not from the weight of a linear map: quantised ones are packed. transformers' Conv1D (GPT-2) has [in, out].
     conv = hasattr(module, "nf")
     wide_in, wide_out = (module.weight.shape[0], module.nf) if conv else (module.in_features, module.out_features)
-    return int(wide_in), int(wide_out) // site.parts
+    return int(wide_in), site.rows(int(wide_out), heads, kv_heads).size

@@ -3,92 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from autopeft.errors import AutopeftError, suggest
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-#: The linear maps that every layer has, in the order in which it computes them.
-SITES = ("q", "k", "v", "o", "up", "down")
-#: With the second input map of a gated feed-forward network.
-MAPS = ("q", "k", "v", "o", "up", "gate", "down")
-#: The place of methods of the whole model: vectors among those that its tokens are looked up as.
-INPUT = "input"
-#: All that methods may act on: that, and of a layer the outputs of maps and norms, its own input and output, the input
-#: of `down`, and the keys and values of its attention.
-PLACES = (
-    INPUT,
-    "layer_in",
-    "attention",
-    "q",
-    "k",
-    "v",
-    "o",
-    "norm1",
-    "up",
-    "gate",
-    "down_in",
-    "down",
-    "norm2",
-    "layer",
-)
-
-
-@dataclass(frozen=True)
-class Family:
-    """Dotted names of one model family.
-
-    `layers` and `embeddings` (the module that looks tokens up) are relative to the base model (`model.base_model`), the
-    rest to a layer. A site that is one of n equal
-    parts of a fused linear map is written `name:i/n`. `gate` is the second input map of a gated feed-forward network.
-    `norm1` and `norm2` belong to attention and feed-forward network, and stand before them when `norm_first`;
-    those of `norm_bias` have one.
-    `heads` are the modules on top of the base model that a task may train from scratch: which of them a model has
-    depends on the task. `residual`, for families whose sequence heads read the first token only: the module that is
-    given attention's output and what is added to it, after which a layer works token by token.
-    """
-
-    layers: str
-    attention: str
-    q: str
-    k: str
-    v: str
-    o: str
-    up: str
-    down: str
-    gate: str | None = None
-    norm1: str = ""
-    norm2: str = ""
-    norm_first: bool = False
-    norm_bias: bool = True
-    heads: tuple[str, ...] = ("score",)
-    embeddings: str = "embeddings"
-    causal: bool = False
-    residual: str | None = None
-    segments: bool = False
-    counts_padding: bool = False
-
-    def site(self, name: str) -> Site:
-        """Where place `name` of a layer is; the layer itself has the empty name."""
-        own = {"layer": "", "layer_in": "", "down_in": self.down}
-        module, _, part = (own[name] if name in own else getattr(self, name)).partition(":")
-        if not part:
-            return Site(module, 0, 1)
-        index, _, parts = part.partition("/")
-        return Site(module, int(index), int(parts))
-
-
-@dataclass(frozen=True)
-class Site:
-    """Part `index` of `parts` equal slices of the output of the linear map `module`."""
-
-    module: str
-    index: int
-    parts: int
-
+from autopeft.anatomy._family import Family
 
 _BERT = Family(
     layers="encoder.layer",
@@ -121,6 +38,42 @@ _LLAMA = Family(
     norm_bias=False,
     embeddings="embed_tokens",
     causal=True,
+)
+
+#: Its other two norms stand behind attention and feed-forward network.
+_GEMMA = replace(_LLAMA, norm2="pre_feedforward_layernorm")
+#: BLOOM's names, most of them those of GPT-NeoX and Falcon.
+_NEOX = Family(
+    layers="h",
+    attention="self_attention",
+    q="self_attention.query_key_value:q/groups",
+    k="self_attention.query_key_value:k/groups",
+    v="self_attention.query_key_value:v/groups",
+    o="self_attention.dense",
+    up="mlp.dense_h_to_4h",
+    down="mlp.dense_4h_to_h",
+    norm1="input_layernorm",
+    norm2="post_attention_layernorm",
+    norm_first=True,
+    embeddings="word_embeddings",
+    causal=True,
+    prefix=False,
+    pair=True,
+)
+_VIT = Family(
+    layers="layers",
+    attention="attention",
+    q="attention.q_proj",
+    k="attention.k_proj",
+    v="attention.v_proj",
+    o="attention.o_proj",
+    up="mlp.fc1",
+    down="mlp.fc2",
+    norm1="layernorm_before",
+    norm2="layernorm_after",
+    norm_first=True,
+    heads=("classifier",),
+    images=True,
 )
 
 #: By the configuration's `model_type`. To add a family, add a row.
@@ -158,19 +111,119 @@ FAMILIES: Mapping[str, Family] = {
         heads=("score", "classifier"),
     ),
     "llama": _LLAMA,
+    "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+    "granite": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": replace(_GEMMA, refused=("use_bidirectional_attention",)),
+    "olmo2": replace(_LLAMA, norm1="post_attention_layernorm", norm2="post_feedforward_layernorm", norm_first=False),
+    "phi": replace(
+        _LLAMA,
+        o="self_attn.dense",
+        up="mlp.fc1",
+        gate=None,
+        down="mlp.fc2",
+        norm2="",
+        norm_bias=True,
+        parallel=True,
+    ),
+    "phi3": replace(
+        _LLAMA,
+        q="self_attn.qkv_proj:q/blocks",
+        k="self_attn.qkv_proj:k/blocks",
+        v="self_attn.qkv_proj:v/blocks",
+        gate="mlp.gate_up_proj:0/2",
+        up="mlp.gate_up_proj:1/2",
+    ),
+    "gpt_neox": replace(
+        _NEOX,
+        layers="layers",
+        attention="attention",
+        q="attention.query_key_value:q/groups",
+        k="attention.query_key_value:k/groups",
+        v="attention.query_key_value:v/groups",
+        o="attention.dense",
+        embeddings="embed_in",
+        prefix=True,
+        pair=False,
+        when=(("use_parallel_residual", True, {"parallel": True}),),
+    ),
+    "bloom": replace(_NEOX, refused=("slow_but_exact",)),
+    "falcon": replace(
+        _NEOX,
+        norm2="",
+        parallel=True,
+        kv_heads=1,
+        when=(
+            ("multi_query", False, {"kv_heads": "num_attention_heads"}),
+            ("new_decoder_architecture", True, {"kv_heads": "num_kv_heads", "norm1": "ln_attn", "norm2": "ln_mlp"}),
+            ("num_ln_in_parallel_attn", 1, {"norm1": "input_layernorm", "norm2": ""}),
+            ("parallel_attn", False, {"norm2": "post_attention_layernorm", "parallel": False}),
+        ),
+    ),
+    "opt": Family(
+        layers="decoder.layers",
+        attention="self_attn",
+        q="self_attn.q_proj",
+        k="self_attn.k_proj",
+        v="self_attn.v_proj",
+        o="self_attn.out_proj",
+        up="fc1",
+        down="fc2",
+        norm1="self_attn_layer_norm",
+        norm2="final_layer_norm",
+        norm_first=True,
+        embeddings="decoder.embed_tokens",
+        causal=True,
+        when=(("do_layer_norm_before", False, {"norm_first": False}),),
+    ),
+    "modernbert": Family(
+        layers="layers",
+        attention="attn",
+        q="attn.Wqkv:0/3",
+        k="attn.Wqkv:1/3",
+        v="attn.Wqkv:2/3",
+        o="attn.Wo",
+        gate="mlp.Wi:0/2",
+        up="mlp.Wi:1/2",
+        down="mlp.Wo",
+        # The first layer has none before attention.
+        norm2="mlp_norm",
+        norm_first=True,
+        norm_bias=False,
+        heads=("head", "classifier"),
+        when=(("norm_bias", True, {"norm_bias": True}),),
+    ),
+    "xlm-roberta": replace(_BERT, counts_padding=True),
+    "camembert": replace(_BERT, counts_padding=True),
+    "deberta-v2": replace(
+        _BERT,
+        q="attention.self.query_proj",
+        k="attention.self.key_proj",
+        v="attention.self.value_proj",
+        heads=("pooler", "classifier"),
+        residual=None,
+        segments=False,
+        prefix=False,
+        pair=True,
+        positions="disentangled_attention_bias",
+        when=(("type_vocab_size", 2, {"segments": True}),),
+        refused=("conv_kernel_size",),
+    ),
+    "vit": _VIT,
+    "dinov2": replace(_VIT, layers="encoder.layer", norm1="norm1", norm2="norm2", refused=("use_swiglu_ffn",)),
+    "siglip_vision_model": replace(
+        _VIT,
+        layers="encoder.layers",
+        attention="self_attn",
+        q="self_attn.q_proj",
+        k="self_attn.k_proj",
+        v="self_attn.v_proj",
+        o="self_attn.out_proj",
+        norm1="layer_norm1",
+        norm2="layer_norm2",
+    ),
 }
-
-
-def family_of(config: PretrainedConfig) -> Family:
-    """The family's row; `AutopeftError` names the family and the known ones."""
-    kind = str(getattr(config, "model_type", ""))
-    if kind not in FAMILIES:
-        raise AutopeftError(unsupported(kind))
-    return FAMILIES[kind]
-
-
-def unsupported(kind: str) -> str:
-    """What to say of a family without a row."""
-    return f"model family '{kind:.100}' is not supported; {suggest(kind, FAMILIES)}"

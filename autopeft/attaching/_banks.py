@@ -39,6 +39,7 @@ class Banks(nn.Module):
         vocabulary: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.shape = shape
         starts = starts or [0] * len(hybrids)
         if list(starts) != sorted(starts):
             raise ValueError(f"candidates must be in the order of their starts, not {starts}")

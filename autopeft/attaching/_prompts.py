@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: By side of the slots, how many tokens stand before them: a bidirectional model's head reads the first.
 _BEFORE = {True: 0, False: 1}
 
+_SEES = ", or that a token sees in front of it"
+
 
 def opened(x: torch.Tensor, new: torch.Tensor, causal: bool) -> torch.Tensor:
     """`x` [N, L, ...] with `new` [N, S, ...] in the slots: before the text of a causal model, else after [CLS]."""
@@ -67,7 +69,7 @@ class Prompts:
         self._names = list(inspect.signature(model.base_model.forward).parameters)
         #: Of each bank, how many vectors each candidate has; no tensors, as a model may be built without memory.
         self._columns = [tuple(bank.columns) for bank in banks]
-        self._limit = input_limits(model.config).tokens
+        self._limits = input_limits(model.config)
 
     def wire(self, model: PreTrainedModel) -> list[Any]:
         """Put the hooks on the model; their handles."""
@@ -96,9 +98,14 @@ class Prompts:
             raise AutopeftError("prompts need an attention_mask [N, L] of zeros and ones, or none")
         before = max(0, seen - own.shape[1])
         mask = text.new_ones(count, before + length, dtype=torch.long) if mask is None else mask
-        given["position_ids"] = self._positions(given.get("position_ids"), ids, mask, now, before if seen else None)
+        positions = self._positions(given.get("position_ids"), ids, mask, now, before if seen else None)
+        if "position_ids" in self._names:
+            # Others count the tokens that are not masked.
+            given["position_ids"] = positions
         given["attention_mask"] = opened(mask, own.to(mask.dtype), self._causal)
         if seen:
+            if self._limits.window:
+                self._check(before + length)
             return (), given
         self._check(length)
         if ids is not None:
@@ -118,10 +125,11 @@ class Prompts:
 
     def _check(self, length: int) -> None:
         most = max(map(sum, zip(*self._columns, strict=True)))
-        if length + most > self._limit:
+        limit = self._limits.prompted
+        if length + most > limit:
             raise AutopeftError(
-                f"a text of {length} tokens and a prompt of {most} need more than the {self._limit} positions that the "
-                f"model has; set training.max_length to at most {self._limit - most}"
+                f"a text of {length} tokens and a prompt of {most} need more than the {limit} positions that the model "
+                f"has{_SEES if self._limits.window else ''}; set training.max_length to at most {limit - most}"
             )
 
     def _positions(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autopeft.anatomy import SITES, ModelShape, family_of, layers_of
+from autopeft.anatomy import SITES, ModelShape, Rows, joined, layers_of
 from autopeft.errors import AutopeftError, suggest
 
 if TYPE_CHECKING:
@@ -56,12 +56,11 @@ class WithLowRank(nn.Module):
             raise AutopeftError("a LoRA needs a rank of at least 1 and at least one site")
         self.model, self._shares = model, shares
         self.maps, generator = nn.ModuleDict(), torch.Generator().manual_seed(seed)
-        family = family_of(model.config)
         for i, layer in enumerate(layers_of(model)):
             for name in sites:
-                site = family.site(name)
                 self.maps[f"{i}:{name}"] = LowRank(*shape.sites[name], rank, generator)
-                layer.get_submodule(site.module).register_forward_hook(self._hook(f"{i}:{name}", site.index))
+                module = layer.get_submodule(shape.row.site(name).module)
+                module.register_forward_hook(self._hook(f"{i}:{name}", shape.rows(name)))
         self.maps.to(model.device)
 
     def forward(self, **inputs: Any) -> Any:
@@ -76,12 +75,11 @@ class WithLowRank(nn.Module):
             found |= {f"hybrid.layers.{i}.{site}.lora.{n}": p.detach().cpu() for n, p in low.named_parameters()}
         return found
 
-    def _hook(self, key: str, index: int) -> Callable[..., torch.Tensor]:
+    def _hook(self, key: str, rows: Rows) -> Callable[..., torch.Tensor]:
         def add(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             # Looked up at each call: functional calls put other weights in their place.
             low: Any = self.maps[key]
             delta = low(args[0].float(), self._shares()).to(output.dtype)
-            start = index * delta.shape[-1]
-            return output + functional.pad(delta, (start, output.shape[-1] - start - delta.shape[-1]))
+            return joined(output, [(rows, rows.of(output, -1) + delta)])
 
         return add

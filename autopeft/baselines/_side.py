@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autopeft.anatomy import embeddings_of, layers_of
+from autopeft.anatomy import embeddings_of, family_of, hidden_of, layers_of, with_hidden
 from autopeft.baselines._base import Fitted
 from autopeft.baselines._kept import (
     Kept,
@@ -83,16 +83,18 @@ class BesideBackbone(KeptModel):
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             seen.append(args[0])
 
-        def leave(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            hidden = hidden_of(output)
             if states is None:
-                seen.append(output)
+                seen.append(hidden)
             out: torch.Tensor = self.side([x.detach().float() for x in seen], mask)
-            return out.to(output.dtype)
+            return with_hidden(output, out.to(hidden.dtype))
 
         handles = [layers[-1].register_forward_hook(leave)]
         if states is None:
             handles += [layer.register_forward_pre_hook(enter) for layer in layers]
-        passed = PassedOver(layers, embeddings_of(self.model)) if states is not None else None
+        pair = family_of(self.model.config).pair
+        passed = PassedOver(layers, embeddings_of(self.model), pair) if states is not None else None
         try:
             yield
         finally:

@@ -63,20 +63,19 @@ class LoftQ(Baseline):
 
 def begin(model: PreTrainedModel, plain: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Requantise the maps of `model` that LoRA is at, for the weights of `plain`; the factors, as banks name them."""
-    from autopeft.anatomy import family_of, layers_of
+    from autopeft.anatomy import layers_of, shape_of
     from autopeft.quantising.loftq import loftq
     from autopeft.quantising.weights import dequantised
 
-    family, found = family_of(model.config), dict[str, "torch.Tensor"]()
+    shape, found = shape_of(model), dict[str, "torch.Tensor"]()
     for i, (layer, original) in enumerate(zip(layers_of(model), layers_of(plain), strict=True)):
         maps: dict[str, list[str]] = {}
         for site in SITES:
-            maps.setdefault(family.site(site).module, []).append(site)
+            maps.setdefault(shape.row.site(site).module, []).append(site)
         for name, sites in maps.items():
-            places = {family.site(site).index: site for site in sites}
+            places = {shape.rows(site): site for site in sites}
             weight = dequantised(original.get_submodule(name))
-            parts = family.site(sites[0]).parts
-            factors, _ = loftq(layer.get_submodule(name), weight, dict.fromkeys(places, RANK), parts)
-            for index, (a, b) in factors.items():
-                found |= {f"layers.{i}.{places[index]}.lora.A": a, f"layers.{i}.{places[index]}.lora.B": b}
+            factors, _ = loftq(layer.get_submodule(name), weight, dict.fromkeys(places, RANK))
+            for rows, (a, b) in factors.items():
+                found |= {f"layers.{i}.{places[rows]}.lora.A": a, f"layers.{i}.{places[rows]}.lora.B": b}
     return found

@@ -149,7 +149,8 @@ def _models() -> dict[str, str]:
     from autopeft.models import BUILT_IN
 
     built_in = {name: f"{b.description} ({b.install})" for name, b in BUILT_IN.items()}
-    return built_in | {"<folder or hub id>": f"of a supported family: {', '.join(sorted(FAMILIES))}"}
+    of_texts = sorted(name for name, row in FAMILIES.items() if not row.images)
+    return built_in | {"<folder or hub id>": f"of a supported family: {', '.join(of_texts)}"}
 
 
 _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {

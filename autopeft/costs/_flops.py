@@ -7,7 +7,7 @@ when something below it is trained; so the walk carries, tensor by tensor, wheth
 
 from __future__ import annotations
 
-from autopeft.anatomy import FAMILIES, MAPS, ModelShape
+from autopeft.anatomy import MAPS, ModelShape
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 
@@ -20,7 +20,7 @@ def forward_flops(
     `queries`: of how many tokens the layer's output is computed (all by default).
     """
     kept = [m.folded() for m in methods if not m.mergeable] if merged else methods
-    tokens = _Tokens(length, queries, FAMILIES[shape.family].norm_first)
+    tokens = _Tokens(length, queries, shape.row.norm_first)
     maps = sum(_linear(shape, site, tokens.at(site)) for site in MAPS if shape.has(site))
     columns = length + sum(m.attention_columns() for m in kept)
     attention = 2 * _attention(shape, tokens.queries, columns)
@@ -34,7 +34,7 @@ def training_flops(hybrid: Hybrid, shape: ModelShape, length: int, start: int = 
     length += hybrid.input_tokens
     for i, methods in enumerate(hybrid.layers[start:], start):
         asked = queries if i == shape.layers - 1 else None
-        asked_tokens = _Tokens(length, asked, FAMILIES[shape.family].norm_first)
+        asked_tokens = _Tokens(length, asked, shape.row.norm_first)
         total += forward_flops(methods, shape, length, False, asked)
         backward, dirty = _Backward(methods, shape, asked_tokens).layer(dirty)
         total += backward
@@ -57,7 +57,7 @@ class _Backward:
 
     def __init__(self, methods: tuple[Method, ...], shape: ModelShape, tokens: _Tokens) -> None:
         self.methods, self.shape, self.tokens = methods, shape, tokens
-        self.norm_first = FAMILIES[shape.family].norm_first
+        self.norm_first = shape.row.norm_first
         self.at: dict[str, list[Method]] = {}
         for method in methods:
             for site in method.places(shape):
@@ -71,7 +71,7 @@ class _Backward:
         q, k, v = self.fused({s: self.site(s, normed, normed) for s in ("q", "k", "v")})
         o = self.site("o", self.attention(q, k, v), normed)
         middle = start or o
-        ffn = self.place("norm2" if self.norm_first else "norm1", middle, middle)
+        ffn = self.ffn_input(start, normed, middle)
         up = self.site("up", ffn, ffn)
         gate = self.site("gate", ffn, ffn) if self.shape.gated else False
         inner = self.place("down_in", up or gate, ffn)
@@ -81,6 +81,16 @@ class _Backward:
         end = end if self.norm_first else self.place("norm2", end, end)
         dirty = self.place("layer", end, end)
         return self.cost, dirty
+
+    def ffn_input(self, start: bool, normed: bool, middle: bool) -> bool:
+        """Whether what the feed-forward network is given is dirty."""
+        given = start if self.shape.row.parallel else middle
+        if not self.norm_first:
+            return self.place("norm1", given, given)
+        if self.shape.row.parallel and not self.shape.has("norm2"):
+            # Attention's norm is its own, too.
+            return normed
+        return self.place("norm2", given, given)
 
     def site(self, site: str, site_input: bool, block_input: bool) -> bool:
         """One linear map and the methods on it, in their order; whether its output is dirty."""
@@ -100,7 +110,7 @@ class _Backward:
 
     def fused(self, dirty: dict[str, bool]) -> list[bool]:
         """Whether each site's output is dirty: slices of one map are one tensor, and dirty together."""
-        row = FAMILIES[self.shape.family]
+        row = self.shape.row
         modules = {row.site(s).module for s, d in dirty.items() if d}
         return [row.site(s).module in modules for s in dirty]
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from autopeft.anatomy import shape_of
-from autopeft.attention import FUSED, MATMUL
+from autopeft.attaching import try_hybrids
+from autopeft.attention import FUSED, MATMUL, set_attention
 from autopeft.models import ModelSource
 from autopeft.readouts import Readout
 
@@ -62,6 +63,7 @@ class Backbone:
     ) -> None:
         self.model: PreTrainedModel = source.model(readout, precision.dtype, pad_id)
         self.model.to(device)
+        try_hybrids(self.model, source.name, precision.attention)
         self.device, self.precision, self.readout = device, precision, readout
         self.shape = shape_of(self.model)
         self.dtype = next(self.model.base_model.parameters()).dtype
@@ -78,7 +80,7 @@ class Backbone:
         """The bare model, with the attention function that hybrids are trained with."""
         own = self.model.config._attn_implementation
         if self.precision.attention:
-            self.model.set_attn_implementation(self.precision.attention)
+            set_attention(self.model, self.precision.attention)
         try:
             yield
         finally:

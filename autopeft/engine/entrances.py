@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autopeft.anatomy import embeddings_of, family_of, layers_of
+from autopeft.anatomy import embeddings_of, family_of, hidden_of, layers_of, with_hidden
 from autopeft.attaching._prompts import opened
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Frozen inputs [B, L, d] of layers by number; number `layers` is the output of the last one.
 States = Mapping[int, torch.Tensor]
+#: Inputs of layers that are the same for all sequences, and that have a row for each head of each sequence.
+_OF_ALL, _BY_HEAD = {"rel_embeddings", "relative_pos"}, "alibi"
 _Called = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -35,7 +37,7 @@ class Entrances:
         self._causal = family_of(model.config).causal
         layers = layers_of(model)
         first, last = starts[0], min(starts[-1], len(layers) - 1)
-        self._passed = PassedOver(layers[:first], embeddings_of(model) if first else None)
+        self._passed = PassedOver(layers[:first], embeddings_of(model) if first else None, family_of(model.config).pair)
         self._handles: list[Any] = [
             # Before hybrids' own: what acts on a layer's input acts on that of candidates which start there, too.
             layers[i].register_forward_pre_hook(self._entrance(i), with_kwargs=True, prepend=True)
@@ -64,9 +66,9 @@ class Entrances:
 
         return enter
 
-    def _above(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        top = len(self._passed.layers) == self._starts[-1]
-        return self._joined(output[:0] if top else output, self._starts[-1])
+    def _above(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        top, hidden = len(self._passed.layers) == self._starts[-1], hidden_of(output)
+        return with_hidden(output, self._joined(hidden[:0] if top else hidden, self._starts[-1]))
 
     def _joined(self, hidden: torch.Tensor, i: int) -> torch.Tensor:
         """The candidates that are there, and those that start at layer i."""
@@ -88,8 +90,16 @@ class Entrances:
         if isinstance(value, tuple):
             return tuple(self._cut(v, rows) for v in value)
         if isinstance(value, dict):
-            return {name: self._cut(v, rows) for name, v in value.items()}
+            return {name: self._cut_named(name, v, rows) for name, v in value.items()}
         return value
+
+    def _cut_named(self, name: str, value: Any, rows: int) -> Any:
+        """The same of an input of a layer that has a name."""
+        if name in _OF_ALL:
+            return value
+        if name == _BY_HEAD and value is not None:
+            return value[: len(value) // self._total * rows]
+        return self._cut(value, rows)
 
 
 class Capture:
@@ -109,7 +119,8 @@ class Capture:
     def __enter__(self) -> Capture:
         """Put the hooks in place."""
         layers, deepest = layers_of(self._model), max(self._wanted)
-        self._passed = PassedOver([*layers[: self._start], *layers[deepest:]])
+        over = [*layers[: self._start], *layers[deepest:]]
+        self._passed = PassedOver(over, pair=family_of(self._model.config).pair)
         self._handles = [
             layers[i].register_forward_pre_hook(self._hook(i))
             for i in sorted({self._start, *self._wanted} - {len(layers)})
@@ -142,19 +153,22 @@ class Capture:
         return capture
 
     def _top(self, number: int) -> Callable[..., None]:
-        def capture(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-            self._states[number] = output.detach()
+        def capture(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._states[number] = hidden_of(output).detach()
 
         return capture
 
 
 class PassedOver:
-    """Layers that give back what they are given, and embeddings that give zeros, until `undo`."""
+    """Layers that give back what they are given, and embeddings that give zeros, until `undo`.
 
-    def __init__(self, layers: Sequence[nn.Module], embeddings: nn.Module | None = None) -> None:
+    `pair`: whether layers give their attention's weights beside.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], embeddings: nn.Module | None = None, pair: bool = False) -> None:
         self.layers, self._embeddings = layers, embeddings
         for layer in layers:
-            layer.forward = _pass_on
+            layer.forward = _pass_on_pair if pair else _pass_on
         if embeddings is not None:
             table = next(p for p in embeddings.parameters() if p.dim() == 2)
             nothing = table.new_zeros(1, 1, table.shape[1])
@@ -169,6 +183,10 @@ class PassedOver:
 def _ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     ids: torch.Tensor = args[0] if args else kwargs["input_ids"]
     return ids
+
+
+def _pass_on_pair(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+    return hidden, None
 
 
 def _pass_on(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autopeft.anatomy import FAMILIES, ModelShape
+from autopeft.anatomy import ModelShape
 from autopeft.costs._flops import forward_flops, training_flops
 from autopeft.engine.company import Company
 from autopeft.engine.data import TokenizedTask, Tokens, training_groups
@@ -107,7 +107,7 @@ class CostModel:
         return sum(flops * own // self.epochs for flops, own in zip(whole, trained, strict=True))
 
     def _candidate(self, hybrid: Hybrid, start: int, trained: Lengths, measured: Lengths) -> int:
-        cut = self.first_token and FAMILIES[self.shape.family].residual and first_token_is_all([hybrid])
+        cut = self.first_token and self.shape.row.residual and first_token_is_all([hybrid])
         queries = 1 if cut else None
         last = self.shape.layers - 1
 

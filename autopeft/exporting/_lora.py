@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
-from autopeft.anatomy import family_of
+from autopeft.anatomy import Rows, family_of, layers_of, shape_of
 from autopeft.hybrid import Hybrid
 from autopeft.methods._place import BatchInput, Place
 from autopeft.readouts import Readout
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
-_Part = tuple[int, int, float, torch.Tensor, torch.Tensor]
+_Part = tuple[Rows, float, torch.Tensor, torch.Tensor]
 #: What stock PEFT LoRA can be: each alone, as the magnitudes are on or off for all of a model.
 _KINDS: tuple[set[str], ...] = ({"lora"}, {"dora"})
 
@@ -46,7 +46,7 @@ def lora_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout, padded
         alpha_pattern={} if padded else dict(ranks),
         target_modules=sorted(ranks),
         modules_to_save=readout.heads(model),
-        fan_in_fan_out=family_of(model.config).site("q").parts > 1,
+        fan_in_fan_out=has_transposed(model),
         lora_dropout=0.0,
         use_dora=_is_dora(hybrid),
     )
@@ -86,14 +86,13 @@ def _ranks(hybrid: Hybrid, model: PreTrainedModel) -> dict[str, int]:
 
 
 def _modules(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, list[_Part]]:
-    """Slice, number of slices, scale, A and B of each LoRA in a module, by the module's dotted name."""
-    family = family_of(model.config)
+    """Rows, scale, A and B of each LoRA in a module, by the module's dotted name."""
+    shape = shape_of(model)
     modules: dict[str, list[_Part]] = {}
     for i, site, method in hybrid.placed():
-        place = family.site(site)
         a, b = (weights[f"hybrid.layers.{i}.{site}.{method.bank_name}.{w}"] for w in ("A", "B"))
-        part = (place.index, place.parts, method.output_scale(), a, b)
-        modules.setdefault(module_name(model, i, place.module), []).append(part)
+        part = (shape.rows(site), method.output_scale(), a, b)
+        modules.setdefault(module_name(model, i, shape.row.site(site).module), []).append(part)
     return modules
 
 
@@ -103,16 +102,19 @@ def _is_dora(hybrid: Hybrid) -> bool:
 
 def _magnitudes(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """DoRA's magnitudes [out of the whole map] by module: the norms of the frozen rows, and the trained distances."""
-    family, found = family_of(model.config), dict[str, torch.Tensor]()
+    shape, found = shape_of(model), dict[str, torch.Tensor]()
     for i, site, method in hybrid.placed():
-        place = family.site(site)
-        name = module_name(model, i, place.module)
+        name = module_name(model, i, shape.row.site(site).module)
         if name not in found:
-            whole = Place(model.get_submodule(name), 0, 1, BatchInput())
+            whole = Place(model.get_submodule(name), BatchInput())
             found[name] = torch.linalg.norm(whole.weight(), dim=1)
-        part = found[name].chunk(place.parts)[place.index]
-        part += weights[f"hybrid.layers.{i}.{site}.{method.bank_name}.magnitude"]
+        found[name] += shape.rows(site).spread(weights[f"hybrid.layers.{i}.{site}.{method.bank_name}.magnitude"])
     return found
+
+
+def has_transposed(model: PreTrainedModel) -> bool:
+    """Whether its maps are transformers' Conv1D, whose weights are [in, out]."""
+    return hasattr(layers_of(model)[0].get_submodule(family_of(model.config).site("q").module), "nf")
 
 
 def module_name(model: PreTrainedModel, layer: int, inner: str) -> str:
@@ -123,10 +125,6 @@ def module_name(model: PreTrainedModel, layer: int, inner: str) -> str:
 
 def _joined(parts: list[_Part]) -> tuple[torch.Tensor, torch.Tensor]:
     """A [sum r, in] and B [out of the whole map, sum r] of the LoRAs at the slices of one map."""
-    a = torch.cat([a for _, _, _, a, _ in parts])
-    columns = []
-    for index, count, scale, _, b in parts:
-        whole = torch.zeros(b.shape[0] * count, b.shape[1])
-        whole[index * b.shape[0] : (index + 1) * b.shape[0]] = b * scale
-        columns.append(whole)
+    a = torch.cat([a for _, _, a, _ in parts])
+    columns = [rows.spread(b * scale) for rows, scale, _, b in parts]
     return a.contiguous(), torch.cat(columns, dim=1).contiguous()

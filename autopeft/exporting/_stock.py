@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import pad
 
-from autopeft.anatomy import family_of
-from autopeft.exporting._lora import module_name
+from autopeft.anatomy import family_of, shape_of
+from autopeft.exporting._lora import has_transposed, module_name
 from autopeft.hybrid import Hybrid
 from autopeft.readouts import Readout
 
@@ -57,7 +57,7 @@ def _common(model: PreTrainedModel, readout: Readout) -> dict[str, Any]:
         "task_type": readout.peft_task,
         "inference_mode": True,
         "modules_to_save": readout.heads(model),
-        "fan_in_fan_out": family_of(model.config).site("q").parts > 1,
+        "fan_in_fan_out": has_transposed(model),
     }
 
 
@@ -78,15 +78,13 @@ def _ia3_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) 
 
 
 def _ia3_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    family, state = family_of(model.config), dict[str, torch.Tensor]()
+    shape, state = shape_of(model), dict[str, torch.Tensor]()
     for i, place, method in hybrid.placed():
-        at = family.site(place)
-        name = f"base_model.model.{module_name(model, i, at.module)}.ia3_l"
-        change = weights[f"layers.{i}.{place}.{method.bank_name}.scale_change"]
+        name = f"base_model.model.{module_name(model, i, shape.row.site(place).module)}.ia3_l"
+        change = shape.rows(place).spread(weights[f"layers.{i}.{place}.{method.bank_name}.scale_change"])
         if name not in state:
-            size = len(change) * at.parts
-            state[name] = torch.ones((1, size) if place.endswith("_in") else (size, 1))
-        state[name].view(-1).chunk(at.parts)[at.index].add_(change)
+            state[name] = torch.ones((1, len(change)) if place.endswith("_in") else (len(change), 1))
+        state[name].view(-1).add_(change)
     return state
 
 

@@ -94,7 +94,7 @@ def _wire(banks: Sequence[Bank], k: int, shells: dict[tuple[int, int], nn.Module
 
 
 def _name(bank: Bank) -> str:
-    name = bank.place.name if bank.place.parts == 1 else f"{bank.place.name}.{bank.site}"
+    name = bank.place.name if bank.place.rows_of is None else f"{bank.place.name}.{bank.site}"
     return f"layers.{bank.layer}.{name}"
 
 
@@ -106,7 +106,7 @@ def _map(bank: Bank, module: nn.Module) -> Map:
 
 def _shell(place: Place, shells: dict[tuple[int, int], nn.Module]) -> nn.Module:
     """A plain module in fp32 for a place, one for all candidates: its weights may be a copy."""
-    key = id(place.module), place.index
+    key = id(place.module), place.rows_of.start if place.rows_of else 0
     if key not in shells:
         weight, bias = place.weight(), place.bias()
         made: Any = nn.Linear(1, 1, bias is not None, device="meta")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.anatomy import Rows
 from autopeft.quantising.weights import dequantised
 
 
@@ -74,16 +75,15 @@ class ModuleInput:
 
 @dataclass
 class Place:
-    """A module of the backbone that banks act at; slice `index` of `parts` where the map is fused.
+    """A module of the backbone that banks act at; some `rows` of its output, where several maps are fused in it.
 
     `name` is the module's dotted name in its layer.
     """
 
     module: nn.Module
-    index: int
-    parts: int
     batch: BatchInput
     name: str = ""
+    rows_of: Rows | None = None
     #: Of attention with a method that reads the batch.
     input: ModuleInput | None = None
 
@@ -107,4 +107,4 @@ class Place:
         return found
 
     def _part(self, whole: torch.Tensor) -> torch.Tensor:
-        return whole if self.parts == 1 else whole.chunk(self.parts, dim=0)[self.index]
+        return whole if self.rows_of is None else self.rows_of.of(whole)

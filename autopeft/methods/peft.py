@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autopeft.anatomy import FAMILIES, MAPS, ModelShape
+from autopeft.anatomy import MAPS, ModelShape
 from autopeft.errors import AutopeftError
 from autopeft.methods._base import Kin, Method, MethodFlops
 from autopeft.methods._weights import Weight
@@ -185,7 +185,7 @@ def _declared(held: Holding) -> dict[str, Weight]:
 
 
 def _map(shape: ModelShape, place: str) -> Map:
-    at = FAMILIES[shape.family].site(place)
+    at = shape.row.site(place)
     # A slice of a fused map is a map of its own.
     name = at.module if at.parts == 1 else f"{at.module}.{place}"
     return Map(place, name, *shape.width(place), place in shape.biased)

@@ -1,0 +1,121 @@
+"""A trial of each model, before anything is trained on it: hybrids that add nothing must change nothing.
+
+Names of modules say where methods go; whether the model computes with its modules as other families do, and attends as
+ours do, only a forward pass tells.
+
+Shapes: N sequences, L tokens, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autopeft.anatomy import MAPS, ModelShape, input_limits, is_recognised, layers_of, shape_of
+from autopeft.attaching._attachment import Attachment
+from autopeft.attention import FUSED
+from autopeft.doors import door
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.methods import METHODS, Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Of the largest number, by which outputs may differ: in fp32, and in narrower types.
+_CLOSE = {True: 1e-4, False: 5e-2}
+_LENGTHS = (6, 4)
+
+
+@torch.no_grad()
+def try_hybrids(model: PreTrainedModel, name: str, attention: str | None = None) -> None:
+    """`AutopeftError` where two hybrids that add nothing, trained as one, give other hidden states than the bare model.
+
+    `attention` is the function that hybrids will be trained with. Of a family that is known by the names of its modules
+    only, prefixes must also reach attention.
+    """
+    shape, place = shape_of(model), f"model '{name}'"
+    remedy = "nothing can be trained on it; take a model of another family"
+    inputs = _inputs(model, shape)
+    with door(place, "hybrids cannot be put on it", remedy):
+        bare = _hidden(model, inputs, 1)[0]
+        idle = Hybrid.uniform(shape.layers, _idle(shape))
+        with Attachment(model, [idle, idle], attention=attention or FUSED):
+            both = _hidden(model, inputs, 2)
+        heard = not is_recognised(shape.family) or not shape.row.prefix or _hears(model, shape, inputs, bare)
+    scale = bare.abs().max().clamp(min=1e-6)
+    difference = float(((both - bare).abs().max() / scale).nan_to_num(torch.inf))
+    if difference > _CLOSE[bare.dtype == torch.float32]:
+        raise AutopeftError(
+            f"{place}: with hybrids that add nothing it computes something else (by {difference:.0e} of its outputs), "
+            f"as its code does what autopeft does not know; {remedy}"
+        )
+    if not heard:
+        raise AutopeftError(f"{place}: its attention does not see prefixes, though it seems to; {remedy}")
+
+
+def _inputs(model: Any, shape: ModelShape) -> dict[str, torch.Tensor]:
+    """Two texts, the second padded; or two images."""
+    if shape.row.images:
+        config = model.config
+        size = (len(_LENGTHS), int(getattr(config, "num_channels", 3)), int(config.image_size), int(config.image_size))
+        generator = torch.Generator().manual_seed(0)
+        return {"pixel_values": torch.randn(size, generator=generator).to(model.device, model.dtype)}
+    limits = input_limits(model.config)
+    length = min(max(_LENGTHS), limits.tokens)
+    ids = torch.arange(len(_LENGTHS) * length, device=model.device).view(len(_LENGTHS), -1) % limits.vocabulary
+    seen = torch.arange(length, device=model.device)[None] < torch.tensor(_LENGTHS, device=model.device)[:, None]
+    return {"input_ids": ids, "attention_mask": seen.long()}
+
+
+def _hidden(model: Any, inputs: dict[str, torch.Tensor], count: int) -> torch.Tensor:
+    """Last hidden states [count, tokens that are not padding, d]; layers must give what their family's row says."""
+    kinds: list[bool] = []
+    row, layers, called = shape_of(model).row, layers_of(model), set[int]()
+    maps = [layer.get_submodule(name) for layer in layers for name in row.maps]
+    handles = [m.register_forward_hook(lambda m, _a, _o: called.add(id(m))) for m in maps]
+    handles += [
+        layer.register_forward_hook(lambda _m, _a, output: kinds.append(isinstance(output, tuple))) for layer in layers
+    ]
+    try:
+        repeated = {key: x.repeat(count, *[1] * (x.dim() - 1)) for key, x in inputs.items()}
+        hidden: torch.Tensor = model.base_model(**repeated).last_hidden_state
+    finally:
+        for handle in handles:
+            handle.remove()
+    if kinds != [row.pair] * len(layers) or len(called) < len(maps):
+        raise ValueError("its code does not call each layer once, and each map in it, as its family does")
+    mask = inputs.get("attention_mask")
+    rows = hidden.unflatten(0, (count, -1))
+    return rows.flatten(1, 2) if mask is None else rows[:, mask.bool()]
+
+
+def _hears(model: PreTrainedModel, shape: ModelShape, inputs: dict[str, torch.Tensor], bare: torch.Tensor) -> bool:
+    """Whether what stands before the keys and values of each layer alone changes the outputs."""
+    kind = _first([k for k in _kinds() if k.allowed_sites == ("attention",) and not k.zero_init])
+    for layer in range(shape.layers):
+        hybrid = Hybrid.from_layers(shape.layers, {layer: [kind(**{kind.size: kind.step})]})
+        with Attachment(model, hybrid) as attached:
+            for weight in attached.banks.parameters():
+                weight.fill_(1.0)
+            if torch.equal(_hidden(model, inputs, 1)[0], bare):
+                return False
+    return True
+
+
+def _idle(shape: ModelShape) -> Method:
+    """A method that stands at all maps and adds nothing before training."""
+    kinds = [k for k in _kinds() if k.zero_init and not k.random_init and k.adds and set(MAPS) <= set(k.allowed_sites)]
+    kind = _first(kinds)
+    return kind(**{kind.size: kind.step, "sites": tuple(place for place in MAPS if shape.has(place))})
+
+
+def _kinds() -> list[type[Any]]:
+    return [METHODS.get(name) for name in METHODS.names()]
+
+
+def _first(kinds: Sequence[type[Any]]) -> type[Any]:
+    assert kinds, "autopeft has such a method"
+    return kinds[0]
