@@ -71,7 +71,10 @@ class RowTokenizer:
         self._tokenizer, self._limit = with_template(tokenizer, None), limit
         self._lead = [int(i) for i in tokenizer.convert_tokens_to_ids(leading(tokenizer))]
         self._end: int | None = tokenizer.eos_token_id
-        special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
+        self._of_bytes = "▁" not in "".join(tokenizer.tokenize("a a"))
+        # Not all that was added: Gemma has line breaks among these.
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special = {*tokenizer.all_special_tokens, *added} - {""}
         longest_first = sorted(special, key=lambda token: (-len(token), token))
         self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
@@ -143,9 +146,14 @@ class RowTokenizer:
     def _places(self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
         """The characters of each token, also where the tokenizer lost its place.
 
-        A tokenizer that lacks a character may pass over it, and counts all that follows from too early on.
+        One that lacks a character may pass over it, and counts all that follows from too early on. That shows at the
+        last token. Tokens of bytes lack none.
         """
-        if not offsets or max(end for _, end in offsets) >= len(text.rstrip()):
+        if self._of_bytes or not offsets:
+            return offsets
+        start, end = offsets[-1]
+        last = str(self._tokenizer.convert_ids_to_tokens(int(ids[-1])))
+        if last.replace("▁", " ").strip() == text[start:end].strip() and end >= len(text.rstrip()):
             return offsets
         return placed(text, self._tokenizer.convert_ids_to_tokens(list(ids))) or offsets
 
@@ -178,17 +186,19 @@ class RowTokenizer:
 
 
 def placed(text: str, tokens: Sequence[str]) -> list[tuple[int, int]] | None:
-    """Where tokens (with `▁` for spaces) stand in a text that has characters between them; None if they don't."""
+    """Where tokens (with `▁` for a space) stand in a text that has other characters between theirs; None if nowhere."""
     found, at = [], 0
     for i, token in enumerate(tokens):
         own = token.replace("▁", " ")
         if i == 0 and not text.startswith(own):
             own = own.removeprefix(" ")
-        start = text.find(own, at, at + len(own) + _MOST_UNKNOWN)
-        if start < 0:
-            return None
-        at = start + len(own)
-        found.append((start, at))
+        places = []
+        for character in own:
+            at = text.find(character, at, at + _MOST_UNKNOWN) + 1
+            if at == 0:
+                return None
+            places.append(at)
+        found.append((places[0] - 1, at) if places else (at, at))
     return found
 
 
