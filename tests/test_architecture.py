@@ -18,11 +18,11 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if "_shipped" not in p.parts)
 FLOORS: list[set[str]] = [
     {"secrets", "writing"},
     {"errors", "on_import"},
-    {"doors", "hub", "resources", "trust"},
+    {"cells", "doors", "hub", "resources", "trust"},
     {"plugins"},
     {"registry"},
     {"checkpoint", "config", "fingerprint"},
-    {"anatomy", "metrics"},
+    {"anatomy", "formats", "metrics"},
     {"readouts"},
     {"peft_tuners", "quantising"},
     {"methods"},

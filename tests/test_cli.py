@@ -202,6 +202,7 @@ def test_plan_knows_a_search_that_has_begun_and_no_other(
     [
         "methods",
         "tasks",
+        "formats",
         "readouts",
         "samplers",
         "stopping",

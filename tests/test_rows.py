@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from autopeft.cells import clean, shown
 from autopeft.errors import AutopeftError, printable, suggest
-from autopeft.readouts._cells import clean, shown
 from autopeft.tasks import TaskData, _lines, _tables, task_from
 from autopeft.tasks._rows import Rows, collect
 from autopeft.tasks._splits import allot, pick

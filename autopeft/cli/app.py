@@ -270,8 +270,8 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="methods, baselines, tuners, readouts, tasks, samplers, stopping, spaces, controls, experiments, "
-            "models, costs, metrics or runners."
+            help="methods, baselines, tuners, readouts, tasks, formats, samplers, stopping, spaces, controls, "
+            "experiments, models, costs, metrics or runners."
         ),
     ],
     plugins: Plugins = None,

@@ -83,6 +83,12 @@ def _tasks() -> Mapping[str, type[BaseModel]]:
     return TASKS.all()
 
 
+def _formats() -> dict[str, str]:
+    from autopeft.formats import FORMATS
+
+    return {name: f"{format.description}; scored: {format.score}" for name, format in FORMATS.all().items()}
+
+
 def _samplers() -> Mapping[str, type[BaseModel]]:
     from autopeft.searching.samplers import SAMPLERS
 
@@ -157,6 +163,7 @@ _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "methods": dict,
     "tuners": _tuners,
     "tasks": _tasks,
+    "formats": _formats,
     "readouts": _readouts,
     "samplers": _samplers,
     "stopping": _stopping,

@@ -16,6 +16,7 @@ from autopeft.budget import share_within
 from autopeft.candidate import Candidate
 from autopeft.cli.phases import phases_of, seconds_of
 from autopeft.cli.shown import safe
+from autopeft.cli.written import lines_of, written_facts
 from autopeft.engine.setup import Setup
 from autopeft.engine.speed import measure
 from autopeft.experiment import Experiment, needing
@@ -74,7 +75,7 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
         "backbone_bytes": _bytes(session),
         "examples": {s: len(getattr(session.tokens, s)) for s in ("train", "validation", "test")},
         "splits": session.data.note,
-        "remarks": list(session.remarks),
+        **written_facts(session),
         "trials": experiment.trials,
         "time_limit": experiment.time_limit,
         "engine": setup.model_dump(),
@@ -137,6 +138,8 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
             "backbone in memory", f"{sizes['fp32'] / 1e6:,.1f} MB in fp32, {sizes['kept'] / 1e6:,.1f} MB as {kind}"
         )
     table.add_row("examples", f"{facts['examples']} ({safe(facts['splits'])})")
+    for name, text in lines_of(facts):
+        table.add_row(name, "\n".join(safe(line) for line in text.split("\n")))
     for name, costs in facts["costs"].items():
         table.add_row(name, f"uniform points: {', '.join(f'{k} {number(v)}' for k, v in costs.items())}")
     for name, limit in facts["budget"].items():

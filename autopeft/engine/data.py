@@ -16,6 +16,7 @@ import torch
 from autopeft.anatomy import InputLimits
 from autopeft.engine.labels import labels_of
 from autopeft.engine.texts import Encoded, Reader
+from autopeft.formats import with_template
 from autopeft.readouts import IGNORED, Readout
 from autopeft.tasks import TaskData
 
@@ -94,6 +95,8 @@ class TokenizedTask:
 
         `limits`: what the model can be given. `AutopeftError` names the split and the row of what it cannot take.
         """
+        if data.readout.tokenises:
+            tokenizer = with_template(tokenizer, data.template)
         reader = Reader(tokenizer, max_length, limits)
         read = {name: reader.read(name, getattr(data, name)) for name in _SPLITS}
         splits: dict[str, Any] = {

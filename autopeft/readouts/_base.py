@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from autopeft.anatomy import head_names
+from autopeft.cells import label_cell, text_cell
 from autopeft.errors import AutopeftError
 from autopeft.metrics import METRICS, Metric
-from autopeft.readouts._cells import label_cell, text_cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,8 @@ class Readout(ABC):
     `auto_class` is transformers' class for the model, `peft_task` PEFT's name of the task, `problem_type` goes into the
     model's configuration. `reads`: whether the outputs depend on one token of the last layer (the one that a sequence
     head pools) or on all of them. `per_token`: labels and outputs are of tokens. `columns`: default names of the text
-    and the label column. `readers`: file formats of its own, by suffix. `called`: what messages call its labels.
+    and the label column. `readers`: file formats of its own, by suffix. `tokenises`: it turns texts into tokens and
+    their labels itself; such texts are conversations (see `autopeft.formats`). `called`: what messages call its labels.
     `own_metrics` are metrics of this kind alone; those of `autopeft.metrics` fit whose labels are `scored_as`.
     """
 
@@ -77,6 +78,7 @@ class Readout(ABC):
     problem_type: ClassVar[str | None] = None
     reads: ClassVar[Literal["one", "all"]] = "one"
     per_token: ClassVar[bool] = False
+    tokenises: ClassVar[bool] = False
     scored_as: ClassVar[str] = ""
     own_metrics: ClassVar[Mapping[str, Measure]] = {}
     columns: ClassVar[tuple[str | None, str]] = (None, "label")

@@ -7,9 +7,9 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
+from autopeft.cells import Label, clean, shown
 from autopeft.errors import AutopeftError, suggest
 from autopeft.readouts._base import Labelled
-from autopeft.readouts._cells import Label, clean, shown
 
 #: Spellings of "no value" in spreadsheets and data frames, in lower case.
 MISSING = frozenset({"na", "n/a", "#n/a", "<na>", "n.a.", "nan", "null", "none", "nil", "nat", "missing", "-", "?"})

@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from autopeft.cells import shown
 from autopeft.errors import AutopeftError, suggest
 from autopeft.metrics import Metric
 from autopeft.readouts._base import Labelled, Readout
-from autopeft.readouts._cells import shown
 from autopeft.readouts._labels import MISSING, ClassNumbers, folded, label_key, of_each, sorted_names, spellings
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from autopeft.cells import label_cell, missing, plain, shown, text_cell
 from autopeft.errors import AutopeftError
 from autopeft.readouts._base import Labelled, Measure, Readout
-from autopeft.readouts._cells import label_cell, missing, plain, shown, text_cell
 from autopeft.readouts._labels import ClassNumbers, sorted_names
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from autopeft.cells import shown
 from autopeft.errors import AutopeftError
 from autopeft.metrics import Metric
 from autopeft.readouts._base import Labelled, Readout
-from autopeft.readouts._cells import shown
 from autopeft.readouts._labels import MISSING, label_key, number
 
 if TYPE_CHECKING:

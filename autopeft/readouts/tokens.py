@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from autopeft.cells import label_cell, missing, plain, shown
 from autopeft.errors import AutopeftError
 from autopeft.readouts._base import IGNORED, Labelled, Measure, Reader, Readout
-from autopeft.readouts._cells import label_cell, missing, plain, shown
 from autopeft.readouts._labels import ClassNumbers, label_key, sorted_names
 
 if TYPE_CHECKING:

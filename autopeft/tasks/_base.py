@@ -95,10 +95,10 @@ class Task(Strict):
         note = "; ".join([note, *said, *([raw.note] if raw.note else [])])
         remarks = (*of_rows(raw), *readout.remarks(raw.train, declared), *of_parts(train, validation, test, names))
         remarks = (*remarks, *readout.metric_remarks(metrics))
-        return TaskData(self.title, train, validation, test, readout, metrics, note, remarks)
+        return TaskData(self.title, train, validation, test, readout, metrics, note, remarks, raw.template)
 
     @property
-    def columns(self) -> tuple[list[str], str]:
+    def labelled(self) -> tuple[list[str], str]:
         """Names of the text columns, one or two, and of the label's."""
         text = getattr(self, "text", "text")
         return [text] if isinstance(text, str) else list(text), getattr(self, "label", "label")

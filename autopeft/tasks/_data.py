@@ -46,6 +46,8 @@ class TaskData:
 
     `readout`: what the labels are. `metrics`: main one first. `note`: what each split is.
     `remarks`: sentences on what a user should know of the data before a search (see `Session.remarks`).
+    `template`: how conversations are written: the name of a built-in chat template or Jinja text; None for the
+    tokenizer's own (see `autopeft.formats.with_template`).
     """
 
     name: str
@@ -56,6 +58,7 @@ class TaskData:
     metrics: tuple[str, ...]
     note: str
     remarks: tuple[str, ...] = ()
+    template: str | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -64,8 +67,10 @@ class TaskData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex characters that change with any text, label, class name or metric (not with name or note)."""
+        """16 hex characters that change with any text, label, class, metric or template (not with name or note)."""
         digest = hashlib.sha256(json.dumps([self.label_names, self.metrics, *self.readout.identity]).encode())
         for split in (self.train, self.validation, self.test):
             digest.update(json.dumps([split.first, split.second, split.labels]).encode())
+        if self.template is not None:
+            digest.update(json.dumps(["template", self.template]).encode())
         return digest.hexdigest()[:16]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from autopeft.cells import clean
 from autopeft.readouts import Readout
-from autopeft.readouts._cells import clean
 from autopeft.tasks._data import Split
 from autopeft.tasks._rows import Raw, Rows
 

@@ -38,6 +38,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
+def json_names(path: Path) -> list[str]:
+    """The keys that the objects of a file have, all of them."""
+    read = json_file if path.suffix.lower() == ".json" else json_lines
+    return list(dict.fromkeys(str(key) for _, record in read(path, (), "") for key in record))
+
+
 def json_lines(path: Path, text: Sequence[str], label: str) -> Records:
     """The objects of a file of one a line, each with its line's number."""
     for number, line in enumerate(lines(path), 1):

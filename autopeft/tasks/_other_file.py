@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from autopeft.config import parse
 from autopeft.readouts import Readout
 from autopeft.tasks._base import Task
 from autopeft.tasks._data import TaskData
 from autopeft.tasks._encoded import split_of
+from autopeft.tasks._formatted import OPTIONS, Formatted
 from autopeft.tasks.files import Files
 
 
 def data_of_file(task: Task, file: Path, readout: Readout, metrics: tuple[str, ...]) -> TaskData:
-    """The rows of `file` as the test split, by the columns of `task`; nothing else of the task is read.
+    """The rows of `file` as the test split, by the columns (or the format) of `task`; nothing else of the task is read.
 
     Train and validation hold its first row only, as no split may be empty. `AutopeftError` with the row's place for a
     label that is not the readout's.
     """
-    text, label = task.columns
     # As train's, so that a file of any known format is taken.
-    fields = {"train": str(file), "text": text, "label": label, "readout": readout.name}
-    test = split_of(parse(Files, fields, "on")._read().train, readout, None, "the classes of the adapter")
+    fields: dict[str, Any] = {"train": str(file), "readout": readout.name}
+    if isinstance(task, Formatted) and task.written:
+        fields |= task.model_dump(include=set(OPTIONS) - {"group"}, exclude_none=True)
+    else:
+        text, label = task.labelled
+        fields |= {"text": text, "label": label}
+    read = parse(Files, fields, "on")._read()
+    test = split_of(read.train, readout, None, "the classes of the adapter")
     first = test.take([0])
-    return TaskData(task.title, first, first, test, readout, metrics, f"test: {file}")
+    return TaskData(task.title, first, first, test, readout, metrics, f"test: {file}", template=read.template)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from autopeft.readouts._cells import broken
+from autopeft.cells import broken
 from autopeft.tasks._data import Split
 from autopeft.tasks._rows import Raw
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autopeft.cells import clean, missing
 from autopeft.errors import AutopeftError
 from autopeft.readouts import Readout
-from autopeft.readouts._cells import clean, missing
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Rows:
     """One labelled split as read; `first`, `second` and `labels` run in parallel.
 
     `place` (a file, or a data set's split) and `numbers` (the line or row of each; 1, 2, ... when absent) are for
-    messages only. Labels are not yet encoded: strings, ints, floats or bools, or what `Readout.row` makes of a row.
+    messages only. Rows of one of the `groups` stay together when splits are cut. Labels are not yet encoded: strings,
+    ints, floats or bools, or what `Readout.row` makes of a row.
     """
 
     place: str
@@ -26,6 +27,7 @@ class Rows:
     labels: Sequence[Any]
     numbers: Sequence[int] | None = None
     mark: str = ", row "
+    groups: Sequence[str] | None = None
 
     def at(self, index: int) -> str:
         """Where the row of that index stands, for a message."""
@@ -40,6 +42,7 @@ class Raw:
     `validation` and `test` are None where there is no labelled one. `label_names`: the classes in their order, or
     None for those of train, sorted. `readout`: the kind that the labels are of; None for what they look like.
     `metrics`: the task's own, main one first; empty for the readout's. `note`: what a reader should know.
+    `template`: the chat template of conversations, as in `TaskData`.
     """
 
     train: Rows
@@ -49,6 +52,7 @@ class Raw:
     readout: str | None = None
     metrics: tuple[str, ...] = ()
     note: str = ""
+    template: str | None = None
 
     def splits(self) -> dict[str, Rows]:
         """The splits that there are, by name."""
@@ -90,12 +94,13 @@ def collect(
 def columns_of(names: Sequence[str], text: Sequence[str], label: str, where: str, hint: str = "") -> list[int]:
     """Where the text columns and the label's stand among `names`, white space around names and Unicode forms aside.
 
-    `AutopeftError`, starting with `where` and closing with `hint`, for one that isn't there or stands there twice.
+    No label is looked for under "". `AutopeftError`, starting with `where` and closing with `hint`, for a column that
+    isn't there or stands there twice.
     """
     found = []
-    for column in (*text, label):
+    for column in (*text, label) if label else text:
         places = [i for i, name in enumerate(names) if name == column]
-        places = places or [i for i, name in enumerate(names) if _bare(name) == _bare(column)]
+        places = places or [i for i, name in enumerate(names) if bare(name) == bare(column)]
         if not places:
             raise AutopeftError(f"{where}: {missing(column, label, names)}{hint}")
         if len(places) > 1:
@@ -104,12 +109,15 @@ def columns_of(names: Sequence[str], text: Sequence[str], label: str, where: str
     return found
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """A column's name without white space around, in one Unicode form."""
     return unicodedata.normalize("NFC", clean(name)).strip()
 
 
 def one_or_two(value: Any) -> Any:
-    """Validator of a `text` field: a column's name, or a list of one or two; `ValueError` otherwise."""
+    """Validator of a `text` field: None, a column's name, or a list of one or two; `ValueError` otherwise."""
+    if value is None:
+        return None
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise ValueError("expected a column's name, or a list of two")

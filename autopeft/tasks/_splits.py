@@ -6,8 +6,8 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 
+from autopeft.cells import shown
 from autopeft.errors import AutopeftError
-from autopeft.readouts._cells import shown
 from autopeft.tasks._data import Split
 from autopeft.tasks._rows import Raw
 
@@ -38,10 +38,15 @@ def divide(
     cuts = (test is None) + (validation is None)
     _check_enough(train, names, cuts, place)
     size = max(len(present) if names else 1, int(share * len(train)))
+    groups = raw.train.groups
+    if groups and cuts:
+        of_validation, of_test = (of.replace("at random", "at random, by group") for of in (of_validation, of_test))
+        if len(set(groups)) <= cuts:
+            raise AutopeftError(f"{place}: {len(set(groups))} groups are too few to cut from (needs {cuts + 1})")
     if test is None:
-        train, test = _cut(train, size, bool(names), (seed, _CUT_TEST))
+        train, test, groups = _cut(train, size, bool(names), (seed, _CUT_TEST), groups, cuts)
     if validation is None:
-        train, validation = _cut(train, size, bool(names), (seed, _CUT_VALIDATION))
+        train, validation, _ = _cut(train, size, bool(names), (seed, _CUT_VALIDATION), groups, 1)
     return (train, validation, test), f"validation: {of_validation}; test: {of_test}"
 
 
@@ -61,11 +66,34 @@ def _check_enough(train: Split, names: tuple[str, ...], cuts: int, place: str) -
             raise AutopeftError(f"{place}: {count} rows of label {shown(names[int(label)])} are too few {remedy}{many}")
 
 
-def _cut(split: Split, size: int, by_class: bool, seed: Sequence[int]) -> tuple[Split, Split]:
-    """The split without the chosen `size` rows, and these; both keep the order."""
-    chosen = pick(split.labels if by_class else None, len(split), size, seed)
+def _cut(
+    split: Split, size: int, by_class: bool, seed: Sequence[int], groups: Sequence[str] | None, left: int
+) -> tuple[Split, Split, Sequence[str] | None]:
+    """The split without the chosen `size` rows, these, and the groups of the former; all keep the order.
+
+    Of groups whole ones are chosen, about `size` rows of them; `left` of them stay at least.
+    """
+    labels = split.labels if by_class else None
+    chosen = _pick_groups(groups, size, seed, left) if groups else pick(labels, len(split), size, seed)
     gone = set(chosen)
-    return split.take([index for index in range(len(split)) if index not in gone]), split.take(chosen)
+    rest = [index for index in range(len(split)) if index not in gone]
+    return split.take(rest), split.take(chosen), [groups[i] for i in rest] if groups else None
+
+
+def _pick_groups(groups: Sequence[str], size: int, seed: Sequence[int], left: int) -> list[int]:
+    """The rows, ascending, of groups in a seeded order: of one at least, and until they are `size`."""
+    import numpy as np
+
+    sizes = Counter(groups)
+    order = [sorted(sizes)[i] for i in np.random.default_rng(list(seed)).permutation(len(sizes))]
+    chosen: set[str] = set()
+    count = 0
+    for group in order[: len(order) - left]:
+        if chosen and count + sizes[group] > size:
+            continue
+        chosen.add(group)
+        count += sizes[group]
+    return [i for i, group in enumerate(groups) if group in chosen]
 
 
 def limited(parts: Parts, limits: Sequence[int | None], names: tuple[str, ...], seed: int, where: str) -> Parts:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.tasks._lines import MOST_CHARACTERS, lines
-from autopeft.tasks._rows import columns_of
+from autopeft.tasks._rows import bare, columns_of
 
 if TYPE_CHECKING:
     from _csv import Reader as _Reader  # how typeshed names it
@@ -38,20 +38,41 @@ def tsv_rows(path: Path, text: Sequence[str], label: str) -> Records:
     return _rows(path, text, label, {"delimiter": "\t", "quoting": csv.QUOTE_NONE})
 
 
-def _rows(path: Path, text: Sequence[str], label: str, dialect: dict[str, Any]) -> Records:
+def table_names(path: Path) -> list[str]:
+    """The columns of a table with commas or tabs."""
+    tabs = path.suffix.lower() == ".tsv"
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    _raise_limit()
+    header = next(_cells(path, csv.reader(lines(path, newline=""), **dialect), 0), None)
+    return [bare(name) for name in header[1]] if header else []
+
+
+def parquet_names(path: Path) -> list[str]:
+    """The columns of a parquet file."""
+    with door(path, "no readable parquet"):
+        from pyarrow import parquet
+
+        return [str(name) for name in parquet.ParquetFile(path).schema_arrow.names]
+
+
+def _raise_limit() -> None:
     # The limit is the process's: raised, never lowered, as others may have raised it further.
     if csv.field_size_limit() < MOST_CHARACTERS:
         csv.field_size_limit(MOST_CHARACTERS)
+
+
+def _rows(path: Path, text: Sequence[str], label: str, dialect: dict[str, Any]) -> Records:
+    _raise_limit()
     source = lines(path, newline="")
     start = next(source, "")
-    _check_separator(f"{path}:1", start, {*text, label}, dialect["delimiter"])
+    names = (*text, label) if label else tuple(text)
+    _check_separator(f"{path}:1", start, set(names), dialect["delimiter"])
     source = itertools.chain([start] if start else [], source)
     reader = csv.reader(source, **dialect)
     found = next(_cells(path, reader, 0), None)
     if found is None:
         return
     first, header = found
-    names = (*text, label)
     places = columns_of(header, text, label, f"{path}:{first}", "; the first line names the columns")
     if any(header[i] != name and header[i].startswith(" ") for i, name in zip(places, names, strict=True)):
         dialect["skipinitialspace"] = True  # `text, label`: the space belongs to the separator, in all rows
@@ -110,7 +131,7 @@ def parquet_rows(path: Path, text: Sequence[str], label: str) -> Records:
         columns = [_values(batch, name, path, count) for name in wanted]
         for values in zip(*columns, strict=True):
             count += 1
-            yield count, dict(zip((*text, label), values, strict=True))
+            yield count, dict(zip((*text, label) if label else text, values, strict=True))
 
 
 def _values(batch: pyarrow.RecordBatch, name: str, path: Path, before: int) -> list[Any]:

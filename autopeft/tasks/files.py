@@ -1,4 +1,4 @@
-"""Your own labelled texts, in files."""
+"""Your own texts in files: labelled ones, or rows that a language model learns from."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pydantic import field_validator, model_validator
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.readouts import READOUTS, Reader, Readout, tagged
-from autopeft.tasks._base import Task
-from autopeft.tasks._json import json_file, json_lines
+from autopeft.tasks._formatted import Formatted
+from autopeft.tasks._json import json_file, json_lines, json_names
 from autopeft.tasks._lines import lines
-from autopeft.tasks._rows import Raw, Rows, collect, one_or_two
-from autopeft.tasks._tables import csv_rows, parquet_rows, tsv_rows
+from autopeft.tasks._rows import Raw, Rows, collect
+from autopeft.tasks._tables import csv_rows, parquet_names, parquet_rows, table_names, tsv_rows
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 _Reader = Callable[[Path, Sequence[str], str], Records]
 
 
-class Files(Task):
+class Files(Formatted):
     """Splits in .jsonl (an object per line), .json (that, or one list), .csv, .tsv (no quoting) or .parquet files.
 
     Text files are in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
@@ -31,19 +31,17 @@ class Files(Task):
     `tokens`, some of which have file formats and column names of their own; None infers it from the format, and from
     train's labels (numbers, not all whole, are a regression). `regression`: the same, of these two kinds. `1`, `1.0`
     and `+1`, or `True` and `true`, are one class. Relative paths start at the current directory.
+
+    Without `text` the rows are of one of the formats (`autopeft.formats`), such as messages or prompts and completions,
+    which is found by the columns' names: `format` chooses, `columns` renames.
     """
 
     name: ClassVar[str] = "files"
-    description: ClassVar[str] = "your own labelled texts: jsonl, csv, tsv or parquet files"
+    description: ClassVar[str] = "your own texts, labelled or to be written: jsonl, csv, tsv or parquet files"
 
     train: str
     validation: str | None = None
     test: str | None = None
-    text: str | list[str]
-    label: str = "label"
-    regression: bool | None = None
-
-    _columns = field_validator("text", mode="before")(one_or_two)
 
     @field_validator("train", "validation", "test")
     @classmethod
@@ -65,6 +63,8 @@ class Files(Task):
         train = self._rows(self.train)
         validation = None if self.validation is None else self._rows(self.validation)
         test = None if self.test is None else self._rows(self.test)
+        if self.written:
+            return Raw(train, validation, test, **self._written_as())
         return Raw(train, validation, test, readout=self._labels)
 
     @property
@@ -82,10 +82,22 @@ class Files(Task):
         if not there:
             raise AutopeftError(f"{path}: {'is not a file' if exists else 'no such file'}; {_beside(path)}")
         suffix = path.suffix.lower()
-        columns = [self.text] if isinstance(self.text, str) else self.text
         mark = ", row " if suffix == ".parquet" else ":"
+        if self.written:
+            return self._written_rows(path, suffix, mark)
+        columns = self.labelled[0]
         kind = READOUTS.get(self._labels) if self._labels else None
         return collect(_formats()[suffix](path, columns, self.label), columns, self.label, str(path), mark, kind)
+
+    def _written_rows(self, path: Path, suffix: str, mark: str) -> Rows:
+        if suffix not in _NAMES:
+            raise AutopeftError(f"{path}: files of this kind hold labels; name one of {', '.join(_NAMES)}")
+        names = _NAMES[suffix](path)
+        if not names:
+            raise AutopeftError(f"{path}: no rows; a split needs at least one")
+        detected = self._detected(names, str(path))
+        records = _READERS[suffix](path, self._needed(detected, names, str(path)), "")
+        return self._conversations(records, detected, str(path), mark)
 
 
 def _kind(readout: Any, train: Any) -> type[Readout] | None:
@@ -121,4 +133,11 @@ _READERS: dict[str, _Reader] = {
     ".csv": csv_rows,
     ".tsv": tsv_rows,
     ".parquet": parquet_rows,
+}
+_NAMES: dict[str, Callable[[Path], list[str]]] = {
+    ".jsonl": json_names,
+    ".json": json_names,
+    ".csv": table_names,
+    ".tsv": table_names,
+    ".parquet": parquet_names,
 }

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import field_validator
-
 from autopeft.doors import door, reason
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
 from autopeft.readouts import READOUTS
-from autopeft.tasks._base import Task
-from autopeft.tasks._rows import Raw, Rows, collect, columns_of, one_or_two
+from autopeft.tasks._formatted import Formatted
+from autopeft.tasks._rows import Raw, Rows, collect, columns_of
 
 _UNWRITABLE = {
     errno.EACCES,
@@ -28,13 +26,14 @@ _UNWRITABLE = {
 }
 
 
-class Hub(Task):
+class Hub(Formatted):
     """A data set by `path` (its hub name or a local folder), `config` and `revision`; its code is never run.
 
     `text`: one column's name, or two for pairs. `train`, `validation`, `test`: names of splits; the last two may be
     None, or absent under their default names. A split without labels (all of them -1 or null, as in GLUE's hidden
     tests) counts as absent; single rows without one (-1 in a column of classes) are left out, and the note says so.
     `readout`, `regression`: None infers it from the labels. A folder that `save_to_disk` wrote is read too.
+    Without `text` the rows are of one of the formats, as in the task `files`.
     """
 
     name: ClassVar[str] = "hub"
@@ -44,14 +43,9 @@ class Hub(Task):
     path: str
     config: str | None = None
     revision: str | None = None
-    text: str | list[str]
-    label: str = "label"
     train: str = "train"
     validation: str | None = "validation"
     test: str | None = "test"
-    regression: bool | None = None
-
-    _columns = field_validator("text", mode="before")(one_or_two)
 
     def _read(self) -> Raw:
         parts = _load(self.path, self.config, self.revision)
@@ -61,6 +55,8 @@ class Hub(Task):
             raise AutopeftError(f"{self.path}, split {self.train}: no row has a label; name another split in 'train'")
         validation = self._optional(parts, "validation", left_out)
         test = self._optional(parts, "test", left_out)
+        if self.written:
+            return Raw(train, validation, test, **self._written_as())
         declared = self._declared(parts[self.train])
         asked = None if self.regression is None else "regression" if self.regression else "classification"
         return Raw(train, validation, test, declared, asked, note=", ".join(left_out))
@@ -80,7 +76,9 @@ class Hub(Task):
         if split not in parts:
             raise AutopeftError(f"{self.path}: no split '{split}'; {suggest(split, map(str, parts))}")
         part, place = parts[split], f"{self.path}, split {split}"
-        texts = [self.text] if isinstance(self.text, str) else self.text
+        if self.written:
+            return self._written_rows(part, place)
+        texts = self.labelled[0]
         found = columns_of(part.column_names, texts, self.label, place)
         names = dict(zip((*texts, self.label), (part.column_names[i] for i in found), strict=True))
         cells = {column: _cells(part, name, place) for column, name in names.items()}
@@ -96,6 +94,13 @@ class Hub(Task):
         records = ((i + 1, {column: values[i] for column, values in cells.items()}) for i in keep)
         kind = READOUTS.get(self.readout) if self.readout else None
         return collect(records, texts, self.label, place, kind=kind)
+
+    def _written_rows(self, part: Any, place: str) -> Rows:
+        names = [str(name) for name in part.column_names]
+        detected = self._detected(names, place)
+        cells = {column: _cells(part, column, place) for column in self._needed(detected, names, place)}
+        records = (dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True))
+        return self._conversations(enumerate(records, 1), detected, place)
 
 
 def _cells(part: Any, column: str, place: str) -> list[Any]:
