@@ -21,13 +21,36 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
-    "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Site", "embeddings_of",
-    "family_of", "head_names", "input_limits", "layers_of", "shape_from_config", "shape_of", "unsupported",
-    "vocabulary_of", "without_weights",
+    "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Site", "TrainingLoad",
+    "embeddings_of", "family_of", "head_names", "input_limits", "layers_of", "shape_from_config", "shape_of",
+    "unsupported", "vocabulary_of", "without_weights",
 ]  # fmt: skip
 
 #: The places that are modules with a weight, and perhaps a bias.
 _WITH_WEIGHTS = (*MAPS, "norm1", "norm2")
+
+
+@dataclass(frozen=True)
+class TrainingLoad:
+    """How a backbone is trained on, as far as its memory depends on it.
+
+    Batches have `sequences`, of which so many go through at once as have `tokens` together, one at least. Numbers of
+    the backbone and of activations have `bytes`, those of its layers' maps `map_bytes`. `scores`: attention keeps its
+    scores. `checkpoint`: layers are computed again in the backward pass. `logits` are in memory at once.
+    """
+
+    sequences: int = 32
+    tokens: int = 4_096
+    bytes: int = 4
+    map_bytes: float = 4
+    scores: bool = False
+    checkpoint: bool = False
+    logits: int = 2**23
+
+    def at_once(self, length: int) -> int:
+        """Sequences of a length that go through at once."""
+        parts = -(-self.sequences // max(1, self.tokens // length))
+        return -(-self.sequences // parts)
 
 
 @dataclass(frozen=True)
@@ -36,8 +59,9 @@ class ModelShape:
 
     `sites` maps a site to (in, out) of its linear map; `backbone_params` is the number of parameters of the base model
     without the task's head; `gated` says that the feed-forward network has a second input map of the shape of `up`,
-    `biased` which maps and norms have a bias, and `embedding` the width that tokens are looked up with (0: that of the
-    layers).
+    `biased` which maps and norms have a bias, `embedding` the width that tokens are looked up with (0: that of the
+    layers), and `words` how many outputs the frozen head of a language model has (0: it has none).
+    `own_head` are the numbers of that head which are not the embeddings', and `load` says how it is trained on.
     """
 
     family: str
@@ -53,6 +77,9 @@ class ModelShape:
     causal: bool = False
     biased: frozenset[str] = frozenset()
     embedding: int = 0
+    words: int = 0
+    own_head: int = 0
+    load: TrainingLoad = TrainingLoad()
 
     def has(self, place: str) -> bool:
         """Whether it has this place, or its layers have."""
@@ -149,7 +176,20 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         causal=family.causal,
         biased=frozenset(place for place in _WITH_WEIGHTS if _has_bias(layers[0], family, place)),
         embedding=_table(model).shape[1] if _table(model).shape[1] != hidden else 0,
+        words=_words(model),
+        own_head=_own_head(model),
     )
+
+
+def _words(model: PreTrainedModel) -> int:
+    head: Any = model.get_output_embeddings()
+    return 0 if head is None else int(head.weight.shape[0])
+
+
+def _own_head(model: PreTrainedModel) -> int:
+    head: Any = model.get_output_embeddings()
+    tied = head is None or bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    return 0 if tied else sum(int(p.numel()) for p in head.parameters())
 
 
 def vocabulary_of(model: PreTrainedModel) -> torch.Tensor | None:

@@ -15,10 +15,12 @@ from typing import Self
 import torch
 from torch import nn
 
+from autopeft.anatomy import layers_of
 from autopeft.attaching import Attachment, Parts
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone
-from autopeft.engine.company import Company
+from autopeft.engine.checkpointing import Checkpointed
+from autopeft.engine.company import Company, check_outputs
 from autopeft.engine.data import Batch
 from autopeft.engine.entrances import Entrances, States
 from autopeft.engine.first_token import FirstTokenOnly, first_token_is_all
@@ -57,7 +59,8 @@ class Pack:
         self.backbone, self.settings, self.phase = backbone, settings, 0
         self._steps = (steps,) if isinstance(steps, int) else tuple(steps)
         self.company = Company.of(candidates[0].hybrid)
-        self.token_budget = TOKEN_BUDGETS[backbone.device.type]
+        check_outputs(candidates[0].hybrid.methods(), backbone.readout)
+        self.token_budget = min(TOKEN_BUDGETS[backbone.device.type], backbone.most_tokens)
         self._put(tuple(candidates), tuple(starts or [0] * len(candidates)))
 
     def _put(self, candidates: tuple[Candidate, ...], starts: tuple[int, ...]) -> None:
@@ -74,6 +77,7 @@ class Pack:
         one_token = backbone.precision.attention and backbone.readout.reads == "one" and first_token_is_all(hybrids)
         self._first_token = FirstTokenOnly(backbone.model) if one_token else None
         self._entrances = Entrances(backbone.model, starts) if starts[-1] else None
+        self._checkpointed = Checkpointed(layers_of(backbone.model)[starts[0] :]) if self.settings.checkpoint else None
         self.procedures = Procedures(self.attachment.banks, hybrids, [seed] * len(candidates))
         self.optimizer = self._fresh_optimizer()
 
@@ -91,7 +95,8 @@ class Pack:
         if self._entrances:
             self._entrances.states = states
         inputs = {name: x.repeat(count, 1) for name, x in batch.inputs.items()}
-        return self.backbone.readout.forward(self.backbone.model, inputs).unflatten(0, (count, -1))
+        found = self.backbone.readout.read(self.backbone.model, inputs, batch.labels)
+        return found.unflatten(0, (count, -1))
 
     def step(self, batch: Batch, states: States, readout: Readout) -> torch.Tensor:
         """Train on one batch; each candidate's mean loss before the step, [K].
@@ -123,7 +128,9 @@ class Pack:
                 self.procedures.call("before_step", replace(at, forward=1))
                 trained = losses + self.procedures.pair_loss(first, self.forward(part, own), part.labels)
             share = part.weight / batch.weight
-            (trained * share).sum().backward()
+            if trained.requires_grad:
+                # Without a head, candidates that are nothing but the backbone train nothing.
+                (trained * share).sum().backward()
             total += losses.detach() * share
         return total
 
@@ -169,6 +176,9 @@ class Pack:
         if self._first_token:
             self._first_token.remove()
             self._first_token = None
+        if self._checkpointed:
+            self._checkpointed.remove()
+            self._checkpointed = None
         for name in self._heads:
             self.backbone.heads[name].__dict__.pop("forward", None)
         self.attachment.detach()

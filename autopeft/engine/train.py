@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autopeft.engine.company import Company
-from autopeft.engine.data import Batch, TokenizedTask, Tokens, evaluation_batches, steps_per_epoch, training_batches
+from autopeft.engine.data import Batch, TokenizedTask, Tokens, evaluation_batches, steps_of, training_batches
 from autopeft.engine.entrances import States
 from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.pack import Pack
@@ -28,13 +28,13 @@ Forward = Callable[[Batch], torch.Tensor]
 
 def train_steps(settings: TrainingSettings, task: TokenizedTask) -> int:
     """Steps of a whole training."""
-    return settings.epochs * steps_per_epoch(len(task.train), settings.batch_size)
+    return sum(steps_of(task.train, settings, epoch) for epoch in range(1, settings.epochs + 1))
 
 
 def phase_steps(settings: TrainingSettings, task: TokenizedTask, company: Company) -> list[int]:
     """Steps of each phase of a training; `AutopeftError` when it has fewer epochs than phases."""
-    each = steps_per_epoch(len(task.train), settings.batch_size)
-    return [epochs * each for epochs in company.epochs(settings.epochs)]
+    steps = iter([steps_of(task.train, settings, epoch) for epoch in range(1, settings.epochs + 1)])
+    return [sum(itertools.islice(steps, epochs)) for epochs in company.epochs(settings.epochs)]
 
 
 def prepare_pack(pack: Pack, task: TokenizedTask, frozen: FrozenLayers) -> None:
@@ -43,7 +43,7 @@ def prepare_pack(pack: Pack, task: TokenizedTask, frozen: FrozenLayers) -> None:
 
     def batches() -> Iterator[tuple[Batch, States]]:
         for epoch in itertools.count(1):
-            for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
+            for batch in training_batches(task.train, settings.batches, task.pad_id, settings.seed, epoch):
                 batch = batch.to(device)
                 yield batch, frozen.states(task.train, batch, pack.starts)
 
@@ -54,7 +54,7 @@ def train_epoch(pack: Pack, task: TokenizedTask, frozen: FrozenLayers, epoch: in
     """One pass over the training split; each candidate's mean loss."""
     settings, device = pack.settings, pack.backbone.device
     total = torch.zeros(len(pack.candidates), device=device)
-    for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
+    for batch in training_batches(task.train, settings.batches, task.pad_id, settings.seed, epoch):
         batch = batch.to(device)
         losses = pack.step(batch, frozen.states(task.train, batch, pack.starts), task.readout)
         total += losses * batch.weight
@@ -76,7 +76,7 @@ def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, 
     """The same of a model that is no pack's."""
 
     def forward(batch: Batch) -> torch.Tensor:
-        return task.readout.forward(model, batch.inputs)[None]
+        return task.readout.read(model, batch.inputs, batch.labels)[None]
 
     return measured(forward, 1, next(model.parameters()).device, task, tokens)[0]
 
@@ -102,11 +102,13 @@ def predict(
 
     `more`: vectors of a sequence beside its text's.
     """
-    outputs = torch.zeros(candidates, len(tokens.labels), task.readout.outputs, device=device)
+    of_tokens = tokens.per_token and not task.readout.summed
+    rows = len(tokens.labels) if of_tokens else len(tokens)
+    outputs = torch.zeros(candidates, rows, task.readout.outputs, device=device)
     for batch in evaluation_batches(tokens, evaluation_tokens(device) // candidates, task.pad_id, more):
         batch = batch.to(device)
         found = forward(batch)
-        if tokens.per_token:
+        if of_tokens:
             outputs.index_copy_(1, batch.rows, found.flatten(1, 2).index_select(1, batch.places))
         else:
             outputs.index_copy_(1, torch.from_numpy(batch.index).to(device), found)

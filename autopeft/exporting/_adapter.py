@@ -13,6 +13,7 @@ from autopeft.candidate import Candidate
 from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.engine.report import complaint
 from autopeft.errors import AutopeftError
+from autopeft.exporting._generating import write_tokenizer
 from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
 from autopeft.exporting._record import FILE, Format
 from autopeft.exporting._stock import is_stock, stock_config, stock_state
@@ -103,6 +104,8 @@ def write_adapter(
     if config is None and asked == "peft":
         raise _cannot_say(hybrid)
     to.mkdir(parents=True, exist_ok=True)
+    if readout.generates:
+        write_tokenizer(source, backbone.model, to)
     if config is None:
         _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"

@@ -11,14 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 from autopeft.errors import AutopeftError, suggest
 from autopeft.metrics import METRICS, Metric
 from autopeft.plugins import HOW
-from autopeft.readouts._base import IGNORED, Labelled, Measure, Reader, Readout
+from autopeft.readouts._base import IGNORED, Labelled, Measure, Reader, Readout, TargetIds
 from autopeft.registry import Registry
 
 READOUTS: Registry[Readout] = Registry("autopeft.readouts", Readout, "readout")
 
 __all__ = [
-    "IGNORED", "READOUTS", "Labelled", "Measure", "Reader", "Readout", "complaint", "direction", "implied", "inferred",
-    "known_metrics", "readout_from", "stated", "tagged",
+    "IGNORED", "READOUTS", "Labelled", "Measure", "Reader", "Readout", "TargetIds", "complaint", "direction", "implied",
+    "inferred", "known_metrics", "readout_from", "stated", "tagged",
 ]  # fmt: skip
 
 #: What labels are that no kind claims.

@@ -1,0 +1,107 @@
+"""Bytes at the peak of training one candidate."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from autopeft.anatomy import FAMILIES, ModelShape
+from autopeft.costs._base import Cost
+from autopeft.costs.trainable_params import TrainableParams
+from autopeft.hybrid import Hybrid
+from autopeft.methods import Method
+
+#: Of a trained weight, in fp32: its value, its gradient as autograd gives it and as the optimiser has it, two moments.
+_TRAINED = 5 * 4
+#: Of a frozen weight in full fine-tuning: value, gradient, two moments.
+_FULL = 4 * 4
+#: Numbers a token that a feed-forward network keeps, in its widths: of a gated one the gate, what its activation gives,
+#: and `up`; of others what the activation is given, or with GPT's, written out, three more.
+_GATED, _WRITTEN_OUT, _PLAIN = 3, 4, 1
+#: Chunks of logits that are there at once: themselves, and what the sum over the words makes of them.
+_CHUNKS = 2
+#: Where a method is given what the site is given, and where something of its own.
+_SAME = ({"q", "k", "v"}, {"up", "gate"})
+
+
+class TrainingMemory(Cost):
+    """Bytes at the peak of training one candidate alone: backbone, trained weights with moments, activations, logits.
+
+    Activations are those of the layers from the first adapted one up, of as many tokens as go through at once. What a
+    library keeps for itself is left out.
+    """
+
+    name: ClassVar[str] = "training_memory"
+    description: ClassVar[str] = (
+        "bytes at the peak of training, for the batch, length and precision; a share is of full"
+    )
+    unit: ClassVar[str] = "bytes"
+    short: ClassVar[str] = "train mem"
+    by_tokens: ClassVar[bool] = True
+
+    def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
+        """Backbone and trained weights, and what is kept of a part of a batch."""
+        hybrid.check(shape)
+        load, trained = shape.load, TrainableParams().of(hybrid, shape, length)
+        length += hybrid.input_tokens
+        sequences = load.at_once(length)
+        kept = sum(self._kept(methods, shape, length) for methods in hybrid.layers[hybrid.first_adapted :])
+        if load.checkpoint and (layers := hybrid.layers[hybrid.first_adapted :]):
+            # What each layer is given, and all of the one that is computed again.
+            given = len(layers) * length * shape.hidden * load.bytes
+            kept = given + max(self._kept(methods, shape, length) for methods in layers)
+        return self._frozen(shape) + _TRAINED * trained + sequences * kept + self._passing(shape, sequences * length)
+
+    def reference(self, shape: ModelShape, length: int) -> int:
+        """Full fine-tuning, all layers kept."""
+        sequences = shape.load.at_once(length)
+        kept = (
+            shape.layers * sequences * (self._kept((), shape, length) + length * _widths_in(shape) * shape.load.bytes)
+        )
+        return _FULL * shape.backbone_params + kept + self._passing(shape, sequences * length)
+
+    def _frozen(self, shape: ModelShape) -> int:
+        load = shape.load
+        maps = shape.layers * sum(wide_in * wide_out for wide_in, wide_out in _maps(shape))
+        return int(load.map_bytes * maps) + load.bytes * (shape.backbone_params - maps + shape.own_head)
+
+    def _kept(self, methods: tuple[Method, ...], shape: ModelShape, length: int) -> int:
+        """What a layer keeps of one sequence for its backward pass."""
+        load, columns = shape.load, length + sum(m.attention_columns() for m in methods)
+        attention = shape.heads * shape.head_dim
+        numbers = 2 * attention * length + 2 * attention * columns + self._inner(shape) * shape.ffn * length
+        for sites in _SAME:
+            numbers += length * shape.hidden * any(sites & set(m.places(shape)) for m in methods)
+        for method in methods:
+            numbers += length * sum(_own(method, shape, place) for place in method.places(shape))
+        # Norms compute in fp32; scores are kept where attention is two products and a softmax.
+        norms = 2 * shape.hidden * length * 4
+        scores = shape.heads * length * columns * (4 + load.bytes) if load.scores else 0
+        return numbers * load.bytes + norms + scores
+
+    def _inner(self, shape: ModelShape) -> int:
+        if shape.gated:
+            return _GATED
+        return _WRITTEN_OUT if FAMILIES[shape.family].norm_first and shape.causal else _PLAIN
+
+    def _passing(self, shape: ModelShape, tokens: int) -> int:
+        """What is there for a moment at the top: a chunk of logits, or the gradients of one feed-forward network."""
+        load = shape.load
+        states = 3 * tokens * shape.hidden * load.bytes if shape.words else 0
+        chunk = _CHUNKS * 4 * min(tokens * shape.words, max(load.logits, shape.words))
+        inner = (3 if shape.gated else 2) * tokens * shape.ffn * load.bytes
+        return states + max(chunk, inner)
+
+
+def _own(method: Method, shape: ModelShape, place: str) -> int:
+    """Numbers a token that a method keeps at a place: its input, where the layer does not keep it, and its inside."""
+    wide = {"down": shape.ffn, "down_in": shape.ffn, "layer": shape.hidden}.get(place, 0)
+    return wide + method.flops(shape, place, 1).forward // (4 * shape.hidden)
+
+
+def _maps(shape: ModelShape) -> list[tuple[int, int]]:
+    return [shape.width(site) for site in (*shape.sites, *(["gate"] if shape.gated else []))]
+
+
+def _widths_in(shape: ModelShape) -> int:
+    """Numbers a token that the maps of a layer are given, which full fine-tuning keeps."""
+    return shape.hidden * 2 + shape.heads * shape.head_dim + shape.ffn
