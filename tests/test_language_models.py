@@ -82,7 +82,6 @@ def test_a_search_makes_the_loss_small(result: SearchResult) -> None:
     assert best.metrics["loss"] == min(e.metrics["loss"] for e in done)
     assert all(e.error is None for e in result.evaluations)
     assert {"perplexity", "token_accuracy", "test_loss", "test_perplexity"} <= best.metrics.keys()
-    assert result.explain().to_json()
 
 
 def test_what_is_exported_gives_the_recorded_loss(result: SearchResult, tmp_path: Path) -> None:
@@ -159,6 +158,11 @@ def test_generating_costs_what_torch_counts(family: str, hybrid: Hybrid) -> None
         model.generate(tokens(1, 5), max_new_tokens=4, min_new_tokens=4, do_sample=False)
     cost = COSTS.get("inference_flops")()
     assert cost.of(hybrid, shape_of(model), length) == counted(counter)
+
+
+@pytest.mark.slow
+def test_a_search_by_loss_is_explained(result: SearchResult) -> None:
+    assert result.explain().to_json()
 
 
 @pytest.mark.slow

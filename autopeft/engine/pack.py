@@ -29,6 +29,7 @@ from autopeft.engine.optimizer import PackedAdamW, Rates
 from autopeft.engine.procedures import At, Batches, Gradients, Procedures
 from autopeft.engine.saving import Saved
 from autopeft.engine.settings import TrainingSettings
+from autopeft.hybrid import Hybrid
 from autopeft.methods._weights import SAVED, Kind
 from autopeft.readouts import Readout
 
@@ -73,11 +74,10 @@ class Pack:
         for name, head in self._heads.items():
             # Not by assignment: that would make it a submodule, behind the class's own method.
             backbone.heads[name].requires_grad_(False).__dict__["forward"] = head
-        # Stock attention, of what is reported, computes all tokens.
-        one_token = backbone.precision.attention and backbone.readout.reads == "one" and first_token_is_all(hybrids)
-        self._first_token = FirstTokenOnly(backbone.model) if one_token else None
+        self._first_token = _first_token_only(backbone, hybrids)
         self._entrances = Entrances(backbone.model, starts) if starts[-1] else None
-        self._checkpointed = Checkpointed(layers_of(backbone.model)[starts[0] :]) if self.settings.checkpoint else None
+        again = Checkpointed(layers_of(backbone.model)[starts[0] :]) if self.settings.checkpoint else None
+        self._changes = [change for change in (self._entrances, self._first_token, again) if change]
         self.procedures = Procedures(self.attachment.banks, hybrids, [seed] * len(candidates))
         self.optimizer = self._fresh_optimizer()
 
@@ -95,8 +95,7 @@ class Pack:
         if self._entrances:
             self._entrances.states = states
         inputs = {name: x.repeat(count, 1) for name, x in batch.inputs.items()}
-        found = self.backbone.readout.read(self.backbone.model, inputs, batch.labels)
-        return found.unflatten(0, (count, -1))
+        return self.backbone.readout.read(self.backbone.model, inputs, batch.labels).unflatten(0, (count, -1))
 
     def step(self, batch: Batch, states: States, readout: Readout) -> torch.Tensor:
         """Train on one batch; each candidate's mean loss before the step, [K].
@@ -128,8 +127,7 @@ class Pack:
                 self.procedures.call("before_step", replace(at, forward=1))
                 trained = losses + self.procedures.pair_loss(first, self.forward(part, own), part.labels)
             share = part.weight / batch.weight
-            if trained.requires_grad:
-                # Without a head, candidates that are nothing but the backbone train nothing.
+            if trained.requires_grad:  # not of the backbone alone, without a head
                 (trained * share).sum().backward()
             total += losses.detach() * share
         return total
@@ -170,15 +168,9 @@ class Pack:
 
     def detach(self) -> None:
         """Take everything off the backbone; a second call does nothing."""
-        if self._entrances:
-            self._entrances.remove()
-            self._entrances = None
-        if self._first_token:
-            self._first_token.remove()
-            self._first_token = None
-        if self._checkpointed:
-            self._checkpointed.remove()
-            self._checkpointed = None
+        while self._changes:
+            self._changes.pop(0).remove()
+        self._entrances = None
         for name in self._heads:
             self.backbone.heads[name].__dict__.pop("forward", None)
         self.attachment.detach()
@@ -207,6 +199,12 @@ def parts_of(batch: Batch, tokens: int, more: int = 0) -> list[tuple[int, int]]:
     count = -(-examples // max(1, tokens // (length + more)))
     edges = [examples * i // count for i in range(count + 1)]
     return list(itertools.pairwise(edges))
+
+
+def _first_token_only(backbone: Backbone, hybrids: Sequence[Hybrid]) -> FirstTokenOnly | None:
+    # Stock attention, of what is reported, computes all tokens.
+    one_token = backbone.precision.attention and backbone.readout.reads == "one" and first_token_is_all(hybrids)
+    return FirstTokenOnly(backbone.model) if one_token else None
 
 
 def _own_rates(pack: Pack, rates: Sequence[Rates]) -> dict[nn.Parameter, list[float]]:

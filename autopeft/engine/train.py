@@ -6,6 +6,7 @@ Shapes: K candidates, N examples and T tokens of a split, C outputs.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -69,7 +70,8 @@ def measure_pack(pack: Pack, task: TokenizedTask, tokens: Tokens, frozen: Frozen
         return pack.forward(batch, frozen.states(tokens, batch, pack.starts))
 
     pack.procedures.call("before_measure")
-    return measured(forward, len(pack.candidates), pack.backbone.device, task, tokens, pack.longer)
+    most = pack.backbone.most_tokens
+    return measured(forward, len(pack.candidates), pack.backbone.device, task, tokens, pack.longer, most)
 
 
 def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, float]:
@@ -78,14 +80,21 @@ def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, 
     def forward(batch: Batch) -> torch.Tensor:
         return task.readout.read(model, batch.inputs, batch.labels)[None]
 
-    return measured(forward, 1, next(model.parameters()).device, task, tokens)[0]
+    most = task.readout.most_tokens(model)
+    return measured(forward, 1, next(model.parameters()).device, task, tokens, most=most)[0]
 
 
 def measured(
-    forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens, more: int = 0
+    forward: Forward,
+    candidates: int,
+    device: torch.device,
+    task: TokenizedTask,
+    tokens: Tokens,
+    more: int = 0,
+    most: int | None = None,
 ) -> list[dict[str, float]]:
     """The task's metrics and the loss of each of K candidates whose outputs on a split `forward` gives."""
-    outputs = predict(forward, candidates, device, task, tokens, more)
+    outputs = predict(forward, candidates, device, task, tokens, more, most)
     readout, labels = task.readout, tokens.labels
     losses = readout.loss(torch.from_numpy(outputs), torch.from_numpy(labels.copy()))
     return [
@@ -96,16 +105,23 @@ def measured(
 
 @torch.inference_mode()
 def predict(
-    forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens, more: int = 0
+    forward: Forward,
+    candidates: int,
+    device: torch.device,
+    task: TokenizedTask,
+    tokens: Tokens,
+    more: int = 0,
+    most: int | None = None,
 ) -> np.ndarray:
     """Outputs [K, N, C] (or [K, T, C], of tokens; fp32) in the order of the split.
 
-    `more`: vectors of a sequence beside its text's.
+    `more`: vectors of a sequence beside its text's. `most`: tokens that may go through at once, where there is a bound.
     """
     of_tokens = tokens.per_token and not task.readout.summed
     rows = len(tokens.labels) if of_tokens else len(tokens)
     outputs = torch.zeros(candidates, rows, task.readout.outputs, device=device)
-    for batch in evaluation_batches(tokens, evaluation_tokens(device) // candidates, task.pad_id, more):
+    budget = min(evaluation_tokens(device), most or sys.maxsize) // candidates
+    for batch in evaluation_batches(tokens, budget, task.pad_id, more):
         batch = batch.to(device)
         found = forward(batch)
         if of_tokens:

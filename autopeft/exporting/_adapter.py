@@ -103,9 +103,7 @@ def write_adapter(
     config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model, readout)
     if config is None and asked == "peft":
         raise _cannot_say(hybrid)
-    to.mkdir(parents=True, exist_ok=True)
-    if readout.generates:
-        write_tokenizer(source, backbone.model, to)
+    _prepare(source, backbone, to)
     if config is None:
         _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
@@ -116,10 +114,17 @@ def write_adapter(
         state = lora_state(hybrid, weights, backbone.model, format_ == "lora-padded")
     config.base_model_name_or_path = source.location
     config.save_pretrained(str(to))
-    # Not `save_file`, whose files nobody else may read, whatever the umask.
     with replacing(to / WEIGHTS) as partial:
+        # Not `save_file`, whose files nobody else may read, whatever the umask.
         partial.write_bytes(save(state, metadata={"format": "pt"}))
     return str(config.peft_type.value)
+
+
+def _prepare(source: ModelSource, backbone: Backbone, to: Path) -> None:
+    """Make the folder, with what generating takes beside an adapter."""
+    to.mkdir(parents=True, exist_ok=True)
+    if backbone.readout.generates:
+        write_tokenizer(source, backbone.model, to)
 
 
 def _cannot_say(hybrid: Hybrid) -> AutopeftError:

@@ -127,7 +127,10 @@ class CausalLM(Readout):
         """A bound where the model's own logits are needed."""
         from autopeft.readouts._frozen_head import head_of
 
-        return None if head_of(model) else max(1, _AT_ONCE // int(model.config.get_text_config().vocab_size))
+        config = getattr(model, "config", None)
+        if config is None or head_of(model):
+            return None
+        return max(1, _AT_ONCE // int(config.get_text_config().vocab_size))
 
     def read(self, model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """[K*B, 2]: of each example the sums of its scored tokens' losses and hits.

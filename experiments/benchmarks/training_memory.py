@@ -39,6 +39,10 @@ MODELS = {
                          num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True, pad_token_id=0),
     "gpt2": GPT2Config(vocab_size=8_000, n_embd=256, n_layer=LAYERS, n_head=4, n_positions=512, pad_token_id=0),
 }  # fmt: skip
+TINY: dict[str, dict[str, int]] = {
+    "llama": {"hidden_size": 12, "intermediate_size": 8, "vocab_size": 100},
+    "gpt2": {"n_embd": 8, "vocab_size": 100},
+}
 
 
 def lora(rank: int, *sites: str) -> Hybrid:
@@ -65,7 +69,8 @@ def save(folder: Path) -> None:
     """The models, and a tokenizer that nothing is read with."""
     words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()
-    for name, config in MODELS.items():
+    tiny = {f"{name}-tiny": type(config)(**config.to_dict() | TINY[name]) for name, config in MODELS.items()}
+    for name, config in (MODELS | tiny).items():
         AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
         fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
         fast.save_pretrained(folder / name)
@@ -80,11 +85,24 @@ def status(field: str) -> int:
 def measured(model: str, hybrid: Hybrid, sequences: int, length: int, checkpoint: bool) -> tuple[int, int]:
     """Bytes as computed, and at the peak of two steps above what the process had before."""
     settings = TrainingSettings(batch_size=sequences, max_length=length, precision="fp32", checkpoint=checkpoint)
-    Path("/proc/self/clear_refs").write_text("5")
+    # What libraries load when they are used first, they have loaded then.
+    train(backbone_of(f"{model}-tiny"), hybrid, settings, 1, 8)
     before = status("VmRSS")
+    backbone = backbone_of(model)
+    Path("/proc/self/clear_refs").write_text("5")
+    train(backbone, hybrid, settings, sequences, length)
+    shape = replace(shape_of(backbone.model), load=load_of(settings, kind="cpu"))
+    return COSTS.get("training_memory")().of(hybrid, shape, length), status("VmHWM") - before
+
+
+def backbone_of(model: str) -> Backbone:
     precision = choose_precision("fp32", torch.device("cpu"))
-    backbone = Backbone(find_model(model), CausalLM(), precision, torch.device("cpu"), 0)
-    ids = torch.randint(3, 8_000, (sequences, length))
+    return Backbone(find_model(model), CausalLM(), precision, torch.device("cpu"), 0)
+
+
+def train(backbone: Backbone, hybrid: Hybrid, settings: TrainingSettings, sequences: int, length: int) -> None:
+    """Two steps on a batch of which half is scored."""
+    ids = torch.randint(3, 100, (sequences, length))
     labels = ids.clone()
     labels[:, : length // 2] = IGNORED
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -94,8 +112,6 @@ def measured(model: str, hybrid: Hybrid, sequences: int, length: int, checkpoint
     with Pack(backbone, [Candidate(hybrid)], settings, steps=2) as pack:
         for _ in range(2):
             pack.step(batch, {}, CausalLM())
-    shape = replace(shape_of(backbone.model), load=load_of(settings, kind="cpu"))
-    return COSTS.get("training_memory")().of(hybrid, shape, length), status("VmHWM") - before
 
 
 def forked(*case: object) -> tuple[int, int]:
