@@ -36,7 +36,9 @@ class TrainingLoad:
 
     Batches have `sequences`, of which so many go through at once as have `tokens` together, one at least. Numbers of
     the backbone and of activations have `bytes`, those of its layers' maps `map_bytes`. `scores`: attention keeps its
-    scores. `checkpoint`: layers are computed again in the backward pass. `logits` are in memory at once.
+    scores. `checkpoint`: layers are computed again in the backward pass. `logits` are in memory at once. `holes`: what
+    activations take over what they are, as an allocator cannot use all that is free between them (measured with
+    glibc's; of a GPU's own what is taken counts).
     """
 
     sequences: int = 32
@@ -46,6 +48,7 @@ class TrainingLoad:
     scores: bool = False
     checkpoint: bool = False
     logits: int = 2**23
+    holes: float = 1.3
 
     def at_once(self, length: int) -> int:
         """Sequences of a length that go through at once."""

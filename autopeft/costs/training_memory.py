@@ -18,7 +18,7 @@ _FULL = 4 * 4
 #: and `up`; of others what the activation is given, or with GPT's, written out, three more.
 _GATED, _WRITTEN_OUT, _PLAIN = 3, 4, 1
 #: Chunks of logits that are there at once: themselves, and what the sum over the words makes of them.
-_CHUNKS = 2
+_CHUNKS = 3
 #: Where a method is given what the site is given, and where something of its own.
 _SAME = ({"q", "k", "v"}, {"up", "gate"})
 
@@ -49,15 +49,16 @@ class TrainingMemory(Cost):
             # What each layer is given, and all of the one that is computed again.
             given = len(layers) * length * shape.hidden * load.bytes
             kept = given + max(self._kept(methods, shape, length) for methods in layers)
-        return self._frozen(shape) + _TRAINED * trained + sequences * kept + self._passing(shape, sequences * length)
+        kept = int(load.holes * sequences * kept)
+        return self._frozen(shape) + _TRAINED * trained + kept + self._passing(shape, sequences * length)
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """Full fine-tuning, all layers kept."""
-        sequences = shape.load.at_once(length)
-        kept = (
-            shape.layers * sequences * (self._kept((), shape, length) + length * _widths_in(shape) * shape.load.bytes)
-        )
-        return _FULL * shape.backbone_params + kept + self._passing(shape, sequences * length)
+        load, widths = shape.load, _widths_in(shape)
+        sequences = load.at_once(length)
+        kept = shape.layers * sequences * (self._kept((), shape, length) + length * widths * load.bytes)
+        passing = self._passing(shape, sequences * length)
+        return _FULL * shape.backbone_params + int(load.holes * kept) + passing
 
     def _frozen(self, shape: ModelShape) -> int:
         load = shape.load
@@ -76,7 +77,8 @@ class TrainingMemory(Cost):
         # Norms compute in fp32; scores are kept where attention is two products and a softmax.
         norms = 2 * shape.hidden * length * 4
         scores = shape.heads * length * columns * (4 + load.bytes) if load.scores else 0
-        return numbers * load.bytes + norms + scores
+        mask = 4 * length * columns
+        return numbers * load.bytes + norms + scores + mask
 
     def _inner(self, shape: ModelShape) -> int:
         if shape.gated:

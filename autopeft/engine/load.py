@@ -34,6 +34,7 @@ def load_of(settings: TrainingSettings, quantise: Kind | None = None, kind: str 
         kind == "cpu" and wide == 2,
         settings.checkpoint,
         AT_ONCE[kind],
+        TrainingLoad().holes if kind == "cpu" else 1.0,
     )
 
 

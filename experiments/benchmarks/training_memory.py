@@ -101,10 +101,10 @@ def backbone_of(model: str) -> Backbone:
 
 
 def train(backbone: Backbone, hybrid: Hybrid, settings: TrainingSettings, sequences: int, length: int) -> None:
-    """Two steps on a batch of which half is scored."""
+    """Two steps on a batch of which all is scored."""
     ids = torch.randint(3, 100, (sequences, length))
     labels = ids.clone()
-    labels[:, : length // 2] = IGNORED
+    labels[:, 0] = IGNORED
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     none = torch.zeros(0, dtype=torch.long)
     weights = (labels != IGNORED).sum(1).numpy()
