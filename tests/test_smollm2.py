@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import util
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_smollm2_trains_and_answers(tmp_path: Path) -> None:
-    pytest.importorskip(BUILT_IN["smollm2"].package)
-    pytest.importorskip("gguf")
+    # Its package is not imported: that needs more, and its file is all that is used.
+    if not all(map(util.find_spec, (BUILT_IN["smollm2"].package, "gguf"))):
+        pytest.skip("autopeft[demo-llm] is not installed")
     source = find_model("smollm2")
     assert list(model_files(source.location)) == [BUILT_IN["smollm2"].folder]
     shape = source.shape(CausalLM())

@@ -58,6 +58,7 @@ def test_a_limit_in_bytes() -> None:
 
 
 _LARGE = """
+import torch
 from pathlib import Path
 from autopeft.readouts._frozen_head import FrozenHead
 
