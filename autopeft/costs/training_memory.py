@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from autopeft.anatomy import FAMILIES, ModelShape
+from autopeft.anatomy import FAMILIES, INPUT, ModelShape
 from autopeft.costs._base import Cost
 from autopeft.costs.trainable_params import TrainableParams
 from autopeft.hybrid import Hybrid
@@ -19,8 +19,11 @@ _FULL = 4 * 4
 _GATED, _WRITTEN_OUT, _PLAIN = 3, 4, 1
 #: Chunks of logits that are there at once: themselves, and what the sum over the words makes of them.
 _CHUNKS = 3
-#: Where a method is given what the site is given, and where something of its own.
+#: Maps that are given the same, which is kept once however many of them a method reads.
 _SAME = ({"q", "k", "v"}, {"up", "gate"})
+#: In the lowest trained layer attention, or the feed-forward network, keeps what it computes if one of these is there.
+_ATTENTION = {"layer_in", "norm1", "q", "k", "v", "attention"}
+_FEED_FORWARD = {*_ATTENTION, "o", "norm2", "up", "gate", "down_in"}
 
 
 class TrainingMemory(Cost):
@@ -44,11 +47,15 @@ class TrainingMemory(Cost):
         load, trained = shape.load, TrainableParams().of(hybrid, shape, length)
         length += hybrid.input_tokens
         sequences = load.at_once(length)
-        kept = sum(self._kept(methods, shape, length) for methods in hybrid.layers[hybrid.first_adapted :])
-        if load.checkpoint and (layers := hybrid.layers[hybrid.first_adapted :]):
+        first = hybrid.first_adapted
+        layers = [
+            self._kept(methods, shape, length, i > first or bool(hybrid.model))
+            for i, methods in enumerate(hybrid.layers[first:], first)
+        ]
+        kept = sum(layers)
+        if load.checkpoint and layers:
             # What each layer is given, and all of the one that is computed again.
-            given = len(layers) * length * shape.hidden * load.bytes
-            kept = given + max(self._kept(methods, shape, length) for methods in layers)
+            kept = len(layers) * length * shape.hidden * load.bytes + max(layers)
         kept = int(load.holes * sequences * kept)
         return self._frozen(shape) + _TRAINED * trained + kept + self._passing(shape, sequences * length)
 
@@ -56,7 +63,7 @@ class TrainingMemory(Cost):
         """Full fine-tuning, all layers kept."""
         load, widths = shape.load, _widths_in(shape)
         sequences = load.at_once(length)
-        kept = shape.layers * sequences * (self._kept((), shape, length) + length * widths * load.bytes)
+        kept = shape.layers * sequences * (self._kept((), shape, length, True) + length * widths * load.bytes)
         passing = self._passing(shape, sequences * length)
         return _FULL * shape.backbone_params + int(load.holes * kept) + passing
 
@@ -65,20 +72,26 @@ class TrainingMemory(Cost):
         maps = shape.layers * sum(wide_in * wide_out for wide_in, wide_out in _maps(shape))
         return int(load.map_bytes * maps) + load.bytes * (shape.backbone_params - maps + shape.own_head)
 
-    def _kept(self, methods: tuple[Method, ...], shape: ModelShape, length: int) -> int:
-        """What a layer keeps of one sequence for its backward pass."""
-        load, columns = shape.load, length + sum(m.attention_columns() for m in methods)
-        attention = shape.heads * shape.head_dim
-        numbers = 2 * attention * length + 2 * attention * columns + self._inner(shape) * shape.ffn * length
+    def _kept(self, methods: tuple[Method, ...], shape: ModelShape, length: int, below: bool) -> int:
+        """What a layer keeps of one sequence for its backward pass; `below`: something below it is trained."""
+        load, numbers = shape.load, 0
+        places = {place for method in methods for place in method.places(shape)}
+        # Norms compute in fp32.
+        norm = 4 * length * shape.hidden
+        kept = self._attention(methods, shape, length) + norm if below or places & _ATTENTION else 0
+        if below or places & _FEED_FORWARD:
+            kept += self._inner(shape) * shape.ffn * length * load.bytes + norm
         for sites in _SAME:
-            numbers += length * shape.hidden * any(sites & set(m.places(shape)) for m in methods)
+            numbers += length * shape.hidden * bool(sites & places)
         for method in methods:
             numbers += length * sum(_own(method, shape, place) for place in method.places(shape))
-        # Norms compute in fp32; scores are kept where attention is two products and a softmax.
-        norms = 2 * shape.hidden * length * 4
+        return kept + numbers * load.bytes
+
+    def _attention(self, methods: tuple[Method, ...], shape: ModelShape, length: int) -> int:
+        """Queries, keys, values, output and mask; scores where attention is two products and a softmax."""
+        load, columns = shape.load, length + sum(m.attention_columns() for m in methods)
         scores = shape.heads * length * columns * (4 + load.bytes) if load.scores else 0
-        mask = 4 * length * columns
-        return numbers * load.bytes + norms + scores + mask
+        return 2 * shape.heads * shape.head_dim * (length + columns) * load.bytes + 4 * length * columns + scores
 
     def _inner(self, shape: ModelShape) -> int:
         if shape.gated:
@@ -95,8 +108,13 @@ class TrainingMemory(Cost):
 
 
 def _own(method: Method, shape: ModelShape, place: str) -> int:
-    """Numbers a token that a method keeps at a place: its input, where the layer does not keep it, and its inside."""
-    wide = {"down": shape.ffn, "down_in": shape.ffn, "layer": shape.hidden}.get(place, 0)
+    """Numbers a token that a method keeps at a place: what it reads, where nobody else keeps it, and its inside."""
+    wide = 0
+    if method.reads == "block":
+        wide = shape.hidden
+    elif place not in ("attention", INPUT):
+        # Other maps' inputs are kept by attention, or once for all of them.
+        wide = shape.width(place)[1] if method.reads == "output" else shape.ffn * (place in ("down", "down_in"))
     return wide + method.flops(shape, place, 1).forward // (4 * shape.hidden)
 
 

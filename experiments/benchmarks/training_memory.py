@@ -118,8 +118,11 @@ def forked(*case: object) -> tuple[int, int]:
     """The same in a process of its own."""
     reading, writing = os.pipe()
     if not (child := os.fork()):
-        os.write(writing, json.dumps(measured(*case)).encode())  # type: ignore[arg-type]
-        os._exit(0)
+        # Whatever happens, it must not go on with what its parent does.
+        try:
+            os.write(writing, json.dumps(measured(*case)).encode())  # type: ignore[arg-type]
+        finally:
+            os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
         text = pipe.read()
@@ -133,8 +136,10 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         if not (child := os.fork()):
-            save(Path(name))
-            os._exit(0)
+            try:
+                save(Path(name))
+            finally:
+                os._exit(0)
         os.waitpid(child, 0)
         for title, (model, *case) in CASES.items():
             computed, found = forked(str(Path(name) / model), *case)
