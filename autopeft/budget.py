@@ -19,7 +19,7 @@ from autopeft.space import Point, SearchSpace
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-_AMOUNT = re.compile(r"([0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?)\s*([%kKMGT]?)")
+_AMOUNT = re.compile(r"([0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?)\s*([%kKMGT]?)(B?)")
 #: No cost of a model comes near, and what follows (databases, arrays) has 63 bits.
 _MOST = 10**18
 _FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -43,14 +43,17 @@ class Budget:
 
     @classmethod
     def resolve(cls, raw: Mapping[str, Any], shape: ModelShape, length: int, where: str = "budget") -> Self:
-        """Numbers, `"1.2M"` (k, M, G, T) and `"0.5%"` of the cost's reference, as whole numbers, rounded down."""
+        """Numbers, `"1.2M"` (k, M, G, T) and `"0.5%"` of the cost's reference, as whole numbers, rounded down.
+
+        Of bytes `"8GB"` too.
+        """
         limits = {}
         for name, value in raw.items():
             try:
                 cost = COSTS.get(name)()
             except AutopeftError as error:
                 raise AutopeftError(f"{where}.{name}: {error}") from None
-            limits[name] = _amount(value, cost.reference(shape, length), f"{where}.{name}")
+            limits[name] = _amount(value, cost.reference(shape, length), f"{where}.{name}", cost.unit == "bytes")
         return cls(limits, length)
 
     def costs(self, hybrid: Hybrid, shape: ModelShape) -> dict[str, int]:
@@ -205,11 +208,11 @@ def _atoms(space: SearchSpace) -> Iterator[Hybrid]:
                 yield hybrid
 
 
-def _amount(value: Any, reference: int, where: str) -> int:
+def _amount(value: Any, reference: int, where: str, of_bytes: bool) -> int:
     # Before its text is made: Python writes out no number of more than 4,300 digits.
     told = isinstance(value, (str, float)) or (isinstance(value, int) and abs(value) <= _MOST)
     match = None if not told else _AMOUNT.fullmatch(str(value).strip())
-    if isinstance(value, bool) or match is None:
+    if isinstance(value, bool) or match is None or (match[3] and (not of_bytes or match[2] == "%")):
         raise AutopeftError(f"{where}: expected a number, '1.2M' or a share like '0.5%' (given: {shown(value)})")
     number, unit = Decimal(match[1]), match[2]
     amount = int(number * reference / 100 if unit == "%" else number * _FACTORS[unit])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,40 @@ def check_folder(folder: Path, name: str) -> None:
         # transformers would load the adapter's base model, and the adapter on it.
         raise AutopeftError(f"{place}: holds a PEFT adapter (adapter_config.json); give the model that it was made for")
     if not (folder / "config.json").exists():
-        if any(folder.glob("*.gguf")):
-            raise AutopeftError(f"{place}: holds GGUF files only; give the model's own folder, with a config.json")
         raise AutopeftError(f"{place}: cannot be loaded from this folder (no config.json in it); give a model's folder")
     for index in _INDICES:
         if (folder / index).exists():
             _check_index(folder / index)
+
+
+def gguf_in(folder: Path, name: str) -> Path | None:
+    """The GGUF file of a folder that holds nothing else to load a model from; `AutopeftError` for several."""
+    with door(f"model '{name}'"):
+        files = [] if (folder / "config.json").exists() else sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:3])
+        raise AutopeftError(f"model '{name}': holds {len(files)} GGUF files ({names}); give one of them")
+    return files[0] if files else None
+
+
+def read_gguf_config(file: Path, name: str) -> dict[str, Any]:
+    """What a GGUF file says of its model, as a configuration; `AutopeftError` where its sizes are not sane."""
+    if util.find_spec("gguf") is None:
+        raise AutopeftError(f"model '{name}': reading GGUF takes a package; pip install 'autopeft[demo-llm]'")
+    if not file.is_file():
+        raise AutopeftError(f"model '{name}': {file.name} is not there any more; bring it back")
+    values = dict(_gguf_values(file, file.stat().st_mtime_ns))
+    check_sizes(values, f"model '{name}'")
+    return values
+
+
+@lru_cache(maxsize=4)
+def _gguf_values(file: Path, changed: int) -> dict[str, Any]:
+    # Read once: it takes seconds, as the file's vocabulary is read along.
+    from transformers import AutoConfig
+
+    values: dict[str, Any] = AutoConfig.from_pretrained(file.parent, gguf_file=file.name).to_dict()
+    return values
 
 
 def _check_index(path: Path) -> None:

@@ -29,6 +29,8 @@ def model_files(location: str) -> dict[str, str]:
     cache does not hold the model.
     """
     folder = Path(location)
+    if folder.is_file():
+        return {folder.name: _digest(folder)}
     if not folder.is_dir():
         return _commit(location)
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -39,6 +41,8 @@ def model_files(location: str) -> dict[str, str]:
 def model_bytes(location: str) -> int:
     """The size of what `model_files` reads."""
     folder = Path(location)
+    if folder.is_file():
+        return folder.stat().st_size
     return sum(path.stat().st_size for path in _used(folder)) if folder.is_dir() else 0
 
 

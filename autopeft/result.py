@@ -114,7 +114,8 @@ class SearchResult:
         source = source_of(experiment, trust_remote_code)
         # The model is taken for its shape only: its files are not compared.
         refuse_another(self.run_dir, header, settings_of(experiment, {}), "explain it then")
-        shape = source.shape()
+        facts = TaskFacts.kept(self.run_dir, header["fingerprint"])
+        shape = source.shape(facts.readout if facts else None)
         space, budget = SearchSpace.load(header["space"], shape), Budget(header["budget"], header["length"])
         return explain(self.front, space, budget, experiment.training.epochs)
 

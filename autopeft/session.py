@@ -32,6 +32,7 @@ from autopeft.space import SearchSpace
 from autopeft.trust import trusted
 
 if TYPE_CHECKING:
+    from autopeft.anatomy import TrainingLoad
     from autopeft.engine.data import TokenizedTask
     from autopeft.engine.schedule import CostModel
     from autopeft.engine.setup import Setup
@@ -57,7 +58,7 @@ class Session:
         # Before anything is computed from it: a configuration may promise far more than is there.
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
-        self.shape = self.source.shape(self.data.readout)
+        self.shape = replace(self.source.shape(self.data.readout), load=self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
         self._check_phases()
@@ -78,8 +79,17 @@ class Session:
                 f"more than the {most} positions of the model; {remedy}"
             )
 
+    def load(self) -> TrainingLoad:
+        """How a candidate's training loads this machine's device."""
+        from autopeft.engine.load import load_of
+
+        return load_of(self.experiment.training, self.source.quantise)
+
     def _check_phases(self) -> None:
-        """`AutopeftError` where the training has fewer epochs than phases of a method."""
+        """`AutopeftError` where the training has fewer epochs than phases of a method, or one needs other outputs."""
+        from autopeft.engine.company import check_outputs
+
+        check_outputs((METHODS.get(name) for name in self.space.methods.values()), self.data.readout)
         for name in self.space.methods.values():
             phases, epochs = len(METHODS.get(name).phases), self.experiment.training.epochs
             if epochs < phases:

@@ -26,8 +26,9 @@ _STEADY = """for module in model.modules():
 
 def base_lines(source: ModelSource, model: str, readout: Readout) -> str:
     """Lines that make `base` from the expression `model`, with what this very checkpoint needs and no more."""
-    options, before = [f"num_labels={readout.outputs}"], ""
-    if readout.outputs == 1 and source.saved().get("problem_type") == "single_label_classification":
+    labels = readout.configuration().get("num_labels")
+    options, before = [] if labels is None else [f"num_labels={labels}"], ""
+    if labels == 1 and source.saved().get("problem_type") == "single_label_classification":
         # A classifier's configuration refuses a single output when it is read.
         options, before = ["config=config"], _ONE.format(model=model, problem_type=json.dumps(readout.problem_type))
     options.append('dtype="float32"')
@@ -41,6 +42,8 @@ def base_lines(source: ModelSource, model: str, readout: Readout) -> str:
     pad_id = source.tokenizer().pad_token_id
     padding = "" if source.config().pad_token_id == pad_id else f"base.config.pad_token_id = {pad_id}\n"
     uniform = _UNIFORM.format(skip=_outside(source, readout)) if source.quantise == "int4" else ""
+    if source.gguf:
+        options.insert(0, f"gguf_file={json.dumps(source.gguf)}")
     load = _LOAD.format(auto_class=readout.auto_class, model=model, options=", ".join(options))
     return before + load + uniform + padding
 

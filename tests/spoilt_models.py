@@ -113,6 +113,11 @@ def gguf(folder: Path) -> None:
     (folder / "model-q4.gguf").write_bytes(b"GGUF")
 
 
+def two_gguf(folder: Path) -> None:
+    gguf(folder)
+    (folder / "a-q4.gguf").write_bytes(b"GGUF")
+
+
 def adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere", "peft_type": "LORA"}')
 

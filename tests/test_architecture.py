@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"registry"},
     {"checkpoint", "config", "fingerprint"},
     {"anatomy", "formats", "metrics"},
-    {"readouts"},
+    {"model_checks", "readouts"},
     {"peft_tuners", "quantising"},
     {"methods"},
     {"hybrid"},

@@ -26,7 +26,7 @@ from table.lookup import Table  # noqa: E402
 FILES = sorted((BENCHMARKS / "table").glob("*.parquet"))
 NAMES = [path.stem for path in FILES]
 #: Costs that there were when the tables were made.
-RECORDED = [name for name in COSTS.names() if name != "kept_params"]
+RECORDED = [name for name in COSTS.names() if name not in ("kept_params", "training_memory")]
 SETTINGS = {
     "task", "model", "space", "budget", "train", "validation", "epochs", "batch_size", "max_length", "pack", "precision"
 }  # fmt: skip

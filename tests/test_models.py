@@ -78,7 +78,7 @@ def test_a_hub_id_offline_is_one_clear_error(name: str) -> None:
     source = find_model(name)
     for step in (source.config, source.shape, source.tokenizer, lambda: source.model(classes(2), "auto")):
         said = complaint(step)
-        assert said.startswith(f"model '{name}': neither a folder nor a built-in name (minilm); as a hub id: ")
+        assert said.startswith(f"model '{name}': neither a folder nor a built-in name (minilm, smollm2); as a hub id: ")
         assert "not in the local cache" in said
 
 

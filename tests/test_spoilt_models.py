@@ -28,6 +28,7 @@ from spoilt_models import (
     set_nan,
     shards,
     tokenizer_config,
+    two_gguf,
     weights,
     written,
 )
@@ -49,7 +50,8 @@ QUANTISED = {"bitsandbytes": {"load_in_8bit": True}, "gptq": {"bits": 4}, "awq":
 CASES: dict[str, tuple[Spoil, str] | tuple[Spoil, str, str]] = {
     # the folder
     "empty": (emptied, "no config.json in it"),
-    "gguf": (gguf, "holds GGUF files only"),
+    "gguf": (gguf, "cannot be loaded from this folder"),
+    "two gguf": (two_gguf, "holds 2 GGUF files (a-q4.gguf, model-q4.gguf); give one of them"),
     "adapter only": (only_adapter, "holds a PEFT adapter"),
     "adapter beside a model": (adapter, "holds a PEFT adapter"),
     # config.json as a file

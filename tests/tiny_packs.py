@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from tiny_models import METHOD_NAMES, make
-from tiny_task import save_model, task, tokenizer
+from tiny_task import completions, save_language_model, save_model, task, tokenizer
 
 from autopeft.anatomy import INPUT
 from autopeft.candidate import Candidate
@@ -111,7 +111,7 @@ class Bench:
     def _batches(self) -> Iterator[Batch]:
         for epoch in range(1, self.settings.epochs + 1):
             yield from training_batches(
-                self.data.train, self.settings.batch_size, self.data.pad_id, self.settings.seed, epoch
+                self.data.train, self.settings.batches, self.data.pad_id, self.settings.seed, epoch
             )
 
 
@@ -129,6 +129,14 @@ def bench(
     if family != "bert":
         data = replace(data, **{name: _without_types(getattr(data, name)) for name in ("train", "validation", "test")})
     return Bench.of(find_model(str(save_model(folder, family))), data, attention, settings)
+
+
+def language_bench(
+    folder: Path, family: str, settings: TrainingSettings = SETTINGS, sizes: tuple[int, int, int] = (104, 40, 40)
+) -> Bench:
+    """A tiny language model, and texts of which it shall predict the end."""
+    data = TokenizedTask.of(completions(sizes), tokenizer(), 32)
+    return Bench.of(find_model(str(save_language_model(folder, family))), data, "autopeft_sdpa", settings)
 
 
 def mixed(layers: int, seed: int) -> list[Candidate]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tiny_families import MORE
 from tiny_models import CONFIGS, randomise
@@ -12,8 +14,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModel, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from autopeft.readouts.causal_lm import CausalLM
 from autopeft.readouts.classification import Classification
 from autopeft.readouts.multi_label import MultiLabel
 from autopeft.readouts.regression import Regression
@@ -41,6 +44,26 @@ def save_model(folder: Path, family: str = "bert") -> Path:
     randomise(AutoModel.from_config((CONFIGS | MORE)[family]()), 0).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_language_model(folder: Path, family: str = "llama", **options: Any) -> Path:
+    """A tiny random language model and the tokenizer."""
+    randomise(AutoModelForCausalLM.from_config(CONFIGS[family](**options)), 0).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def completions(sizes: tuple[int, int, int] = (104, 40, 40)) -> TaskData:
+    """A few words, and after them the scored ones: the first of these again, and more."""
+
+    def row(rng: random.Random) -> tuple[str, int]:
+        words = rng.choices(WORDS, k=rng.randrange(1, 7))
+        answer = [words[0], *rng.choices(WORDS[:5], k=rng.randrange(4))]
+        parts = [{"scored": False, "text": " ".join(words)}, {"scored": True, "text": " ".join(answer)}]
+        return json.dumps({"parts": parts}), 0
+
+    metrics = ("loss", "perplexity", "token_accuracy")
+    return TaskData("completions", *_splits(sizes, row), CausalLM(), metrics, "made up")
 
 
 def classes(count: int) -> Classification:
@@ -76,7 +99,7 @@ def tags(sizes: tuple[int, int, int] = (104, 40, 40)) -> TaskData:
     return TaskData("tags", *_splits(sizes, row), readout, ("f1_entity", "accuracy"), "made up")
 
 
-def _splits(sizes: tuple[int, ...], row: Callable[[random.Random], tuple[str, tuple[int, ...]]]) -> Iterator[Split]:
+def _splits(sizes: tuple[int, ...], row: Callable[[random.Random], tuple[str, Any]]) -> Iterator[Split]:
     for seed, size in enumerate(sizes):
         rng = random.Random(seed)
         texts, labels = zip(*(row(rng) for _ in range(size)), strict=True)

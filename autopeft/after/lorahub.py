@@ -78,7 +78,7 @@ def lorahub(
         set_mixture(model, states, weights)
 
         def forward(batch: Batch) -> torch.Tensor:
-            return task.readout.forward(model, batch.inputs)[None]
+            return task.readout.read(model, batch.inputs, batch.labels)[None]
 
         outputs = torch.from_numpy(predict(forward, 1, device, task, task.train))
         return float(task.readout.loss(outputs, torch.from_numpy(task.train.labels.copy())))

@@ -146,7 +146,7 @@ def moelora(
     optimizer, schedule = optimizer_of(parameters, heads, settings, steps)
     for task, group in (pair for epoch in batches for pair in epoch):
         batch = collate(task.train, group, task.pad_id).to(backbone.device)
-        outputs = task.readout.forward(partial(model, task.name), batch.inputs)
+        outputs = task.readout.read(partial(model, task.name), batch.inputs, batch.labels)
         task.readout.loss(outputs[None], batch.labels)[0].backward()
         torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         optimizer.step()
@@ -171,5 +171,5 @@ def _batches(
     tasks: Sequence[TokenizedTask], settings: TrainingSettings, epoch: int
 ) -> list[tuple[TokenizedTask, np.ndarray]]:
     """The batches of an epoch of all tasks, in an order that depends on seed and epoch only."""
-    found = [(t, g) for t in tasks for g in training_groups(t.train, settings.batch_size, settings.seed, epoch)]
+    found = [(t, g) for t in tasks for g in training_groups(t.train, settings.batches, settings.seed, epoch)]
     return [found[i] for i in np.random.default_rng((settings.seed, epoch)).permutation(len(found))]

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUTO_CLASS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Rows", "Site",
-    "embeddings_of", "family_of", "head_names", "hidden_of", "input_limits", "is_recognised", "joined", "layers_of",
-    "remarks_of",    "shape_from_config", "shape_of", "unsupported", "vocabulary_of", "with_hidden", "without_weights",
+    "TrainingLoad", "embeddings_of", "family_of", "head_names", "hidden_of", "input_limits", "is_recognised", "joined",
+    "layers_of", "remarks_of", "shape_from_config", "shape_of", "unsupported", "vocabulary_of", "with_hidden",
+    "without_weights",
 ]  # fmt: skip
 
 #: Of a text, for models whose configuration says nothing.
@@ -34,13 +35,41 @@ _WITH_WEIGHTS = (*MAPS, "norm1", "norm2")
 
 
 @dataclass(frozen=True)
+class TrainingLoad:
+    """How a backbone is trained on, as far as its memory depends on it.
+
+    Batches have `sequences`, of which so many go through at once as have `tokens` together, one at least. Numbers of
+    the backbone and of activations have `bytes`, those of its layers' maps `map_bytes`. `scores`: attention keeps its
+    scores. `checkpoint`: layers are computed again in the backward pass. `logits` are in memory at once. `holes`: what
+    activations take over what they are, as an allocator cannot use all that is free between them (measured with
+    glibc's; of a GPU's own what is taken counts).
+    """
+
+    sequences: int = 32
+    tokens: int = 4_096
+    bytes: int = 4
+    map_bytes: float = 4
+    scores: bool = False
+    checkpoint: bool = False
+    logits: int = 2**23
+    holes: float = 1.3
+
+    def at_once(self, length: int) -> int:
+        """Sequences of a length that go through at once."""
+        parts = -(-self.sequences // max(1, self.tokens // length))
+        return -(-self.sequences // parts)
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """All that counting needs to know of a backbone; every layer has the same shape.
 
     `sites` maps a site to (in, out) of its linear map; `backbone_params` is the number of parameters of the base model
     without the task's head; `gated` says that the feed-forward network has a second input map of the shape of `up`,
-    `biased` which maps and norms have a bias, and `embedding` the width that tokens are looked up with (0: that of the
-    layers). `names` are the family's for this model (None: those of the table).
+    `biased` which maps and norms have a bias, `embedding` the width that tokens are looked up with (0: that of the
+    layers). `words` is how many outputs the frozen head of a language model has (0: it has none), `own_head` the
+    numbers of that head which are not the embeddings', and `load` says how it is trained on. `names` are the family's
+    for this model (None: those of the table).
     """
 
     family: str
@@ -56,6 +85,9 @@ class ModelShape:
     causal: bool = False
     biased: frozenset[str] = frozenset()
     embedding: int = 0
+    words: int = 0
+    own_head: int = 0
+    load: TrainingLoad = TrainingLoad()
     names: Family | None = field(default=None, hash=False)
 
     @property
@@ -220,7 +252,20 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         biased=frozenset(place for place in _WITH_WEIGHTS if _has_bias(layers[0], family, place)),
         embedding=embedding if embedding != hidden else 0,
         names=family,
+        words=_words(model),
+        own_head=_own_head(model),
     )
+
+
+def _words(model: PreTrainedModel) -> int:
+    head: Any = model.get_output_embeddings()
+    return 0 if head is None else int(head.weight.shape[0])
+
+
+def _own_head(model: PreTrainedModel) -> int:
+    head: Any = model.get_output_embeddings()
+    tied = head is None or bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    return 0 if tied else sum(int(p.numel()) for p in head.parameters())
 
 
 def vocabulary_of(model: PreTrainedModel) -> torch.Tensor | None:

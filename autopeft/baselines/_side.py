@@ -121,7 +121,7 @@ class SideBaseline(KeptBaseline):
 
         def forward(tokens: Tokens, batch: Batch) -> torch.Tensor:
             states = frozen.all_states(tokens, _with_rows(tokens, batch)) if frozen else None
-            return task.readout.forward(partial(model, states), batch.inputs)
+            return task.readout.read(partial(model, states), batch.inputs, batch.labels)
 
         for parameter in model.trained():
             parameter.requires_grad_(True)

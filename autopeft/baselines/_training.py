@@ -61,7 +61,7 @@ def train_model(
 
 def forward_of(model: Callable[..., Any], readout: Readout) -> Forward:
     """How `train` computes the outputs of a model that takes a batch's inputs."""
-    return lambda tokens, batch: readout.forward(model, batch.inputs)
+    return lambda tokens, batch: readout.read(model, batch.inputs, batch.labels)
 
 
 def train(
@@ -87,7 +87,7 @@ def train(
     seconds = []
     for epoch in range(1, settings.epochs + 1):
         begin, total = time.perf_counter(), torch.zeros((), device=on)
-        for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
+        for batch in training_batches(task.train, settings.batches, task.pad_id, settings.seed, epoch):
             loss = _gradients(forward, batch.to(on), task, settings)
             if before_step:
                 before_step(schedule.last_epoch, steps)

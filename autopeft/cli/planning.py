@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from autopeft.candidate import Candidate
 from autopeft.cli.phases import phases_of, seconds_of
 from autopeft.cli.shown import safe
 from autopeft.cli.written import lines_of, written_facts
+from autopeft.engine.load import memory_here
 from autopeft.engine.setup import Setup
 from autopeft.engine.speed import measure
 from autopeft.experiment import Experiment, needing
@@ -73,6 +75,7 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
         "backbone_params": session.shape.backbone_params,
         "head_params": session.head_params,
         "backbone_bytes": _bytes(session),
+        "training_memory": _memory(session, candidates),
         "examples": {s: len(getattr(session.tokens, s)) for s in ("train", "validation", "test")},
         "splits": session.data.note,
         **written_facts(session),
@@ -83,6 +86,22 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
         "phases": [phase.to_json() for phase in phases],
         "seconds": total,
     }
+
+
+def _memory(session: Session, candidates: Sequence[Candidate]) -> dict[str, int]:
+    """Bytes at the peak of training one of these candidates alone, the least and the most, and what is free here."""
+    needed = [session.costs(candidate.hybrid)["training_memory"] for candidate in candidates]
+    return {"least": min(needed), "most": max(needed), "free": memory_here()}
+
+
+def _in_memory(memory: Mapping[str, int]) -> str:
+    sizes = f"{number(memory['least'])} to {number(memory['most'])} bytes for one candidate at a time"
+    if memory["most"] <= memory["free"]:
+        return f"{sizes}; {number(memory['free'])} are free"
+    return (
+        f"[red]{sizes}, and {number(memory['free'])} are free[/]: set a limit (budget.training_memory), smaller "
+        "batches, shorter texts, or training.checkpoint"
+    )
 
 
 def _bytes(session: Session) -> dict[str, int]:
@@ -137,6 +156,7 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
         table.add_row(
             "backbone in memory", f"{sizes['fp32'] / 1e6:,.1f} MB in fp32, {sizes['kept'] / 1e6:,.1f} MB as {kind}"
         )
+    table.add_row("memory of training", _in_memory(facts["training_memory"]))
     table.add_row("examples", f"{facts['examples']} ({safe(facts['splits'])})")
     for name, text in lines_of(facts):
         table.add_row(name, "\n".join(safe(line) for line in text.split("\n")))

@@ -18,9 +18,9 @@ from autopeft.baselines import Baseline
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.comparing.memory import Peak
 from autopeft.engine.backbone import Backbone
-from autopeft.engine.data import TokenizedTask, Tokens, collate, steps_per_epoch
+from autopeft.engine.data import TokenizedTask, Tokens, collate, examples_in, steps_of
 from autopeft.engine.frozen import FrozenLayers
-from autopeft.engine.settings import TrainingSettings
+from autopeft.engine.settings import TokenSize, TrainingSettings
 from autopeft.engine.train import evaluation_tokens
 from autopeft.engine.worker import Worker, drain
 from autopeft.errors import AutopeftError
@@ -36,7 +36,7 @@ def hybrid_memory(worker: Worker, candidate: Candidate) -> int:
 
     Frozen layers are computed, and not kept.
     """
-    short = _short(worker.task, _longest(worker.task.train, worker.settings.batch_size))
+    short = _short(worker.task, _longest(worker.task.train, worker.settings.batches))
     with Peak(worker.device) as peak:
         _trained(drain(_twin(worker, short, 0).run([candidate]))[0])
     return peak.bytes + size_of(worker.backbone.model)
@@ -46,7 +46,7 @@ def baseline_memory(
     baseline: Baseline, source: ModelSource, task: TokenizedTask, settings: TrainingSettings, device: torch.device
 ) -> int:
     """The same of a baseline: two epochs of that one batch."""
-    short = _short(task, _longest(task.train, settings.batch_size))
+    short = _short(task, _longest(task.train, settings.batches))
     sizes: list[int] = []
     peak = Peak(device)
 
@@ -69,7 +69,8 @@ def epoch_seconds(worker: Worker, candidate: Candidate) -> float:
 
     The second of two epochs, after caches are warm; of many examples some are taken.
     """
-    task, size = worker.task, worker.settings.batch_size
+    task, settings = worker.task, worker.settings
+    size = examples_in(task.train, settings.batches)
     some = np.random.default_rng(0).permutation(len(task.train))[: _BATCHES * size]
     short = _short(task, some)
     run = _twin(worker, short, worker.spec.cache).run([candidate])
@@ -83,7 +84,7 @@ def epoch_seconds(worker: Worker, candidate: Candidate) -> float:
         raise AutopeftError("it ended before its second epoch") from None
     finally:
         run.close()
-    return seconds * steps_per_epoch(len(task.train), size) / steps_per_epoch(len(some), size)
+    return seconds * steps_of(task.train, settings, 1) / steps_of(short.train, settings, 1)
 
 
 def _twin(worker: Worker, task: TokenizedTask, cache: int) -> Worker:
@@ -149,8 +150,9 @@ def _short(task: TokenizedTask, index: np.ndarray) -> TokenizedTask:
     return replace(task, train=task.train.take(index), validation=task.validation.take(np.arange(1)))
 
 
-def _longest(tokens: Tokens, size: int) -> np.ndarray:
-    longest: np.ndarray = np.argsort(tokens.lengths, kind="stable")[-size:]
+def _longest(tokens: Tokens, size: int | TokenSize) -> np.ndarray:
+    count = size if isinstance(size, int) else max(1, size.tokens // int(tokens.lengths.max()))
+    longest: np.ndarray = np.argsort(tokens.lengths, kind="stable")[-count:]
     return longest
 
 

@@ -1,11 +1,14 @@
 """Matrix-multiplication FLOPs of a layer with its methods, walked in the order of computation.
 
-A product of [a, b] and [b, c] is 2abc. Element-wise work, norms, embeddings, pooler and head are left out: they are the
-same for every hybrid, or not products. The backward pass of a frozen map costs the gradient of its input, and that only
-when something below it is trained; so the walk carries, tensor by tensor, whether a gradient is needed.
+A product of [a, b] and [b, c] is 2abc. Element-wise work, norms, embeddings, pooler and heads that are trained are left
+out: they are small, the same for every hybrid, or not products. A language model's frozen head counts. The backward
+pass of a frozen map costs the gradient of its input, and that only when something below it is trained; so the walk
+carries, tensor by tensor, whether a gradient is needed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from autopeft.anatomy import MAPS, ModelShape
 from autopeft.hybrid import Hybrid
@@ -38,6 +41,30 @@ def training_flops(hybrid: Hybrid, shape: ModelShape, length: int, start: int = 
         total += forward_flops(methods, shape, length, False, asked)
         backward, dirty = _Backward(methods, shape, asked_tokens).layer(dirty)
         total += backward
+    return total
+
+
+def head_flops(shape: ModelShape, tokens: int) -> int:
+    """The logits of so many tokens of a language model, or their gradient; 0 of other models."""
+    return 2 * tokens * shape.hidden * shape.words
+
+
+def generation_flops(layers: Iterable[tuple[Method, ...]], shape: ModelShape, prompt: int, generated: int) -> int:
+    """Read a prompt, and generate so many tokens (one at least), with keys and values kept and methods merged.
+
+    The prompt gives the first of them; each that follows is one token, which sees those before it.
+    """
+    steps = generated - 1
+    seen = steps * prompt + steps * generated // 2
+    total = head_flops(shape, generated)
+    for methods in layers:
+        total += forward_flops(methods, shape, prompt, merged=True)
+        # A token's maps and methods; what it sees comes on top.
+        kept = [m.folded() for m in methods if not m.mergeable]
+        alone = forward_flops(methods, shape, 1, merged=True)
+        prefix = sum(m.attention_columns() for m in kept)
+        alone -= 2 * _attention(shape, 1, 1 + prefix)
+        total += steps * alone + 2 * _attention(shape, 1, seen + steps * prefix)
     return total
 
 

@@ -6,18 +6,19 @@ from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
 from autopeft.costs._base import Cost
-from autopeft.costs._flops import forward_flops
+from autopeft.costs._flops import forward_flops, generation_flops
 from autopeft.hybrid import Hybrid
 
 
 class InferenceFlops(Cost):
     """Matrix-multiplication FLOPs of a forward pass per example, after merging what merges.
 
-    LoRA then costs nothing; an adapter or a prefix does.
+    LoRA then costs nothing; an adapter or a prefix does. Of a language model: of reading a prompt of half the length,
+    and generating the other half.
     """
 
     name: ClassVar[str] = "inference_flops"
-    description: ClassVar[str] = "FLOPs of a forward pass per example, after merging; a share is of the bare backbone's"
+    description: ClassVar[str] = "FLOPs of a prediction (or answer), after merging; a share is of the bare backbone's"
     unit: ClassVar[str] = "FLOPs per example"
     short: ClassVar[str] = "infer FLOPs"
     additive: ClassVar[bool] = True
@@ -26,9 +27,12 @@ class InferenceFlops(Cost):
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """The sum over layers, of the text and the vectors that are put to it."""
         hybrid.check(shape)
+        if shape.words:
+            generated = max(1, length // 2)
+            return generation_flops(hybrid.layers, shape, length - length // 2 + hybrid.input_tokens, generated)
         length += hybrid.input_tokens
         return sum(forward_flops(methods, shape, length, merged=True) for methods in hybrid.layers)
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """The backbone without methods."""
-        return shape.layers * forward_flops((), shape, length, merged=True)
+        return self.of(Hybrid.uniform(shape.layers), shape, length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 class Backbone:
-    """A frozen model with a head that is trained anew for every candidate."""
+    """A frozen model, with a head that is trained anew for every candidate where the readout has one."""
 
     def __init__(
         self,
@@ -71,6 +72,9 @@ class Backbone:
         for head in self.heads.values():
             head.float()
             head.register_forward_pre_hook(_to_float)
+        readout.opened(self.model)
+        #: Tokens with padding that may go through at once, all sequences together.
+        self.most_tokens = readout.most_tokens(self.model) or sys.maxsize
         self._initializer = float(getattr(self.model.config, "initializer_range", 0.02))
         #: What heads start from, by `<module>.<parameter>`, where they are not drawn.
         self.head_start: Mapping[str, torch.Tensor] = {}

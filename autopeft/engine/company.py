@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.methods import Method
+from autopeft.readouts import Readout
 
 _ONE: tuple[float, ...] = (1.0,)
 
@@ -52,6 +54,16 @@ class Company:
             ends.append(min(max(int(end * epochs + 1e-9), ends[-1] + 1), epochs - left))
         ends[-1] = epochs
         return [after - before for before, after in itertools.pairwise(ends)]
+
+
+def check_outputs(methods: Iterable[Method | type[Method]], readout: Readout) -> None:
+    """`AutopeftError` for a method that compares the outputs of two passes, where a readout keeps sums of them only."""
+    for method in methods:
+        if method.twice and readout.summed:
+            raise AutopeftError(
+                f"method '{method.name}' compares all outputs of two passes, and of {readout.called} sums alone are "
+                "kept; leave it out"
+            )
 
 
 def companies(hybrids: Mapping[int, Hybrid]) -> list[list[int]]:

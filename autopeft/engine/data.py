@@ -15,10 +15,12 @@ import torch
 
 from autopeft.anatomy import InputLimits
 from autopeft.engine.labels import labels_of
+from autopeft.engine.settings import TokenSize, TrainingSettings
+from autopeft.engine.targets import read_targets
 from autopeft.engine.texts import Encoded, Reader
 from autopeft.formats import with_template
 from autopeft.readouts import IGNORED, Readout
-from autopeft.tasks import TaskData
+from autopeft.tasks import Split, TaskData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,11 +100,11 @@ class TokenizedTask:
         if data.readout.tokenises:
             tokenizer = with_template(tokenizer, data.template)
         reader = Reader(tokenizer, max_length, limits)
-        read = {name: reader.read(name, getattr(data, name)) for name in _SPLITS}
+        found = {name: _read(reader, name, getattr(data, name), data.readout) for name in _SPLITS}
+        read = {name: encoded for name, (encoded, _) in found.items()}
         splits: dict[str, Any] = {
-            name: _tokens(read[name], labels_of(name, getattr(data, name), read[name], data.readout, reader),
-                          data.readout.per_token) for name in _SPLITS
-        }  # fmt: skip
+            name: _tokens(encoded, labels, data.readout.per_token) for name, (encoded, labels) in found.items()
+        }
         return cls(data.name, **splits, readout=data.readout, metrics=tuple(data.metrics), pad_id=reader.pad_id,
                    remarks=_remarks(reader, read, splits["train"].ids))  # fmt: skip
 
@@ -153,26 +155,41 @@ def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def training_batches(tokens: Tokens, size: int, pad_id: int, seed: int, epoch: int) -> Iterator[Batch]:
+def training_batches(tokens: Tokens, size: int | TokenSize, pad_id: int, seed: int, epoch: int) -> Iterator[Batch]:
     """Every example once, in batches of about equal lengths, in an order that depends on seed and epoch only."""
     for group in training_groups(tokens, size, seed, epoch):
         yield collate(tokens, group, pad_id)
 
 
-def training_groups(tokens: Tokens, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def training_groups(tokens: Tokens, size: int | TokenSize, seed: int, epoch: int) -> list[np.ndarray]:
     """The examples of each of those batches."""
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(tokens))
-    groups = []
-    for start in range(0, len(order), size * _CHUNK):
-        chunk = order[start : start + size * _CHUNK]
+    groups, several = [], _CHUNK * examples_in(tokens, size)
+    for start in range(0, len(order), several):
+        chunk = order[start : start + several]
         chunk = chunk[np.argsort(tokens.lengths[chunk], kind="stable")]
-        groups += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+        if isinstance(size, int):
+            groups += [chunk[i : i + size] for i in range(0, len(chunk), size)]
+        else:
+            groups += [chunk[a:b] for a, b in _filled(tokens.lengths[chunk], size.tokens)]
     return [groups[i] for i in rng.permutation(len(groups))]
 
 
+def examples_in(tokens: Tokens, size: int | TokenSize) -> int:
+    """Examples of usual length in a batch."""
+    return size if isinstance(size, int) else max(1, int(size.tokens / tokens.lengths.mean()))
+
+
+def steps_of(tokens: Tokens, settings: TrainingSettings, epoch: int) -> int:
+    """Number of batches of an epoch; of batches by tokens it depends on who meets whom."""
+    if settings.batch_tokens is None:
+        return steps_per_epoch(len(tokens), settings.batch_size)
+    return len(training_groups(tokens, settings.batches, settings.seed, epoch))
+
+
 def steps_per_epoch(examples: int, size: int) -> int:
-    """Number of batches that `training_batches` gives."""
+    """Number of batches of `size` examples that `training_batches` gives."""
     full, rest = divmod(examples, size * _CHUNK)
     return full * _CHUNK + -(-rest // size)
 
@@ -183,13 +200,18 @@ def evaluation_batches(tokens: Tokens, budget: int, pad_id: int, more: int = 0) 
     Each example has `more` tokens than its text.
     """
     order = np.argsort(tokens.lengths, kind="stable")
-    lengths = tokens.lengths[order]
-    start = 0
-    while start < len(order):
-        # Lengths rise, so a batch is as long as its last example.
-        sizes = np.arange(1, len(order) - start + 1) * (lengths[start:] + more)
-        end = start + max(1, int(np.searchsorted(sizes, budget, side="right")))
+    for start, end in _filled(tokens.lengths[order] + more, budget):
         yield collate(tokens, order[start:end], pad_id)
+
+
+def _filled(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
+    """Spans of rising lengths with at most `budget` tokens each with padding, or one example."""
+    start = 0
+    while start < len(lengths):
+        # Lengths rise, so a batch is as long as its last example.
+        sizes = np.arange(1, len(lengths) - start + 1) * lengths[start:]
+        end = start + max(1, int(np.searchsorted(sizes, budget, side="right")))
+        yield start, end
         start = end
 
 
@@ -212,6 +234,13 @@ def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
     return torch.from_numpy(padded)
 
 
+def _read(reader: Reader, name: str, split: Split, readout: Readout) -> tuple[Encoded, np.ndarray]:
+    if readout.tokenises:
+        return read_targets(reader, name, split, readout)
+    read = reader.read(name, split)
+    return read, labels_of(name, split, read, readout, reader)
+
+
 def _tokens(read: Encoded, labels: np.ndarray, per_token: bool) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum([len(x) for x in read.ids])])
     types = _flat(read.types) if read.types is not None else None
@@ -223,6 +252,8 @@ def _remarks(reader: Reader, read: Mapping[str, Encoded], train: np.ndarray) -> 
     found = []
     if shares := _shares(read, lambda one: one.cut):
         found.append(f"texts of more than {reader.limit} tokens ({reader.reason}) are cut: {shares}")
+    if shares := _shares(read, lambda one: one.dropped):
+        found.append(f"examples of which nothing is left to score are left out: {shares}")
     if shares := _shares(read, lambda one: one.empty):
         found.append(f"texts that are no token for the tokenizer: {shares}")
     if (unknown := reader.unknown(train)) >= _MANY:
@@ -232,7 +263,7 @@ def _remarks(reader: Reader, read: Mapping[str, Encoded], train: np.ndarray) -> 
 
 def _shares(read: Mapping[str, Encoded], count: Callable[[Encoded], int]) -> str:
     """Of each split that has any, how many examples, and their share."""
-    counts = {name: (count(one), len(one.ids)) for name, one in read.items() if count(one)}
+    counts = {name: (count(one), len(one.ids) + one.dropped) for name, one in read.items() if count(one)}
     return ", ".join(f"{n:,} of {name}'s {size:,} ({n / size:.1%})" for name, (n, size) in counts.items())
 
 

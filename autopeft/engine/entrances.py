@@ -139,7 +139,8 @@ class Capture:
     def __call__(self, inputs: Mapping[str, torch.Tensor], state: torch.Tensor | None = None) -> States:
         """The states [B, L, d] of one batch."""
         self._states, self._state = {}, state
-        self._model(**inputs)
+        # Not the head: a language model's outputs are far larger than all states.
+        self._model.base_model(**inputs)
         return self._states
 
     def _hook(self, i: int) -> Callable[..., tuple[Any, ...]]:

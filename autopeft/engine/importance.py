@@ -49,7 +49,7 @@ def unit_importance(
 def _backward(pack: Pack, task: TokenizedTask, frozen: FrozenLayers, most: int) -> Iterator[None]:
     """The gradients of one batch after another."""
     settings = pack.settings
-    batches = training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, _EPOCH)
+    batches = training_batches(task.train, settings.batches, task.pad_id, settings.seed, _EPOCH)
     for batch in itertools.islice(batches, most):
         _forget(pack)
         batch = batch.to(pack.backbone.device)

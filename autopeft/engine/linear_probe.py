@@ -14,11 +14,11 @@ import numpy as np
 
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone
-from autopeft.engine.data import TokenizedTask, steps_per_epoch
+from autopeft.engine.data import TokenizedTask, steps_of
 from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
-from autopeft.engine.train import measure_pack, train_epoch
+from autopeft.engine.train import measure_pack, train_epoch, train_steps
 from autopeft.hybrid import Hybrid
 
 #: Learning rates of the heads that are trained side by side; the one of least validation loss is taken.
@@ -39,13 +39,13 @@ def start_at_probe(backbone: Backbone, task: TokenizedTask, settings: TrainingSe
     if len(task.train) > _EXAMPLES:
         some = np.sort(np.random.default_rng(_SEED).permutation(len(task.train))[:_EXAMPLES])
         task = replace(task, train=task.train.take(some))
-    epochs = math.ceil(_STEPS / steps_per_epoch(len(task.train), settings.batch_size))
+    epochs = math.ceil(_STEPS / steps_of(task.train, settings, 1))
     # The heads side by side differ by their rates, so none may be the same for all.
     own = settings.model_copy(update={"seed": _SEED, "epochs": epochs, "head_learning_rate": None})
     empty = Hybrid.uniform(backbone.shape.layers)
     top = backbone.shape.layers if frozen.prepare((task.train, task.validation), [backbone.shape.layers]) else 0
     heads = [Candidate(empty, {"learning_rate": rate}) for rate in RATES]
-    steps = epochs * steps_per_epoch(len(task.train), settings.batch_size)
+    steps = train_steps(own, task)
     with Pack(backbone, heads, own, [top] * len(heads), steps) as pack:
         for epoch in range(1, epochs + 1):
             train_epoch(pack, task, frozen, epoch)

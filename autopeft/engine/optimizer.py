@@ -63,8 +63,8 @@ class PackedAdamW:
         own: Mapping[nn.Parameter, Sequence[float]] | None = None,
     ) -> None:
         self.done, self._spans = 0, _laid_out(parameters)
-        device = parameters[0].device
-        width = max(end for _, end in self._spans.values())
+        device = parameters[0].device if parameters else None
+        width = max((end for _, end in self._spans.values()), default=0)
         self._values, self._gradients, self._first, self._second = (
             torch.zeros(len(rates), width, device=device) for _ in range(4)
         )
@@ -83,6 +83,9 @@ class PackedAdamW:
     @torch.no_grad()
     def step(self) -> None:
         """Clip each candidate's gradient, update its weights, and forget the gradients."""
+        if not self._spans:
+            self.done += 1
+            return
         self._gather()
         gradients, rates = self._gradients, self._table[self.done]
         if self._peaks is not None:

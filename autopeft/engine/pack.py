@@ -15,10 +15,12 @@ from typing import Self
 import torch
 from torch import nn
 
+from autopeft.anatomy import layers_of
 from autopeft.attaching import Attachment, Parts
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone
-from autopeft.engine.company import Company
+from autopeft.engine.checkpointing import Checkpointed
+from autopeft.engine.company import Company, check_outputs
 from autopeft.engine.data import Batch
 from autopeft.engine.entrances import Entrances, States
 from autopeft.engine.first_token import FirstTokenOnly, first_token_is_all
@@ -27,6 +29,7 @@ from autopeft.engine.optimizer import PackedAdamW, Rates
 from autopeft.engine.procedures import At, Batches, Gradients, Procedures
 from autopeft.engine.saving import Saved
 from autopeft.engine.settings import TrainingSettings
+from autopeft.hybrid import Hybrid
 from autopeft.methods._weights import SAVED, Kind
 from autopeft.readouts import Readout
 
@@ -57,7 +60,8 @@ class Pack:
         self.backbone, self.settings, self.phase = backbone, settings, 0
         self._steps = (steps,) if isinstance(steps, int) else tuple(steps)
         self.company = Company.of(candidates[0].hybrid)
-        self.token_budget = TOKEN_BUDGETS[backbone.device.type]
+        check_outputs(candidates[0].hybrid.methods(), backbone.readout)
+        self.token_budget = min(TOKEN_BUDGETS[backbone.device.type], backbone.most_tokens)
         self._put(tuple(candidates), tuple(starts or [0] * len(candidates)))
 
     def _put(self, candidates: tuple[Candidate, ...], starts: tuple[int, ...]) -> None:
@@ -70,10 +74,10 @@ class Pack:
         for name, head in self._heads.items():
             # Not by assignment: that would make it a submodule, behind the class's own method.
             backbone.heads[name].requires_grad_(False).__dict__["forward"] = head
-        # Stock attention, of what is reported, computes all tokens.
-        one_token = backbone.precision.attention and backbone.readout.reads == "one" and first_token_is_all(hybrids)
-        self._first_token = FirstTokenOnly(backbone.model) if one_token else None
+        self._first_token = _first_token_only(backbone, hybrids)
         self._entrances = Entrances(backbone.model, starts) if starts[-1] else None
+        again = Checkpointed(layers_of(backbone.model)[starts[0] :]) if self.settings.checkpoint else None
+        self._changes = [change for change in (self._entrances, self._first_token, again) if change]
         self.procedures = Procedures(self.attachment.banks, hybrids, [seed] * len(candidates))
         self.optimizer = self._fresh_optimizer()
 
@@ -91,7 +95,7 @@ class Pack:
         if self._entrances:
             self._entrances.states = states
         inputs = {name: x.repeat(count, 1) for name, x in batch.inputs.items()}
-        return self.backbone.readout.forward(self.backbone.model, inputs).unflatten(0, (count, -1))
+        return self.backbone.readout.read(self.backbone.model, inputs, batch.labels).unflatten(0, (count, -1))
 
     def step(self, batch: Batch, states: States, readout: Readout) -> torch.Tensor:
         """Train on one batch; each candidate's mean loss before the step, [K].
@@ -123,7 +127,8 @@ class Pack:
                 self.procedures.call("before_step", replace(at, forward=1))
                 trained = losses + self.procedures.pair_loss(first, self.forward(part, own), part.labels)
             share = part.weight / batch.weight
-            (trained * share).sum().backward()
+            if trained.requires_grad:  # not of the backbone alone, without a head
+                (trained * share).sum().backward()
             total += losses.detach() * share
         return total
 
@@ -163,12 +168,9 @@ class Pack:
 
     def detach(self) -> None:
         """Take everything off the backbone; a second call does nothing."""
-        if self._entrances:
-            self._entrances.remove()
-            self._entrances = None
-        if self._first_token:
-            self._first_token.remove()
-            self._first_token = None
+        while self._changes:
+            self._changes.pop(0).remove()
+        self._entrances = None
         for name in self._heads:
             self.backbone.heads[name].__dict__.pop("forward", None)
         self.attachment.detach()
@@ -197,6 +199,12 @@ def parts_of(batch: Batch, tokens: int, more: int = 0) -> list[tuple[int, int]]:
     count = -(-examples // max(1, tokens // (length + more)))
     edges = [examples * i // count for i in range(count + 1)]
     return list(itertools.pairwise(edges))
+
+
+def _first_token_only(backbone: Backbone, hybrids: Sequence[Hybrid]) -> FirstTokenOnly | None:
+    # Stock attention, of what is reported, computes all tokens.
+    one_token = backbone.precision.attention and backbone.readout.reads == "one" and first_token_is_all(hybrids)
+    return FirstTokenOnly(backbone.model) if one_token else None
 
 
 def _own_rates(pack: Pack, rates: Sequence[Rates]) -> dict[nn.Parameter, list[float]]:

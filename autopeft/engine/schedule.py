@@ -1,6 +1,6 @@
 """What a candidate's training costs the engine, in FLOPs: exact, and the base of every estimate of time.
 
-Matrix products of the backbone's layers and the methods in them, as in `autopeft.costs`; the head is left out.
+Matrix products of the backbone's layers and the methods in them, as in `autopeft.costs`; trained heads are left out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autopeft.anatomy import ModelShape
-from autopeft.costs._flops import forward_flops, training_flops
+from autopeft.costs._flops import forward_flops, head_flops, training_flops
 from autopeft.engine.company import Company
 from autopeft.engine.data import TokenizedTask, Tokens, training_groups
 from autopeft.engine.first_token import first_token_is_all
@@ -46,12 +46,17 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Workload:
-    """A task as a candidate's training goes through it, once with padding and once without."""
+    """A task as a candidate's training goes through it, once with padding and once without.
+
+    Of a language model's head, the tokens that are scored in training and in measuring.
+    """
 
     trained: Lengths
     measured: Lengths
     real_trained: Lengths
     real_measured: Lengths
+    scored_trained: int = 0
+    scored_measured: int = 0
 
     @classmethod
     def of(cls, task: TokenizedTask, settings: TrainingSettings) -> Workload:
@@ -61,7 +66,8 @@ class Workload:
         train, validation = Lengths.of(task.train.lengths), Lengths.of(task.validation.lengths)
         # Validation is sorted by length, in large batches: hardly any padding.
         measured = validation.times(settings.epochs)
-        return cls(Lengths.of(np.concatenate(padded)), measured, train.times(settings.epochs), measured)
+        scored = (settings.epochs * task.train.weight, settings.epochs * task.validation.weight)
+        return cls(Lengths.of(np.concatenate(padded)), measured, train.times(settings.epochs), measured, *scored)
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,11 @@ class CostModel:
 
         passes = 2 if Company.of(hybrid).twice else 1
         training = trained.times(passes).sum(lambda n: training_flops(hybrid, self.shape, n, start, queries))
-        return training + measured.sum(forward)
+        scored = self.workload.scored_trained * (passes if hybrid.is_empty else 2 * passes)
+        return training + measured.sum(forward) + head_flops(self.shape, scored + self.workload.scored_measured)
 
 
 def _padded(tokens: Tokens, settings: TrainingSettings, epoch: int) -> np.ndarray:
     """How many tokens each example of an epoch has in its batch."""
-    groups = training_groups(tokens, settings.batch_size, settings.seed, epoch)
+    groups = training_groups(tokens, settings.batches, settings.seed, epoch)
     return np.concatenate([np.full(len(g), tokens.lengths[g].max()) for g in groups])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,7 +11,16 @@ from autopeft.candidate import Candidate, Job
 from autopeft.config import Strict
 
 #: Options that came later, and what older trainings had.
-_LATER: dict[str, Any] = {"head": "drawn", "method_rates": "shared", "head_learning_rate": None}
+_LATER: dict[str, Any] = {
+    "head": "drawn", "method_rates": "shared", "head_learning_rate": None, "batch_tokens": None, "checkpoint": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TokenSize:
+    """Batches of at most so many tokens with padding, and of one example at least."""
+
+    tokens: int
 
 
 class TrainingSettings(Strict):
@@ -19,6 +28,9 @@ class TrainingSettings(Strict):
 
     epochs: int = Field(3, ge=1, le=10_000)
     batch_size: int = Field(32, ge=1, le=65_536)
+    batch_tokens: int | None = Field(
+        None, ge=1, le=2**30, description="tokens with padding in a batch, in the place of batch_size"
+    )
     max_length: int = Field(
         128, ge=4, le=2**20, description="tokens; longer texts are cut, and FLOPs are counted at this length"
     )
@@ -37,6 +49,15 @@ class TrainingSettings(Strict):
     head_learning_rate: float | None = Field(
         None, gt=0, lt=1e38, description="of the head alone, whatever the candidate's; none: the candidate's"
     )
+
+    checkpoint: bool = Field(
+        False, description="compute layers again in the backward pass: less memory, about a third more time"
+    )
+
+    @property
+    def batches(self) -> int | TokenSize:
+        """The size of batches: in examples, or in tokens."""
+        return self.batch_size if self.batch_tokens is None else TokenSize(self.batch_tokens)
 
     def identity(self) -> dict[str, Any]:
         """What scores depend on; what came later is left out at its first default, as in old studies."""

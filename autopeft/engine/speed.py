@@ -61,7 +61,7 @@ class _Trial:
         # A single thread's own time is the same beside other processes, such as workers that are starting.
         alone = self.device.type == "cpu" and torch.get_num_threads() == 1
         self._clock: Callable[[], float] = time.thread_time if alone else time.perf_counter
-        groups = training_groups(task.train, spec.settings.batch_size, spec.settings.seed, 1)
+        groups = training_groups(task.train, spec.settings.batches, spec.settings.seed, 1)
         groups.sort(key=lambda group: int(task.train.lengths[group].max()))
         self.batch = self._collate(groups[len(groups) // 2])
         self.longest = self._collate(groups[-1])
@@ -159,7 +159,7 @@ class _Trial:
 
     def _flops(self, backbone: Backbone) -> int:
         lengths = Lengths.of(np.full(len(self.batch.index), self.batch.inputs["input_ids"].shape[1]))
-        work = Workload(lengths, Lengths(0, 0, 0), lengths, lengths)
+        work = Workload(lengths, Lengths(0, 0, 0), lengths, lengths, self.batch.weight)
         return CostModel(
             backbone.shape, work, 1, caching=False, first_token=self.task.readout.reads == "one"
         ).candidate(self.typical.hybrid)

@@ -27,12 +27,16 @@ _Ids = list[list[int]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token and segment ids of N examples (no segments: None), how many were cut, how many texts have no token."""
+    """Token and segment ids of N examples (no segments: None), how many were cut, how many texts have no token.
+
+    `dropped`: how many more there were, of which nothing is scored.
+    """
 
     ids: _Ids
     types: _Ids | None
     cut: int
     empty: int
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Reader:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, limits: InputLimits | None) -> None:
-        self._tokenizer, self._limits = tokenizer, limits
+        self.tokenizer, self._limits = tokenizer, limits
         own = tokenizer.model_max_length
         known = {"training.max_length": max_length, "the tokenizer's model_max_length": own}
         if limits is not None:
@@ -92,9 +96,9 @@ class Reader:
         """One split; `AutopeftError` with the row that cannot be tokenised, or holds what the model does not know."""
         texts = 1 if split.second is None else 2
         with door("the tokenizer", "cannot be used"):
-            special = int(self._tokenizer.num_special_tokens_to_add(pair=texts == 2))
-            layout = Layout.of(self._tokenizer, texts) if self._tokenizer.is_fast else None
-            typed = "token_type_ids" in self._tokenizer("a")
+            special = int(self.tokenizer.num_special_tokens_to_add(pair=texts == 2))
+            layout = Layout.of(self.tokenizer, texts) if self.tokenizer.is_fast else None
+            typed = "token_type_ids" in self.tokenizer("a")
         if self.limit <= special:
             raise AutopeftError(
                 f"{self.reason}: {self.limit} tokens leave no room beside the {special} that the tokenizer adds; "
@@ -118,32 +122,32 @@ class Reader:
                 types.append(kinds or [0])
         if name == "train" and nothing == len(ids):
             raise AutopeftError(f"{name}: the tokenizer finds no token in any text; use a tokenizer of their language")
-        self._check(name, split, ids, types if typed else [])
+        self.check(name, split, ids, types if typed else [])
         return Encoded(ids, types if typed else None, cut, empty)
 
     def unknown(self, ids: np.ndarray) -> float:
         """The share of these that stand for what the tokenizer does not know."""
-        number = self._tokenizer.unk_token_id
+        number = self.tokenizer.unk_token_id
         return 0.0 if number is None else float((ids == number).mean())
 
     def _columns(self, name: str, split: Split, rows: range, pairs: Sequence[tuple[str, ...]]) -> list[_Ids]:
         """Token ids of the first texts, and of the second ones: of their beginnings, where they are long."""
         short = []
         for i, pair in zip(rows, pairs, strict=True):
-            with door(_where(name, split, i), *_BROKEN):
+            with door(self.where(name, split, i), *_BROKEN):
                 short.append([self._beginning(text) for text in pair])
         try:
             with door(name, *_BROKEN):
                 return [self._bare(column) for column in zip(*short, strict=True)]
         except AutopeftError:
             for i, parts in zip(rows, short, strict=True):
-                with door(_where(name, split, i), *_BROKEN):
+                with door(self.where(name, split, i), *_BROKEN):
                     self._bare(parts)
             raise
 
     def _bare(self, texts: Sequence[str]) -> _Ids:
         """Token ids without the tokenizer's own, all of them."""
-        found: _Ids = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        found: _Ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return found
 
     def _beginning(self, text: str) -> str:
@@ -166,9 +170,9 @@ class Reader:
         half = room // 2
         if min(one, other) <= half:
             return (one, room - one) if one <= other else (room - other, other)
-        if room % 2 and self._tokenizer.is_fast and any(len(text) > self._sure for text in texts):
+        if room % 2 and self.tokenizer.is_fast and any(len(text) > self._sure for text in texts):
             one, other = (len(self._bare([text])[0]) for text in texts)
-        first = one > other if self._tokenizer.is_fast else True
+        first = one > other if self.tokenizer.is_fast else True
         return (room - half, half) if first else (half, room - half)
 
     @property
@@ -183,29 +187,36 @@ class Reader:
         if layout is not None:
             cut = (own[:n] if self._right else own[len(own) - n :] for own, n in zip(ids, kept, strict=True))
             return layout.filled(list(cut))
-        encoded: Any = self._tokenizer(*map(self._beginning, texts), truncation=True, max_length=self.limit)
+        encoded: Any = self.tokenizer(*map(self._beginning, texts), truncation=True, max_length=self.limit)
         return encoded["input_ids"], encoded.get("token_type_ids", [])
 
     def _filler(self) -> int:
         """The token that stands for an empty text."""
-        end = self._tokenizer.eos_token_id
+        end = self.tokenizer.eos_token_id
         known = end is not None and (self._limits is None or end < self._limits.vocabulary)
         return int(end) if known else self.pad_id
 
-    def _check(self, name: str, split: Split, ids: _Ids, types: _Ids) -> None:
+    @staticmethod
+    def where(name: str, split: Split, i: int) -> str:
+        """A row's place, as a person finds it."""
+        text = " ".join(split.first[i][: 2 * _SHOWN].split())
+        return f"{split.at(i) or f'{name}, text {i + 1} of {len(split):,}'} ({text[:_SHOWN]!r})"
+
+    def check(self, name: str, split: Split, ids: _Ids, types: _Ids) -> None:
+        """`AutopeftError` with the row that holds a token or a segment which the model does not know."""
         if self._limits is None:
             return
         words, segments = self._limits.vocabulary, self._limits.segments
         if (i := _reaching(ids, words)) is not None:
             wrong = next(number for number in ids[i] if number >= words)
-            token = self._tokenizer.convert_ids_to_tokens(wrong)
+            token = self.tokenizer.convert_ids_to_tokens(wrong)
             raise AutopeftError(
-                f"{_where(name, split, i)}: token {token!r:.60} has the number {wrong}, and the model has embeddings "
-                f"of {words} only; use the model's own tokenizer, or take the token out of the text"
+                f"{self.where(name, split, i)}: token {token!r:.60} has the number {wrong}, and the model has "
+                f"embeddings of {words} only; use the model's own tokenizer, or take the token out of the text"
             )
         if segments is not None and (i := _reaching(types, segments)) is not None:
             raise AutopeftError(
-                f"{_where(name, split, i)}: segment id {max(types[i])}, and the model knows {segments} of them "
+                f"{self.where(name, split, i)}: segment id {max(types[i])}, and the model knows {segments} of them "
                 "(type_vocab_size); use the model's own tokenizer"
             )
 
@@ -215,7 +226,7 @@ def spans_of(reader: Reader, split: Split, read: Encoded) -> Iterator[tuple[int,
 
     `AutopeftError` for a tokenizer that does not tell, and for pairs of texts.
     """
-    tokenizer = reader._tokenizer
+    tokenizer = reader.tokenizer
     if split.second is not None:
         raise AutopeftError("labels of words need texts in one column; name one in 'text'")
     layout = Layout.of(tokenizer, 1) if tokenizer.is_fast else None
@@ -239,12 +250,6 @@ def _padding(tokenizer: PreTrainedTokenizerBase, limits: InputLimits | None) -> 
 
 def _texts(split: Split, i: int) -> tuple[str, ...]:
     return (split.first[i],) if split.second is None else (split.first[i], split.second[i])
-
-
-def _where(name: str, split: Split, i: int) -> str:
-    """A row's place, as a person finds it."""
-    text = " ".join(split.first[i][: 2 * _SHOWN].split())
-    return f"{split.at(i) or f'{name}, text {i + 1} of {len(split):,}'} ({text[:_SHOWN]!r})"
 
 
 def _reaching(rows: Sequence[Sequence[int]], bound: int) -> int | None:

@@ -6,6 +6,7 @@ Shapes: K candidates, N examples and T tokens of a split, C outputs.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from autopeft.engine.company import Company
-from autopeft.engine.data import Batch, TokenizedTask, Tokens, evaluation_batches, steps_per_epoch, training_batches
+from autopeft.engine.data import Batch, TokenizedTask, Tokens, evaluation_batches, steps_of, training_batches
 from autopeft.engine.entrances import States
 from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.pack import Pack
@@ -28,13 +29,13 @@ Forward = Callable[[Batch], torch.Tensor]
 
 def train_steps(settings: TrainingSettings, task: TokenizedTask) -> int:
     """Steps of a whole training."""
-    return settings.epochs * steps_per_epoch(len(task.train), settings.batch_size)
+    return sum(steps_of(task.train, settings, epoch) for epoch in range(1, settings.epochs + 1))
 
 
 def phase_steps(settings: TrainingSettings, task: TokenizedTask, company: Company) -> list[int]:
     """Steps of each phase of a training; `AutopeftError` when it has fewer epochs than phases."""
-    each = steps_per_epoch(len(task.train), settings.batch_size)
-    return [epochs * each for epochs in company.epochs(settings.epochs)]
+    steps = iter([steps_of(task.train, settings, epoch) for epoch in range(1, settings.epochs + 1)])
+    return [sum(itertools.islice(steps, epochs)) for epochs in company.epochs(settings.epochs)]
 
 
 def prepare_pack(pack: Pack, task: TokenizedTask, frozen: FrozenLayers) -> None:
@@ -43,7 +44,7 @@ def prepare_pack(pack: Pack, task: TokenizedTask, frozen: FrozenLayers) -> None:
 
     def batches() -> Iterator[tuple[Batch, States]]:
         for epoch in itertools.count(1):
-            for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
+            for batch in training_batches(task.train, settings.batches, task.pad_id, settings.seed, epoch):
                 batch = batch.to(device)
                 yield batch, frozen.states(task.train, batch, pack.starts)
 
@@ -54,7 +55,7 @@ def train_epoch(pack: Pack, task: TokenizedTask, frozen: FrozenLayers, epoch: in
     """One pass over the training split; each candidate's mean loss."""
     settings, device = pack.settings, pack.backbone.device
     total = torch.zeros(len(pack.candidates), device=device)
-    for batch in training_batches(task.train, settings.batch_size, task.pad_id, settings.seed, epoch):
+    for batch in training_batches(task.train, settings.batches, task.pad_id, settings.seed, epoch):
         batch = batch.to(device)
         losses = pack.step(batch, frozen.states(task.train, batch, pack.starts), task.readout)
         total += losses * batch.weight
@@ -69,23 +70,31 @@ def measure_pack(pack: Pack, task: TokenizedTask, tokens: Tokens, frozen: Frozen
         return pack.forward(batch, frozen.states(tokens, batch, pack.starts))
 
     pack.procedures.call("before_measure")
-    return measured(forward, len(pack.candidates), pack.backbone.device, task, tokens, pack.longer)
+    most = pack.backbone.most_tokens
+    return measured(forward, len(pack.candidates), pack.backbone.device, task, tokens, pack.longer, most)
 
 
 def measure(model: nn.Module, task: TokenizedTask, tokens: Tokens) -> dict[str, float]:
     """The same of a model that is no pack's."""
 
     def forward(batch: Batch) -> torch.Tensor:
-        return task.readout.forward(model, batch.inputs)[None]
+        return task.readout.read(model, batch.inputs, batch.labels)[None]
 
-    return measured(forward, 1, next(model.parameters()).device, task, tokens)[0]
+    most = task.readout.most_tokens(model)
+    return measured(forward, 1, next(model.parameters()).device, task, tokens, most=most)[0]
 
 
 def measured(
-    forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens, more: int = 0
+    forward: Forward,
+    candidates: int,
+    device: torch.device,
+    task: TokenizedTask,
+    tokens: Tokens,
+    more: int = 0,
+    most: int | None = None,
 ) -> list[dict[str, float]]:
     """The task's metrics and the loss of each of K candidates whose outputs on a split `forward` gives."""
-    outputs = predict(forward, candidates, device, task, tokens, more)
+    outputs = predict(forward, candidates, device, task, tokens, more, most)
     readout, labels = task.readout, tokens.labels
     losses = readout.loss(torch.from_numpy(outputs), torch.from_numpy(labels.copy()))
     return [
@@ -96,17 +105,26 @@ def measured(
 
 @torch.inference_mode()
 def predict(
-    forward: Forward, candidates: int, device: torch.device, task: TokenizedTask, tokens: Tokens, more: int = 0
+    forward: Forward,
+    candidates: int,
+    device: torch.device,
+    task: TokenizedTask,
+    tokens: Tokens,
+    more: int = 0,
+    most: int | None = None,
 ) -> np.ndarray:
     """Outputs [K, N, C] (or [K, T, C], of tokens; fp32) in the order of the split.
 
-    `more`: vectors of a sequence beside its text's.
+    `more`: vectors of a sequence beside its text's. `most`: tokens that may go through at once, where there is a bound.
     """
-    outputs = torch.zeros(candidates, len(tokens.labels), task.readout.outputs, device=device)
-    for batch in evaluation_batches(tokens, evaluation_tokens(device) // candidates, task.pad_id, more):
+    of_tokens = tokens.per_token and not task.readout.summed
+    rows = len(tokens.labels) if of_tokens else len(tokens)
+    outputs = torch.zeros(candidates, rows, task.readout.outputs, device=device)
+    budget = min(evaluation_tokens(device), most or sys.maxsize) // candidates
+    for batch in evaluation_batches(tokens, budget, task.pad_id, more):
         batch = batch.to(device)
         found = forward(batch)
-        if tokens.per_token:
+        if of_tokens:
             outputs.index_copy_(1, batch.rows, found.flatten(1, 2).index_select(1, batch.places))
         else:
             outputs.index_copy_(1, torch.from_numpy(batch.index).to(device), found)

@@ -13,6 +13,7 @@ from autopeft.candidate import Candidate
 from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.engine.report import complaint
 from autopeft.errors import AutopeftError
+from autopeft.exporting._generating import write_tokenizer
 from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
 from autopeft.exporting._record import FILE, Format
 from autopeft.exporting._stock import is_stock, stock_config, stock_state
@@ -102,7 +103,7 @@ def write_adapter(
     config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model, readout)
     if config is None and asked == "peft":
         raise _cannot_say(hybrid)
-    to.mkdir(parents=True, exist_ok=True)
+    _prepare(source, backbone, to)
     if config is None:
         _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
@@ -113,10 +114,17 @@ def write_adapter(
         state = lora_state(hybrid, weights, backbone.model, format_ == "lora-padded")
     config.base_model_name_or_path = source.location
     config.save_pretrained(str(to))
-    # Not `save_file`, whose files nobody else may read, whatever the umask.
     with replacing(to / WEIGHTS) as partial:
+        # Not `save_file`, whose files nobody else may read, whatever the umask.
         partial.write_bytes(save(state, metadata={"format": "pt"}))
     return str(config.peft_type.value)
+
+
+def _prepare(source: ModelSource, backbone: Backbone, to: Path) -> None:
+    """Make the folder, with what generating takes beside an adapter."""
+    to.mkdir(parents=True, exist_ok=True)
+    if backbone.readout.generates:
+        write_tokenizer(source, backbone.model, to)
 
 
 def _cannot_say(hybrid: Hybrid) -> AutopeftError:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autopeft.exporting._generating import generating_lines
 from autopeft.exporting._record import Record
 from autopeft.hybrid import Hybrid
 from autopeft.models import BUILT_IN, ModelSource
@@ -40,14 +41,15 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
         imports=f"import autopeft  # registers the PEFT type AUTOPEFT\n{imports}" if written == "autopeft" else imports,
         auto_class=readout.auto_class,
         base=base_lines(source, base, readout),
-        after=model_lines(source),
+        after=model_lines(source) + (generating_lines(source) if readout.generates else ""),
     )
     text = _CARD.format(
         base_yaml=json.dumps(record["model"]["name"]), base=plain(record["model"]["name"]),
         task=plain(record["task"]["name"]), describe=hybrid.describe(), note=plain(record["splits"]),
         key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(training),
         folded=_folded(record), remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
-        kind=_KINDS[written], again=_AGAIN if "recipe" in record else "",
+        kind=_KINDS[written], head=_HEAD if record["metrics"].get("head_params", 1) else "",
+        again=_AGAIN if "recipe" in record else "",
     )  # fmt: skip
     with replacing(to / "README.md") as partial:
         partial.write_text(text, encoding="utf-8")
@@ -83,6 +85,7 @@ from transformers import {auto_class}
 {base}model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 {after}```"""
 
+_HEAD = "; the task's head (`head_params`) is trained beside it and counted apart"
 _AGAIN = """
 `autopeft train path/to/this/folder EXPERIMENT` trains it again, by the recipe in `hybrid.json`."""
 
@@ -106,7 +109,7 @@ Splits: {note}. One training seed.
 | --- | --- |
 {rows}
 
-`trainable_params` are those of the hybrid; the task's head (`head_params`) is trained beside it and counted apart.
+`trainable_params` are those of the hybrid{head}.
 
 ## Load
 

@@ -15,7 +15,7 @@ from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.quantising import Kind
-from autopeft.readouts import Readout, complaint, implied, known_metrics, readout_from
+from autopeft.readouts import Readout, complaint, implied, readout_from
 from autopeft.writing import replacing
 
 FILE = "hybrid.json"
@@ -105,7 +105,7 @@ class Record(BaseModel):
     def metrics_of_task(self) -> tuple[str, ...]:
         """Names of the task's metrics, main one first."""
         # Exports that don't name them have measured them.
-        return tuple(self.scores or [name for name in self.metrics if name in known_metrics()])
+        return tuple(self.scores or [name for name in self.metrics if name in self.kind.metrics()])
 
     def settings_of(self, where: str) -> TrainingSettings:
         """The training settings; `AutopeftError` starting with `where`."""

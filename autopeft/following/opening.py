@@ -30,6 +30,7 @@ _REMEDY = f"give a folder that 'autopeft export' wrote, its {FILE}, or the JSON 
 #: Settings that come from the experiment; what a recipe's own were is said where it differs.
 _OTHERS = (
     "batch_size",
+    "batch_tokens",
     "max_length",
     "weight_decay",
     "warmup",

@@ -51,6 +51,7 @@ class Lines(Progress):
     def epoch(self, job: Job, metrics: Mapping[str, float]) -> None:
         """The score after it; a line that stays after the last."""
         score = {k: v for k, v in metrics.items() if k not in ("epoch", "train_loss", "loss")}
+        score = score or {"loss": metrics["loss"]}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in score.items())
         text = f"  epoch {metrics['epoch']}/{job.epochs}: loss {metrics['train_loss']:.4f}, validation {shown}"
         if self._status and metrics["epoch"] != job.epochs:

@@ -17,8 +17,8 @@ from autopeft.registry import Registry
 READOUTS: Registry[Readout] = Registry("autopeft.readouts", Readout, "readout")
 
 __all__ = [
-    "IGNORED", "READOUTS", "Labelled", "Measure", "Reader", "Readout", "complaint", "direction", "implied", "inferred",
-    "known_metrics", "readout_from", "stated", "tagged",
+    "IGNORED", "READOUTS", "Labelled", "Measure", "Reader", "Readout", "complaint", "direction", "implied",
+    "inferred", "known_metrics", "readout_from", "stated", "tagged",
 ]  # fmt: skip
 
 #: What labels are that no kind claims.

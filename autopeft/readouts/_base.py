@@ -19,7 +19,9 @@ from autopeft.metrics import METRICS, Metric
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from autopeft.formats import RowTokens
 
 #: The label of a token that has none.
 IGNORED = -100
@@ -64,9 +66,11 @@ class Readout(ABC):
 
     `auto_class` is transformers' class for the model, `peft_task` PEFT's name of the task, `problem_type` goes into the
     model's configuration. `reads`: whether the outputs depend on one token of the last layer (the one that a sequence
-    head pools) or on all of them. `per_token`: labels and outputs are of tokens. `columns`: default names of the text
-    and the label column. `readers`: file formats of its own, by suffix. `tokenises`: it turns texts into tokens and
-    their labels itself; such texts are conversations (see `autopeft.formats`). `called`: what messages call its labels.
+    head pools) or on all of them. `per_token`: labels are of tokens, and so are outputs unless they are `summed` over
+    the tokens of each example. `tokenises`: it turns texts into tokens and their labels itself (`target_ids`); such
+    texts are conversations (see `autopeft.formats`). `generates`: its models write texts, so that exports have the
+    tokenizer beside them. `columns`: default names of the text and the label column. `readers`: file formats of its
+    own, by suffix. `called`: what messages call its labels.
     `own_metrics` are metrics of this kind alone; those of `autopeft.metrics` fit whose labels are `scored_as`.
     """
 
@@ -78,7 +82,9 @@ class Readout(ABC):
     problem_type: ClassVar[str | None] = None
     reads: ClassVar[Literal["one", "all"]] = "one"
     per_token: ClassVar[bool] = False
+    summed: ClassVar[bool] = False
     tokenises: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     scored_as: ClassVar[str] = ""
     own_metrics: ClassVar[Mapping[str, Measure]] = {}
     columns: ClassVar[tuple[str | None, str]] = (None, "label")
@@ -118,6 +124,20 @@ class Readout(ABC):
         """The model's outputs [B, C] (or [B, L, C], of tokens) in fp32."""
         logits: torch.Tensor = model(**inputs).logits
         return logits.float()
+
+    def read(self, model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """What loss and predictions are made of, [K*B, C] (or [K*B, L, C]) in fp32, for labels of B examples.
+
+        The model's outputs, unless a kind makes less of them at once: those of a language model are huge.
+        """
+        return self.forward(model, inputs)
+
+    def opened(self, model: PreTrainedModel) -> None:  # noqa: B027 - most kinds take the model's outputs as they are
+        """Look at a model that was just loaded, with nothing attached to it."""
+
+    def most_tokens(self, model: Any) -> int | None:
+        """How many tokens with padding may go through a model at once, all sequences together; None for no bound."""
+        return None
 
     # --- the labels
 
@@ -178,6 +198,10 @@ class Readout(ABC):
     def placed(self, text: str, label: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
         """`per_token` only: the label of each token of a text, from the characters [start, end) that it stands for."""
         raise NotImplementedError(f"{self.name} has labels of examples")
+
+    def target_ids(self, text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> RowTokens:
+        """`tokenises` only: the tokens of a text, at most `limit` of them."""
+        raise NotImplementedError(f"{self.name} leaves texts to the tokenizer")
 
     # --- loss and scores
 

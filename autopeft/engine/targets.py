@@ -1,0 +1,37 @@
+"""Splits of a readout that turns texts into tokens and labels itself.
+
+Shapes: T tokens of a split without padding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autopeft.doors import door
+from autopeft.engine.texts import Encoded, Reader
+from autopeft.errors import AutopeftError
+from autopeft.readouts import IGNORED, Readout
+from autopeft.tasks import Split
+
+
+def read_targets(reader: Reader, name: str, split: Split, readout: Readout) -> tuple[Encoded, np.ndarray]:
+    """A split's tokens, and labels [T]: a token's own number where it is scored, else `IGNORED`.
+
+    Examples without a scored token are left out. `AutopeftError` where none is left, and with the row that cannot be
+    tokenised or holds tokens that the model does not know.
+    """
+    found = []
+    for i, text in enumerate(split.first):
+        with door(reader.where(name, split, i), "cannot be tokenised", "mend the row"):
+            found.append(readout.target_ids(text, reader.tokenizer, reader.limit))
+    reader.check(name, split, [one.ids or [reader.pad_id] for one in found], [])
+    kept = [one for one in found if not one.dropped_reason and any(one.scored)]
+    if not kept:
+        reason = found[0].dropped_reason or "none of its tokens is scored"
+        raise AutopeftError(
+            f"{reader.where(name, split, 0)}: {reason}, and so it is with all of {name}; raise training.max_length, or "
+            "choose what is scored otherwise"
+        )
+    flat = (i if scored else IGNORED for one in kept for i, scored in zip(one.ids, one.scored, strict=True))
+    encoded = Encoded([one.ids for one in kept], None, sum(one.cut > 0 for one in kept), 0, len(found) - len(kept))
+    return encoded, readout.array(list(flat))

@@ -1,0 +1,174 @@
+"""A search of a language model from rows to an adapter that generates, and what its costs count."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny_models import CONFIGS, LAYERS, everywhere, make, perturb, randomise, tokens
+from tiny_packs import SETTINGS
+from tiny_project import search
+from tiny_task import WORDS, save_language_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import autopeft.peft_tuner  # noqa: F401 - registers the PEFT type
+from autopeft.anatomy import shape_of
+from autopeft.attaching import Attachment
+from autopeft.attention import MATMUL
+from autopeft.candidate import Candidate
+from autopeft.costs import COSTS
+from autopeft.engine.backbone import REPORTED, Backbone
+from autopeft.engine.pack import Pack
+from autopeft.exporting import write_adapter
+from autopeft.exporting.evaluation import measure_export
+from autopeft.hybrid import Hybrid
+from autopeft.methods.lora import LoRA
+from autopeft.methods.prefix import Prefix
+from autopeft.methods.sequential import Sequential
+from autopeft.models import find_model
+from autopeft.readouts.causal_lm import CausalLM
+from autopeft.result import SearchResult
+from autopeft.searching.objective import Objective
+
+
+def rows(path: Path, count: int, seed: int) -> str:
+    """Texts whose end repeats a word of their beginning."""
+    rng, lines = random.Random(seed), []
+    for _ in range(count):
+        words = rng.choices(WORDS, k=rng.randrange(2, 6))
+        parts = [{"text": " ".join(words), "scored": False}, {"text": f"{words[0]} {WORDS[0]}", "scored": True}]
+        lines.append(json.dumps({"text": {"parts": parts}}) + "\n")
+    path.write_text("".join(lines))
+    return str(path)
+
+
+def fields(folder: Path) -> dict[str, Any]:
+    save_language_model(folder / "model")
+    sizes = {"train": 64, "validation": 24, "test": 24}
+    files = {name: rows(folder / f"{name}.jsonl", n, i) for i, (name, n) in enumerate(sizes.items())}
+    training = {"epochs": 2, "batch_tokens": 160, "max_length": 12, "precision": "fp32", "learning_rate": 1e-2}
+    return {
+        "model": str(folder / "model"),
+        "task": {"name": "files", "readout": "causal_lm", "text": "text", **files},
+        "training": training | {"checkpoint": True},
+        "budget": {"training_flops": "60%"},
+        "descent": {"share": 0.4},
+        "controls": ["lora"],
+    }
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    folder = tmp_path_factory.mktemp("lm")
+    return search(folder, folder / "run", fields(folder), trials=6)
+
+
+def test_a_search_makes_the_loss_small(result: SearchResult) -> None:
+    assert result.experiment.objectives is None
+    assert [(o["metric"], o["direction"]) for o in result.header["objectives"]] == [
+        ("loss", "min"),
+        ("trainable_params", "min"),
+    ]
+    done = [e for e in result.evaluations if e.status == "done"]
+    best = result.front.best()
+    assert best.metrics["loss"] == min(e.metrics["loss"] for e in done)
+    assert all(e.error is None for e in result.evaluations)
+    assert {"perplexity", "token_accuracy", "test_loss", "test_perplexity"} <= best.metrics.keys()
+
+
+def test_what_is_exported_gives_the_recorded_loss(result: SearchResult, tmp_path: Path) -> None:
+    to = result.export(to=tmp_path / "out")
+    recorded = json.loads((to / "hybrid.json").read_text())["metrics"]["test_loss"]
+    assert measure_export(to)["test_loss"] == pytest.approx(recorded, rel=1e-5)
+    assert (to / "tokenizer.json").is_file()
+    card = (to / "README.md").read_text()
+    assert "model.generate" in card
+    assert "num_labels" not in card
+    assert "AutoModelForCausalLM" in card
+
+
+HYBRIDS = [
+    everywhere(LoRA(2, sites=("q", "v"))),
+    Hybrid.from_layers(LAYERS, {0: [Prefix(2)], 1: [LoRA(3, sites=("up",)), Sequential(2)], 2: [make("parallel", 3)]}),
+]
+
+
+@pytest.mark.parametrize("hybrid", HYBRIDS, ids=["LORA", "AUTOPEFT"])
+def test_exports_generate_what_the_pack_generates(hybrid: Hybrid, tmp_path: Path) -> None:
+    source = find_model(str(save_language_model(tmp_path / "model")))
+    backbone = Backbone(source, CausalLM(), REPORTED, torch.device("cpu"), 0)
+    ids = tokens(2, 5)
+    options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    bare = backbone.model.generate(ids, **options)
+    with Pack(backbone, [Candidate(hybrid)], SETTINGS) as pack:
+        perturb(pack.attachment.banks)
+        ours = backbone.model.generate(ids, **options)
+        weights = pack.weights(0)
+    kind = write_adapter(source, Candidate(hybrid), weights, CausalLM(), tmp_path / "out")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
+    assert torch.equal(model.generate(input_ids=ids, **options), ours)
+    assert not torch.equal(ours, bare)
+    assert kind == ("LORA" if hybrid is HYBRIDS[0] else "AUTOPEFT")
+    assert model.peft_config["default"].task_type == "CAUSAL_LM"
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("w1 w2")["input_ids"]
+
+
+def test_directions() -> None:
+    assert Objective.of("perplexity").direction == "min"
+    assert Objective.of("token_accuracy").direction == "max"
+
+
+def language_model(family: str) -> PreTrainedModel:
+    return randomise(AutoModelForCausalLM.from_config(CONFIGS[family]()), 0).requires_grad_(False)
+
+
+def counted(counter: FlopCounterMode) -> int:
+    outside = sum(sum(c.values()) for n, c in counter.get_flop_counts().items() if n.endswith("rotary_emb"))
+    return counter.get_total_flops() - outside
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("hybrid", [*HYBRIDS, everywhere()], ids=["lora", "mixed", "none"])
+def test_flops_with_the_head_are_those_that_torch_counts(family: str, hybrid: Hybrid) -> None:
+    model, length = language_model(family), 6
+    shape, ids = shape_of(model), tokens(1, length)
+    assert shape.words == 99
+    with Attachment(model, hybrid, attention=MATMUL), FlopCounterMode(display=False) as counter:
+        loss = model(input_ids=ids).logits.sum()
+        if loss.requires_grad:
+            loss.backward()
+    assert COSTS.get("training_flops")().of(hybrid, shape, length) == counted(counter)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("hybrid", [HYBRIDS[1], everywhere()], ids=["mixed", "none"])
+def test_generating_costs_what_torch_counts(family: str, hybrid: Hybrid) -> None:
+    model, length = language_model(family), 9
+    kept = Hybrid(tuple(tuple(m for m in methods if not m.mergeable) for methods in hybrid.layers))
+    with Attachment(model, kept, attention=MATMUL), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.generate(tokens(1, 5), max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    cost = COSTS.get("inference_flops")()
+    assert cost.of(hybrid, shape_of(model), length) == counted(counter)
+
+
+@pytest.mark.slow
+def test_a_search_by_loss_is_explained(result: SearchResult) -> None:
+    assert result.explain().to_json()
+
+
+@pytest.mark.slow
+def test_a_fresh_process_gives_the_recorded_loss(result: SearchResult, tmp_path: Path) -> None:
+    to = result.export(to=tmp_path / "out")
+    recorded = json.loads((to / "hybrid.json").read_text())["metrics"]["test_loss"]
+    command = [sys.executable, "-m", "autopeft", "evaluate", str(to), "--json"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert found["test_loss"] == pytest.approx(recorded, rel=1e-5)

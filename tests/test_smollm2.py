@@ -1,0 +1,53 @@
+"""A real decoder: SmolLM2-135M-Instruct, read from the GGUF file of its package."""
+
+from __future__ import annotations
+
+import json
+from importlib import util
+from pathlib import Path
+
+import pytest
+import torch
+
+from autopeft.candidate import Candidate
+from autopeft.engine.backbone import REPORTED, Backbone
+from autopeft.engine.data import TokenizedTask, collate
+from autopeft.engine.pack import Pack
+from autopeft.engine.settings import TrainingSettings
+from autopeft.exporting import write_adapter
+from autopeft.fingerprint import model_files
+from autopeft.hybrid import Hybrid
+from autopeft.methods.lora import LoRA
+from autopeft.models import BUILT_IN, find_model
+from autopeft.readouts._frozen_head import head_of
+from autopeft.readouts.causal_lm import CausalLM
+from autopeft.tasks import Split, TaskData
+
+pytestmark = pytest.mark.slow
+
+
+def test_smollm2_trains_and_answers(tmp_path: Path) -> None:
+    # Its package is not imported: that needs more, and its file is all that is used.
+    if not all(map(util.find_spec, (BUILT_IN["smollm2"].package, "gguf"))):
+        pytest.skip("autopeft[demo-llm] is not installed")
+    source = find_model("smollm2")
+    assert list(model_files(source.location)) == [BUILT_IN["smollm2"].folder]
+    shape = source.shape(CausalLM())
+    assert (shape.layers, shape.hidden, shape.words, shape.own_head) == (30, 576, 49_152, 0)
+    row = {"parts": [{"text": "2 + 2 =", "scored": False}, {"text": " 4", "scored": True}]}
+    split = Split((json.dumps(row),) * 2, None, (0, 0))
+    data = TaskData("sums", split, split, split, CausalLM(), ("loss",), "made up")
+    task = TokenizedTask.of(data, source.tokenizer(), 32, source.limits())
+    backbone = Backbone(source, CausalLM(), REPORTED, torch.device("cpu"), task.pad_id)
+    assert head_of(backbone.model) is not None
+    batch = collate(task.train, torch.arange(2).numpy(), task.pad_id)
+    with torch.no_grad():
+        theirs = float(backbone.model(**batch.inputs, labels=batch.labels).loss)
+    member = Candidate(Hybrid.from_layers(30, {29: [LoRA(4, sites=("q", "v"))]}))
+    with Pack(backbone, [member], TrainingSettings(learning_rate=1e-2), steps=4) as pack:
+        losses = [float(pack.step(batch, {}, CausalLM())[0]) for _ in range(4)]
+        weights = pack.weights(0)
+    assert losses[0] == pytest.approx(theirs, rel=1e-5)
+    assert losses[-1] < losses[0]
+    assert write_adapter(source, member, weights, CausalLM(), tmp_path / "out") == "LORA"
+    assert "<|im_start|>" in (tmp_path / "out" / "chat_template.jinja").read_text()
