@@ -70,9 +70,8 @@ class Session:
     def check_positions(self, prompt: int, where: str) -> None:
         """`AutopeftError` where the longest text that is kept leaves no positions for a prompt of so many vectors."""
         most = self.source.limits().prompted
-        length = min(self.experiment.training.max_length, most)
-        if prompt and length + prompt > most:
-            left = most - prompt
+        length, left = min(self.experiment.training.max_length, most), most - prompt
+        if prompt and length > left:
             remedy = f"set training.max_length to at most {left}" if left >= 4 else "take shorter prompts"
             raise AutopeftError(
                 f"{where}: prompts of up to {prompt} vectors beside texts of up to {length} tokens need "

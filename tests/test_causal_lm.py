@@ -205,23 +205,23 @@ def row(*parts: tuple[str, bool]) -> str:
 
 
 def test_what_is_cut_off_is_not_scored_and_empty_examples_are_left_out() -> None:
-    texts = (row(("w1 w2", False), ("w3 w4 w5", True)), row(("w1 w2 w3 w4", False), ("w5", True)))
+    texts = (row(("w1 w2 ", False), ("w3 w4 w5", True)), row(("w1 w2 w3 w4 ", False), ("w5", True)))
     data = replace(completions((8, 8, 8)), train=Split(texts, None, (0, 0)))
     task = TokenizedTask.of(data, tokenizer(), 4)
     assert len(task.train) == 1
-    assert task.train.ids.tolist() == [5, 6, 7, 8]
-    assert task.train.labels.tolist() == [IGNORED, IGNORED, 7, 8]
+    assert task.train.ids.tolist() == [2, 5, 6, 7]
+    assert task.train.labels.tolist() == [IGNORED, IGNORED, IGNORED, 7]
     assert any("1 of train's 2 (50.0%)" in remark and "left out" in remark for remark in task.remarks)
 
 
-def test_the_first_token_is_predicted_from_nothing() -> None:
+def test_the_token_before_all_texts_is_not_scored() -> None:
     data = replace(completions((8, 8, 8)), train=Split((row(("w1 w2", True)),), None, (0,)))
-    assert TokenizedTask.of(data, tokenizer(), 9).train.labels.tolist() == [IGNORED, 6]
+    assert TokenizedTask.of(data, tokenizer(), 9).train.labels.tolist() == [IGNORED, 5, 6]
 
 
 def test_nothing_to_score_is_said_with_its_row() -> None:
     data = replace(completions((8, 8, 8)), train=Split((row(("w1 w2", False)),), None, (0,)))
-    with pytest.raises(AutopeftError, match=r"train, text 1 of 1 .* none of its scored tokens"):
+    with pytest.raises(AutopeftError, match=r"train, text 1 of 1 .* it has no token to be scored"):
         TokenizedTask.of(data, tokenizer(), 9)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.anatomy._families import FAMILIES
 from autopeft.anatomy._family import INPUT, MAPS, PLACES, SITES, Family
+from autopeft.anatomy._limits import InputLimits, TrainingLoad, input_limits
 from autopeft.anatomy._lookup import AUTO_CLASS, build, class_for, family_of, is_recognised, unsupported
 from autopeft.anatomy._sites import Rows, Site, joined
 from autopeft.errors import AutopeftError
@@ -28,36 +29,8 @@ __all__ = [
     "without_weights",
 ]  # fmt: skip
 
-#: Of a text, for models whose configuration says nothing.
-_POSITIONS = 2_048
 #: The places that are modules with a weight, and perhaps a bias.
 _WITH_WEIGHTS = (*MAPS, "norm1", "norm2")
-
-
-@dataclass(frozen=True)
-class TrainingLoad:
-    """How a backbone is trained on, as far as its memory depends on it.
-
-    Batches have `sequences`, of which so many go through at once as have `tokens` together, one at least. Numbers of
-    the backbone and of activations have `bytes`, those of its layers' maps `map_bytes`. `scores`: attention keeps its
-    scores. `checkpoint`: layers are computed again in the backward pass. `logits` are in memory at once. `holes`: what
-    activations take over what they are, as an allocator cannot use all that is free between them (measured with
-    glibc's; of a GPU's own what is taken counts).
-    """
-
-    sequences: int = 32
-    tokens: int = 4_096
-    bytes: int = 4
-    map_bytes: float = 4
-    scores: bool = False
-    checkpoint: bool = False
-    logits: int = 2**23
-    holes: float = 1.3
-
-    def at_once(self, length: int) -> int:
-        """Sequences of a length that go through at once."""
-        parts = -(-self.sequences // max(1, self.tokens // length))
-        return -(-self.sequences // parts)
 
 
 @dataclass(frozen=True)
@@ -87,7 +60,7 @@ class ModelShape:
     embedding: int = 0
     words: int = 0
     own_head: int = 0
-    load: TrainingLoad = TrainingLoad()
+    load: TrainingLoad = field(default_factory=TrainingLoad)
     names: Family | None = field(default=None, hash=False)
 
     @property
@@ -138,50 +111,6 @@ class ModelShape:
         if place in ("layer", "layer_in", "norm1", "norm2"):
             return self.hidden, self.hidden
         return self.sites["up" if place == "gate" else place]
-
-
-@dataclass(frozen=True)
-class InputLimits:
-    """What a model can be given: token ids below `vocabulary`, `tokens` of them at most, segment ids below `segments`.
-
-    `segments` is None for families that look none up. `window`: of how many tokens, itself among them, each one sees at
-    most (None: of all).
-    """
-
-    vocabulary: int
-    tokens: int
-    segments: int | None = None
-    window: int | None = None
-
-    @property
-    def prompted(self) -> int:
-        """How many tokens a text may have with its prompt: in a window masked slots would take the room of others."""
-        return min(self.tokens, self.window or self.tokens)
-
-
-def input_limits(config: PretrainedConfig) -> InputLimits:
-    """What a model of this configuration can be given; rotary positions end where the model was made for no more."""
-    family = family_of(config)
-    if family.images:
-        raise AutopeftError(f"model family '{config.model_type}' reads images; take a model of texts for this task")
-    # BLOOM, which has no positions, was made for so many.
-    tokens = int(getattr(config, "max_position_embeddings", None) or getattr(config, "seq_length", 0) or _POSITIONS)
-    if family.counts_padding:
-        tokens -= (config.pad_token_id or 0) + 1
-    if tokens < 1:
-        raise AutopeftError(
-            f"model family '{config.model_type}': max_position_embeddings leaves no position for a token"
-        )
-    segments = int(config.type_vocab_size) if family.segments else None
-    return InputLimits(int(config.vocab_size), tokens, segments, _window(config))
-
-
-def _window(config: PretrainedConfig) -> int | None:
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and "sliding_attention" not in kinds:
-        return None
-    window = getattr(config, "sliding_window", None)
-    return int(window) if isinstance(window, int) and window > 0 else None
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
