@@ -111,13 +111,8 @@ def searched(run: Path, checkout: Path, experiment: Mapping[str, Any]) -> dict[s
     clock = json.loads(said.read_text(encoding="utf-8"))
     result, ended = SearchResult.open(run), ends(run)
     done = sorted((e for e in result.evaluations if e.status == "done"), key=lambda e: ended[e.number])
-    return {
-        "result": result,
-        "done": done,
-        "ended": ended,
-        "began": clock["began"],
-        "wall": clock["ended"] - clock["began"],
-    }
+    seconds = [ended[e.number] - clock["began"] for e in done]
+    return {"result": result, "done": done, "seconds": seconds, "wall": clock["ended"] - clock["began"]}
 
 
 def trials_now(found: Mapping[str, Any]) -> list[Trial]:
