@@ -73,10 +73,8 @@ class Session:
         length, left = min(self.experiment.training.max_length, most), most - prompt
         if prompt and length > left:
             remedy = f"set training.max_length to at most {left}" if left >= 4 else "take shorter prompts"
-            raise AutopeftError(
-                f"{where}: prompts of up to {prompt} vectors beside texts of up to {length} tokens need "
-                f"more than the {most} positions of the model; {remedy}"
-            )
+            what = f"prompts of up to {prompt} vectors beside texts of up to {length} tokens"
+            raise AutopeftError(f"{where}: {what} need more than the {most} positions of the model; {remedy}")
 
     def load(self) -> TrainingLoad:
         """How a candidate's training loads this machine's device."""
@@ -179,8 +177,8 @@ class Session:
 
     def costs(self, hybrid: Hybrid) -> dict[str, int]:
         """All costs of a hybrid, and the head's parameters beside them."""
-        costs = costs_of(hybrid, self.shape, self.experiment.training.max_length)
-        return {**costs, "head_params": self.head_params}
+        own = costs_of(hybrid, self.shape, self.experiment.training.max_length)
+        return {**own, "head_params": self.head_params}
 
     def _objectives(self) -> tuple[Objective, ...]:
         known = [*self.data.metrics, "loss", *COSTS.names()]
