@@ -247,7 +247,7 @@ def test_list_says_which_options_there_are(capsys: pytest.CaptureFixture[str]) -
     assert rules["none"] == {}
     assert rules["pareto"]["confidence"].startswith("0.995; ")
     tasks = autopeft(capsys, "list", "tasks")[1]
-    assert "text: required" in tasks
+    assert "train: required" in tasks
     assert "train_limit: optional; at most so many examples" in tasks
 
 

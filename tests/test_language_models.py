@@ -44,8 +44,8 @@ def rows(path: Path, count: int, seed: int) -> str:
     rng, lines = random.Random(seed), []
     for _ in range(count):
         words = rng.choices(WORDS, k=rng.randrange(2, 6))
-        parts = [{"text": " ".join(words), "scored": False}, {"text": f"{words[0]} {WORDS[0]}", "scored": True}]
-        lines.append(json.dumps({"text": {"parts": parts}}) + "\n")
+        row = {"prompt": " ".join(words), "completion": f" {words[0]} {WORDS[0]}"}
+        lines.append(json.dumps(row) + "\n")
     path.write_text("".join(lines))
     return str(path)
 
@@ -57,7 +57,7 @@ def fields(folder: Path) -> dict[str, Any]:
     training = {"epochs": 2, "batch_tokens": 160, "max_length": 12, "precision": "fp32", "learning_rate": 1e-2}
     return {
         "model": str(folder / "model"),
-        "task": {"name": "files", "readout": "causal_lm", "text": "text", **files},
+        "task": {"name": "files", "readout": "causal_lm", **files},
         "training": training | {"checkpoint": True},
         "budget": {"training_flops": "60%"},
         "descent": {"share": 0.4},
