@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +52,14 @@ def write_export(
     from autopeft.exporting import format_of, write_adapter, write_card, write_record
 
     format_ = format_of(asked, chosen.candidate.hybrid, trained.source.quantise)
+    source = replace(trained.source, chat=trained.facts.chat)
     with _writing(to, remedy):
         readout = trained.facts.readout
-        kind = write_adapter(trained.source, chosen.candidate, trained.weights, readout, to, asked)
+        kind = write_adapter(source, chosen.candidate, trained.weights, readout, to, asked)
     record = _record(experiment, trained, chosen, kind, "autopeft" if kind == "AUTOPEFT" else format_)
     with _writing(to, remedy):
         write_record(to, record)
-        write_card(to, record, trained.source)
+        write_card(to, record, source)
 
 
 def sizes_of(shape: ModelShape) -> dict[str, int]:

@@ -66,13 +66,15 @@ class ModelSource:
     """A model as the user named it and the folder, GGUF file or hub id that it stands for.
 
     `trust_remote_code`, whether its own Python may run, comes from `autopeft.trust.trusted` only. `quantise` is how
-    the maps of its layers are kept in memory.
+    the maps of its layers are kept in memory. `chat` is the chat template that it was trained with, for exports (None:
+    it was trained on no turns).
     """
 
     name: str
     location: str
     trust_remote_code: bool = False
     quantise: Kind | None = None
+    chat: str | None = None
 
     @property
     def gguf(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -107,6 +108,7 @@ class SearchResult:
         Shares of variance by two methods, how far to believe each, `plot()` and `to_json()`. `AutopeftError` when too
         few candidates are finished. The model's own code runs only where it is needed and the caller trusts it.
         """
+        from autopeft.engine.load import load_of
         from autopeft.searching.explain import explain
         from autopeft.session import settings_of, source_of
 
@@ -115,7 +117,8 @@ class SearchResult:
         # The model is taken for its shape only: its files are not compared.
         refuse_another(self.run_dir, header, settings_of(experiment, {}), "explain it then")
         facts = TaskFacts.kept(self.run_dir, header["fingerprint"])
-        shape = source.shape(facts.readout if facts else None)
+        load = load_of(experiment.training, source.quantise)
+        shape = replace(source.shape(facts.readout if facts else None), load=load)
         space, budget = SearchSpace.load(header["space"], shape), Budget(header["budget"], header["length"])
         return explain(self.front, space, budget, experiment.training.epochs)
 

@@ -25,6 +25,7 @@ class TaskFacts(Strict):
     metrics: tuple[str, ...]
     positive: int | None = None
     kind: dict[str, Any] | None = Field(None, description="the readout, where labels and positive don't imply it")
+    chat: str | None = Field(None, description="the chat template that turns were written with")
     splits: str
     remarks: tuple[str, ...]
     fingerprint: str
@@ -36,7 +37,7 @@ class TaskFacts(Strict):
         return cls(
             labels=data.label_names, metrics=data.metrics,
             positive=getattr(data.readout, "positive", None), kind=stated(data.readout), splits=data.note,
-            remarks=session.remarks, fingerprint=data.fingerprint,
+            remarks=session.remarks, fingerprint=data.fingerprint, chat=_chat(session),
         )  # fmt: skip
 
     @property
@@ -58,3 +59,12 @@ class TaskFacts(Strict):
         except (AutopeftError, ValidationError):
             return None
         return facts if facts.fingerprint == fingerprint and facts.metrics else None
+
+
+def _chat(session: Session) -> str | None:
+    from autopeft.formats import Conversation, with_template
+
+    data = session.data
+    if not data.readout.tokenises or not Conversation.from_json(data.train.first[0]).turns:
+        return None
+    return str(with_template(session.source.tokenizer(), data.template).chat_template)

@@ -270,6 +270,16 @@ def test_nothing_is_chosen_on_test(compared: Comparison, fields: dict[str, Any],
     assert mine["trainings"][0]["test"] != theirs["trainings"][0]["test"]
 
 
+def test_an_older_comparison_goes_on_with_drawn_heads(
+    compared: Comparison, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its file does not say where heads begin, and neither does its user."""
+    shutil.copytree(compared.folder, tmp_path / "out")
+    training = {name: value for name, value in fields["training"].items() if name != "head"}
+    assert "head" not in json.loads((tmp_path / "out" / "comparison.json").read_text())["terms"]["training"]
+    run(tmp_path / "out", {**fields, "training": training})
+
+
 def test_a_folder_of_something_else_is_refused(compared: Comparison, fields: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(AutopeftError, match="holds another comparison: training"):
         run(compared.folder, {**fields, "training": {**fields["training"], "epochs": 2}})

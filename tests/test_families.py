@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model, set_peft_model_state_dict
-from test_anatomy import input_of
+from test_anatomy import assert_maps_are_named_after, up_is_linear
 from tiny_families import APART, IMAGES, LISTED, MORE
 from tiny_models import LAYERS, make, own_gradients, perturb, randomise, tokens
 from torch.utils.flop_counter import FlopCounterMode
@@ -102,22 +102,10 @@ def mixed(shape: ModelShape) -> list[Hybrid]:
 @families([name for name in TEXT if name != "deberta-v2"])
 def test_places_are_the_maps_that_they_are_named_after(family: str) -> None:
     model = model_of(family)
-
-    def other_tokens(changed: str) -> list[int]:
-        before = input_of(model, "o", changed, lambda x: None)
-        after = input_of(model, "o", changed, lambda x: x[:, :1].neg_())
-        return (before != after).any(-1).nonzero().flatten().tolist()
-
-    causal = family_of(model.config).causal
-    assert other_tokens("q") == ([] if causal else [0])
-    first = 1 if causal else 0
-    assert other_tokens("k")[: 3 - first] == list(range(first, 3))
-    assert other_tokens("v")[:3] == [0, 1, 2]
-    assert input_of(model, "o", "v", torch.Tensor.zero_).count_nonzero() == 0
-    assert input_of(model, "down", "up", torch.Tensor.zero_).count_nonzero() == 0
-    up, twice = (input_of(model, "down", "up", change) for change in (lambda x: None, lambda x: x.mul_(2)))
+    # Windows end after three tokens.
+    assert_maps_are_named_after(model, first=3)
     # OPT's ReLU doubles what is doubled.
-    assert torch.allclose(twice, 2 * up) == (shape_of(model).gated or family.startswith("opt"))
+    assert up_is_linear(model) == (shape_of(model).gated or family.startswith("opt"))
 
 
 @families(list(MORE))

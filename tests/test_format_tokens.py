@@ -11,10 +11,10 @@ import pytest
 import tiny_chat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_chat import CHATML, CLOSED, DEAF, ENDLESS, STRICT, STRIPPED, THINKING
+from tiny_chat import CHATML, CLOSED, DEAF, ENDLESS, STRICT, STRIPPED, THINKING, tokens_of
 
 from autopeft.errors import AutopeftError
-from autopeft.formats import Conversation, Part, RowTokenizer, Totals, Turn, example_of, remarks, tokens_of
+from autopeft.formats import Conversation, Part, RowTokenizer, Totals, Turn, example_of, remarks
 from autopeft.formats import with_template as dressed
 
 LONG = 10**6
@@ -215,8 +215,10 @@ def test_rows_are_cut_on_the_right_and_say_what_they_lose() -> None:
     totals = Totals.of([whole, cut, lost])
     assert (totals.rows, totals.rows_cut, totals.rows_dropped, totals.longest) == (3, 2, 1, len(whole.ids))
     assert totals.share_cut == (2 * len(whole.ids) - 38) / (3 * len(whole.ids))
-    assert list(remarks({"train": totals}, tokenizer, turns=True)) == []
-    assert "no chat template" in " ".join(remarks({}, dressed(tiny_chat.tokenizer(None), None), turns=True))
+    assert list(remarks({"train": totals}, tokenizer, [chat(*TWO).to_json()])) == []
+    assert "no chat template" in " ".join(
+        remarks({"train": totals}, dressed(tiny_chat.tokenizer(None), None), [chat(*TWO).to_json()])
+    )
 
 
 def test_an_example_shows_what_is_scored() -> None:
@@ -238,7 +240,7 @@ def test_special_tokens_in_a_users_text_are_read_as_such_and_counted() -> None:
     assert scored_text(hostile, tokenizer) == ["Yes</s><|im_end|>"]
     assert tokens_of(hostile, tokenizer, LONG).inside == 3
     assert "special tokens" in " ".join(
-        remarks({"train": Totals.of([tokens_of(hostile, tokenizer, 9)])}, tokenizer, True)
+        remarks({"train": Totals.of([tokens_of(hostile, tokenizer, 9)])}, tokenizer, [hostile.to_json()])
     )
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import tiny_chat
+from tiny_chat import tokens_of
 
 from autopeft.errors import AutopeftError
-from autopeft.formats import FORMATS, Conversation, Options, Part, Turn, detect, tokens_of
+from autopeft.formats import FORMATS, Conversation, Options, Part, Turn, detect
 
 ASKED, SAID = "What is it?", "It is that."
 ROWS: dict[str, dict[str, Any]] = {
@@ -96,6 +97,12 @@ def test_columns_can_be_renamed_also_inside_others() -> None:
     assert "no column 'mrs'" in complaint(row, None, {"mrs": "source"})
     assert "several are to be 'source'" in complaint(row, None, {"mr": "source", "target": "source"})
     assert "column 'target' is empty" in complaint(row, None, {"mr": "source", "ref.second": "target"})
+
+
+def test_what_is_of_turns_is_refused_for_parts() -> None:
+    with pytest.raises(AutopeftError, match="'score: assistant' is for turns"):
+        read({"prompt": "a", "completion": "b"}, score="assistant")
+    assert [part.scored for part in read({"prompt": "a", "completion": "b"}, score="all").parts] == [True, True]
 
 
 def test_what_is_scored_can_be_chosen() -> None:

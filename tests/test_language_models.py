@@ -88,11 +88,28 @@ def test_what_is_exported_gives_the_recorded_loss(result: SearchResult, tmp_path
     to = result.export(to=tmp_path / "out")
     recorded = json.loads((to / "hybrid.json").read_text())["metrics"]["test_loss"]
     assert measure_export(to)["test_loss"] == pytest.approx(recorded, rel=1e-5)
-    assert (to / "tokenizer.json").is_file()
+    assert AutoTokenizer.from_pretrained(to).chat_template is None
     card = (to / "README.md").read_text()
     assert "model.generate" in card
     assert "num_labels" not in card
     assert "AutoModelForCausalLM" in card
+
+
+def test_turns_are_exported_with_the_template_that_they_were_written_with(tmp_path: Path) -> None:
+    """The model brings none."""
+    asked = fields(tmp_path)
+    for split in ("train", "validation", "test"):
+        file = Path(asked["task"][split])
+        found = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text(
+            "".join(json.dumps({"question": row["prompt"], "answer": row["completion"]}) + "\n" for row in found)
+        )
+    asked["training"] |= {"max_length": 64, "epochs": 1}
+    result = search(tmp_path, tmp_path / "run", asked, trials=1, controls="none", descent="none")
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template is None
+    to = result.export(to=tmp_path / "out")
+    assert "### Instruction:" in AutoTokenizer.from_pretrained(to).chat_template
+    assert "apply_chat_template" in (to / "README.md").read_text()
 
 
 HYBRIDS = [

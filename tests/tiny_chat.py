@@ -7,7 +7,9 @@ from functools import cache
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from autopeft.formats import Conversation, RowTokenizer, RowTokens
 
 SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 _WORDS = "the answer is yes and no user assistant system hello world\n\nWhat is it? It is that. " * 9
@@ -99,3 +101,8 @@ def tokenizer(
     )
     made.chat_template = template
     return made
+
+
+def tokens_of(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, limit: int) -> RowTokens:
+    """The tokens of one conversation."""
+    return RowTokenizer(tokenizer, limit).of(conversation)

@@ -102,8 +102,10 @@ class ModelShape:
 
     def width(self, place: str) -> tuple[int, int]:
         """(In, out) of a place; `AutopeftError` for one that its layers lack."""
-        if not self.has(place):
+        if place == "gate" and not self.gated:
             raise AutopeftError(f"model family '{self.family}': has no gate, as its feed-forward network is not gated")
+        if not self.has(place):
+            raise AutopeftError(self.lacks(place))
         if place == INPUT:
             return self.embedding or self.hidden, self.embedding or self.hidden
         if place == "down_in":

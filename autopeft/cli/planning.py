@@ -52,8 +52,7 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
     share = share_within(session.space, session.budget, samples, rng)
     smallest = session.budget.smallest(session.space)
     experiment = session.experiment
-    candidates = typical_candidates(session)
-    known = _begun(experiment)
+    candidates, known = typical_candidates(session), _begun(experiment)
     setup = _setup(session, known, middle(session, candidates))
     correction, epochs = _correction(session, setup, known), experiment.training.epochs
     each = float(np.mean([_seconds(session, setup, c.hybrid) for c in candidates])) * correction
@@ -78,6 +77,7 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
         "training_memory": _memory(session, candidates),
         "examples": {s: len(getattr(session.tokens, s)) for s in ("train", "validation", "test")},
         "splits": session.data.note,
+        "remarks": list(session.remarks),
         **written_facts(session),
         "trials": experiment.trials,
         "time_limit": experiment.time_limit,

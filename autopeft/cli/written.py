@@ -6,37 +6,27 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from autopeft.engine.texts import Reader
-from autopeft.formats import RowTokenizer, Totals, example_of, remarks, with_template
+from autopeft.formats import Example, example_of, with_template
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+    from autopeft.engine.data import TokenizedTask
     from autopeft.session import Session
-    from autopeft.tasks import TaskData
 
 
 def written_facts(session: Session) -> dict[str, Any]:
-    """Facts for the plan: `remarks`, and those of `facts_of` where the task's texts have no labels."""
+    """Facts for the plan: those of `facts_of` where the task's texts are conversations."""
     if not session.data.readout.tokenises:
-        return {"remarks": list(session.remarks)}
-    tokenizer = session.source.tokenizer()
-    reader = Reader(tokenizer, session.experiment.training.max_length, session.source.limits())
-    found = facts_of(session.data, tokenizer, reader.limit)
-    return {**found, "remarks": [*session.remarks, *found["remarks"]]}
+        return {}
+    tokenizer = with_template(session.source.tokenizer(), session.data.template)
+    limit = Reader(tokenizer, session.experiment.training.max_length, session.source.limits()).limit
+    return facts_of(session.tokens, example_of(session.data.train.first, tokenizer, limit))
 
 
-def facts_of(data: TaskData, tokenizer: PreTrainedTokenizerBase, limit: int) -> dict[str, Any]:
-    """Of rows cut at `limit` tokens: `example` (of train), `tokens` (of each split), and `remarks`."""
-    dressed = with_template(tokenizer, data.template)
-    reader = RowTokenizer(dressed, limit)
-    parts = {"train": data.train, "validation": data.validation, "test": data.test}
-    totals = {name: Totals.of(reader.rows(split.first, split.at)) for name, split in parts.items()}
-    turns = data.train.first[0].startswith('{"turns"')
-    example = example_of(data.train.first, dressed, limit)
+def facts_of(task: TokenizedTask, example: Example) -> dict[str, Any]:
+    """`example` (of train) and `tokens` (of each split)."""
     return {
         "example": {**example.to_json(), "text": example.text},
-        "tokens": {name: one.to_json() for name, one in totals.items()},
-        "remarks": list(remarks(totals, dressed, turns)),
+        "tokens": {name: one.to_json() for name, one in task.totals.items()},
     }
 
 

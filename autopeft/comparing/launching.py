@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from autopeft.comparing.choosing import RATES, choose, grid
 from autopeft.comparing.contenders import Contender, contenders
 from autopeft.comparing.progress import Progress, progress_for
 from autopeft.comparing.result import Comparison
-from autopeft.comparing.state import Entry, State, Store
+from autopeft.comparing.state import FILE, Entry, State, Store
 from autopeft.comparing.tracked import Tracked
+from autopeft.doors import read_json
 from autopeft.engine.setup import Setup
 from autopeft.engine.worker import in_words
 from autopeft.errors import AutopeftError
-from autopeft.experiment import Experiment, needing
+from autopeft.experiment import Experiment, as_begun, needing
 from autopeft.run_folder import RunFolder
 from autopeft.session import Session, middle, spec_of, typical_candidates
 
@@ -72,6 +73,7 @@ def launch(
     _check(rates, "rates", _MOST_RATES)
     folder = Path(out).absolute() if out else (RUNS / f"{experiment.name}-compare").absolute()
     with closing(progress):
+        experiment = _as_begun(experiment, folder)
         session = Session(experiment, trust_remote_code)
         wanted = contenders(session.shape, methods, experiment.training.method_rates)
         if (run := RunFolder(folder)).study_file.exists():
@@ -83,6 +85,15 @@ def launch(
             for remark in (*session.data.remarks, *session.tokens.remarks):
                 progress.said(remark)
             return _Comparing(session, store, wanted, seeds, rates, progress).run()
+
+
+def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
+    """Heads begin as they did in the comparison that the folder holds, where the experiment does not say how."""
+    with suppress(AutopeftError, AttributeError):
+        if (folder / FILE).is_file():
+            training = read_json(folder / FILE, "").get("terms", {}).get("training", {})
+            return as_begun(experiment, {"head": training.get("head", "drawn")})
+    return experiment
 
 
 def _check(value: int, name: str, most: int) -> None:

@@ -6,7 +6,7 @@ Shapes: N examples, B of them in a batch, L tokens of the longest in the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from autopeft.engine.labels import labels_of
 from autopeft.engine.settings import TokenSize, TrainingSettings
 from autopeft.engine.targets import read_targets
 from autopeft.engine.texts import Encoded, Reader
-from autopeft.formats import with_template
+from autopeft.formats import Totals, remarks, with_template
 from autopeft.readouts import IGNORED, Readout
 from autopeft.tasks import Split, TaskData
 
@@ -78,7 +78,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TokenizedTask:
-    """A task ready for training; `remarks` are sentences on what tokenising did to it (see `Session.remarks`)."""
+    """A task ready for training; `remarks` are sentences on what tokenising did to it (see `Session.remarks`).
+
+    `totals` are of splits of conversations, by name.
+    """
 
     name: str
     train: Tokens
@@ -88,6 +91,7 @@ class TokenizedTask:
     metrics: tuple[str, ...]
     pad_id: int
     remarks: tuple[str, ...] = ()
+    totals: Mapping[str, Totals] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -105,8 +109,10 @@ class TokenizedTask:
         splits: dict[str, Any] = {
             name: _tokens(encoded, labels, data.readout.per_token) for name, (encoded, labels) in found.items()
         }
+        totals = {name: encoded.totals for name, encoded in read.items() if encoded.totals is not None}
+        said = (*_remarks(reader, read, splits["train"].ids), *remarks(totals, tokenizer, data.train.first))
         return cls(data.name, **splits, readout=data.readout, metrics=tuple(data.metrics), pad_id=reader.pad_id,
-                   remarks=_remarks(reader, read, splits["train"].ids))  # fmt: skip
+                   remarks=said, totals=totals)  # fmt: skip
 
 
 _SPLITS = ("train", "validation", "test")

@@ -38,9 +38,9 @@ def load_of(settings: TrainingSettings, quantise: Kind | None = None, kind: str 
     )
 
 
-def memory_here(kind: str | None = None) -> int:
+def memory_here() -> int:
     """Bytes of the device's memory that are free."""
-    if torch.cuda.is_available() and kind != "cpu":
+    if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
     import psutil
 

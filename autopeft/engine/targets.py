@@ -1,15 +1,17 @@
-"""Splits of a readout that turns texts into tokens and labels itself.
+"""Splits of conversations: their tokens, and which of these are labels.
 
 Shapes: T tokens of a split without padding.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from autopeft.doors import door
 from autopeft.engine.texts import Encoded, Reader
 from autopeft.errors import AutopeftError
+from autopeft.formats import RowTokenizer, Totals
 from autopeft.readouts import IGNORED, Readout
 from autopeft.tasks import Split
 
@@ -20,10 +22,7 @@ def read_targets(reader: Reader, name: str, split: Split, readout: Readout) -> t
     Examples without a scored token are left out. `AutopeftError` where none is left, and with the row that cannot be
     tokenised or holds tokens that the model does not know.
     """
-    found = []
-    for i, text in enumerate(split.first):
-        with door(reader.where(name, split, i), "cannot be tokenised", "mend the row"):
-            found.append(readout.target_ids(text, reader.tokenizer, reader.limit))
+    found = RowTokenizer(reader.tokenizer, reader.limit).rows(split.first, partial(reader.where, name, split))
     reader.check(name, split, [one.ids or [reader.pad_id] for one in found], [])
     kept = [one for one in found if not one.dropped_reason and any(one.scored)]
     if not kept:
@@ -33,5 +32,7 @@ def read_targets(reader: Reader, name: str, split: Split, readout: Readout) -> t
             "choose what is scored otherwise"
         )
     flat = (i if scored else IGNORED for one in kept for i, scored in zip(one.ids, one.scored, strict=True))
-    encoded = Encoded([one.ids for one in kept], None, sum(one.cut > 0 for one in kept), 0, len(found) - len(kept))
+    encoded = Encoded(
+        [one.ids for one in kept], None, sum(one.cut > 0 for one in kept), 0, len(found) - len(kept), Totals.of(found)
+    )
     return encoded, readout.array(list(flat))

@@ -11,6 +11,7 @@ import numpy as np
 from autopeft.anatomy import InputLimits
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
+from autopeft.formats import Totals
 from autopeft.tasks import Split
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _Ids = list[list[int]]
 class Encoded:
     """Token and segment ids of N examples (no segments: None), how many were cut, how many texts have no token.
 
-    `dropped`: how many more there were, of which nothing is scored.
+    `dropped`: how many more there were, of which nothing is scored. `totals`: what rows of conversations came to.
     """
 
     ids: _Ids
@@ -37,6 +38,7 @@ class Encoded:
     cut: int
     empty: int
     dropped: int = 0
+    totals: Totals | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.doors import door
+from autopeft.formats import with_template
 from autopeft.models import ModelSource
 
 if TYPE_CHECKING:
@@ -33,7 +34,11 @@ print(tokenizer.decode(found[0], skip_special_tokens=True))
 def write_tokenizer(source: ModelSource, model: PreTrainedModel, to: Path) -> None:
     """Write the tokenizer's files, its chat template among them, and `generation_config.json` where there is one."""
     with door(to, "the tokenizer cannot be written here"):
-        source.tokenizer().save_pretrained(str(to))
+        tokenizer = source.tokenizer()
+        if source.chat is not None:
+            # It shall be asked as it was trained: that may be another template than the model brings.
+            tokenizer = with_template(tokenizer, source.chat)
+        tokenizer.save_pretrained(str(to))
         if model.generation_config is not None:
             # As the checkpoint has it: what it says of sampling may be odd, and is not ours to refuse.
             model.generation_config.to_json_file(str(to / "generation_config.json"))
@@ -41,4 +46,4 @@ def write_tokenizer(source: ModelSource, model: PreTrainedModel, to: Path) -> No
 
 def generating_lines(source: ModelSource) -> str:
     """Lines of Python that have `model` answer."""
-    return _CHAT if source.tokenizer().chat_template else _PLAIN
+    return _CHAT if source.chat else _PLAIN

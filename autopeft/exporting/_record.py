@@ -109,7 +109,8 @@ class Record(BaseModel):
 
     def settings_of(self, where: str) -> TrainingSettings:
         """The training settings; `AutopeftError` starting with `where`."""
-        return parse(TrainingSettings, self.settings, f"{where}: settings")
+        # Exports that don't say where heads began are of a time when they were drawn.
+        return parse(TrainingSettings, {"head": "drawn", **self.settings}, f"{where}: settings")
 
     def value(self, where: str) -> Hybrid:
         """The hybrid itself; `AutopeftError` starting with `where`."""

@@ -58,6 +58,11 @@ class Format(ABC):
             raise AutopeftError(
                 f"{where}: 'system' is for turns, and rows of the format '{cls.name}' have none; leave it out"
             )
+        if options.score == "assistant":
+            raise AutopeftError(
+                f"{where}: 'score: assistant' is for turns, and rows of the format '{cls.name}' have none; "
+                "take completion or all"
+            )
         return _all(read) if options.score == "all" else read
 
 

@@ -90,10 +90,9 @@ class Totals:
         return {**vars(self), "share_cut": self.share_cut}
 
 
-def remarks(splits: Mapping[str, Totals], tokenizer: PreTrainedTokenizerBase, turns: bool) -> Iterable[str]:
-    """What a user should know of how rows became tokens, a sentence each; `turns`: whether rows are turns."""
-    name = built_in(tokenizer) if turns else None
-    if name == "plain":
+def remarks(splits: Mapping[str, Totals], tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterable[str]:
+    """What a user should know of how rows (`texts`, in JSON) became tokens, a sentence each; none of no splits."""
+    if splits and Conversation.from_json(texts[0]).turns and built_in(tokenizer) == "plain":
         yield (
             "the tokenizer has no chat template: turns are written under '### Instruction:' and '### Response:'; "
             "give another in task.template"

@@ -6,7 +6,6 @@ import bisect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from autopeft.doors import door, within
@@ -41,20 +40,6 @@ class RowTokens:
     pieces: tuple[tuple[str, bool], ...] = ()
     rewritten: int = 0
     inside: int = 0
-
-
-def tokens_of(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, limit: int) -> RowTokens:
-    """The tokens of one conversation, `limit` at most; many rows at once are faster by a `RowTokenizer`.
-
-    `AutopeftError` where the chat template refuses its turns, or the tokenizer its text.
-    """
-    return _row_tokenizer(tokenizer, tokenizer.chat_template, limit).of(conversation)
-
-
-@lru_cache(maxsize=4)
-def _row_tokenizer(tokenizer: PreTrainedTokenizerBase, template: str | None, limit: int) -> RowTokenizer:
-    """One for many calls; the template is a part of the key, as users set it."""
-    return RowTokenizer(tokenizer, limit)
 
 
 class RowTokenizer:

@@ -19,9 +19,7 @@ from autopeft.metrics import METRICS, Metric
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from autopeft.formats import RowTokens
+    from transformers import PreTrainedModel
 
 #: The label of a token that has none.
 IGNORED = -100
@@ -67,10 +65,10 @@ class Readout(ABC):
     `auto_class` is transformers' class for the model, `peft_task` PEFT's name of the task, `problem_type` goes into the
     model's configuration. `reads`: whether the outputs depend on one token of the last layer (the one that a sequence
     head pools) or on all of them. `per_token`: labels are of tokens, and so are outputs unless they are `summed` over
-    the tokens of each example. `tokenises`: it turns texts into tokens and their labels itself (`target_ids`); such
-    texts are conversations (see `autopeft.formats`). `generates`: its models write texts, so that exports have the
-    tokenizer beside them. `columns`: default names of the text and the label column. `readers`: file formats of its
-    own, by suffix. `called`: what messages call its labels.
+    the tokens of each example. `tokenises`: its texts are conversations (see `autopeft.formats`), and its labels those
+    of their tokens that are scored. `generates`: its models write texts, so that exports have the tokenizer beside
+    them. `columns`: default names of the text and the label column. `readers`: file formats of its own, by suffix.
+    `called`: what messages call its labels.
     `own_metrics` are metrics of this kind alone; those of `autopeft.metrics` fit whose labels are `scored_as`.
     """
 
@@ -198,10 +196,6 @@ class Readout(ABC):
     def placed(self, text: str, label: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
         """`per_token` only: the label of each token of a text, from the characters [start, end) that it stands for."""
         raise NotImplementedError(f"{self.name} has labels of examples")
-
-    def target_ids(self, text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> RowTokens:
-        """`tokenises` only: the tokens of a text, at most `limit` of them."""
-        raise NotImplementedError(f"{self.name} leaves texts to the tokenizer")
 
     # --- loss and scores
 

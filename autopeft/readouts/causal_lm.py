@@ -5,22 +5,19 @@ Shapes: K candidates, B examples in a batch, N of a split, L tokens of the longe
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from autopeft.anatomy import FAMILIES, family_of
-from autopeft.cells import text_cell
 from autopeft.errors import AutopeftError
-from autopeft.formats import Conversation, RowTokens, tokens_of
 from autopeft.readouts._base import IGNORED, Labelled, Measure, Readout
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 #: Logits in memory at once, where they have to be the model's own.
 _AT_ONCE = 2**25
@@ -44,8 +41,8 @@ def _accuracy(scored: int, sums: Sequence[float]) -> float:
 class CausalLM(Readout):
     """Predicts each scored token from those before it, with the model's own frozen head.
 
-    A row's text is JSON, `{"parts": [{"text": ..., "scored": ...}, ...]}`, or a conversation's. Of an example two sums
-    are kept: of its tokens' losses, and of those whose word is the likeliest.
+    A row's text is a conversation (`autopeft.formats`). Of an example two sums are kept: of its tokens' losses, and of
+    those whose word is the likeliest.
     """
 
     name: ClassVar[str] = "causal_lm"
@@ -86,17 +83,6 @@ class CausalLM(Readout):
     # --- the rows
 
     @classmethod
-    def row(cls, record: Mapping[str, Any], text: Sequence[str], label: str, where: str) -> tuple[list[str], Any]:
-        """A plain text, all of it scored, or a mapping with `parts`; there is no label."""
-        if len(text) != 1:
-            raise AutopeftError(f"{where}: texts for a language model stand in one column; name one in 'text'")
-        given = record.get(text[0])
-        if isinstance(given, Mapping) and "parts" in given:
-            return [json.dumps(given, ensure_ascii=False, sort_keys=True)], 0
-        parts = {"parts": [{"scored": True, "text": text_cell(record, text[0], where)}]}
-        return [json.dumps(parts, ensure_ascii=False, sort_keys=True)], 0
-
-    @classmethod
     def of(cls, train: Labelled, names: tuple[str, ...] | None = None) -> Self:
         """The same for all rows."""
         return cls()
@@ -104,10 +90,6 @@ class CausalLM(Readout):
     def encode(self, rows: Labelled, known: Collection[Any] | None, known_in: str) -> tuple[int, ...]:
         """0 for each row: the labels are in the texts."""
         return (0,) * len(rows.labels)
-
-    def target_ids(self, text: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> RowTokens:
-        """The tokens of a row's JSON."""
-        return tokens_of(Conversation.from_json(text), tokenizer, limit)
 
     def array(self, labels: Sequence[Any]) -> np.ndarray:
         """int64 [T]: a token's own number where it is scored."""

@@ -163,7 +163,7 @@ class SearchLoop:
         """Keys of ended candidates whose weights are still asked for: by sources that would have more."""
         ended = self._study.evaluations()
         # Asked, since a search that goes on after its last trial has not heard yet that they have none.
-        going = [source for source in self._sources if source.next(ended, [], 1) is not None]
+        going = [source for source in self._sources if _goes_on(source, ended)]
         return {key for source in going for key in source.needs(ended)}
 
     def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:
@@ -211,3 +211,11 @@ class SearchLoop:
 def _remark(listeners: Sequence[Listener], remarks: Sequence[str]) -> None:
     for listener in listeners if remarks else ():
         listener.remarked(remarks)
+
+
+def _goes_on(source: Source, ended: Sequence[Evaluation]) -> bool:
+    """Whether a source would have more; also where it cannot write down what that begins at, as on a full disk."""
+    try:
+        return source.next(ended, [], 1) is not None
+    except AutopeftError:
+        return True

@@ -61,13 +61,14 @@ class Formatted(Task):
     def _labels_or_format(self) -> Self:
         own = [name for name in OPTIONS if getattr(self, name) is not None]
         kind = READOUTS.all().get(self.readout) if self.readout else None
-        written = self.readout == _USUAL or (kind is not None and kind.tokenises)
+        written = kind is not None and kind.tokenises
         if self.text is not None and own:
             raise ValueError(
                 f"'{own[0]}' is for rows of a language model, and 'text' for labelled texts; leave one out"
             )
         if self.text is not None and written:
-            raise ValueError(f"text: for readout '{self.readout}' write columns: {{{self.text}: text}} instead")
+            column = self.labelled[0][0]
+            raise ValueError(f"text: for readout '{self.readout}' write columns: {{{column}: text}} instead")
         labelled = self.regression is not None or (self.readout is not None and not written)
         if self.text is None and labelled:
             raise ValueError("text: missing; name the column of the texts")
