@@ -19,7 +19,7 @@ from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
 from autopeft.searching.confirming.settings import ConfirmSettings
 from autopeft.searching.controls import ControlSettings
-from autopeft.searching.descent import DescentSettings
+from autopeft.searching.descent_settings import DescentSettings
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.searching.stopping import StoppingPlugin, stopping_from
 from autopeft.secrets import holds_secret, remember

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +28,8 @@ from autopeft.progress import Progress, Silent
 from autopeft.result import SearchResult, export
 from autopeft.searching.confirming.plan import job_with
 from autopeft.searching.confirming.records import runs_in
-from autopeft.searching.descent import Descent, DescentSettings, largest
+from autopeft.searching.descent import Descent, largest
+from autopeft.searching.descent_settings import DescentSettings
 from autopeft.searching.sources import Allowance
 from autopeft.searching.study import Proposal
 from autopeft.session import Session
@@ -286,6 +288,17 @@ def test_it_ends_where_nothing_can_be_cut() -> None:
     jobs = source.trunk()
     assert source.next([ended(job, 0.5) for job in jobs], [], 4) is None
     assert source.next([ended(job, 0.0, "failed") for job in jobs], [], 4) is None
+
+
+def test_few_steps_are_larger_ones() -> None:
+    assert DescentSettings().factor_for(math.inf) == DescentSettings().factor_for(28) == 0.5
+    assert DescentSettings(factor=0.4).factor_for(2) == 0.4
+    assert 0.002 < DescentSettings().factor_for(5.5) ** 5 < 0.003
+    assert DescentSettings().factor_for(-1) == 0.2
+    wide, few = (descent(allowed=Allowance(most)).next_cost(1_000) for most in (60, 13))
+    assert wide is not None
+    assert few is not None
+    assert few < wide
 
 
 def test_of_a_time_limit_it_has_its_share() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
 from test_study import BUDGET, OBJECTIVES, SPACE, TINY, evaluated, opened
 
 from autopeft.budget import Budget
+from autopeft.candidate import Evaluation, Job
+from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.searching.study import Proposal
@@ -136,3 +139,17 @@ def test_what_a_killed_pack_leaves_is_tried_after_tunes_end(tmp_path: Path) -> N
     each = [searcher.suggest(name) for name in ("one", "other")]
     assert [one["jobs"] for one in each if isinstance(one, dict)] == [[job] for job in pack["jobs"]]
     assert not searcher.is_left_over
+
+
+class _Full:
+    """A source that cannot write down what its next training begins at."""
+
+    def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
+        raise AutopeftError("cut.safetensors: cannot be written (No space left on device)")
+
+    def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
+        return {"parent"}
+
+
+def test_a_full_disk_at_the_end_keeps_what_a_source_needs(tmp_path: Path) -> None:
+    assert SearchLoop(opened(tmp_path), costs, (), 4, sources=[_Full()]).needed == {"parent"}

@@ -20,7 +20,8 @@ from autopeft.budget import Budget
 from autopeft.candidate import Evaluation, Job, Status
 from autopeft.engine.settings import TrainingSettings
 from autopeft.searching.controls import ControlSettings, control_source
-from autopeft.searching.descent import Descent, DescentSettings
+from autopeft.searching.descent import Descent
+from autopeft.searching.descent_settings import DescentSettings
 from autopeft.searching.sources import Allowance, Source
 from autopeft.space import SearchSpace
 

@@ -14,17 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from autopeft.budget import Budget
 from autopeft.candidate import Candidate, Evaluation, Job, Origin
-from autopeft.config import Strict
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_hybrid, least_cost
 from autopeft.dimensions import Continuous
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
+from autopeft.searching.descent_settings import DescentSettings
 from autopeft.searching.objective import Objective
 from autopeft.searching.sources import UNLIMITED, Allowance
 from autopeft.space import SearchSpace
@@ -48,22 +46,6 @@ _LEVELS = 64
 _AROUND, _BEYOND = 5.0, 4.0
 #: Below these shares of the largest hybrid's cost a healing takes this share of a training's epochs.
 _LONGER = ((0.01, 1.0), (0.05, 2 / 3), (1.0, 1 / 3))
-
-
-class DescentSettings(Strict):
-    """How a search descends.
-
-    `factor` is the share of the cost that each cut leaves, `least` the share of the largest hybrid's at which it ends,
-    `share` that of the search's trials which it may take.
-    """
-
-    factor: float = Field(0.5, gt=0.05, lt=0.95, description="share of the cost that each cut leaves")
-    epochs: int | None = Field(
-        None, ge=1, le=10_000, description="of healing; default: a third of a training, small ones up to a whole one"
-    )
-    rates: list[float] = Field([1.0, 2.5], min_length=1, max_length=8, description="of healing, times the parent's")
-    share: float = Field(0.5, gt=0, le=1, description="of the trials, and of a time limit, at most")
-    least: float = Field(0.002, gt=0, lt=1, description="share of the largest hybrid's cost at which it ends")
 
 
 @dataclass(frozen=True)
@@ -173,7 +155,8 @@ class Descent:
 
     def _below(self, hybrid_cost: int, most: int) -> int | None:
         empty = self._bare
-        limit = empty + int((hybrid_cost - empty) * self.settings.factor)
+        steps = (self.allowed.trainings - len(_PARTS)) / len(self.settings.rates)
+        limit = empty + int((hybrid_cost - empty) * self.settings.factor_for(steps))
         # Of a cost that the large hybrid does not change there is nothing to cut.
         ends = most <= empty or limit >= hybrid_cost or limit - empty < self.settings.least * (most - empty)
         return None if ends else limit
