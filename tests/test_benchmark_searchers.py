@@ -107,6 +107,7 @@ def test_a_search_is_the_same_again(stopping: str) -> None:
     assert any(run["stopped"]) == (stopping == "halving")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qlognehvi", "qlognehvi_exact"])
 def test_botorch_proposes_within_the_budget(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("botorch")
