@@ -15,7 +15,7 @@ import torch
 
 from autopeft.anatomy import MAPS, ModelShape, input_limits, is_recognised, layers_of, shape_of
 from autopeft.attaching._attachment import Attachment
-from autopeft.attention import FUSED
+from autopeft.attention import FUSED, MATMUL
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
@@ -40,7 +40,7 @@ def try_hybrids(model: PreTrainedModel, name: str, attention: str | None = None)
     remedy = "nothing can be trained on it; take a model of another family"
     inputs = _inputs(model, shape)
     with door(place, "hybrids cannot be put on it", remedy):
-        bare = _hidden(model, inputs, 1)[0]
+        bare = _bare(model, inputs, attention or FUSED)
         idle = Hybrid.uniform(shape.layers, _idle(shape))
         with Attachment(model, [idle, idle], attention=attention or FUSED):
             both = _hidden(model, inputs, 2)
@@ -54,6 +54,20 @@ def try_hybrids(model: PreTrainedModel, name: str, attention: str | None = None)
         )
     if not heard:
         raise AutopeftError(f"{place}: its attention does not see prefixes, though it seems to; {remedy}")
+
+
+def _bare(model: PreTrainedModel, inputs: dict[str, torch.Tensor], attention: str) -> torch.Tensor:
+    """Last hidden states of the model alone, with transformers' function that rounds as ours does.
+
+    Deep models in bf16 are far apart by rounding alone, on texts that mean nothing to them.
+    """
+    before = model.config._attn_implementation
+    if attention == MATMUL:
+        model.set_attn_implementation("eager")
+    try:
+        return _hidden(model, inputs, 1)[0]
+    finally:
+        model.set_attn_implementation(before)
 
 
 def _inputs(model: Any, shape: ModelShape) -> dict[str, torch.Tensor]:

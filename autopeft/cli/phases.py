@@ -59,7 +59,7 @@ def phases_of(session: Session, timed: Timed, typical: float, setup: Setup) -> l
 
 
 def _probe(session: Session, setup: Setup) -> list[Phase]:
-    if session.experiment.training.head != "probe":
+    if session.experiment.training.head != "probe" or not session.head_params:
         return []
     seconds = session.cost_model.filling(session.shape.layers) / setup.flops_per_second
     return [Phase("probe", len(RATES), None, seconds, "of the head alone, the best of which all begin with")]
