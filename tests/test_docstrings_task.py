@@ -14,7 +14,7 @@ import pytest
 
 from autopeft.errors import AutopeftError
 from autopeft.tasks import TaskData, task_from
-from autopeft.tasks.docstrings import LIBRARIES
+from autopeft.tasks._library_sources import LIBRARIES
 
 ROOT = Path(__file__).parents[1]
 
