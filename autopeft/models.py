@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import util
 from logging import getLogger
 from pathlib import Path
@@ -198,6 +199,8 @@ class ModelSource:
     def _opened(self, part: str = "") -> Iterator[dict[str, Any]]:
         """What every loader is given; whatever it raises is one line that names the model."""
         quiet_transformers()
+        if self.gguf:
+            _quiet_gguf()
         known, place = f"neither a folder nor a built-in name ({', '.join(BUILT_IN)})", f"model '{self.name}'"
         answers = self._is_folder or hub_answers()
         if self._is_folder:
@@ -283,3 +286,11 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     getLogger("bitsandbytes").setLevel("ERROR")
+
+
+def _quiet_gguf() -> None:
+    """The one bar of transformers' that its switch does not reach."""
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    from transformers import modeling_gguf_pytorch_utils as module
+
+    module.tqdm = partial(tqdm, disable=True)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
@@ -150,8 +151,10 @@ def _cache_file(task: str, key: str) -> Path | None:
 
 def _cached(file: Path | None, libraries: Sequence[str], wanted: int) -> dict[str, list[str]] | None:
     """The texts kept in that file, or None when there are none or they are damaged."""
+    if file is None:
+        return None
     try:
-        texts = None if file is None else json.loads(file.read_text(encoding="utf-8"))
+        texts: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     whole = isinstance(texts, dict) and set(texts) == set(libraries)
