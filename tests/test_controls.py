@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,11 @@ def test_the_cheapest_come_first_within_budget_and_share() -> None:
     costs = [cost(job.candidate.hybrid) for job in jobs]
     assert costs == sorted(costs)
     assert len(jobs) == 18
-    # Of more than fit, those chosen span the range: the cheapest and the dearest within the budget are among them.
+    # Of more than fit, those chosen span the range: the cheapest and the dearest within the budget are among them, and
+    # those between stand at even steps of a logarithm, as far as there are any.
     within = sorted(cost(c.hybrid) for c in controls_of(ALL, SHAPE) if cost(c.hybrid) <= 4_000)
-    assert (costs[0], costs[-1]) == (within[0], within[-1])
+    assert (costs[0], costs[3], costs[-1]) == (0, within[1], within[-1])
+    assert max(b / a for a, b in itertools.pairwise(sorted(set(costs[3:])))) < 2 * (costs[-1] / costs[3]) ** 0.25
     assert all_jobs(source(most=2), 6) == []
 
 
@@ -100,6 +103,8 @@ def test_rates_are_around_the_usual_ones_or_those_of_the_space(training: dict[st
     found = trainings_of(space, 1e-3, Hybrid.uniform(6, LoRA(2)))
     assert [t["learning_rate"] for t in found] == pytest.approx(rates)
     assert all(t["weight_decay"] == 0.1 for t in found)
+    # The head alone begins where a linear probe ended, and is trained once.
+    assert len(trainings_of(space, 1e-3, Hybrid.uniform(6))) == 1
 
 
 def test_samplers_learn_from_controls_that_are_in_their_space(tmp_path: Path) -> None:

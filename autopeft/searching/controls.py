@@ -164,7 +164,7 @@ def usual_rate(hybrid: Hybrid, relative: bool = False) -> float:
 
 
 def trainings_of(space: SearchSpace, rate: float, hybrid: Hybrid, relative: bool = False) -> list[dict[str, float]]:
-    """What a control is trained with: three learning rates around the usual one of its methods.
+    """What a control is trained with: three learning rates around the usual one of its methods, the head alone one.
 
     They may lie outside of the space's range: a control shall be as good as it can be. Where the space has a list of
     rates they are of it, and where it fixes the rate, or says nothing of it (then it is `rate`), around that.
@@ -180,6 +180,9 @@ def trainings_of(space: SearchSpace, rate: float, hybrid: Hybrid, relative: bool
         rates = [float(dimension.values[round(part * (len(dimension.values) - 1))]) for part in _PARTS]
     else:
         rates = [usual_rate(hybrid, relative) * factor for factor in _FACTORS]
+    if hybrid.is_empty:
+        # It begins at a linear probe, and ends near it at any of them.
+        rates = rates[1:2] or rates
     return [{**fixed, _RATE: rate} for rate in dict.fromkeys(rates)]
 
 
@@ -187,8 +190,8 @@ class Controls:
     """A source of a search: each control with all its trainings (learning rates), the cheapest first.
 
     `cost` gives what a hybrid costs (the search's first cost), `fits` says whether it is within the budget. At most
-    so many trainings as are `allowed`: of more, controls spread evenly over the list by cost are taken, so that the
-    whole range of costs has some. Where seconds are limited too nobody knows how many there will be: the cheapest and
+    so many trainings as are `allowed`: of more, those are taken that span the costs evenly on a logarithmic scale, and
+    what costs nothing. Where seconds are limited too nobody knows how many there will be: the cheapest and
     the dearest come first then, and each next one between others.
     """
 
@@ -201,14 +204,14 @@ class Controls:
         allowed: Allowance = UNLIMITED,
     ) -> None:
         within = sorted((c for c in controls if fits(c.hybrid)), key=lambda c: cost(c.hybrid))
-        each = max((len(trainings(c.hybrid)) for c in within), default=1)
-        room = math.floor(min(len(within), allowed.trainings / each))
-        last = len(within) - 1
-        chosen = [within[round(i * last / max(1, room - 1))] for i in range(room)]
+        groups = [(c.name, [Candidate(c.hybrid, training) for training in trainings(c.hybrid)]) for c in within]
+        costs = [float(cost(c.hybrid)) for c in within]
+        picks = (_spanning(costs, count) for count in range(len(within), -1, -1))
+        chosen = next(pick for pick in picks if sum(len(groups[i][1]) for i in pick) <= allowed.trainings)
         if math.isfinite(allowed.seconds):
-            chosen = [chosen[i] for i in _spread(room)]
+            chosen = [chosen[i] for i in _spread(len(chosen))]
         self.allowed = allowed
-        self._groups = [(c.name, [Candidate(c.hybrid, training) for training in trainings(c.hybrid)]) for c in chosen]
+        self._groups = [groups[i] for i in chosen]
 
     @property
     def groups(self) -> list[tuple[str, list[Candidate]]]:
@@ -241,6 +244,20 @@ class Controls:
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
         """None: a control is whole."""
         return ()
+
+
+def _spanning(costs: Sequence[float], count: int) -> list[int]:
+    """So many of rising `costs`: what costs nothing, then the nearest to even steps of the logarithm of the others."""
+    free = [i for i, cost in enumerate(costs) if cost <= 0][:count]
+    rest, wanted = list(range(len(free), len(costs))), count - len(free)
+    if not wanted:
+        return free
+    low, high = math.log(costs[rest[0]]), math.log(costs[rest[-1]])
+    found: list[int] = []
+    for step in range(wanted):
+        target = low + (high - low) * (step / (wanted - 1) if wanted > 1 else 0.5)
+        found.append(min((i for i in rest if i not in found), key=lambda i: abs(math.log(costs[i]) - target)))
+    return [*free, *sorted(found)]
 
 
 def _spread(count: int) -> list[int]:

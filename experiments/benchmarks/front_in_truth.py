@@ -41,7 +41,16 @@ KINDS: dict[str, dict[str, Any]] = {
     # Small ones alone, of which the spread over the whole budget has few.
     "small": {"trials": 0.75, "controls": {"names": "default", "share": 1.0}, "descent": "none", "budget": "0.05%"},
     "descent": {"trials": 1.0, "controls": {"names": "default", "share": 0.35}, "descent": {"share": 0.5}},
+    # Scales, biases and norms beside adapters and low rank; what people use of these is a control too.
+    "wide": {
+        "trials": 1.0,
+        "space": "hybrid_wide",
+        "controls": {"names": ["head_only", "bitfit", "ia3", "lora", "pfeiffer"], "share": 0.35},
+        "descent": {"share": 0.5},
+    },
 }
+# Each of the wide space's methods at its usual multiple of one rate.
+KINDS["usual"] = {**KINDS["wide"], "training": {"method_rates": "usual"}}
 
 
 def search(task: str, kind: str, seed: int, asked: Mapping[str, Any], runs: Path) -> dict[str, Any]:
@@ -50,12 +59,14 @@ def search(task: str, kind: str, seed: int, asked: Mapping[str, Any], runs: Path
     trials = max(1, round(own.pop("trials") * asked["trials"]))
     training = {"epochs": asked["epochs"], "batch_size": asked["batch"], "max_length": 64, "head": asked["head"]}
     out, started, budget = runs / f"{task}-{kind}-{seed}", time.time(), own.pop("budget", BUDGET)
+    space = own.pop("space", SPACE)
+    training |= own.pop("training", {})
     result = autopeft.search(
         out=out,
         name=out.name,
         model=MODEL,
         task=_trec.task(task, train_limit=asked["train"], validation_limit=asked["validation"], metric="accuracy"),
-        space=SPACE,
+        space=space,
         budget={"trainable_params": budget},
         sampler={"name": "known_cost", "seed": seed},
         training={**training, "seed": seed},
