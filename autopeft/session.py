@@ -19,6 +19,7 @@ from autopeft.dimensions import Dimension, Ordinal
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
+from autopeft.generating.settings import check_writes
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
 from autopeft.metrics import METRICS
@@ -58,6 +59,7 @@ class Session:
         # Before anything is computed from it: a configuration may promise far more than is there.
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
+        self._check_generation()
         self.shape = replace(self.source.shape(self.data.readout), load=self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
@@ -95,13 +97,29 @@ class Session:
                     f"least; set training.epochs to {phases} or more (given: {epochs})"
                 )
 
+    def _check_generation(self) -> None:
+        """`AutopeftError` where texts are to be measured that the task's models do not write, or nothing measures."""
+        if (settings := self.experiment.generation) is not None:
+            check_writes(settings, self.data.readout, "generation")
+
     @cached_property
     def tokens(self) -> TokenizedTask:
-        """The task, tokenised once."""
+        """The task, tokenised once; with what models are to write, where that is measured."""
         from autopeft.engine.data import TokenizedTask
+        from autopeft.engine.generated import asked, room_for
 
         tokenizer, limits = self.source.tokenizer(), self.source.limits()
-        return TokenizedTask.of(self.data, tokenizer, self.experiment.training.max_length, limits)
+        task = TokenizedTask.of(self.data, tokenizer, self.experiment.training.max_length, limits)
+        if (settings := self.experiment.generation) is None:
+            return task
+        room = room_for(self.source, settings, self.experiment.training.max_length, self.space.input_tokens)
+        return asked(task, self.data, settings, self.source, room)
+
+    @property
+    def reported(self) -> set[str]:
+        """Names of the scores on test by which a member of the front counts as measured there."""
+        settings = self.experiment.generation
+        return {f"test_{self.data.metrics[0]}", *(settings.reported if settings else ())}
 
     @cached_property
     def model_files(self) -> dict[str, str]:

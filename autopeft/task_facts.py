@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from autopeft.config import Strict
 from autopeft.errors import AutopeftError
+from autopeft.generating.settings import Generation
 from autopeft.readouts import Readout, implied, readout_from, stated
 from autopeft.run_folder import write_whole
 
@@ -29,6 +30,7 @@ class TaskFacts(Strict):
     splits: str
     remarks: tuple[str, ...]
     fingerprint: str
+    generation: Generation | None = Field(None, description="how texts were written and measured on test")
 
     @classmethod
     def of(cls, session: Session) -> Self:
@@ -37,7 +39,7 @@ class TaskFacts(Strict):
         return cls(
             labels=data.label_names, metrics=data.metrics,
             positive=getattr(data.readout, "positive", None), kind=stated(data.readout), splits=data.note,
-            remarks=session.remarks, fingerprint=data.fingerprint, chat=_chat(session),
+            remarks=session.remarks, fingerprint=data.fingerprint, chat=_chat(session), generation=_generation(session),
         )  # fmt: skip
 
     @property
@@ -59,6 +61,14 @@ class TaskFacts(Strict):
         except (AutopeftError, ValidationError):
             return None
         return facts if facts.fingerprint == fingerprint and facts.metrics else None
+
+
+def _generation(session: Session) -> Generation | None:
+    asking = session.tokens.asking
+    if asking is None:
+        return None
+    settings = asking.settings.model_dump(mode="json")
+    return Generation(settings=settings, way=asking.described(), room=asking.room, signatures=asking.signatures())
 
 
 def _chat(session: Session) -> str | None:

@@ -17,6 +17,7 @@ from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_preci
 from autopeft.engine.company import Company, companies
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.generated import Writers, add_texts
 from autopeft.engine.kept import begin_at_origins, keep_units, save_weights
 from autopeft.engine.linear_probe import start_at_probe
 from autopeft.engine.pack import Pack
@@ -125,6 +126,11 @@ class Worker:
             measured = measure_pack(pack, self.task, self.task.test, self.frozen)[0]
         return {f"test_{name}": value for name, value in measured.items()}
 
+    @property
+    def writers(self) -> Writers:
+        """What has trained candidates write on this worker's backbone."""
+        return Writers(self.backbone, self.task, self.settings, self.spec.source.tokenizer)
+
     def _precision(self) -> Precision:
         setup = self.spec.setup
         return setup.chosen if setup else choose_precision(self.settings.precision, self.device)
@@ -146,6 +152,7 @@ class Worker:
     def _attempt(self, members: Mapping[int, Job], evaluations: dict[int, Evaluation]) -> _Epochs:
         try:
             yield from self._train(members, evaluations)
+            add_texts(self.writers, self.spec.keep, members, evaluations)
             return
         except Exception as error:
             reason = in_words(error)

@@ -47,7 +47,8 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
         base_yaml=json.dumps(record["model"]["name"]), base=plain(record["model"]["name"]),
         task=plain(record["task"]["name"]), describe=hybrid.describe(), note=plain(record["splits"]),
         key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(training),
-        folded=_folded(record), remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
+        folded=_folded(record), texts=_texts(known),
+        remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
         kind=_KINDS[written], head=_HEAD if record["metrics"].get("head_params", 1) else "",
         again=_AGAIN if "recipe" in record else "",
     )  # fmt: skip
@@ -58,6 +59,17 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
 def plain(text: str) -> str:
     """Text on one line that Markdown and HTML show as it is."""
     return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def _texts(record: Record) -> str:
+    """How texts were written and measured, where they were."""
+    if (known := record.generation) is None:
+        return ""
+    lines = [f"\nTexts: {plain(known.way)}.\n"]
+    if known.signatures:
+        found = (f"- `test_{plain(name)}`: `{plain(text)}`\n" for name, text in known.signatures.items())
+        lines += ["\n", *found]
+    return "".join(lines)
 
 
 def _folded(record: Mapping[str, Any]) -> str:
@@ -110,7 +122,7 @@ Splits: {note}. One training seed.
 {rows}
 
 `trainable_params` are those of the hybrid{head}.
-
+{texts}
 ## Load
 
 {load}

@@ -19,11 +19,14 @@ import torch
 from autopeft.adapter_keys import as_saved_now
 from autopeft.doors import door, read_json, within
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.generated import asked
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 from autopeft.exporting._adapter import CONFIG, WEIGHTS, config_of
 from autopeft.exporting._record import FILE, Record
 from autopeft.fingerprint import difference, model_files
+from autopeft.generating.settings import check_writes
+from autopeft.generating.writing import compared, tokens_at_once, write
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
 from autopeft.packing_bits import is_packed
@@ -50,8 +53,17 @@ def measure_export(folder: Path, on: Path | None = None, trust_remote_code: bool
     """
     opened = open_export(folder, on, trust_remote_code)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = measure(opened.model.to(device), opened.task, opened.task.test)
+    measured = measure(opened.model.to(device), opened.task, opened.task.test) | _texts(opened)
     return {name if on else f"test_{name}": value for name, value in measured.items()}
+
+
+def _texts(opened: OpenedExport) -> dict[str, float]:
+    """The metrics of what the adapter writes, where they were measured in its search."""
+    asking, model = opened.task.asking, opened.model
+    if asking is None:
+        return {}
+    tokens = tokens_at_once(model.get_base_model().config, next(model.parameters()).device)
+    return compared(asking, "test", write(model, asking, "test", opened.source.tokenizer(), tokens)[0])
 
 
 def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) -> Any:
@@ -189,4 +201,9 @@ def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = 
     if differs := difference(record.model.files, model_files(source.location)):
         warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
     task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
+    if record.generation is not None:
+        where = f"{folder / FILE}: generation"
+        asks = record.generation.settings_of(where).model_copy(update={"when": "front"})
+        check_writes(asks, record.kind, where)
+        task = asked(task, data, asks, source, record.generation.room)
     return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id))

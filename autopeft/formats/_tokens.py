@@ -42,6 +42,14 @@ class RowTokens:
     inside: int = 0
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a model is given to write the last piece of a conversation, and the token that ends what it writes."""
+
+    ids: list[int]
+    stop: int | None
+
+
 class RowTokenizer:
     """Turns rows into tokens, `limit` at most each.
 
@@ -97,6 +105,22 @@ class RowTokenizer:
             columns = zip(read, shown, encoded["input_ids"], encoded["offset_mapping"], strict=True)
             found += [self._row(*column) for column in columns]
         return found
+
+    def question(self, conversation: Conversation, encoder: bool = False) -> Question | None:
+        """What stands before a conversation's last piece, which alone is scored; None where that is not to be said.
+
+        With `encoder` it is the text of an encoder, with what the tokenizer puts around such.
+        """
+        shown = self._rendered(conversation)
+        if not shown.spans:
+            return None
+        start, end = shown.spans[-1]
+        with door("the text", *_BROKEN):
+            ids = [int(i) for i in self._tokenizer(shown.text[:start], add_special_tokens=encoder)["input_ids"]]
+        if not (encoder or conversation.turns or ids[: len(self._lead)] == self._lead):
+            ids = [*self._lead, *ids]
+        ends = [found[0] for found in self._special.finditer(shown.text, start, end) if found.end() == end]
+        return Question(ids, int(self._tokenizer.convert_tokens_to_ids(ends[0])) if ends else self._end)
 
     def _rendered(self, conversation: Conversation) -> Rendered:
         if conversation.turns:
