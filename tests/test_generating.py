@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from tiny_models import LAYERS, perturb
 from tiny_packs import SETTINGS, Bench, language_bench
 from tiny_task import completions, tokenizer
 
-from autopeft.candidate import Candidate
+from autopeft.candidate import Candidate, Job
 from autopeft.engine.generated import Member, Writers
 from autopeft.engine.pack import Pack
+from autopeft.engine.worker import Worker, WorkerSpec, drain
 from autopeft.errors import AutopeftError
 from autopeft.formats import Conversation, Part, RowTokenizer, Turn
 from autopeft.generating.asking import Asking
@@ -101,6 +103,19 @@ def test_who_cannot_write_spoils_nothing_for_others(bench: Bench, members: list[
     with pytest.warns(UserWarning, match=rf"candidate {broken[0].key} has written no texts .*weights do not fit"):
         found = writers(bench, asking()).metrics([members[0], broken], "test")
     assert [sorted(one) for one in found] == [["exact_match", "rouge_l"], []]
+
+
+def test_each_candidate_writes_after_its_last_epoch_where_that_is_asked(bench: Bench, tmp_path: Path) -> None:
+    settings = GenerationSettings(metrics=("exact_match", "chrf"), max_new_tokens=4, limit=3, when="last_epoch")
+    own = Asking.of(settings, completions((8, 8, 12)), tokenizer(), 40, splits=("validation", "test"))
+    spec = WorkerSpec(bench.source, bench.settings.model_copy(update={"epochs": 1, "checkpoint": True}), tmp_path)
+    worker = Worker(spec, replace(bench.data, asking=own))
+    found = drain(worker.run(MEMBERS))
+    (alone,) = worker.writers.metrics([worker.writers.kept(tmp_path, Job(MEMBERS[1], 1, 1))], "validation")
+    assert [e.status for e in found] == ["done"] * len(MEMBERS)
+    assert {name: found[1].metrics[name] for name in alone} == alone
+    assert sorted(alone) == ["chrf", "exact_match"]
+    assert not alone.keys() & found[1].curve[-1].keys()
 
 
 # --- prompts

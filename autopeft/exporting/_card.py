@@ -61,13 +61,18 @@ def plain(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
 
 
+def _code(text: str) -> str:
+    """Text on one line for a span of code."""
+    return " ".join(str(text).split()).replace("`", "'")
+
+
 def _texts(record: Record) -> str:
     """How texts were written and measured, where they were."""
     if (known := record.generation) is None:
         return ""
     lines = [f"\nTexts: {plain(known.way)}.\n"]
     if known.signatures:
-        found = (f"- `test_{plain(name)}`: `{plain(text)}`\n" for name, text in known.signatures.items())
+        found = (f"- {plain(name)}: `{_code(text)}`\n" for name, text in known.signatures.items())
         lines += ["\n", *found]
     return "".join(lines)
 
