@@ -33,7 +33,7 @@ from autopeft.searching.controls import Controls, control_source, named
 from autopeft.searching.descent import Descent, descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.sources import Allowance, Source
-from autopeft.session import Session
+from autopeft.session import Session, reported_names
 
 if TYPE_CHECKING:
     from autopeft.engine.worker import WorkerSpec
@@ -188,7 +188,7 @@ def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
 
     What is confirmed, and the controls that it is compared with, with the weights of every seed.
     """
-    front, wanted = front_of(session, study, study.evaluations()), session.reported
+    front, wanted = front_of(session, study, study.evaluations()), reported_names(session)
     runs, (names, _) = runs_in(study.remembered), controls_in(study.remembered)
     compared = [e for e in control_front(_raw(front), names) if e.number in runs]
     reported = {e.number: e for e in (*front.points, *compared)}

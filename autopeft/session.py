@@ -59,7 +59,7 @@ class Session:
         # Before anything is computed from it: a configuration may promise far more than is there.
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
-        self._check_generation()
+        check_writes(experiment.generation, self.data.readout, "generation")
         self.shape = replace(self.source.shape(self.data.readout), load=self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
@@ -97,29 +97,13 @@ class Session:
                     f"least; set training.epochs to {phases} or more (given: {epochs})"
                 )
 
-    def _check_generation(self) -> None:
-        """`AutopeftError` where texts are to be measured that the task's models do not write, or nothing measures."""
-        if (settings := self.experiment.generation) is not None:
-            check_writes(settings, self.data.readout, "generation")
-
     @cached_property
     def tokens(self) -> TokenizedTask:
         """The task, tokenised once; with what models are to write, where that is measured."""
-        from autopeft.engine.data import TokenizedTask
-        from autopeft.engine.generated import asked, room_for
+        from autopeft.engine.generated import tokenized
 
-        tokenizer, limits = self.source.tokenizer(), self.source.limits()
-        task = TokenizedTask.of(self.data, tokenizer, self.experiment.training.max_length, limits)
-        if (settings := self.experiment.generation) is None:
-            return task
-        room = room_for(self.source, settings, self.experiment.training.max_length, self.space.input_tokens)
-        return asked(task, self.data, settings, self.source, room)
-
-    @property
-    def reported(self) -> set[str]:
-        """Names of the scores on test by which a member of the front counts as measured there."""
-        settings = self.experiment.generation
-        return {f"test_{self.data.metrics[0]}", *(settings.reported if settings else ())}
+        most, slots = self.experiment.training.max_length, self.space.input_tokens
+        return tokenized(self.data, self.source, most, self.experiment.generation, slots)
 
     @cached_property
     def model_files(self) -> dict[str, str]:
@@ -216,6 +200,12 @@ def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelS
     where = f"experiment '{experiment.name}'"
     source = find_model(experiment.model, trusted(experiment.trust_remote_code, trust_remote_code, where))
     return replace(source, quantise=experiment.backbone.quantise) if experiment.backbone else source
+
+
+def reported_names(session: Session) -> set[str]:
+    """Names of the scores on test by which a member of the front counts as measured there."""
+    settings = session.experiment.generation
+    return {f"test_{session.data.metrics[0]}", *(settings.reported if settings else ())}
 
 
 def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, Any]:

@@ -52,15 +52,15 @@ class TaskFacts(Strict):
         write_whole(run / _FILE, self.model_dump_json(indent=2, exclude_none=True) + "\n")
 
     @classmethod
-    def kept(cls, run: Path, fingerprint: str) -> Self | None:
-        """Those in a run folder; None where there are none of data with that fingerprint."""
+    def kept(cls, run: Path, fingerprint: str | None) -> Self | None:
+        """Those in a run folder; None where there are none of data with that fingerprint (None: of any)."""
         from autopeft.doors import read_text
 
         try:
             facts = cls.model_validate_json(read_text(run / _FILE))
         except (AutopeftError, ValidationError):
             return None
-        return facts if facts.fingerprint == fingerprint and facts.metrics else None
+        return facts if fingerprint in (None, facts.fingerprint) and facts.metrics else None
 
 
 def _generation(session: Session) -> Generation | None:

@@ -19,7 +19,7 @@ from tiny_task import completions, tokenizer
 from autopeft.candidate import Candidate, Job
 from autopeft.engine.generated import Member, Writers
 from autopeft.engine.pack import Pack
-from autopeft.engine.worker import Worker, WorkerSpec, drain
+from autopeft.engine.worker import Worker, WorkerSpec, drain, writers_of
 from autopeft.errors import AutopeftError
 from autopeft.formats import Conversation, Part, RowTokenizer, Turn
 from autopeft.generating.asking import Asking
@@ -110,8 +110,8 @@ def test_each_candidate_writes_after_its_last_epoch_where_that_is_asked(bench: B
     own = Asking.of(settings, completions((8, 8, 12)), tokenizer(), 40, splits=("validation", "test"))
     spec = WorkerSpec(bench.source, bench.settings.model_copy(update={"epochs": 1, "checkpoint": True}), tmp_path)
     worker = Worker(spec, replace(bench.data, asking=own))
-    found = drain(worker.run(MEMBERS))
-    (alone,) = worker.writers.metrics([worker.writers.kept(tmp_path, Job(MEMBERS[1], 1, 1))], "validation")
+    found, own_writers = drain(worker.run(MEMBERS)), writers_of(worker)
+    (alone,) = own_writers.metrics([own_writers.kept(tmp_path, Job(MEMBERS[1], 1, 1))], "validation")
     assert [e.status for e in found] == ["done"] * len(MEMBERS)
     assert {name: found[1].metrics[name] for name in alone} == alone
     assert sorted(alone) == ["chrf", "exact_match"]

@@ -33,28 +33,30 @@ _AT_ONCE = 8
 Member = tuple[Candidate, Callable[[], Mapping[str, torch.Tensor]]]
 
 
-def room_for(source: ModelSource, settings: GenerationSettings, longest: int, slots: int) -> int:
-    """Tokens that a prompt may have: as many as the `longest` text of a training, or what the model's positions leave.
-
-    What is written takes some of these, and so do `slots`, the vectors that methods put among a text's.
-    """
-    limits = source.limits()
-    left = limits.tokens if _encodes(source) else limits.prompted - slots - settings.max_new_tokens
-    return min(longest, left)
-
-
-def asked(
-    task: TokenizedTask, data: TaskData, settings: GenerationSettings, source: ModelSource, room: int
+def tokenized(
+    data: TaskData,
+    source: ModelSource,
+    longest: int,
+    settings: GenerationSettings | None = None,
+    slots: int = 0,
+    room: int | None = None,
 ) -> TokenizedTask:
-    """The task with what models are asked on test (and on validation, where that is wanted of each candidate)."""
+    """A task for a model, texts cut at `longest` tokens; with `settings`, what models are asked on test (and on
+    validation, where that is wanted of each candidate).
+
+    A prompt has at most `room` tokens. None: as many as a text, or what the model's positions leave, as what is written
+    takes some of these, and so do `slots`, the vectors that methods put among a text's.
+    """
+    tokenizer, limits = source.tokenizer(), source.limits()
+    task = TokenizedTask.of(data, tokenizer, longest, limits)
+    if settings is None:
+        return task
+    encoder = bool(getattr(source.config(), "is_encoder_decoder", False))
+    if room is None:
+        room = min(longest, limits.tokens if encoder else limits.prompted - slots - settings.max_new_tokens)
     splits = ("test",) if settings.when == "front" else ("validation", "test")
-    asking = Asking.of(settings, data, source.tokenizer(), room, _encodes(source), splits)
+    asking = Asking.of(settings, data, tokenizer, room, encoder, splits)
     return replace(task, asking=asking, remarks=(*task.remarks, *asking.remarks))
-
-
-def _encodes(source: ModelSource) -> bool:
-    """Whether the model reads a prompt by an encoder, and writes by a decoder."""
-    return bool(getattr(source.config(), "is_encoder_decoder", False))
 
 
 class Writers:

@@ -126,11 +126,6 @@ class Worker:
             measured = measure_pack(pack, self.task, self.task.test, self.frozen)[0]
         return {f"test_{name}": value for name, value in measured.items()}
 
-    @property
-    def writers(self) -> Writers:
-        """What has trained candidates write on this worker's backbone."""
-        return Writers(self.backbone, self.task, self.settings, self.spec.source.tokenizer)
-
     def _precision(self) -> Precision:
         setup = self.spec.setup
         return setup.chosen if setup else choose_precision(self.settings.precision, self.device)
@@ -152,7 +147,7 @@ class Worker:
     def _attempt(self, members: Mapping[int, Job], evaluations: dict[int, Evaluation]) -> _Epochs:
         try:
             yield from self._train(members, evaluations)
-            add_texts(self.writers, self.spec.keep, members, evaluations)
+            add_texts(writers_of(self), self.spec.keep, members, evaluations)
             return
         except Exception as error:
             reason = in_words(error)
@@ -230,6 +225,11 @@ class Worker:
             epochs=None if job.epochs == self.settings.epochs else job.epochs,
             origin=job.origin,
         )
+
+
+def writers_of(worker: Worker) -> Writers:
+    """What has trained candidates write on a worker's backbone."""
+    return Writers(worker.backbone, worker.task, worker.settings, worker.spec.source.tokenizer)
 
 
 def _alike(jobs: Sequence[Job]) -> list[dict[int, Job]]:

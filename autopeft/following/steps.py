@@ -12,7 +12,7 @@ from autopeft.costs import COSTS
 from autopeft.cutting import cut_hybrid, cut_to
 from autopeft.engine.generated import on_test
 from autopeft.engine.kept import load_units, load_weights, save_start
-from autopeft.engine.worker import Worker
+from autopeft.engine.worker import Worker, writers_of
 from autopeft.errors import AutopeftError
 from autopeft.following.progress import Progress
 from autopeft.following.result import SeedTraining
@@ -51,7 +51,7 @@ class Follower:
         last = training.last
         reporter, weights = self._reporter, self.kept(training)
         metrics = reporter.test_metrics(last.candidate, weights)
-        (texts,) = reporter.writers.metrics([(last.candidate, lambda: weights)], "test")
+        (texts,) = writers_of(reporter).metrics([(last.candidate, lambda: weights)], "test")
         whole = replace(last, metrics={**last.metrics, **metrics, **on_test(texts)})
         return replace(training, stops=(*training.stops[:-1], whole))
 

@@ -89,8 +89,10 @@ class Generation(Strict):
         return parse(GenerationSettings, self.settings, where)
 
 
-def check_writes(settings: GenerationSettings, readout: Readout, place: str) -> None:
+def check_writes(settings: GenerationSettings | None, readout: Readout, place: str) -> None:
     """`AutopeftError` for models that write no texts, and where a metric's package is not installed."""
+    if settings is None:
+        return
     if not (readout.tokenises and readout.generates):
         raise AutopeftError(
             f"{place}: measures texts that a language model writes, and the task has {readout.called}; leave it out"
