@@ -14,13 +14,15 @@ from tiny_chat import CHATML, CLOSED, DEAF, ENDLESS, STRIPPED, THINKING
 from tiny_chat import tokenizer as chat_tokenizer
 from tiny_models import LAYERS, perturb
 from tiny_packs import SETTINGS, Bench, language_bench
-from tiny_task import completions, tokenizer
+from tiny_task import completions, save_language_model, tokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from autopeft.candidate import Candidate, Job
 from autopeft.engine.generated import Member, Writers
 from autopeft.engine.pack import Pack
 from autopeft.engine.worker import Worker, WorkerSpec, drain, writers_of
 from autopeft.errors import AutopeftError
+from autopeft.exporting._generating import write_tokenizer
 from autopeft.formats import Conversation, Part, RowTokenizer, Turn
 from autopeft.generating.asking import Asking
 from autopeft.generating.settings import GenerationSettings, check_installed, check_writes
@@ -30,6 +32,8 @@ from autopeft.methods.prefix import Prefix
 from autopeft.methods.prompt_tuning import PromptTuning
 from autopeft.methods.sequential import Sequential
 from autopeft.metrics import text_metric
+from autopeft.models import find_model
+from autopeft.readouts.causal_lm import CausalLM
 from autopeft.readouts.classification import Classification
 from autopeft.tasks import Split
 
@@ -186,6 +190,19 @@ def test_a_split_without_prompts_is_refused() -> None:
     data = replace(data, test=rows(("one", "two"), ("two", "three")))
     with pytest.raises(AutopeftError, match="no answer has a number in it, so metric 'number_match' says nothing"):
         Asking.of(GenerationSettings(metrics=("number_match",)), data, tokenizer(), 40)
+
+
+@pytest.mark.parametrize(("chat", "ends"), [(CHATML, [2, "<|im_end|>"]), (None, [2, "</s>"])])
+def test_exports_say_where_a_text_ends(chat: str | None, ends: list[int | str], tmp_path: Path) -> None:
+    """The model ends at another token than the rows that it was trained on."""
+    own = chat_tokenizer(CHATML)
+    save_language_model(tmp_path / "model", vocab_size=300)
+    own.save_pretrained(tmp_path / "model")
+    source = replace(find_model(str(tmp_path / "model")), chat=chat)
+    write_tokenizer(source, source.model(CausalLM(), torch.float32), tmp_path / "out")
+    found = GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
+    assert found == [own.convert_tokens_to_ids(end) if isinstance(end, str) else end for end in ends]
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == CHATML
 
 
 # --- metrics

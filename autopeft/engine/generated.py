@@ -53,7 +53,8 @@ def tokenized(
         return task
     encoder = bool(getattr(source.config(), "is_encoder_decoder", False))
     if room is None:
-        room = min(longest, limits.tokens if encoder else limits.prompted - slots - settings.max_new_tokens)
+        taken = 0 if encoder else slots + settings.max_new_tokens
+        room = min(longest, (limits.prompted if slots else limits.tokens) - taken)
     splits = ("test",) if settings.when == "front" else ("validation", "test")
     asking = Asking.of(settings, data, tokenizer, room, encoder, splits)
     return replace(task, asking=asking, remarks=(*task.remarks, *asking.remarks))

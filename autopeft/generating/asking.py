@@ -89,7 +89,7 @@ class Asking:
         stops: set[int] = set()
         for name in splits:
             with within(f"{where}: {name}"):
-                found[name], ends = _prompts(getattr(data, name), reader, settings, room, encoder)
+                found[name], ends = _prompts(getattr(data, name), reader, settings)
             stops |= ends
         return cls(settings, found, room, tuple(sorted(stops)), encoder)
 
@@ -115,9 +115,7 @@ class Asking:
         return f"{len(own):,}{of} prompts of {split}, {settings.way}, at most {settings.max_new_tokens:,} new tokens"
 
 
-def _prompts(
-    split: Split, reader: RowTokenizer, settings: GenerationSettings, room: int, encoder: bool
-) -> tuple[Prompts, set[int]]:
+def _prompts(split: Split, reader: RowTokenizer, settings: GenerationSettings) -> tuple[Prompts, set[int]]:
     """Those of a split, and the tokens that end their answers."""
     answers: dict[Conversation, dict[str, None]] = {}
     first: dict[Conversation, int] = {}
@@ -136,11 +134,11 @@ def _prompts(
     for beginning, i in (chosen[place] for place in places):
         with within(split.at(i) or f"text {i + 1} of {len(split):,}"):
             asked = Conversation.from_json(split.first[i]).asked
-            question = None if asked is None else reader.question(asked, encoder)
-        if question is None or not question.ids:
+            question = None if asked is None else reader.question(asked)
+        if question is None:
             continue
-        cut += len(question.ids) > room
-        ids.append(question.ids[-room:])
+        cut += question.cut > 0
+        ids.append(question.ids)
         own.append(tuple(answers[beginning]))
         if question.stop is not None:
             stops.add(question.stop)

@@ -6,6 +6,8 @@ Shapes: K candidates, N prompts, B of them in a batch, L tokens of the longest o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from logging import ERROR, getLogger
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,11 +48,12 @@ def write(
     for batch in _batches(prompts, tokens // (candidates * settings.beams), settings.max_new_tokens):
         inputs = _padded(prompts, batch, _pad_id(tokenizer), left=not asking.encoder)
         length = 1 if asking.encoder else inputs["input_ids"].shape[1]
-        found = model.generate(
-            **{name: x.repeat(candidates, 1).to(device) for name, x in inputs.items()},
-            generation_config=_configuration(settings, stops, _pad_id(tokenizer)),
-            logits_processor=_processors(settings, batch, candidates, length),
-        )
+        with _quiet():
+            found = model.generate(
+                **{name: x.repeat(candidates, 1).to(device) for name, x in inputs.items()},
+                generation_config=_configuration(settings, stops, _pad_id(tokenizer)),
+                logits_processor=_processors(settings, batch, candidates, length),
+            )
         for place, ids in enumerate(found[:, length:].tolist()):
             k, i = divmod(place, len(batch))
             text = tokenizer.decode(_until(ids, stops), skip_special_tokens=True)
@@ -106,6 +109,18 @@ def _configuration(settings: GenerationSettings, stops: Sequence[int], pad_id: i
         top_k=50,
         return_dict_in_generate=False,
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what transformers says, at each batch, of a model's own settings that ours go before."""
+    logger = getLogger("transformers.generation.utils")
+    level = logger.level
+    logger.setLevel(ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _processors(settings: GenerationSettings, batch: Sequence[int], candidates: int, length: int) -> Any:
