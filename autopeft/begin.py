@@ -119,6 +119,7 @@ def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo
         "head_params": session.head_params,
         **{f"budget.{name}": limit for name, limit in session.budget.limits.items()},
         **{f"training.{name}": value for name, value in experiment.training.model_dump(exclude_none=True).items()},
+        **_written(session),
     }
     return SearchInfo(
         name=experiment.name,
@@ -128,6 +129,14 @@ def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo
         params=params,
         objectives=[(o.metric, {"max": "maximize", "min": "minimize"}[o.direction]) for o in session.objectives],
     )
+
+
+def _written(session: Session) -> dict[str, str]:
+    """How texts are written and measured, where they are."""
+    if session.experiment.generation is None or (asking := session.tokens.asking) is None:
+        return {}
+    signatures = {f"generation.{name}": text for name, text in asking.signatures().items()}
+    return {"generation": asking.described(), **signatures}
 
 
 def upgraded(study: Study) -> list[str]:

@@ -33,7 +33,7 @@ from autopeft.searching.controls import Controls, control_source, named
 from autopeft.searching.descent import Descent, descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.sources import Allowance, Source
-from autopeft.session import Session
+from autopeft.session import Session, reported_names
 
 if TYPE_CHECKING:
     from autopeft.engine.worker import WorkerSpec
@@ -188,15 +188,15 @@ def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
 
     What is confirmed, and the controls that it is compared with, with the weights of every seed.
     """
-    front, main = front_of(session, study, study.evaluations()), f"test_{session.data.metrics[0]}"
+    front, wanted = front_of(session, study, study.evaluations()), reported_names(session)
     runs, (names, _) = runs_in(study.remembered), controls_in(study.remembered)
     compared = [e for e in control_front(_raw(front), names) if e.number in runs]
     reported = {e.number: e for e in (*front.points, *compared)}
     jobs: list[tuple[int, int | None, Job]] = []
     for number, evaluation in reported.items():
-        if main not in evaluation.metrics:
+        if not wanted <= evaluation.metrics.keys():
             jobs.append((number, None, evaluation.job))
-        fresh = [run for run in runs.get(number, ()) if run.status == "done" and main not in run.metrics]
+        fresh = [run for run in runs.get(number, ()) if run.status == "done" and not wanted <= run.metrics.keys()]
         jobs += [(number, run.seed, job_with(evaluation, run.seed)) for run in fresh]
     scores = session.experiment.runner.score_on_test(spec, session.tokens, [job for _, _, job in jobs])
     measured = [(number, seed, found) for (number, seed, _), found in zip(jobs, scores, strict=True)]

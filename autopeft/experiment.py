@@ -14,6 +14,7 @@ from autopeft.config import Strict, parse, read_yaml, switched
 from autopeft.doors import within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError, suggest
+from autopeft.generating.settings import GenerationSettings
 from autopeft.quantising import BackboneSettings
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
@@ -45,7 +46,7 @@ _EARLIER = {**dict.fromkeys(_BESIDE, "none"), "head": "drawn"}
 LEAST_TRIALS = 10
 
 #: Fields that may differ when a run folder is resumed: they change how far and where, not what is searched.
-RESUMABLE = ("name", "trials", "time_limit", "confirm", "runner", "tracking")
+RESUMABLE = ("name", "trials", "time_limit", "confirm", "generation", "runner", "tracking")
 
 
 def _plugin(kind: type[Strict], reader: Any) -> Any:
@@ -89,6 +90,9 @@ class Experiment(Strict):
     confirm: ConfirmSettings = Field(
         ConfirmSettings(),
         description="train the front again with other seeds: {seeds: 5, members: auto, time: 0.25}; none: off",
+    )
+    generation: Annotated[GenerationSettings | None, BeforeValidator(lambda value: switched(value, None))] = Field(
+        None, description="measure texts that language models write: {metrics: [bleu, chrf], beams: 4}; none: off"
     )
     training: TrainingSettings = TrainingSettings()
     trials: int | None = Field(None, ge=1, le=_MOST_TRIALS)

@@ -116,5 +116,6 @@ def _record(
         "data": facts.fingerprint,
         "settings": {**resolved["training"], "seed": chosen.seed},
         **({"engine": setup.model_dump(include={"device", "precision", "attention"})} if setup else {}),
+        **({"generation": facts.generation.model_dump(mode="json")} if facts.generation else {}),
         **({"recipe": trained.recipe.to_json()} if trained.recipe else {}),
     }

@@ -85,6 +85,13 @@ class SearchResult:
         """Whether the search has come to its end."""
         return has_ended(self.remembered, self.experiment.trials, len(self.evaluations))
 
+    @property
+    def signatures(self) -> dict[str, str]:
+        """How metrics of written texts are computed, by their names on test; empty where none were measured."""
+        facts = TaskFacts.kept(self.run_dir, None)
+        known = facts.generation if facts else None
+        return {f"test_{name}": text for name, text in known.signatures.items()} if known else {}
+
     def remembered(self, name: str) -> dict[str, Any] | None:
         """What the study keeps under a name beside its trials."""
         return self._stored.remembered(name)

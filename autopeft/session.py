@@ -19,6 +19,7 @@ from autopeft.dimensions import Dimension, Ordinal
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
+from autopeft.generating.settings import check_writes
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
 from autopeft.metrics import METRICS
@@ -58,6 +59,7 @@ class Session:
         # Before anything is computed from it: a configuration may promise far more than is there.
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
+        check_writes(experiment.generation, self.data.readout, "generation")
         self.shape = replace(self.source.shape(self.data.readout), load=self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
@@ -97,11 +99,11 @@ class Session:
 
     @cached_property
     def tokens(self) -> TokenizedTask:
-        """The task, tokenised once."""
-        from autopeft.engine.data import TokenizedTask
+        """The task, tokenised once; with what models are to write, where that is measured."""
+        from autopeft.engine.generated import tokenized
 
-        tokenizer, limits = self.source.tokenizer(), self.source.limits()
-        return TokenizedTask.of(self.data, tokenizer, self.experiment.training.max_length, limits)
+        most, slots = self.experiment.training.max_length, self.space.input_tokens
+        return tokenized(self.data, self.source, most, self.experiment.generation, slots)
 
     @cached_property
     def model_files(self) -> dict[str, str]:
@@ -198,6 +200,12 @@ def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelS
     where = f"experiment '{experiment.name}'"
     source = find_model(experiment.model, trusted(experiment.trust_remote_code, trust_remote_code, where))
     return replace(source, quantise=experiment.backbone.quantise) if experiment.backbone else source
+
+
+def reported_names(session: Session) -> set[str]:
+    """Names of the scores on test by which a member of the front counts as measured there."""
+    settings = session.experiment.generation
+    return {f"test_{session.data.metrics[0]}", *(settings.reported if settings else ())}
 
 
 def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from autopeft.config import Strict
 from autopeft.errors import AutopeftError
+from autopeft.generating.settings import Generation
 from autopeft.readouts import Readout, implied, readout_from, stated
 from autopeft.run_folder import write_whole
 
@@ -29,6 +30,7 @@ class TaskFacts(Strict):
     splits: str
     remarks: tuple[str, ...]
     fingerprint: str
+    generation: Generation | None = Field(None, description="how texts were written and measured on test")
 
     @classmethod
     def of(cls, session: Session) -> Self:
@@ -37,7 +39,7 @@ class TaskFacts(Strict):
         return cls(
             labels=data.label_names, metrics=data.metrics,
             positive=getattr(data.readout, "positive", None), kind=stated(data.readout), splits=data.note,
-            remarks=session.remarks, fingerprint=data.fingerprint, chat=_chat(session),
+            remarks=session.remarks, fingerprint=data.fingerprint, chat=_chat(session), generation=_generation(session),
         )  # fmt: skip
 
     @property
@@ -50,15 +52,23 @@ class TaskFacts(Strict):
         write_whole(run / _FILE, self.model_dump_json(indent=2, exclude_none=True) + "\n")
 
     @classmethod
-    def kept(cls, run: Path, fingerprint: str) -> Self | None:
-        """Those in a run folder; None where there are none of data with that fingerprint."""
+    def kept(cls, run: Path, fingerprint: str | None) -> Self | None:
+        """Those in a run folder; None where there are none of data with that fingerprint (None: of any)."""
         from autopeft.doors import read_text
 
         try:
             facts = cls.model_validate_json(read_text(run / _FILE))
         except (AutopeftError, ValidationError):
             return None
-        return facts if facts.fingerprint == fingerprint and facts.metrics else None
+        return facts if fingerprint in (None, facts.fingerprint) and facts.metrics else None
+
+
+def _generation(session: Session) -> Generation | None:
+    asking = session.tokens.asking
+    if asking is None:
+        return None
+    settings = asking.settings.model_dump(mode="json")
+    return Generation(settings=settings, way=asking.described(), room=asking.room, signatures=asking.signatures())
 
 
 def _chat(session: Session) -> str | None:

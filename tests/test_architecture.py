@@ -36,6 +36,7 @@ FLOORS: list[set[str]] = [
     {"slots"},
     {"space"},
     {"budget"},
+    {"generating"},
     {"engine"},
     {"recipe"},
     {"baselines", "searching"},

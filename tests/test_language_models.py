@@ -27,6 +27,7 @@ from autopeft.candidate import Candidate
 from autopeft.costs import COSTS
 from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.engine.pack import Pack
+from autopeft.errors import AutopeftError
 from autopeft.exporting import write_adapter
 from autopeft.exporting.evaluation import measure_export
 from autopeft.hybrid import Hybrid
@@ -37,6 +38,7 @@ from autopeft.models import find_model
 from autopeft.readouts.causal_lm import CausalLM
 from autopeft.result import SearchResult
 from autopeft.searching.objective import Objective
+from autopeft.searching.tables import columns
 
 
 def rows(path: Path, count: int, seed: int) -> str:
@@ -189,3 +191,50 @@ def test_a_fresh_process_gives_the_recorded_loss(result: SearchResult, tmp_path:
     command = [sys.executable, "-m", "autopeft", "evaluate", str(to), "--json"]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert found["test_loss"] == pytest.approx(recorded, rel=1e-5)
+
+
+# --- what is written
+
+
+def asked(folder: Path, **generation: Any) -> dict[str, Any]:
+    """The same search, of fewer and larger steps, with what is written measured on test."""
+    found = fields(folder)
+    found["training"] |= {"epochs": 1, "batch_tokens": 80}
+    metrics = ["bleu", "exact_match"]
+    off = {"controls": "none", "descent": "none", "trials": 2}
+    return found | off | {"generation": {"metrics": metrics, "max_new_tokens": 4, "limit": 9, **generation}}
+
+
+def test_what_is_written_is_measured_on_test_recorded_and_measured_again(tmp_path: Path) -> None:
+    given = asked(tmp_path)
+    run = tmp_path / "run"
+    without = search(tmp_path, run, {k: v for k, v in given.items() if k != "generation"})
+    before = {e.key: e.metrics for e in without.evaluations}
+    assert not any("bleu" in name for e in without.evaluations for name in e.metrics)
+    assert "generation" not in (run / "task.json").read_text() + (run / "experiment.yaml").read_text()
+    # A search that has ended is asked later.
+    result = search(tmp_path, run, given)
+    for e in result.evaluations:
+        on_front = e.key in {point.key for point in result.front.points}
+        assert ({"test_bleu", "test_exact_match"} <= e.metrics.keys()) == on_front
+        assert {name: value for name, value in e.metrics.items() if name in before[e.key]} == before[e.key]
+    assert "test_bleu" in (run / "trials.csv").read_text().splitlines()[0]
+    assert [c.header for c in columns(result.front, result.front.points)][3:5] == ["bleu", "exact_match"]
+    assert result.signatures.keys() == {"test_bleu"}
+    to = result.export(to=tmp_path / "out")
+    record = json.loads((to / "hybrid.json").read_text())
+    assert record["generation"]["signatures"]["bleu"].startswith("BLEU|nrefs:")
+    assert record["generation"]["signatures"]["bleu"] in (to / "README.md").read_text()
+    measured = measure_export(to)
+    assert measured["test_bleu"] == pytest.approx(record["metrics"]["test_bleu"], rel=1e-6)
+    assert measured["test_exact_match"] == record["metrics"]["test_exact_match"]
+    other = measure_export(to, on=Path(given["task"]["validation"]))
+    assert {"bleu", "exact_match", "loss"} <= other.keys()
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_trained(tmp_path: Path) -> None:
+    given = asked(tmp_path, max_new_tokens=64)
+    with pytest.raises(AutopeftError, match=r"64 tokens .* leave no position of the model"):
+        search(tmp_path, tmp_path / "run", given)
+    with pytest.raises(AutopeftError, match="'bleu' is of texts that a model writes; name it in the experiment's"):
+        search(tmp_path, tmp_path / "run", given | {"task": given["task"] | {"metric": "bleu"}})

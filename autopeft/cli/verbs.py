@@ -126,6 +126,8 @@ def _show(result: SearchResult) -> None:
         "Selected on validation; test scores are reported only.",
         soft_wrap=True,
     )
+    for name, signature in result.signatures.items():
+        _out.print(f"{safe(name)}: {safe(signature)}", soft_wrap=True, style="dim")
     for sentence in (*sentences(front), *filter(None, [_unfinished(result)])):
         _out.print(safe(sentence), soft_wrap=True)
 

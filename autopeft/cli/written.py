@@ -27,6 +27,7 @@ def facts_of(task: TokenizedTask, example: Example) -> dict[str, Any]:
     return {
         "example": {**example.to_json(), "text": example.text},
         "tokens": {name: one.to_json() for name, one in task.totals.items()},
+        **({} if task.asking is None else {"generation": task.asking.described()}),
     }
 
 
@@ -39,5 +40,7 @@ def lines_of(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"tokens of {split}",
             f"{one['tokens']:,} in {one['rows']:,} rows ({share:.0%} scored), {one['longest']:,} in the longest{cut}",
         )
+    if written := facts.get("generation"):
+        yield "texts that are measured", written
     if example := facts.get("example"):
         yield "an example", f"{example['tokens']:,} tokens, {example['scored']:,} scored (in [[ ]]):\n{example['text']}"

@@ -19,6 +19,7 @@ from autopeft.engine.settings import TokenSize, TrainingSettings
 from autopeft.engine.targets import read_targets
 from autopeft.engine.texts import Encoded, Reader
 from autopeft.formats import Totals, remarks, with_template
+from autopeft.generating.asking import Asking
 from autopeft.readouts import IGNORED, Readout
 from autopeft.tasks import Split, TaskData
 
@@ -80,7 +81,7 @@ class Tokens:
 class TokenizedTask:
     """A task ready for training; `remarks` are sentences on what tokenising did to it (see `Session.remarks`).
 
-    `totals` are of splits of conversations, by name.
+    `totals` are of splits of conversations, by name. `asking`: what models are to write, where that is measured.
     """
 
     name: str
@@ -92,6 +93,7 @@ class TokenizedTask:
     pad_id: int
     remarks: tuple[str, ...] = ()
     totals: Mapping[str, Totals] = field(default_factory=dict)
+    asking: Asking | None = None
 
     @classmethod
     def of(

@@ -10,8 +10,9 @@ from autopeft.attaching import Banks
 from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.generated import with_texts_on_test
 from autopeft.engine.kept import load_weights
-from autopeft.engine.worker import Worker, WorkerSpec, drain
+from autopeft.engine.worker import Worker, WorkerSpec, drain, writers_of
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 
@@ -23,8 +24,8 @@ def score_on_test(spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidat
     """
     if not jobs:
         return []
-    reporter = Worker(spec, task, purpose="report")
-    return [_score(reporter, Job.of(job)) for job in jobs]
+    reporter, known = Worker(spec, task, purpose="report"), [Job.of(job) for job in jobs]
+    return with_texts_on_test(writers_of(reporter), spec.keep, known, [_score(reporter, job) for job in known])
 
 
 def train_again(spec: WorkerSpec, task: TokenizedTask, job: Candidate | Job) -> Evaluation:

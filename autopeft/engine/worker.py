@@ -17,6 +17,7 @@ from autopeft.engine.backbone import REPORTED, Backbone, Precision, choose_preci
 from autopeft.engine.company import Company, companies
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.generated import Writers, add_texts
 from autopeft.engine.kept import begin_at_origins, keep_units, save_weights
 from autopeft.engine.linear_probe import start_at_probe
 from autopeft.engine.pack import Pack
@@ -146,6 +147,7 @@ class Worker:
     def _attempt(self, members: Mapping[int, Job], evaluations: dict[int, Evaluation]) -> _Epochs:
         try:
             yield from self._train(members, evaluations)
+            add_texts(writers_of(self), self.spec.keep, members, evaluations)
             return
         except Exception as error:
             reason = in_words(error)
@@ -223,6 +225,11 @@ class Worker:
             epochs=None if job.epochs == self.settings.epochs else job.epochs,
             origin=job.origin,
         )
+
+
+def writers_of(worker: Worker) -> Writers:
+    """What has trained candidates write on a worker's backbone."""
+    return Writers(worker.backbone, worker.task, worker.settings, worker.spec.source.tokenizer)
 
 
 def _alike(jobs: Sequence[Job]) -> list[dict[int, Job]]:

@@ -47,7 +47,8 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
         base_yaml=json.dumps(record["model"]["name"]), base=plain(record["model"]["name"]),
         task=plain(record["task"]["name"]), describe=hybrid.describe(), note=plain(record["splits"]),
         key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(training),
-        folded=_folded(record), remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
+        folded=_folded(record), texts=_texts(known),
+        remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
         kind=_KINDS[written], head=_HEAD if record["metrics"].get("head_params", 1) else "",
         again=_AGAIN if "recipe" in record else "",
     )  # fmt: skip
@@ -58,6 +59,22 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
 def plain(text: str) -> str:
     """Text on one line that Markdown and HTML show as it is."""
     return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def _code(text: str) -> str:
+    """Text on one line for a span of code."""
+    return " ".join(str(text).split()).replace("`", "'")
+
+
+def _texts(record: Record) -> str:
+    """How texts were written and measured, where they were."""
+    if (known := record.generation) is None:
+        return ""
+    lines = [f"\nTexts: {plain(known.way)}.\n"]
+    if known.signatures:
+        found = (f"- {plain(name)}: `{_code(text)}`\n" for name, text in known.signatures.items())
+        lines += ["\n", *found]
+    return "".join(lines)
 
 
 def _folded(record: Mapping[str, Any]) -> str:
@@ -110,7 +127,7 @@ Splits: {note}. One training seed.
 {rows}
 
 `trainable_params` are those of the hybrid{head}.
-
+{texts}
 ## Load
 
 {load}

@@ -13,6 +13,7 @@ from autopeft.config import parse
 from autopeft.doors import door, read_json, within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError
+from autopeft.generating.settings import Generation
 from autopeft.hybrid import Hybrid
 from autopeft.quantising import Kind
 from autopeft.readouts import Readout, complaint, implied, readout_from
@@ -70,6 +71,7 @@ class Record(BaseModel):
     data: str
     settings: dict[str, Any]
     engine: Engine | None = None
+    generation: Generation | None = Field(None, description="how texts were written and measured on test")
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

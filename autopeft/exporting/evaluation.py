@@ -19,11 +19,14 @@ import torch
 from autopeft.adapter_keys import as_saved_now
 from autopeft.doors import door, read_json, within
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.generated import tokenized
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 from autopeft.exporting._adapter import CONFIG, WEIGHTS, config_of
 from autopeft.exporting._record import FILE, Record
 from autopeft.fingerprint import difference, model_files
+from autopeft.generating.settings import GenerationSettings, check_writes
+from autopeft.generating.writing import compared, tokens_at_once, write
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
 from autopeft.packing_bits import is_packed
@@ -50,8 +53,17 @@ def measure_export(folder: Path, on: Path | None = None, trust_remote_code: bool
     """
     opened = open_export(folder, on, trust_remote_code)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = measure(opened.model.to(device), opened.task, opened.task.test)
+    measured = measure(opened.model.to(device), opened.task, opened.task.test) | _texts(opened)
     return {name if on else f"test_{name}": value for name, value in measured.items()}
+
+
+def _texts(opened: OpenedExport) -> dict[str, float]:
+    """The metrics of what the adapter writes, where they were measured in its search."""
+    asking, model = opened.task.asking, opened.model
+    if asking is None:
+        return {}
+    tokens = tokens_at_once(model.get_base_model().config, next(model.parameters()).device)
+    return compared(asking, "test", write(model, asking, "test", opened.source.tokenizer(), tokens)[0])
 
 
 def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) -> Any:
@@ -165,6 +177,16 @@ def _check_taken(path: Path, stored: Mapping[str, torch.Tensor], taken: Mapping[
             raise AutopeftError(f"{path}: tensor '{name}' does not fit the adapter; {_REMEDY}")
 
 
+def _asked(record: Record, folder: Path) -> tuple[GenerationSettings | None, int | None]:
+    """How the adapter is to write, and how many tokens prompts have, where that was measured in its search."""
+    if (known := record.generation) is None:
+        return None, None
+    where = f"{folder / FILE}: generation"
+    settings = known.settings_of(where).model_copy(update={"when": "front"})
+    check_writes(settings, record.kind, where)
+    return settings, known.room
+
+
 @dataclass(frozen=True)
 class OpenedExport:
     """An export with all that it names: the record, the base model's source, the task's data, the adapter in memory."""
@@ -188,5 +210,6 @@ def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = 
     source = replace(find_model(record.model.name, trust), quantise=record.quantise)
     if differs := difference(record.model.files, model_files(source.location)):
         warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
-    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
+    asked, room = _asked(record, folder)
+    task = tokenized(data, source, settings.max_length, asked, room=room)
     return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from autopeft.candidate import Candidate, Evaluation, Job, Origin
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_hybrid, cut_to
+from autopeft.engine.generated import on_test
 from autopeft.engine.kept import load_units, load_weights, save_start
-from autopeft.engine.worker import Worker
+from autopeft.engine.worker import Worker, writers_of
 from autopeft.errors import AutopeftError
 from autopeft.following.progress import Progress
 from autopeft.following.result import SeedTraining
@@ -48,8 +49,10 @@ class Follower:
     def tested(self, training: SeedTraining) -> SeedTraining:
         """The same with its scores on the test split, which nothing is chosen by."""
         last = training.last
-        metrics = self._reporter.test_metrics(last.candidate, self.kept(training))
-        whole = replace(last, metrics={**last.metrics, **metrics})
+        reporter, weights = self._reporter, self.kept(training)
+        metrics = reporter.test_metrics(last.candidate, weights)
+        (texts,) = writers_of(reporter).metrics([(last.candidate, lambda: weights)], "test")
+        whole = replace(last, metrics={**last.metrics, **metrics, **on_test(texts)})
         return replace(training, stops=(*training.stops[:-1], whole))
 
     def kept(self, training: SeedTraining) -> dict[str, torch.Tensor]:

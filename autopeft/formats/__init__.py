@@ -12,9 +12,9 @@ from autopeft.formats._detection import Detected, detect
 from autopeft.formats._registry import FORMATS
 from autopeft.formats._report import Example, Totals, example_of, remarks
 from autopeft.formats._templates import TEMPLATES, with_template
-from autopeft.formats._tokens import RowTokenizer, RowTokens
+from autopeft.formats._tokens import Question, RowTokenizer, RowTokens
 
 __all__ = [
-    "FORMATS", "TEMPLATES", "Conversation", "Detected", "Example", "Format", "Options", "Part", "RowTokenizer",
-    "RowTokens", "Totals", "Turn", "detect", "example_of", "remarks", "with_template",
+    "FORMATS", "TEMPLATES", "Conversation", "Detected", "Example", "Format", "Options", "Part", "Question",
+    "RowTokenizer", "RowTokens", "Totals", "Turn", "detect", "example_of", "remarks", "with_template",
 ]  # fmt: skip

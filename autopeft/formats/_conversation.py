@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from autopeft.cells import clean
 from autopeft.doors import door
@@ -44,6 +44,27 @@ class Conversation:
         pieces: Sequence[Turn | Part] = self.turns or self.parts
         key = "turns" if self.turns else "parts"
         return json.dumps({key: [asdict(piece) for piece in pieces]}, ensure_ascii=False, separators=(",", ":"))
+
+    @property
+    def asked(self) -> Conversation | None:
+        """It up to the last turn of the assistant, or the last part, that is scored, which alone is then.
+
+        None where nothing stands before that.
+        """
+        for last, turn in reversed(list(enumerate(self.turns))):
+            if turn.scored and turn.role == "assistant":
+                before = tuple(replace(one, scored=False) for one in self.turns[:last])
+                return Conversation((*before, turn)) if last else None
+        scored = [i for i, part in enumerate(self.parts) if part.scored]
+        if not scored or not "".join(part.text for part in self.parts[: scored[-1]]).strip():
+            return None
+        pieces = tuple(replace(one, scored=False) for one in self.parts[: scored[-1]])
+        return Conversation((), (*pieces, self.parts[scored[-1]]))
+
+    @property
+    def answer(self) -> str:
+        """The text of its last piece."""
+        return self.turns[-1].content if self.turns else self.parts[-1].text
 
     @classmethod
     def from_json(cls, text: str) -> Conversation:

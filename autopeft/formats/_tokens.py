@@ -42,6 +42,18 @@ class RowTokens:
     inside: int = 0
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a model is given to write the last piece of a conversation, and the token that ends what it writes.
+
+    `cut`: tokens lost.
+    """
+
+    ids: list[int]
+    stop: int | None
+    cut: int = 0
+
+
 class RowTokenizer:
     """Turns rows into tokens, `limit` at most each.
 
@@ -97,6 +109,24 @@ class RowTokenizer:
             columns = zip(read, shown, encoded["input_ids"], encoded["offset_mapping"], strict=True)
             found += [self._row(*column) for column in columns]
         return found
+
+    def question(self, conversation: Conversation) -> Question | None:
+        """What stands before a conversation's last piece, which alone is scored; None where that is not to be said.
+
+        Of too many tokens the last are kept: there stands what asks for an answer.
+        """
+        shown = self._rendered(conversation)
+        if not shown.spans:
+            return None
+        start, end = shown.spans[-1]
+        with door("the text", *_BROKEN):
+            ids = [int(i) for i in self._tokenizer(shown.text[:start], add_special_tokens=False)["input_ids"]]
+        if not conversation.turns and ids[: len(self._lead)] != self._lead:
+            ids = [*self._lead, *ids]
+        kept = ids[-self._limit :]
+        ends = [found[0] for found in self._special.finditer(shown.text, start, end) if found.end() == end]
+        stop = int(self._tokenizer.convert_tokens_to_ids(ends[0])) if ends else self._end
+        return Question(kept, stop, len(ids) - len(kept)) if kept else None
 
     def _rendered(self, conversation: Conversation) -> Rendered:
         if conversation.turns:

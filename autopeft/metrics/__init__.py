@@ -1,8 +1,9 @@
-"""The measures of quality that tasks are scored by, one a file."""
+"""The measures of quality that tasks and generated texts are scored by, one a file."""
 
 from __future__ import annotations
 
-from autopeft.metrics._base import Labels, Metric
+from autopeft.errors import AutopeftError
+from autopeft.metrics._base import Labels, Metric, TextMetric
 from autopeft.registry import Registry
 
 #: What else stands beside scores in an evaluation.
@@ -10,4 +11,18 @@ OTHERS = ("epoch", "head_params", "loss", "train_loss")
 
 METRICS: Registry[Metric] = Registry("autopeft.metrics", Metric, "metric", lambda: OTHERS)
 
-__all__ = ["METRICS", "OTHERS", "Labels", "Metric"]
+__all__ = ["METRICS", "OTHERS", "Labels", "Metric", "TextMetric", "is_of_texts", "text_metric"]
+
+
+def is_of_texts(name: str) -> bool:
+    """Whether it is a metric of texts that a model has written."""
+    return name in METRICS.names() and issubclass(METRICS.get(name), TextMetric)
+
+
+def text_metric(name: str) -> type[TextMetric]:
+    """The metric of written texts of that name; `AutopeftError` where there is none."""
+    found = METRICS.get(name)
+    if not issubclass(found, TextMetric):
+        known = ", ".join(name for name in METRICS.names() if is_of_texts(name))
+        raise AutopeftError(f"metric '{name}' is of labels, and not of texts that a model writes; choose of {known}")
+    return found

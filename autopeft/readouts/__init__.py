@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from autopeft.errors import AutopeftError, suggest
-from autopeft.metrics import METRICS, Metric
+from autopeft.metrics import METRICS, Metric, is_of_texts
 from autopeft.plugins import HOW
 from autopeft.readouts._base import IGNORED, Labelled, Measure, Reader, Readout
 from autopeft.registry import Registry
@@ -88,6 +88,8 @@ def complaint(names: Sequence[str], readout: Readout | type[Readout] | None = No
     for name in names:
         if name not in known:
             return f"unknown metric '{name}'; {suggest(name, known)}; a plug-in's: {HOW}"
+        if is_of_texts(name):
+            return f"'{name}' is of texts that a model writes; name it in the experiment's 'generation'"
         if readout is not None and name not in readout.metrics():
             return f"'{name}' does not fit {readout.called}; choose of {', '.join(readout.metrics())}"
         if isinstance(readout, Readout) and (wrong := readout.complaint(name)):

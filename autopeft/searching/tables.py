@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from autopeft.candidate import SAMPLER
 from autopeft.costs import COSTS
+from autopeft.metrics import is_of_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from autopeft.candidate import Evaluation
     from autopeft.searching.confirming.values import Confirmed
     from autopeft.searching.front import ParetoFront
+
+
+_TEST = "test_"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
         Column("key", [e.key for e in points], left=True),
         Column(score, [_mean(e, known, score) for e, known in zip(points, over, strict=True)]),
         Column("test", [_mean(e, known, f"test_{score}") for e, known in zip(points, over, strict=True)], 1),
+        *(
+            Column(n, [_mean(e, c, f"test_{n}") for e, c in zip(points, over, strict=True)], 2)
+            for n in _written(points)
+        ),
         *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 4 if i else 0) for i, n in enumerate(others)),
         Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 3),
         Column("seeds", ["" if c is None else str(c.seeds) for c in over], 6),
@@ -53,6 +61,12 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
     # Where all are the sampler's, or nothing is confirmed, there is nothing to say.
     empty = {"", SAMPLER}
     return [column for column in found if not points or set(column.cells) - empty]
+
+
+def _written(points: Sequence[Evaluation]) -> list[str]:
+    """The metrics of texts that were measured on test."""
+    names = dict.fromkeys(name for e in points for name in e.metrics if name.startswith(_TEST))
+    return [short for name in names if is_of_texts(short := name.removeprefix(_TEST))]
 
 
 def _mean(evaluation: Evaluation, confirmed: Confirmed | None, name: str) -> str:
@@ -94,7 +108,8 @@ def cells(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
     names = [o.metric for o in front.objectives]
     test = f"test_{front.score.metric}"
     if any(test in e.metrics for e in front.points):
-        names.insert(names.index(front.score.metric) + 1, test)
+        at = names.index(front.score.metric) + 1
+        names[at:at] = [test, *(f"{_TEST}{name}" for name in _written(front.points))]
     rates = list(dict.fromkeys(name for e in front.points for name in e.candidate.training))
     more = list(dict.fromkeys(name for e in front.points for name in _over_seeds(front, e)))
     rows = [
