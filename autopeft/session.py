@@ -58,17 +58,21 @@ class Session:
         # Before anything is computed from it: a configuration may promise far more than is there.
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
+        self.data.readout.check_model(self.source.config(), self.source.name)
         self.shape = replace(self.source.shape(self.data.readout), load=self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
         self._check_phases()
-        self.budget = Budget.resolve(experiment.budget, self.shape, experiment.training.max_length)
+        self.budget = Budget.resolve(experiment.budget, self.shape, self.length)
         self.budget.check_feasible(self.space)
         self.objectives = self._objectives()
         self.head_params = self.source.head_params(self.data.readout)
 
     def check_positions(self, prompt: int, where: str) -> None:
         """`AutopeftError` where the longest text that is kept leaves no positions for a prompt of so many vectors."""
+        if self.shape.row.images:
+            # These have no place for prompts.
+            return
         most = self.source.limits().prompted
         length, left = min(self.experiment.training.max_length, most), most - prompt
         if prompt and length > left:
@@ -80,7 +84,7 @@ class Session:
         """How a candidate's training loads this machine's device."""
         from autopeft.engine.load import load_of
 
-        return load_of(self.experiment.training, self.source.quantise)
+        return load_of(self.experiment.training, self.source.quantise, length=self.length)
 
     def _check_phases(self) -> None:
         """`AutopeftError` where the training has fewer epochs than phases of a method, or one needs other outputs."""
@@ -98,10 +102,16 @@ class Session:
     @cached_property
     def tokens(self) -> TokenizedTask:
         """The task, tokenised once."""
-        from autopeft.engine.data import TokenizedTask
+        from autopeft.engine.encoding import encoded_task
 
-        tokenizer, limits = self.source.tokenizer(), self.source.limits()
-        return TokenizedTask.of(self.data, tokenizer, self.experiment.training.max_length, limits)
+        return encoded_task(self.data, self.source, self.experiment.training.max_length)
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens of an example at most, for which costs are counted."""
+        from autopeft.engine.encoding import longest
+
+        return longest(self.source, self.data.readout, self.experiment.training.max_length)
 
     @cached_property
     def model_files(self) -> dict[str, str]:
@@ -156,7 +166,7 @@ class Session:
         if self.experiment.controls.names or self.experiment.descent is not None:
             # These have candidates that are not of the space.
             return []
-        shape, length = self.shape, self.experiment.training.max_length
+        shape, length = self.shape, self.length
         # Costs never fall when a size grows, so the two ends tell.
         ends = [self.space.hybrid({d.name: end(d) for d in self.space.dimensions}) for end in (_least, _most)]
         least, most = (costs_of(hybrid, shape, length) for hybrid in ends)
@@ -177,7 +187,7 @@ class Session:
 
     def costs(self, hybrid: Hybrid) -> dict[str, int]:
         """All costs of a hybrid, and the head's parameters beside them."""
-        own = costs_of(hybrid, self.shape, self.experiment.training.max_length)
+        own = costs_of(hybrid, self.shape, self.length)
         return {**own, "head_params": self.head_params}
 
     def _objectives(self) -> tuple[Objective, ...]:

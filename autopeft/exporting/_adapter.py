@@ -165,7 +165,10 @@ def _write_hybrid(
 
     from autopeft.peft_tuner import HybridConfig
 
-    config = HybridConfig(hybrid=hybrid, task_type=backbone.readout.peft_task, inference_mode=False)
+    task = backbone.readout.peft_task
+    # What PEFT knows a task for it adds itself.
+    heads = list(backbone.heads) if task is None else None
+    config = HybridConfig(hybrid=hybrid, task_type=task, inference_mode=False, modules_to_save=heads)
     config.base_model_name_or_path = source.location
     wrapped = get_peft_model(backbone.model, config)
     layer: Any = wrapped.base_model.model.autopeft

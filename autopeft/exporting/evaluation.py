@@ -19,6 +19,7 @@ import torch
 from autopeft.adapter_keys import as_saved_now
 from autopeft.doors import door, read_json, within
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.encoding import encoded_task
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 from autopeft.exporting._adapter import CONFIG, WEIGHTS, config_of
@@ -188,5 +189,5 @@ def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = 
     source = replace(find_model(record.model.name, trust), quantise=record.quantise)
     if differs := difference(record.model.files, model_files(source.location)):
         warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
-    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
+    task = encoded_task(data, source, settings.max_length)
     return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id))

@@ -49,7 +49,7 @@ class CausalLM(Readout):
     description: ClassVar[str] = "texts that go on: instructions and answers, prompts and completions"
     called: ClassVar[str] = "texts for a language model"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
-    peft_task: ClassVar[str] = "CAUSAL_LM"
+    peft_task: ClassVar[str | None] = "CAUSAL_LM"
     reads: ClassVar[Literal["one", "all"]] = "all"
     per_token: ClassVar[bool] = True
     summed: ClassVar[bool] = True

@@ -93,7 +93,11 @@ class Task(Strict):
             f"{part} at most {n} rows" for part, n in zip(("train", "validation", "test"), limits, strict=True) if n
         ]
         note = "; ".join([note, *said, *([raw.note] if raw.note else [])])
-        remarks = (*of_rows(raw), *readout.remarks(raw.train, declared), *of_parts(train, validation, test, names))
+        remarks = (
+            *of_rows(raw),
+            *readout.remarks(raw.train, declared),
+            *of_parts(train, validation, test, names, readout.given),
+        )
         remarks = (*remarks, *readout.metric_remarks(metrics))
         return TaskData(self.title, train, validation, test, readout, metrics, note, remarks, raw.template)
 

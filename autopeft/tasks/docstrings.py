@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
+from autopeft.resources import cache_folder
 from autopeft.tasks._base import Task
 from autopeft.tasks._rows import Raw, Rows
 
@@ -156,9 +157,7 @@ def _version(library: str) -> str:
 
 
 def _cache_file(key: str) -> Path:
-    own, shared = os.environ.get("AUTOPEFT_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    folder = Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "autopeft"
-    return folder / f"docstrings-{key}.json"
+    return cache_folder() / f"docstrings-{key}.json"
 
 
 def _cached(key: str, libraries: tuple[str, ...], per_class: int) -> dict[str, list[str]] | None:
