@@ -6,10 +6,8 @@ Shapes: N images.
 from __future__ import annotations
 
 import base64
-import copy
 import json
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,9 @@ from peft import PeftModel
 from PIL import Image
 from pyarrow import parquet
 from tiny_images import CLASSES, encoded, image, save_image_model, save_images
-from tiny_models import LAYERS, make, perturb
+from tiny_models import LAYERS, perturb
 from tiny_packs import SETTINGS, Bench, mixed
 from tiny_project import experiment, not_measured
-from tiny_task import save_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import autopeft
@@ -36,7 +33,6 @@ from autopeft.engine.encoding import encoded_task, longest
 from autopeft.engine.pack import Pack
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
-from autopeft.hybrid import Hybrid
 from autopeft.models import find_model
 from autopeft.session import Session
 from autopeft.tasks import TaskData, task_from
@@ -128,7 +124,7 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(first.train.pixels.stored, again.train.pixels.stored)  # type: ignore[attr-defined]
     (tmp_path / "full").write_text("")
     monkeypatch.setenv("AUTOPEFT_CACHE", str(tmp_path / "full"))
-    with pytest.raises(AutopeftError, match="images cannot be kept .* set AUTOPEFT_CACHE to a folder with room"):
+    with pytest.raises(AutopeftError, match=r"images cannot be kept .* set AUTOPEFT_CACHE to a folder with room"):
         encoded_task(data, source, 128)
 
 

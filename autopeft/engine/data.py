@@ -15,6 +15,7 @@ import torch
 
 from autopeft.anatomy import InputLimits
 from autopeft.engine.labels import labels_of
+from autopeft.engine.masking import read_masked
 from autopeft.engine.settings import TokenSize, TrainingSettings
 from autopeft.engine.targets import read_targets
 from autopeft.engine.texts import Encoded, Reader
@@ -255,6 +256,8 @@ def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
 
 
 def _read(reader: Reader, name: str, split: Split, readout: Readout) -> tuple[Encoded, np.ndarray]:
+    if readout.masks:
+        return read_masked(reader, name, split, getattr(readout, "seed", 0))
     if readout.tokenises:
         return read_targets(reader, name, split, readout)
     read = reader.read(name, split)

@@ -66,9 +66,10 @@ class Readout(ABC):
     `problem_type` goes into the model's configuration. `given`: what its models are given. `reads`: whether the outputs
     depend on one token of the last layer (the one that a sequence head pools) or on all of them. `per_token`: labels
     are of tokens, and so are outputs unless they are `summed` over the tokens of each example. `tokenises`: its texts
-    are conversations (see `autopeft.formats`), and its labels those of their tokens that are scored. `generates`: its
-    models write texts, so that exports have the tokenizer beside them. `columns`: default names of the text and the
-    label column. `readers`: file formats of its own, by suffix. `called`: what messages call its labels.
+    are conversations (see `autopeft.formats`), and its labels those of their tokens that are scored. `masks`: these are
+    plain, and some of their tokens are masked, by its `seed`. `generates`: its models write texts, so that exports have
+    the tokenizer beside them. `columns`: default names of the text and the label column. `readers`: file formats of its
+    own, by suffix. `called`: what messages call its labels.
     `own_metrics` are metrics of this kind alone; those of `autopeft.metrics` fit whose labels are `scored_as`.
     """
 
@@ -82,6 +83,7 @@ class Readout(ABC):
     per_token: ClassVar[bool] = False
     summed: ClassVar[bool] = False
     tokenises: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     given: ClassVar[Literal["text", "image"]] = "text"
     scored_as: ClassVar[str] = ""
@@ -169,6 +171,10 @@ class Readout(ABC):
         raise AutopeftError(
             f"{where}: '{asked}' changes nothing, as {self.called} have no positive class; leave it out"
         )
+
+    def seeded(self, seed: int) -> Readout:
+        """The same for a task of that seed, where anything is drawn."""
+        return self
 
     @abstractmethod
     def encode(self, rows: Labelled, known: Collection[Any] | None, known_in: str) -> tuple[Any, ...]:

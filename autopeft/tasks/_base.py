@@ -82,7 +82,7 @@ class Task(Strict):
         raw = self._read()
         asked, declared = self.readout or raw.readout, raw.label_names is not None
         kind = READOUTS.get(asked) if asked else inferred(raw.train, declared)
-        readout = kind.of(raw.train, raw.label_names)
+        readout = kind.of(raw.train, raw.label_names).seeded(self.seed)
         metrics = self._metrics(raw, readout)
         readout = readout.with_positive(self.positive, metrics, f"task {self.title}: positive")
         names = readout.strata
