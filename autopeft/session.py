@@ -25,6 +25,7 @@ from autopeft.metrics import METRICS
 from autopeft.models import ModelSource, find_model
 from autopeft.plugins import codes_of
 from autopeft.quantising import check_installed, remarks_on
+from autopeft.readouts import Readout
 from autopeft.runners._machine import cpus
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
@@ -62,7 +63,7 @@ class Session:
         self.shape = replace(self.source.shape(self.data.readout), load=self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
-        self._check_phases()
+        _check_phases(self.space, self.data.readout, experiment.training.epochs)
         self.budget = Budget.resolve(experiment.budget, self.shape, self.length)
         self.budget.check_feasible(self.space)
         self.objectives = self._objectives()
@@ -85,19 +86,6 @@ class Session:
         from autopeft.engine.load import load_of
 
         return load_of(self.experiment.training, self.source.quantise, length=self.length)
-
-    def _check_phases(self) -> None:
-        """`AutopeftError` where the training has fewer epochs than phases of a method, or one needs other outputs."""
-        from autopeft.engine.company import check_outputs
-
-        check_outputs((METHODS.get(name) for name in self.space.methods.values()), self.data.readout)
-        for name in self.space.methods.values():
-            phases, epochs = len(METHODS.get(name).phases), self.experiment.training.epochs
-            if epochs < phases:
-                raise AutopeftError(
-                    f"{self.space.where}: method '{name}' divides the training into {phases} phases of an epoch at "
-                    f"least; set training.epochs to {phases} or more (given: {epochs})"
-                )
 
     @cached_property
     def tokens(self) -> TokenizedTask:
@@ -201,6 +189,20 @@ class Session:
         if all(name in COSTS.names() for name in names):
             raise AutopeftError(f"objectives: only costs; add a metric of the task ({', '.join(self.data.metrics)})")
         return tuple(Objective.of(name) for name in names)
+
+
+def _check_phases(space: SearchSpace, readout: Readout, epochs: int) -> None:
+    """`AutopeftError` where a training has fewer epochs than phases of a method, or one needs other outputs."""
+    from autopeft.engine.company import check_outputs
+
+    check_outputs((METHODS.get(name) for name in space.methods.values()), readout)
+    for name in space.methods.values():
+        phases = len(METHODS.get(name).phases)
+        if epochs < phases:
+            raise AutopeftError(
+                f"{space.where}: method '{name}' divides the training into {phases} phases of an epoch at "
+                f"least; set training.epochs to {phases} or more (given: {epochs})"
+            )
 
 
 def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelSource:

@@ -118,11 +118,19 @@ class Readout(ABC):
         return {"num_labels": self.outputs, **kind}
 
     def check_model(self, config: PretrainedConfig, name: str) -> None:
-        """`AutopeftError` for the model of that name and configuration, where it is given something else."""
+        """`AutopeftError` for the model of that name and configuration, where it is none that this kind is for."""
         images = family_of(config).images
         if images != (self.given == "image"):
             reads = "images; take a model of texts" if images else "texts; take a model of images, such as a ViT"
             raise AutopeftError(f"model '{name}': reads {reads}, as this task is of {self.given}s")
+        import transformers
+
+        known = getattr(transformers, self.auto_class)._model_mapping
+        if type(config).__module__.startswith("transformers.") and type(config) not in known:
+            raise AutopeftError(
+                f"model '{name}': transformers has no {self.auto_class} of family '{config.model_type}'; "
+                "take another model"
+            )
 
     def heads(self, model: PreTrainedModel) -> list[str]:
         """Dotted names of the modules that are trained from scratch beside the hybrid."""

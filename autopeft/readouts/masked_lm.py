@@ -49,12 +49,12 @@ class MaskedLM(CausalLM):
 
     def check_model(self, config: PretrainedConfig, name: str) -> None:
         """`AutopeftError` for a model that sees nothing of what follows, too."""
-        super().check_model(config, name)
         if family_of(config).causal:
             known = ", ".join(name for name, family in FAMILIES.items() if not (family.causal or family.images))
             raise AutopeftError(
                 f"model '{name}': its tokens see none after them, so it fills nothing in; take one of {known}"
             )
+        super().check_model(config, name)
 
     def heads(self, model: PreTrainedModel) -> list[str]:
         """None: nothing is trained beside the hybrid."""
