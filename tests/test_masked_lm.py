@@ -22,8 +22,11 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 import autopeft
+from autopeft.anatomy import shape_of
 from autopeft.attaching import Attachment
 from autopeft.candidate import Candidate
+from autopeft.costs import COSTS
+from autopeft.costs._flops import forward_flops
 from autopeft.engine.data import TokenizedTask, collate
 from autopeft.engine.masking import Masking
 from autopeft.engine.pack import Pack
@@ -31,6 +34,7 @@ from autopeft.engine.texts import Reader
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
+from autopeft.hybrid import Hybrid
 from autopeft.models import find_model
 from autopeft.readouts import IGNORED
 from autopeft.readouts._frozen_head import given_to_head, head_of
@@ -161,6 +165,14 @@ def test_the_slow_way_gives_the_same_and_metrics_are_of_masked_tokens(monkeypatc
     assert fast["loss"] == pytest.approx(loss, rel=1e-5)
     assert fast["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
     assert fast["token_accuracy"] == pytest.approx(float((logits[own].argmax(1) == batch.labels[own]).float().mean()))
+
+
+def test_flops_count_the_head_of_masked_tokens() -> None:
+    shape, hybrid = shape_of(model_of("bert")), Hybrid.uniform(LAYERS)
+    layers, head = LAYERS * forward_flops((), shape, 40, merged=True), 2 * 6 * 32 * 99
+    assert COSTS.get("inference_flops")().of(hybrid, shape, 40) == layers + head
+    assert COSTS.get("training_flops")().of(hybrid, shape, 40) == layers + head
+    assert COSTS.get("training_flops")().reference(shape, 40) == 3 * (layers + head)
 
 
 def test_what_cannot_be_masked_is_one_line(tmp_path: Path) -> None:
