@@ -54,7 +54,7 @@ def load(**fields: Any) -> TaskData:
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     source = find_model(str(save_image_model(tmp_path / "model", request.param)))
     data = load(path=str(save_images(tmp_path / "data", SIZES)))
-    settings = SETTINGS.model_copy(update={"epochs": 2})
+    settings = SETTINGS.model_copy(update={"epochs": 1})
     return Bench.of(source, encoded_task(data, source, 128), "autopeft_sdpa", settings)
 
 
