@@ -79,7 +79,7 @@ def _controls(session: Session, study: Study) -> list[Source]:
     source = controls_for(session)
     if source is None:
         return []
-    reference = COSTS.get(first_cost(session))().reference(session.shape, session.experiment.training.max_length)
+    reference = COSTS.get(first_cost(session))().reference(session.shape, session.length)
     keep_controls(study, source.names, reference)
     source.only(controls_in(study.remembered)[0])
     return [source]

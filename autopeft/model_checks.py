@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autopeft.anatomy import family_of, input_limits, layers_of
+from autopeft.anatomy import family_of, input_limits, layers_of, noise_images
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -38,15 +39,24 @@ def check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str, traine
 
 
 def check_computes(model: PreTrainedModel, name: str) -> None:
-    """A forward pass of three tokens: what configuration or weights spoil shows here, and not in training."""
+    """A forward pass of three tokens, or an image: what configuration or weights spoil shows here, not in training."""
     import torch
 
-    place, limits = f"model '{name}'", input_limits(model.config)
-    ids = torch.arange(3, device=model.device)[None, : limits.tokens] % limits.vocabulary
+    place = f"model '{name}'"
+    inputs = _example(model)
     with torch.no_grad(), door(place, "cannot compute with its config.json"):
-        finite = bool(model(input_ids=ids).logits.isfinite().all())
+        finite = bool(model(**inputs).logits.isfinite().all())
     if not finite:
         raise AutopeftError(f"{place}: computes no numbers (NaN or infinite), so its weights are broken; get it anew")
+
+
+def _example(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    import torch
+
+    if family_of(model.config).images:
+        return {"pixel_values": noise_images(model, 1)}
+    limits = input_limits(model.config)
+    return {"input_ids": torch.arange(3, device=model.device)[None, : limits.tokens] % limits.vocabulary}
 
 
 def _layer_of(weight: str, model: PreTrainedModel) -> int:

@@ -1,7 +1,8 @@
-"""The YAML files that travel with the package: named search spaces, controls and experiments."""
+"""The YAML files that travel with the package (named search spaces, controls, experiments), and the cache folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -19,3 +20,12 @@ def shipped(kind: Kind) -> dict[str, Path]:
         # An editable install has no `_shipped` folder: the wheel's build makes it.
         folder = _PACKAGE.parent / _IN_CHECKOUT.get(kind, kind)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def cache_folder() -> Path:
+    """The user's cache folder: $AUTOPEFT_CACHE, or autopeft in $XDG_CACHE_HOME or ~/.cache.
+
+    `RuntimeError` where there is no home folder.
+    """
+    own, shared = os.environ.get("AUTOPEFT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "autopeft"

@@ -26,6 +26,7 @@ from autopeft.metrics import METRICS
 from autopeft.models import ModelSource, find_model
 from autopeft.plugins import codes_of
 from autopeft.quantising import check_installed, remarks_on
+from autopeft.readouts import Readout
 from autopeft.runners._machine import cpus
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
@@ -60,17 +61,21 @@ class Session:
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
         check_writes(experiment.generation, self.data.readout, "generation")
+        self.data.readout.check_model(self.source.config(), self.source.name)
         self.shape = replace(self.source.shape(self.data.readout), load=self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
-        self._check_phases()
-        self.budget = Budget.resolve(experiment.budget, self.shape, experiment.training.max_length)
+        _check_phases(self.space, self.data.readout, experiment.training.epochs)
+        self.budget = Budget.resolve(experiment.budget, self.shape, self.length)
         self.budget.check_feasible(self.space)
         self.objectives = self._objectives()
         self.head_params = self.source.head_params(self.data.readout)
 
     def check_positions(self, prompt: int, where: str) -> None:
         """`AutopeftError` where the longest text that is kept leaves no positions for a prompt of so many vectors."""
+        if self.shape.row.images:
+            # These have no place for prompts.
+            return
         most = self.source.limits().prompted
         length, left = min(self.experiment.training.max_length, most), most - prompt
         if prompt and length > left:
@@ -82,20 +87,7 @@ class Session:
         """How a candidate's training loads this machine's device."""
         from autopeft.engine.load import load_of
 
-        return load_of(self.experiment.training, self.source.quantise)
-
-    def _check_phases(self) -> None:
-        """`AutopeftError` where the training has fewer epochs than phases of a method, or one needs other outputs."""
-        from autopeft.engine.company import check_outputs
-
-        check_outputs((METHODS.get(name) for name in self.space.methods.values()), self.data.readout)
-        for name in self.space.methods.values():
-            phases, epochs = len(METHODS.get(name).phases), self.experiment.training.epochs
-            if epochs < phases:
-                raise AutopeftError(
-                    f"{self.space.where}: method '{name}' divides the training into {phases} phases of an epoch at "
-                    f"least; set training.epochs to {phases} or more (given: {epochs})"
-                )
+        return load_of(self.experiment.training, self.source.quantise, length=self.length)
 
     @cached_property
     def tokens(self) -> TokenizedTask:
@@ -104,6 +96,13 @@ class Session:
 
         most, slots = self.experiment.training.max_length, self.space.input_tokens
         return tokenized(self.data, self.source, most, self.experiment.generation, slots)
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens of an example at most, for which costs are counted."""
+        from autopeft.engine.encoding import longest
+
+        return longest(self.source, self.data.readout, self.experiment.training.max_length)
 
     @cached_property
     def model_files(self) -> dict[str, str]:
@@ -158,7 +157,7 @@ class Session:
         if self.experiment.controls.names or self.experiment.descent is not None:
             # These have candidates that are not of the space.
             return []
-        shape, length = self.shape, self.experiment.training.max_length
+        shape, length = self.shape, self.length
         # Costs never fall when a size grows, so the two ends tell.
         ends = [self.space.hybrid({d.name: end(d) for d in self.space.dimensions}) for end in (_least, _most)]
         least, most = (costs_of(hybrid, shape, length) for hybrid in ends)
@@ -179,7 +178,7 @@ class Session:
 
     def costs(self, hybrid: Hybrid) -> dict[str, int]:
         """All costs of a hybrid, and the head's parameters beside them."""
-        own = costs_of(hybrid, self.shape, self.experiment.training.max_length)
+        own = costs_of(hybrid, self.shape, self.length)
         return {**own, "head_params": self.head_params}
 
     def _objectives(self) -> tuple[Objective, ...]:
@@ -193,6 +192,20 @@ class Session:
         if all(name in COSTS.names() for name in names):
             raise AutopeftError(f"objectives: only costs; add a metric of the task ({', '.join(self.data.metrics)})")
         return tuple(Objective.of(name) for name in names)
+
+
+def _check_phases(space: SearchSpace, readout: Readout, epochs: int) -> None:
+    """`AutopeftError` where a training has fewer epochs than phases of a method, or one needs other outputs."""
+    from autopeft.engine.company import check_outputs
+
+    check_outputs((METHODS.get(name) for name in space.methods.values()), readout)
+    for name in space.methods.values():
+        phases = len(METHODS.get(name).phases)
+        if epochs < phases:
+            raise AutopeftError(
+                f"{space.where}: method '{name}' divides the training into {phases} phases of an epoch at "
+                f"least; set training.epochs to {phases} or more (given: {epochs})"
+            )
 
 
 def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelSource:

@@ -39,13 +39,17 @@ def base_lines(source: ModelSource, model: str, readout: Readout) -> str:
         options.append("trust_remote_code=True")
     if source.has_other_head(readout):
         options.append("ignore_mismatched_sizes=True")
-    pad_id = source.tokenizer().pad_token_id
-    padding = "" if source.config().pad_token_id == pad_id else f"base.config.pad_token_id = {pad_id}\n"
+    padding = _padding(source) if readout.given == "text" else ""
     uniform = _UNIFORM.format(skip=_outside(source, readout)) if source.quantise == "int4" else ""
     if source.gguf:
         options.insert(0, f"gguf_file={json.dumps(source.gguf)}")
     load = _LOAD.format(auto_class=readout.auto_class, model=model, options=", ".join(options))
     return before + load + uniform + padding
+
+
+def _padding(source: ModelSource) -> str:
+    pad_id = source.tokenizer().pad_token_id
+    return "" if source.config().pad_token_id == pad_id else f"base.config.pad_token_id = {pad_id}\n"
 
 
 def model_lines(source: ModelSource) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.anatomy._families import FAMILIES
 from autopeft.anatomy._family import INPUT, MAPS, PLACES, SITES, Family
+from autopeft.anatomy._images import noise_images
 from autopeft.anatomy._limits import InputLimits, TrainingLoad, input_limits
 from autopeft.anatomy._lookup import AUTO_CLASS, build, class_for, family_of, is_recognised, unsupported
 from autopeft.anatomy._sites import Rows, Site, joined
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AUTO_CLASS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Rows", "Site",
     "TrainingLoad", "embeddings_of", "family_of", "head_names", "hidden_of", "input_limits", "is_recognised", "joined",
-    "layers_of", "remarks_of", "shape_from_config", "shape_of", "unsupported", "vocabulary_of", "with_hidden",
-    "without_weights",
+    "layers_of", "noise_images", "remarks_of", "shape_from_config", "shape_of", "unsupported", "vocabulary_of",
+    "with_hidden", "without_weights",
 ]  # fmt: skip
 
 #: The places that are modules with a weight, and perhaps a bias.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autopeft.anatomy import MAPS, ModelShape, input_limits, is_recognised, layers_of, shape_of
+from autopeft.anatomy import MAPS, ModelShape, input_limits, is_recognised, layers_of, noise_images, shape_of
 from autopeft.attaching._attachment import Attachment
 from autopeft.attention import FUSED, MATMUL
 from autopeft.doors import door
@@ -73,10 +73,7 @@ def _bare(model: PreTrainedModel, inputs: dict[str, torch.Tensor], attention: st
 def _inputs(model: Any, shape: ModelShape) -> dict[str, torch.Tensor]:
     """Two texts, the second padded; or two images."""
     if shape.row.images:
-        config = model.config
-        size = (len(_LENGTHS), int(getattr(config, "num_channels", 3)), int(config.image_size), int(config.image_size))
-        generator = torch.Generator().manual_seed(0)
-        return {"pixel_values": torch.randn(size, generator=generator).to(model.device, model.dtype)}
+        return {"pixel_values": noise_images(model, len(_LENGTHS))}
     limits = input_limits(model.config)
     length = min(max(_LENGTHS), limits.tokens)
     ids = torch.arange(len(_LENGTHS) * length, device=model.device).view(len(_LENGTHS), -1) % limits.vocabulary

@@ -32,6 +32,7 @@ from autopeft.baselines._kept import (
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import Batch, TokenizedTask, Tokens
 from autopeft.engine.entrances import PassedOver, States
+from autopeft.errors import AutopeftError
 
 if TYPE_CHECKING:
     from autopeft.engine.frozen import FrozenLayers
@@ -115,6 +116,8 @@ class SideBaseline(KeptBaseline):
         """Compute the frozen layers once, then train the side network and the head on what they gave."""
         from autopeft.baselines._training import own_backbone, train
 
+        if task.readout.given == "image":
+            raise AutopeftError(f"{self.name}: stands beside models of texts; leave it out where images are given")
         backbone = own_backbone(source, task, settings)
         model = self._beside(backbone, record_of(self, source, task), settings.seed)
         frozen = self._frozen_layers(backbone, source, task)

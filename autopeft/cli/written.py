@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def written_facts(session: Session) -> dict[str, Any]:
     """Facts for the plan: those of `facts_of` where the task's texts are conversations."""
-    if not session.data.readout.tokenises:
+    if not session.data.readout.tokenises or session.data.readout.masks:
         return {}
     tokenizer = with_template(session.source.tokenizer(), session.data.template)
     limit = Reader(tokenizer, session.experiment.training.max_length, session.source.limits()).limit

@@ -14,6 +14,9 @@ from autopeft.anatomy import MAPS, ModelShape
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 
+#: Share of a text's tokens that a masked language model fills in.
+_MASKED = 0.15
+
 
 def forward_flops(
     methods: tuple[Method, ...], shape: ModelShape, length: int, merged: bool, queries: int | None = None
@@ -47,6 +50,11 @@ def training_flops(hybrid: Hybrid, shape: ModelShape, length: int, start: int = 
 def head_flops(shape: ModelShape, tokens: int) -> int:
     """The logits of so many tokens of a language model, or their gradient; 0 of other models."""
     return 2 * tokens * shape.hidden * shape.words
+
+
+def asked_tokens(shape: ModelShape, length: int) -> int:
+    """Of a text's tokens those that a language model's head is asked about: of masked ones BERT's share."""
+    return length if shape.causal else max(1, round(_MASKED * length))
 
 
 def generation_flops(layers: Iterable[tuple[Method, ...]], shape: ModelShape, prompt: int, generated: int) -> int:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
 from autopeft.costs._base import Cost
-from autopeft.costs._flops import forward_flops, generation_flops
+from autopeft.costs._flops import asked_tokens, forward_flops, generation_flops, head_flops
 from autopeft.hybrid import Hybrid
 
 
@@ -27,11 +27,12 @@ class InferenceFlops(Cost):
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """The sum over layers, of the text and the vectors that are put to it."""
         hybrid.check(shape)
-        if shape.words:
+        if shape.words and shape.causal:
             generated = max(1, length // 2)
             return generation_flops(hybrid.layers, shape, length - length // 2 + hybrid.input_tokens, generated)
+        head = head_flops(shape, asked_tokens(shape, length))
         length += hybrid.input_tokens
-        return sum(forward_flops(methods, shape, length, merged=True) for methods in hybrid.layers)
+        return sum(forward_flops(methods, shape, length, merged=True) for methods in hybrid.layers) + head
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """The backbone without methods."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
 from autopeft.costs._base import Cost
-from autopeft.costs._flops import forward_flops, head_flops, training_flops
+from autopeft.costs._flops import asked_tokens, forward_flops, head_flops, training_flops
 from autopeft.hybrid import Hybrid
 
 
@@ -21,9 +21,10 @@ class TrainingFlops(Cost):
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """Forward through all layers, backward down to the lowest trained one."""
         hybrid.check(shape)
-        head = head_flops(shape, length) * (1 if hybrid.is_empty else 2)
+        head = head_flops(shape, asked_tokens(shape, length)) * (1 if hybrid.is_empty else 2)
         return training_flops(hybrid, shape, length) + head
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """Full fine-tuning: backward is twice the forward."""
-        return 3 * (shape.layers * forward_flops((), shape, length, merged=True) + head_flops(shape, length))
+        head = head_flops(shape, asked_tokens(shape, length))
+        return 3 * (shape.layers * forward_flops((), shape, length, merged=True) + head)

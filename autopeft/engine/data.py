@@ -15,6 +15,7 @@ import torch
 
 from autopeft.anatomy import InputLimits
 from autopeft.engine.labels import labels_of
+from autopeft.engine.masking import read_masked
 from autopeft.engine.settings import TokenSize, TrainingSettings
 from autopeft.engine.targets import read_targets
 from autopeft.engine.texts import Encoded, Reader
@@ -67,6 +68,16 @@ class Tokens:
     def weight(self) -> int:
         """The sum of these."""
         return int(self.weights.sum())
+
+    def inputs(self, index: np.ndarray, filled: np.ndarray, rows: np.ndarray, pad_id: int) -> dict[str, torch.Tensor]:
+        """What a model is given of the examples at `index` [B].
+
+        `filled` [B, L] says where there are tokens, and `rows` where these stand in the split.
+        """
+        found = {"input_ids": _fill(self.ids[rows], filled, pad_id), "attention_mask": torch.from_numpy(filled).long()}
+        if self.types is not None:
+            found["token_type_ids"] = _fill(self.types[rows], filled, 0)
+        return found
 
     def take(self, index: np.ndarray) -> Tokens:
         """The examples at `index` alone, in that order."""
@@ -122,10 +133,10 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs [B, L] and labels [B, ...] (or [B, L], of tokens) of the examples `index` [B], `weights` [B] in all.
+    """Model inputs [B, ...] and labels [B, ...] (or [B, L], of tokens) of the examples `index` [B].
 
-    Of each real token, one after another: `places` is where it stands in the flattened inputs, `rows` where it stands
-    in the split's `ids`.
+    `weights` [B] are what each counts, `length` is L. Of each real token, one after another: `places` is where it
+    stands in the flattened inputs, `rows` where it stands in the split.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -134,6 +145,12 @@ class Batch:
     places: torch.Tensor
     rows: torch.Tensor
     weights: np.ndarray
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Examples and tokens of each with padding, [B, L]."""
+        return len(self.index), self.length
 
     @property
     def weight(self) -> int:
@@ -146,7 +163,7 @@ class Batch:
             return self
         inputs = {name: _sent(x, device) for name, x in self.inputs.items()}
         sent = [_sent(x, device) for x in (self.labels, self.places, self.rows)]
-        return Batch(inputs, sent[0], self.index, sent[1], sent[2], self.weights)
+        return Batch(inputs, sent[0], self.index, sent[1], sent[2], self.weights, self.length)
 
     def part(self, start: int, end: int) -> Batch:
         """Inputs and labels of its examples from `start` to `end`, as long as before; places and rows are left out."""
@@ -155,7 +172,7 @@ class Batch:
         none = self.places[:0]
         inputs = {name: x[start:end] for name, x in self.inputs.items()}
         own = self.labels[start:end], self.index[start:end]
-        return Batch(inputs, *own, none, none, self.weights[start:end])
+        return Batch(inputs, *own, none, none, self.weights[start:end], self.length)
 
 
 def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -228,12 +245,10 @@ def collate(tokens: Tokens, index: np.ndarray, pad_id: int) -> Batch:
     lengths = tokens.lengths[index]
     filled = np.arange(lengths.max())[None] < lengths[:, None]
     rows = np.concatenate([np.arange(tokens.offsets[i], tokens.offsets[i + 1]) for i in index])
-    inputs = {"input_ids": _fill(tokens.ids[rows], filled, pad_id), "attention_mask": torch.from_numpy(filled).long()}
-    if tokens.types is not None:
-        inputs["token_type_ids"] = _fill(tokens.types[rows], filled, 0)
+    inputs = tokens.inputs(index, filled, rows, pad_id)
     places = torch.from_numpy(np.flatnonzero(filled))
     labels = _fill(tokens.labels[rows], filled, IGNORED) if tokens.per_token else torch.from_numpy(tokens.labels[index])
-    return Batch(inputs, labels, index, places, torch.from_numpy(rows), tokens.weights[index])
+    return Batch(inputs, labels, index, places, torch.from_numpy(rows), tokens.weights[index], filled.shape[1])
 
 
 def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
@@ -243,6 +258,8 @@ def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
 
 
 def _read(reader: Reader, name: str, split: Split, readout: Readout) -> tuple[Encoded, np.ndarray]:
+    if readout.masks:
+        return read_masked(reader, name, split, getattr(readout, "seed", 0))
     if readout.tokenises:
         return read_targets(reader, name, split, readout)
     read = reader.read(name, split)

@@ -37,7 +37,8 @@ class Entrances:
         self._causal = family_of(model.config).causal
         layers = layers_of(model)
         first, last = starts[0], min(starts[-1], len(layers) - 1)
-        self._passed = PassedOver(layers[:first], embeddings_of(model) if first else None, family_of(model.config).pair)
+        family = family_of(model.config)
+        self._passed = PassedOver(layers[:first], embeddings_of(model) if first else None, family.pair, family.images)
         self._handles: list[Any] = [
             # Before hybrids' own: what acts on a layer's input acts on that of candidates which start there, too.
             layers[i].register_forward_pre_hook(self._entrance(i), with_kwargs=True, prepend=True)
@@ -163,14 +164,22 @@ class Capture:
 class PassedOver:
     """Layers that give back what they are given, and embeddings that give zeros, until `undo`.
 
-    `pair`: whether layers give their attention's weights beside.
+    `pair`: whether layers give their attention's weights beside. `images`: embeddings give all what they give the
+    first of a batch, as the number of tokens is theirs to know.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], embeddings: nn.Module | None = None, pair: bool = False) -> None:
+    def __init__(
+        self, layers: Sequence[nn.Module], embeddings: nn.Module | None = None, pair: bool = False, images: bool = False
+    ) -> None:
         self.layers, self._embeddings = layers, embeddings
         for layer in layers:
             layer.forward = _pass_on_pair if pair else _pass_on
-        if embeddings is not None:
+        if embeddings is not None and images:
+            own = embeddings.forward
+            embeddings.forward = lambda pixels, *args, **kwargs: own(pixels[:1], *args, **kwargs).expand(
+                len(pixels), -1, -1
+            )
+        elif embeddings is not None:
             table = next(p for p in embeddings.parameters() if p.dim() == 2)
             nothing = table.new_zeros(1, 1, table.shape[1])
             embeddings.forward = lambda *args, **kwargs: nothing.expand(*_ids(args, kwargs).shape, -1)

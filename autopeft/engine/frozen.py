@@ -83,11 +83,10 @@ class FrozenStates:
         return {i: self._padded(self._kept[i], batch) for i in wanted}
 
     def _padded(self, kept: torch.Tensor, batch: Batch) -> torch.Tensor:
-        ids = batch.inputs["input_ids"]
-        values = kept.index_select(0, batch.rows.to(kept.device)).to(ids.device, non_blocking=True)
-        padded = values.new_zeros(ids.numel(), kept.shape[1])
+        values = kept.index_select(0, batch.rows.to(kept.device)).to(batch.places.device, non_blocking=True)
+        padded = values.new_zeros(math.prod(batch.shape), kept.shape[1])
         # By position, not by mask: a mask would make the host wait for a GPU to count it.
-        return padded.index_copy_(0, batch.places, values).view(*ids.shape, -1)
+        return padded.index_copy_(0, batch.places, values).view(*batch.shape, -1)
 
     def _fill(self, below: int, wanted: set[int]) -> None:
         backbone, total = self._backbone, int(self._tokens.offsets[-1])
@@ -99,7 +98,7 @@ class FrozenStates:
                 for i, state in states.items():
                     values = state.flatten(0, 1).index_select(0, batch.places)
                     made[i].index_copy_(0, batch.rows.to(made[i].device), values.to(made[i].device))
-                self.computed += batch.inputs["input_ids"].numel() * (max(wanted) - below)
+                self.computed += math.prod(batch.shape) * (max(wanted) - below)
         self._kept |= made
 
 

@@ -14,6 +14,7 @@ from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.company import companies
 from autopeft.engine.data import TokenizedTask
+from autopeft.engine.encoding import encoded_task
 from autopeft.engine.kept import load_weights
 from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
@@ -47,10 +48,10 @@ def tokenized(
     A prompt has at most `room` tokens. None: as many as a text, or what the model's positions leave, as what is written
     takes some of these, and so do `slots`, the vectors that methods put among a text's.
     """
-    tokenizer, limits = source.tokenizer(), source.limits()
-    task = TokenizedTask.of(data, tokenizer, longest, limits)
+    task = encoded_task(data, source, longest)
     if settings is None:
         return task
+    tokenizer, limits = source.tokenizer(), source.limits()
     encoder = bool(getattr(source.config(), "is_encoder_decoder", False))
     if room is None:
         taken = 0 if encoder else slots + settings.max_new_tokens

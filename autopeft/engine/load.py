@@ -15,8 +15,12 @@ from autopeft.readouts._frozen_head import AT_ONCE
 _WIDE = 1_024
 
 
-def load_of(settings: TrainingSettings, quantise: Kind | None = None, kind: str | None = None) -> TrainingLoad:
+def load_of(
+    settings: TrainingSettings, quantise: Kind | None = None, kind: str | None = None, length: int | None = None
+) -> TrainingLoad:
     """The load of these settings on a device of a kind: this machine's by default.
+
+    `length`: tokens of an example, where that is not the settings' `max_length`.
 
     Where the precision is to be measured first it is counted as fp32 on a CPU, which is the most that it can be, and as
     what the device multiplies fast on a GPU.
@@ -24,7 +28,7 @@ def load_of(settings: TrainingSettings, quantise: Kind | None = None, kind: str 
     kind = kind or ("cuda" if torch.cuda.is_available() else "cpu")
     asked = "fp32" if settings.precision == "auto" and kind == "cpu" else settings.precision
     wide = 4 if choose_precision(asked, torch.device(kind)).dtype is torch.float32 else 2
-    length = settings.max_length
+    length = length or settings.max_length
     sequences = settings.batch_size if settings.batch_tokens is None else max(1, settings.batch_tokens // length)
     return TrainingLoad(
         sequences,

@@ -94,7 +94,7 @@ class Pack:
         count = len(self.candidates)
         if self._entrances:
             self._entrances.states = states
-        inputs = {name: x.repeat(count, 1) for name, x in batch.inputs.items()}
+        inputs = {name: x.repeat(count, *[1] * (x.dim() - 1)) for name, x in batch.inputs.items()}
         return self.backbone.readout.read(self.backbone.model, inputs, batch.labels).unflatten(0, (count, -1))
 
     def step(self, batch: Batch, states: States, readout: Readout) -> torch.Tensor:
@@ -195,7 +195,7 @@ def parts_of(batch: Batch, tokens: int, more: int = 0) -> list[tuple[int, int]]:
 
     Each example has `more` tokens than its text.
     """
-    examples, length = batch.inputs["input_ids"].shape
+    examples, length = batch.shape
     count = -(-examples // max(1, tokens // (length + more)))
     edges = [examples * i // count for i in range(count + 1)]
     return list(itertools.pairwise(edges))

@@ -84,7 +84,7 @@ class Reader:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, limits: InputLimits | None) -> None:
-        self.tokenizer, self._limits = tokenizer, limits
+        self.tokenizer, self.limits = tokenizer, limits
         own = tokenizer.model_max_length
         known = {"training.max_length": max_length, "the tokenizer's model_max_length": own}
         if limits is not None:
@@ -195,7 +195,7 @@ class Reader:
     def _filler(self) -> int:
         """The token that stands for an empty text."""
         end = self.tokenizer.eos_token_id
-        known = end is not None and (self._limits is None or end < self._limits.vocabulary)
+        known = end is not None and (self.limits is None or end < self.limits.vocabulary)
         return int(end) if known else self.pad_id
 
     @staticmethod
@@ -206,9 +206,9 @@ class Reader:
 
     def check(self, name: str, split: Split, ids: _Ids, types: _Ids) -> None:
         """`AutopeftError` with the row that holds a token or a segment which the model does not know."""
-        if self._limits is None:
+        if self.limits is None:
             return
-        words, segments = self._limits.vocabulary, self._limits.segments
+        words, segments = self.limits.vocabulary, self.limits.segments
         if (i := _reaching(ids, words)) is not None:
             wrong = next(number for number in ids[i] if number >= words)
             token = self.tokenizer.convert_ids_to_tokens(wrong)

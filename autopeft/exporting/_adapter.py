@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import save
 
 from autopeft.candidate import Candidate
+from autopeft.doors import door
 from autopeft.engine.backbone import REPORTED, Backbone
+from autopeft.engine.images import processor_of
 from autopeft.engine.report import complaint
 from autopeft.errors import AutopeftError
 from autopeft.exporting._generating import write_tokenizer
@@ -121,10 +123,13 @@ def write_adapter(
 
 
 def _prepare(source: ModelSource, backbone: Backbone, to: Path) -> None:
-    """Make the folder, with what generating takes beside an adapter."""
+    """Make the folder, with what generating, or reading images, takes beside an adapter."""
     to.mkdir(parents=True, exist_ok=True)
     if backbone.readout.generates:
         write_tokenizer(source, backbone.model, to)
+    if backbone.readout.given == "image":
+        with door(to, "the image processor cannot be written here"):
+            processor_of(source).save_pretrained(str(to))
 
 
 def _cannot_say(hybrid: Hybrid) -> AutopeftError:
@@ -165,7 +170,10 @@ def _write_hybrid(
 
     from autopeft.peft_tuner import HybridConfig
 
-    config = HybridConfig(hybrid=hybrid, task_type=backbone.readout.peft_task, inference_mode=False)
+    task = backbone.readout.peft_task
+    # What PEFT knows a task for it adds itself.
+    heads = list(backbone.heads) if task is None else None
+    config = HybridConfig(hybrid=hybrid, task_type=task, inference_mode=False, modules_to_save=heads)
     config.base_model_name_or_path = source.location
     wrapped = get_peft_model(backbone.model, config)
     layer: Any = wrapped.base_model.model.autopeft

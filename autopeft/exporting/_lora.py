@@ -38,7 +38,7 @@ def lora_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout, padded
     ranks = _ranks(hybrid, model)
     largest = max(ranks.values())
     return LoraConfig(
-        task_type=TaskType(readout.peft_task),
+        task_type=TaskType(readout.peft_task) if readout.peft_task else None,
         inference_mode=True,
         r=largest,
         lora_alpha=largest,

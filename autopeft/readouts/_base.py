@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from autopeft.anatomy import head_names
+from autopeft.anatomy import family_of, head_names
 from autopeft.cells import label_cell, text_cell
 from autopeft.errors import AutopeftError
 from autopeft.metrics import METRICS, Metric
@@ -19,7 +19,7 @@ from autopeft.metrics import METRICS, Metric
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 #: The label of a token that has none.
 IGNORED = -100
@@ -62,13 +62,14 @@ class Readout(ABC):
     A plug-in is a frozen dataclass with `name`; its fields are all that it depends on, `labels` (the classes by number)
     among them. It says which model and head the task needs, reads labels, and gives loss, predictions and metrics.
 
-    `auto_class` is transformers' class for the model, `peft_task` PEFT's name of the task, `problem_type` goes into the
-    model's configuration. `reads`: whether the outputs depend on one token of the last layer (the one that a sequence
-    head pools) or on all of them. `per_token`: labels are of tokens, and so are outputs unless they are `summed` over
-    the tokens of each example. `tokenises`: its texts are conversations (see `autopeft.formats`), and its labels those
-    of their tokens that are scored. `generates`: its models write texts, so that exports have the tokenizer beside
-    them. `columns`: default names of the text and the label column. `readers`: file formats of its own, by suffix.
-    `called`: what messages call its labels.
+    `auto_class` is transformers' class for the model, `peft_task` PEFT's name of the task (None where it has none),
+    `problem_type` goes into the model's configuration. `given`: what its models are given. `reads`: whether the outputs
+    depend on one token of the last layer (the one that a sequence head pools) or on all of them. `per_token`: labels
+    are of tokens, and so are outputs unless they are `summed` over the tokens of each example. `tokenises`: its texts
+    are conversations (see `autopeft.formats`), and its labels those of their tokens that are scored. `masks`: these are
+    plain, and some of their tokens are masked, by its `seed`. `generates`: its models write texts, so that exports have
+    the tokenizer beside them. `columns`: default names of the text and the label column. `readers`: file formats of its
+    own, by suffix. `called`: what messages call its labels.
     `own_metrics` are metrics of this kind alone; those of `autopeft.metrics` fit whose labels are `scored_as`.
     """
 
@@ -76,13 +77,15 @@ class Readout(ABC):
     description: ClassVar[str]
     called: ClassVar[str]
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    peft_task: ClassVar[str] = "SEQ_CLS"
+    peft_task: ClassVar[str | None] = "SEQ_CLS"
     problem_type: ClassVar[str | None] = None
     reads: ClassVar[Literal["one", "all"]] = "one"
     per_token: ClassVar[bool] = False
     summed: ClassVar[bool] = False
     tokenises: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    given: ClassVar[Literal["text", "image"]] = "text"
     scored_as: ClassVar[str] = ""
     own_metrics: ClassVar[Mapping[str, Measure]] = {}
     columns: ClassVar[tuple[str | None, str]] = (None, "label")
@@ -113,6 +116,21 @@ class Readout(ABC):
         """What it sets in the model's configuration."""
         kind = {} if self.problem_type is None else {"problem_type": self.problem_type}
         return {"num_labels": self.outputs, **kind}
+
+    def check_model(self, config: PretrainedConfig, name: str) -> None:
+        """`AutopeftError` for the model of that name and configuration, where it is none that this kind is for."""
+        images = family_of(config).images
+        if images != (self.given == "image"):
+            reads = "images; take a model of texts" if images else "texts; take a model of images, such as a ViT"
+            raise AutopeftError(f"model '{name}': reads {reads}, as this task is of {self.given}s")
+        import transformers
+
+        known = getattr(transformers, self.auto_class)._model_mapping
+        if type(config).__module__.startswith("transformers.") and type(config) not in known:
+            raise AutopeftError(
+                f"model '{name}': transformers has no {self.auto_class} of family '{config.model_type}'; "
+                "take another model"
+            )
 
     def heads(self, model: PreTrainedModel) -> list[str]:
         """Dotted names of the modules that are trained from scratch beside the hybrid."""
@@ -161,6 +179,10 @@ class Readout(ABC):
         raise AutopeftError(
             f"{where}: '{asked}' changes nothing, as {self.called} have no positive class; leave it out"
         )
+
+    def seeded(self, seed: int) -> Readout:
+        """The same for a task of that seed, where anything is drawn."""
+        return self
 
     @abstractmethod
     def encode(self, rows: Labelled, known: Collection[Any] | None, known_in: str) -> tuple[Any, ...]:

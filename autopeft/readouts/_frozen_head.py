@@ -11,6 +11,7 @@ Shapes: N sequences, L tokens, d width, V words, R tokens that are scored.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ AT_ONCE = {"cpu": 2**23, "cuda": 2**27}
 #: By how much our logits may differ from the model's, relative to its largest.
 _CLOSE = {torch.float32: 1e-4, torch.float64: 1e-4}
 _CLOSE_HALF = 2e-2
+
+#: What a head is given [N, L, d], of a model and its inputs.
+Given = Callable[[Any, Any], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -109,15 +113,16 @@ def _chunk(
 _HEADS: weakref.WeakKeyDictionary[nn.Module, FrozenHead | None] = weakref.WeakKeyDictionary()
 
 
-def head_of(model: Any) -> FrozenHead | None:
+def head_of(model: Any, given: Given | None = None) -> FrozenHead | None:
     """The head of a language model, where the logits that it gives here are the model's own; else None.
 
-    The first call for a model compares them on a batch, so it must be one that the model can be given as it is.
+    `given`: what gives it its inputs (`hidden_of`). The first call for a model compares them on a batch, so it must be
+    one that the model can be given as it is.
     """
     if not isinstance(model, nn.Module):
         return None
     if model not in _HEADS:
-        _HEADS[model] = _compared(model)
+        _HEADS[model] = _compared(model, given or hidden_of)
     head = _HEADS[model]
     # A head that is trained itself needs a gradient.
     return None if head is None or head.weight.requires_grad else head
@@ -129,13 +134,29 @@ def hidden_of(model: Any, inputs: Any) -> torch.Tensor:
     return found
 
 
+def given_to_head(model: Any, inputs: Any) -> torch.Tensor:
+    """What the map to the vocabulary is given [N, L, d], behind what else a head does; its logits are not computed."""
+    kept: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        kept.append(args[0])
+        return (args[0][:, :0],)
+
+    handle = _plain(model).get_output_embeddings().register_forward_pre_hook(keep)
+    try:
+        model(**inputs)
+    finally:
+        handle.remove()
+    return kept[0]
+
+
 def _plain(model: Any) -> Any:
     """The model itself, where PEFT has wrapped it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()
-def _compared(model: nn.Module) -> FrozenHead | None:
+def _compared(model: nn.Module, given: Given) -> FrozenHead | None:
     head = _declared(_plain(model))
     if head is None:
         return None
@@ -143,8 +164,8 @@ def _compared(model: nn.Module) -> FrozenHead | None:
     inputs = {"input_ids": ids, "attention_mask": ids.new_tensor([[1, 1, 1, 1], [1, 1, 1, 0]])}
     try:
         theirs = model(**inputs).logits.float()
-        ours = head.logits(hidden_of(model, inputs).flatten(0, 1)).view_as(theirs)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        ours = head.logits(given(model, inputs).flatten(0, 1)).view_as(theirs)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return None
     apart, largest = (theirs - ours).abs().max(), theirs.abs().max()
     return head if bool(apart <= _CLOSE.get(head.weight.dtype, _CLOSE_HALF) * largest) else None

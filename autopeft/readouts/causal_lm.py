@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from autopeft.readouts._frozen_head import FrozenHead
+
 #: Logits in memory at once, where they have to be the model's own.
 _AT_ONCE = 2**25
 #: Above it a perplexity is no number that is of use.
@@ -49,7 +51,7 @@ class CausalLM(Readout):
     description: ClassVar[str] = "texts that go on: instructions and answers, prompts and completions"
     called: ClassVar[str] = "texts for a language model"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
-    peft_task: ClassVar[str] = "CAUSAL_LM"
+    peft_task: ClassVar[str | None] = "CAUSAL_LM"
     reads: ClassVar[Literal["one", "all"]] = "all"
     per_token: ClassVar[bool] = True
     summed: ClassVar[bool] = True
@@ -101,16 +103,18 @@ class CausalLM(Readout):
 
     def opened(self, model: PreTrainedModel) -> None:
         """Compare the logits of the head, as it is declared, with the model's own."""
+        self.head(model)
+
+    def head(self, model: Any) -> FrozenHead | None:
+        """The model's head, where it is one of its last hidden states alone; else None."""
         from autopeft.readouts._frozen_head import head_of
 
-        head_of(model)
+        return head_of(model)
 
     def most_tokens(self, model: Any) -> int | None:
         """A bound where the model's own logits are needed."""
-        from autopeft.readouts._frozen_head import head_of
-
         config = getattr(model, "config", None)
-        if config is None or head_of(model):
+        if config is None or self.head(model):
             return None
         return max(1, _AT_ONCE // int(config.get_text_config().vocab_size))
 
@@ -120,16 +124,12 @@ class CausalLM(Readout):
         Rows of scored tokens are taken out before the head. Where what the model gives is not the head of its last
         hidden states alone, its own logits are computed, all of them.
         """
-        from autopeft.readouts._frozen_head import head_of, hidden_of
+        from autopeft.readouts._frozen_head import hidden_of
 
-        head = head_of(model)
+        head = self.head(model)
         found = hidden_of(model, inputs) if head else model(**inputs).logits
         # The token at a place is predicted from the place before it.
-        targets = labels[:, 1:].repeat(len(found) // len(labels), 1)
-        example, place = (targets != IGNORED).nonzero(as_tuple=True)
-        rows, words = found[example, place], targets[example, place]
-        sums = found.new_zeros(len(found), 2, dtype=rows.new_empty(0).float().dtype)
-        return sums.index_add(0, example, head.losses(rows, words) if head else _plain_losses(rows, words))
+        return sums_of(found, labels[:, 1:].repeat(len(found) // len(labels), 1), head)
 
     # --- loss and scores
 
@@ -159,6 +159,17 @@ class CausalLM(Readout):
         if not np.isfinite(sums).all():
             return dict.fromkeys(measures, float("nan"))
         return {name: float(measure.of(scored, sums.tolist())) for name, measure in measures.items()}  # type: ignore[call-arg, arg-type]
+
+
+def sums_of(found: torch.Tensor, targets: torch.Tensor, head: FrozenHead | None) -> torch.Tensor:
+    """[N, 2], of each sequence the sums of losses and hits, where `targets` [N, M] are not `IGNORED`.
+
+    `found` [N, M or more, ...] are what the head is given, or without one the logits.
+    """
+    example, place = (targets != IGNORED).nonzero(as_tuple=True)
+    rows, words = found[example, place], targets[example, place]
+    sums = found.new_zeros(len(found), 2, dtype=rows.new_empty(0).float().dtype)
+    return sums.index_add(0, example, head.losses(rows, words) if head else _plain_losses(rows, words))
 
 
 def _plain_losses(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:

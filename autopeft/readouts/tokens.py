@@ -122,7 +122,7 @@ class Tokens(Readout):
     description: ClassVar[str] = "a label a word, such as BIO tags of named entities"
     called: ClassVar[str] = "labels of words"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
-    peft_task: ClassVar[str] = "TOKEN_CLS"
+    peft_task: ClassVar[str | None] = "TOKEN_CLS"
     reads: ClassVar[Literal["one", "all"]] = "all"
     per_token: ClassVar[bool] = True
     columns: ClassVar[tuple[str | None, str]] = ("tokens", "labels")

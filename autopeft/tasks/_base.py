@@ -82,7 +82,7 @@ class Task(Strict):
         raw = self._read()
         asked, declared = self.readout or raw.readout, raw.label_names is not None
         kind = READOUTS.get(asked) if asked else inferred(raw.train, declared)
-        readout = kind.of(raw.train, raw.label_names)
+        readout = kind.of(raw.train, raw.label_names).seeded(self.seed)
         metrics = self._metrics(raw, readout)
         readout = readout.with_positive(self.positive, metrics, f"task {self.title}: positive")
         names = readout.strata
@@ -93,7 +93,11 @@ class Task(Strict):
             f"{part} at most {n} rows" for part, n in zip(("train", "validation", "test"), limits, strict=True) if n
         ]
         note = "; ".join([note, *said, *([raw.note] if raw.note else [])])
-        remarks = (*of_rows(raw), *readout.remarks(raw.train, declared), *of_parts(train, validation, test, names))
+        remarks = (
+            *of_rows(raw),
+            *readout.remarks(raw.train, declared),
+            *of_parts(train, validation, test, names, readout.given),
+        )
         remarks = (*remarks, *readout.metric_remarks(metrics))
         return TaskData(self.title, train, validation, test, readout, metrics, note, remarks, raw.template)
 

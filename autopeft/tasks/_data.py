@@ -10,13 +10,15 @@ from functools import cached_property
 from typing import Any
 
 from autopeft.readouts import Readout
+from autopeft.tasks._pictures import Picture
 
 
 @dataclass(frozen=True)
 class Split:
     """Texts (or pairs of texts) and labels, in parallel; labels are as the readout encodes them, such as class numbers.
 
-    `place` (a file, or a data set's split) and `numbers` (the line or row of each) are for messages only.
+    `place` (a file, or a data set's split) and `numbers` (the line or row of each) are for messages only. `pictures`:
+    the images, where `first` are their digests.
     """
 
     first: tuple[str, ...]
@@ -24,6 +26,7 @@ class Split:
     labels: tuple[Any, ...]
     place: str = field(default="", compare=False)
     numbers: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    pictures: tuple[Picture, ...] | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -33,7 +36,8 @@ class Split:
         second = None if self.second is None else tuple(self.second[i] for i in indices)
         labels = tuple(self.labels[i] for i in indices)
         numbers = tuple(self.numbers[i] for i in indices) if self.numbers else ()
-        return Split(tuple(self.first[i] for i in indices), second, labels, self.place, numbers)
+        pictures = None if self.pictures is None else tuple(self.pictures[i] for i in indices)
+        return Split(tuple(self.first[i] for i in indices), second, labels, self.place, numbers, pictures)
 
     def at(self, index: int) -> str:
         """Where the row of that index was read, for a message; nothing where that is not known."""

@@ -31,4 +31,5 @@ def split_of(rows: Rows, readout: Readout, known: Collection[Any] | None, known_
     labels = readout.encode(rows, known, known_in)
     second = None if rows.second is None else tuple(map(clean, rows.second))
     numbers = tuple(rows.numbers or range(1, len(rows.first) + 1))
-    return Split(tuple(map(clean, rows.first)), second, labels, f"{rows.place}{rows.mark}", numbers)
+    pictures = None if rows.pictures is None else tuple(rows.pictures)
+    return Split(tuple(map(clean, rows.first)), second, labels, f"{rows.place}{rows.mark}", numbers, pictures)

@@ -23,6 +23,7 @@ from typing import Any
 
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
+from autopeft.resources import cache_folder
 
 # All come with autopeft itself, directly or through torch (sympy) and optuna (sqlalchemy), and have texts to spare.
 LIBRARIES = (
@@ -141,12 +142,10 @@ def _version(library: str) -> str:
 
 
 def _cache_file(task: str, key: str) -> Path | None:
-    own, shared = os.environ.get("AUTOPEFT_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:
-        folder = Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "autopeft"
+        return cache_folder() / f"{task}-{key}.json"
     except RuntimeError:  # there is no home folder
         return None
-    return folder / f"{task}-{key}.json"
 
 
 def _cached(file: Path | None, libraries: Sequence[str], wanted: int) -> dict[str, list[str]] | None:

@@ -11,7 +11,9 @@ from autopeft.tasks._base import Task
 from autopeft.tasks._data import TaskData
 from autopeft.tasks._encoded import split_of
 from autopeft.tasks._formatted import OPTIONS, Formatted
+from autopeft.tasks._rows import Raw
 from autopeft.tasks.files import Files
+from autopeft.tasks.images import Images, ImageTask
 
 
 def data_of_file(task: Task, file: Path, readout: Readout, metrics: tuple[str, ...]) -> TaskData:
@@ -20,6 +22,8 @@ def data_of_file(task: Task, file: Path, readout: Readout, metrics: tuple[str, .
     Train and validation hold its first row only, as no split may be empty. `AutopeftError` with the row's place for a
     label that is not the readout's.
     """
+    if readout.given == "image":
+        return _data(task, _images(task, file), file, readout, metrics)
     # As train's, so that a file of any known format is taken.
     fields: dict[str, Any] = {"train": str(file), "readout": readout.name}
     if isinstance(task, Formatted) and task.written:
@@ -27,7 +31,15 @@ def data_of_file(task: Task, file: Path, readout: Readout, metrics: tuple[str, .
     else:
         text, label = task.labelled
         fields |= {"text": text, "label": label}
-    read = parse(Files, fields, "on")._read()
+    return _data(task, parse(Files, fields, "on")._read(), file, readout, metrics)
+
+
+def _images(task: Task, file: Path) -> Raw:
+    columns = {"image": task.image, "label": task.label} if isinstance(task, ImageTask) else {}
+    return parse(Images, {"train": str(file), **columns}, "on")._read()
+
+
+def _data(task: Task, read: Raw, file: Path, readout: Readout, metrics: tuple[str, ...]) -> TaskData:
     test = split_of(read.train, readout, None, "the classes of the adapter")
     first = test.take([0])
     return TaskData(task.title, first, first, test, readout, metrics, f"test: {file}", template=read.template)

@@ -32,23 +32,24 @@ def _n(count: int, what: str) -> str:
     return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
-def of_parts(train: Split, validation: Split, test: Split, names: Sequence[str]) -> tuple[str, ...]:
-    """On the splits as they are used: empty texts, texts in two splits, and texts of train with several labels."""
+def of_parts(train: Split, validation: Split, test: Split, names: Sequence[str], what: str = "text") -> tuple[str, ...]:
+    """On the splits as they are used: empty texts, texts in two splits, and texts of train with several labels.
+
+    `what`: the word for them.
+    """
     parts = {"train": train, "validation": validation, "test": test}
     keys = {name: _keys(split) for name, split in parts.items()}
     said = [f"{_n(count, 'empty text')} in {name}" for name, split in parts.items() if (count := _empty(split))]
     if names and (clashes := _clashes(keys["train"], train.labels)):
         texts, rows = clashes
-        said.append(
-            f"{_n(texts, 'text')} of train with different labels (in {rows:,} rows): some of these must be wrong"
-        )
+        said.append(f"{_n(texts, what)} of train with different labels (in {rows:,} rows): some of these must be wrong")
     sets = {name: set(found) for name, found in keys.items()}
     for later, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
         total = len(keys[later])
         if count := sum(key in sets[earlier] for key in keys[later]):
             share = f"{count:,} of {later}'s {total:,} rows ({100 * count / total:.1f}%)"
             said.append(
-                f"{share} {'is' if count == 1 else 'are'} in {earlier} too (the same text): scores on {later} flatter"
+                f"{share} {'is' if count == 1 else 'are'} in {earlier} too (the same {what}): scores on {later} flatter"
             )
     return tuple(said)
 

@@ -10,6 +10,7 @@ from typing import Any
 from autopeft.cells import clean, missing
 from autopeft.errors import AutopeftError
 from autopeft.readouts import Readout
+from autopeft.tasks._pictures import Picture
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Rows:
 
     `place` (a file, or a data set's split) and `numbers` (the line or row of each; 1, 2, ... when absent) are for
     messages only. Rows of one of the `groups` stay together when splits are cut. Labels are not yet encoded: strings,
-    ints, floats or bools, or what `Readout.row` makes of a row.
+    ints, floats or bools, or what `Readout.row` makes of a row. `pictures`: the images of a task of images, whose
+    digests `first` are.
     """
 
     place: str
@@ -28,6 +30,7 @@ class Rows:
     numbers: Sequence[int] | None = None
     mark: str = ", row "
     groups: Sequence[str] | None = None
+    pictures: Sequence[Picture] | None = None
 
     def at(self, index: int) -> str:
         """Where the row of that index stands, for a message."""

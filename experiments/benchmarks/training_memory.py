@@ -108,7 +108,7 @@ def train(backbone: Backbone, hybrid: Hybrid, settings: TrainingSettings, sequen
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     none = torch.zeros(0, dtype=torch.long)
     weights = (labels != IGNORED).sum(1).numpy()
-    batch = Batch(inputs, labels, torch.arange(sequences).numpy(), none, none, weights)
+    batch = Batch(inputs, labels, torch.arange(sequences).numpy(), none, none, weights, length)
     with Pack(backbone, [Candidate(hybrid)], settings, steps=2) as pack:
         for _ in range(2):
             pack.step(batch, {}, CausalLM())
