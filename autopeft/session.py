@@ -25,10 +25,12 @@ from autopeft.metrics import METRICS
 from autopeft.models import ModelSource, find_model
 from autopeft.plugins import codes_of
 from autopeft.quantising import check_installed, remarks_on
+from autopeft.readouts import bare
 from autopeft.runners._machine import cpus
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
+from autopeft.tasks import others_of
 from autopeft.trust import trusted
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from autopeft.engine.schedule import CostModel
     from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
+    from autopeft.tasks import TaskData
 
 #: Candidates that stand for a search where its time is estimated.
 _TYPICAL = 15
@@ -58,6 +61,7 @@ class Session:
         # Before anything is computed from it: a configuration may promise far more than is there.
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
+        self.others = others_of(experiment.evaluate_on or {}, experiment.task, self.data)
         self.shape = replace(self.source.shape(self.data.readout), load=self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
@@ -98,10 +102,22 @@ class Session:
     @cached_property
     def tokens(self) -> TokenizedTask:
         """The task, tokenised once."""
+        return self._tokenised(self.data)
+
+    @cached_property
+    def tests(self) -> dict[str, TokenizedTask]:
+        """The task with each test split that the front is measured on, by what the names of scores begin with."""
+        found = {"test_": self.tokens}
+        for name, data in self.others.items():
+            other = self._tokenised(data)
+            found[f"test_{name}_"] = replace(self.tokens, test=other.test, metrics=other.metrics)
+        return found
+
+    def _tokenised(self, data: TaskData) -> TokenizedTask:
         from autopeft.engine.data import TokenizedTask
 
         tokenizer, limits = self.source.tokenizer(), self.source.limits()
-        return TokenizedTask.of(self.data, tokenizer, self.experiment.training.max_length, limits)
+        return TokenizedTask.of(data, tokenizer, self.experiment.training.max_length, limits)
 
     @cached_property
     def model_files(self) -> dict[str, str]:
@@ -125,8 +141,8 @@ class Session:
     @property
     def plugins_of_data(self) -> dict[str, str]:
         """Those that the task, its labels and its metrics are."""
-        metrics = [METRICS.get(name) for name in self.data.metrics if name in METRICS.names()]
-        return codes_of([*metrics, type(self.experiment.task), type(self.data.readout)])
+        metrics = [METRICS.get(name) for name in map(bare, self.data.metrics) if name in METRICS.names()]
+        return codes_of([*metrics, *self.experiment.task.kinds, type(self.data.readout)])
 
     def worker_spec(self, weights: Path, setup: Setup | None = None) -> WorkerSpec:
         """How the experiment's workers are built; they keep trained weights in the folder `weights`."""

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from autopeft.fingerprint import difference, model_files
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
 from autopeft.packing_bits import is_packed
-from autopeft.tasks import TaskData, task_from
+from autopeft.tasks import TaskData, others_of, task_from
 from autopeft.tasks._other_file import data_of_file
 from autopeft.trust import trusted
 
@@ -45,13 +45,17 @@ _REMEDY = "export it again"
 def measure_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> dict[str, float]:
     """`test_<metric>` of the adapter in `folder`, for the model, task and settings that `hybrid.json` names.
 
+    `test_<set>_<metric>` too where its search had further test sets.
     `on`: a file with the task's columns, to measure on in place of its test split (the names are then those of the
     metrics alone). `AutopeftError` for a folder that is not what an export writes.
     """
     opened = open_export(folder, on, trust_remote_code)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = measure(opened.model.to(device), opened.task, opened.task.test)
-    return {name if on else f"test_{name}": value for name, value in measured.items()}
+    model = opened.model.to(device)
+    found: dict[str, float] = {}
+    for mark, task in {"" if on else "test_": opened.task, **opened.others}.items():
+        found |= {f"{mark}{name}": value for name, value in measure(model, task, task.test).items()}
+    return found
 
 
 def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) -> Any:
@@ -167,12 +171,16 @@ def _check_taken(path: Path, stored: Mapping[str, torch.Tensor], taken: Mapping[
 
 @dataclass(frozen=True)
 class OpenedExport:
-    """An export with all that it names: the record, the base model's source, the task's data, the adapter in memory."""
+    """An export with all that it names: the record, the base model's source, the task's data, the adapter in memory.
+
+    `others`: the same with further test splits, by what the names of their scores begin with.
+    """
 
     record: Record
     source: ModelSource
     task: TokenizedTask
     model: Any
+    others: dict[str, TokenizedTask] = field(default_factory=dict)
 
 
 def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> OpenedExport:
@@ -188,5 +196,9 @@ def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = 
     source = replace(find_model(record.model.name, trust), quantise=record.quantise)
     if differs := difference(record.model.files, model_files(source.location)):
         warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
-    task = TokenizedTask.of(data, source.tokenizer(), settings.max_length, source.limits())
-    return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id))
+    tokenizer, limits = source.tokenizer(), source.limits()
+    task = TokenizedTask.of(data, tokenizer, settings.max_length, limits)
+    sets = {} if on else others_of(record.evaluate_on or {}, _task(record, folder), data)
+    read = {name: TokenizedTask.of(other, tokenizer, settings.max_length, limits) for name, other in sets.items()}
+    others = {f"test_{name}_": replace(task, test=other.test, metrics=other.metrics) for name, other in read.items()}
+    return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id), others)

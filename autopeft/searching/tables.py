@@ -42,6 +42,7 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
         Column("key", [e.key for e in points], left=True),
         Column(score, [_mean(e, known, score) for e, known in zip(points, over, strict=True)]),
         Column("test", [_mean(e, known, f"test_{score}") for e, known in zip(points, over, strict=True)], 1),
+        *(Column(_short(n), [_mean(e, c, n) for e, c in zip(points, over, strict=True)], 4) for n in tested(front)),
         *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 4 if i else 0) for i, n in enumerate(others)),
         Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 3),
         Column("seeds", ["" if c is None else str(c.seeds) for c in over], 6),
@@ -55,6 +56,20 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
     return [column for column in found if not points or set(column.cells) - empty]
 
 
+def tested(front: ParetoFront) -> list[str]:
+    """Test scores that are shown beside the main one: of other objectives, of tasks of a mix, of further sets."""
+    score, scores = front.score.metric, [o.metric for o in front.objectives if not o.is_cost]
+    names = dict.fromkeys(n for e in front.points for n in e.metrics if n.startswith("test_") and n != f"test_{score}")
+    known = {n for e in front.points for n in e.metrics}
+
+    def is_shown(name: str) -> bool:
+        own = name.removeprefix("test_")
+        further = own not in known and own.endswith(f"_{score}")
+        return further or own in scores or (own in known and "." in own)
+
+    return [name for name in names if is_shown(name)]
+
+
 def _mean(evaluation: Evaluation, confirmed: Confirmed | None, name: str) -> str:
     known = None if confirmed is None else confirmed.scores.get(name)
     if known is None:
@@ -63,10 +78,10 @@ def _mean(evaluation: Evaluation, confirmed: Confirmed | None, name: str) -> str
 
 
 def _short(name: str) -> str:
-    """A cost's or a rate's name in a header."""
+    """A cost's, a rate's or a test score's name in a header."""
     if name in COSTS.names():
         return COSTS.get(name).short or name
-    return name.removeprefix("learning_")
+    return name.removeprefix("learning_").replace("test_", "test ", 1)
 
 
 def frame(front: ParetoFront) -> pd.DataFrame:
@@ -94,7 +109,8 @@ def cells(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
     names = [o.metric for o in front.objectives]
     test = f"test_{front.score.metric}"
     if any(test in e.metrics for e in front.points):
-        names.insert(names.index(front.score.metric) + 1, test)
+        at = names.index(front.score.metric) + 1
+        names[at:at] = [test, *tested(front)]
     rates = list(dict.fromkeys(name for e in front.points for name in e.candidate.training))
     more = list(dict.fromkeys(name for e in front.points for name in _over_seeds(front, e)))
     rows = [

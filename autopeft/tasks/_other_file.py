@@ -14,12 +14,15 @@ from autopeft.tasks._formatted import OPTIONS, Formatted
 from autopeft.tasks.files import Files
 
 
-def data_of_file(task: Task, file: Path, readout: Readout, metrics: tuple[str, ...]) -> TaskData:
+def data_of_file(
+    task: Task, file: Path, readout: Readout, metrics: tuple[str, ...], known_in: str = "the classes of the adapter"
+) -> TaskData:
     """The rows of `file` as the test split, by the columns (or the format) of `task`; nothing else of the task is read.
 
     Train and validation hold its first row only, as no split may be empty. `AutopeftError` with the row's place for a
-    label that is not the readout's.
+    label that is not the readout's; `known_in` says where these are.
     """
+    task, readout, metrics = task.for_file(readout, metrics)
     # As train's, so that a file of any known format is taken.
     fields: dict[str, Any] = {"train": str(file), "readout": readout.name}
     if isinstance(task, Formatted) and task.written:
@@ -28,6 +31,6 @@ def data_of_file(task: Task, file: Path, readout: Readout, metrics: tuple[str, .
         text, label = task.labelled
         fields |= {"text": text, "label": label}
     read = parse(Files, fields, "on")._read()
-    test = split_of(read.train, readout, None, "the classes of the adapter")
+    test = split_of(read.train, readout, None, known_in)
     first = test.take([0])
     return TaskData(task.title, first, first, test, readout, metrics, f"test: {file}", template=read.template)
