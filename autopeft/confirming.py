@@ -33,7 +33,7 @@ from autopeft.searching.controls import Controls, control_source, named
 from autopeft.searching.descent import Descent, descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.sources import Allowance, Source
-from autopeft.session import Session
+from autopeft.session import Session, tests_of
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
@@ -190,7 +190,7 @@ def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
     What is confirmed, and the controls that it is compared with, with the weights of every seed. Nothing is selected by
     it.
     """
-    for mark, task in session.tests.items():
+    for mark, task in tests_of(session).items():
         _score_on(session, study, spec, task, mark)
 
 
@@ -207,8 +207,8 @@ def _score_on(session: Session, study: Study, spec: WorkerSpec, task: TokenizedT
             jobs.append((number, None, evaluation.job))
         fresh = [run for run in runs.get(number, ()) if run.status == "done" and main not in run.metrics]
         jobs += [(number, run.seed, job_with(evaluation, run.seed)) for run in fresh]
-    scores = session.experiment.runner.score_on_test(spec, task, [job for _, _, job in jobs])
-    scores = [marked(found, mark) for found in scores]
+    found = session.experiment.runner.score_on_test(spec, task, [job for _, _, job in jobs])
+    scores = [marked(one, mark) for one in found]
     measured = [(number, seed, found) for (number, seed, _), found in zip(jobs, scores, strict=True)]
     for number, seed, metrics in measured:
         if seed is None:

@@ -102,22 +102,7 @@ class Session:
     @cached_property
     def tokens(self) -> TokenizedTask:
         """The task, tokenised once."""
-        return self._tokenised(self.data)
-
-    @cached_property
-    def tests(self) -> dict[str, TokenizedTask]:
-        """The task with each test split that the front is measured on, by what the names of scores begin with."""
-        found = {"test_": self.tokens}
-        for name, data in self.others.items():
-            other = self._tokenised(data)
-            found[f"test_{name}_"] = replace(self.tokens, test=other.test, metrics=other.metrics)
-        return found
-
-    def _tokenised(self, data: TaskData) -> TokenizedTask:
-        from autopeft.engine.data import TokenizedTask
-
-        tokenizer, limits = self.source.tokenizer(), self.source.limits()
-        return TokenizedTask.of(data, tokenizer, self.experiment.training.max_length, limits)
+        return _tokenised(self, self.data)
 
     @cached_property
     def model_files(self) -> dict[str, str]:
@@ -214,6 +199,22 @@ def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelS
     where = f"experiment '{experiment.name}'"
     source = find_model(experiment.model, trusted(experiment.trust_remote_code, trust_remote_code, where))
     return replace(source, quantise=experiment.backbone.quantise) if experiment.backbone else source
+
+
+def tests_of(session: Session) -> dict[str, TokenizedTask]:
+    """The task with each test split that the front is measured on, by what the names of its scores begin with."""
+    found = {"test_": session.tokens}
+    for name, data in session.others.items():
+        other = _tokenised(session, data)
+        found[f"test_{name}_"] = replace(session.tokens, test=other.test, metrics=other.metrics)
+    return found
+
+
+def _tokenised(session: Session, data: TaskData) -> TokenizedTask:
+    from autopeft.engine.data import TokenizedTask
+
+    tokenizer, limits = session.source.tokenizer(), session.source.limits()
+    return TokenizedTask.of(data, tokenizer, session.experiment.training.max_length, limits)
 
 
 def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, Any]:

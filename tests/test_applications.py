@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -227,10 +228,15 @@ def test_a_mix_is_searched_exported_and_measured_on_other_sets(
     with (result.run_dir / "trials.csv").open() as table:
         assert "test_de_few.accuracy" in next(csv.reader(table))
     out = result.export(to=tmp_path / "out")
+    assert "Those of further test sets start with `test_de_`." in (out / "README.md").read_text()
     measured = autopeft.evaluate(out)
     chosen = result.front.best().metrics
     assert {"test_few.accuracy", "test_de_mean_score", "test_de_loss"} < measured.keys()
     assert measured == pytest.approx({name: chosen[name] for name in measured}, rel=1e-5)
+    shutil.rmtree(tmp_path / "other")
+    with pytest.warns(UserWarning, match=r"not measured on the set 'de' of .*no such file"):
+        left = autopeft.evaluate(out)
+    assert left == {name: value for name, value in measured.items() if "_de_" not in name}
     with pytest.raises(AutopeftError, match="a file has rows of one task, and these are many, few"):
         autopeft.evaluate(out, on=fields["task"]["of"]["few"]["test"])
 

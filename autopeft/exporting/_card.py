@@ -49,7 +49,7 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
         key=record["key"], seed=record["seed"], rows=rows, load=load, training=json.dumps(training),
         folded=_folded(record), remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
         kind=_KINDS[written], head=_HEAD if record["metrics"].get("head_params", 1) else "",
-        again=_AGAIN if "recipe" in record else "",
+        again=_AGAIN if "recipe" in record else "", further=_further(record),
     )  # fmt: skip
     with replacing(to / "README.md") as partial:
         partial.write_text(text, encoding="utf-8")
@@ -67,6 +67,12 @@ def _folded(record: Mapping[str, Any]) -> str:
     trained = Hybrid.from_json(record["searched"]).describe()
     folded = f"folded into what computes the same (`{record['written']}`)"
     return f"\nTrained as {plain(trained)} (candidate `{record['key']}`), {folded}.\n"
+
+
+def _further(record: Mapping[str, Any]) -> str:
+    """How scores of further test sets are named, where there are some."""
+    names = "".join(f" `test_{plain(name)}_`" for name in record.get("evaluate_on", {}))
+    return f"\nThose of further test sets start with{names}." if names else ""
 
 
 def _base(model: Mapping[str, str]) -> tuple[str, str]:
@@ -101,7 +107,7 @@ Found by autopeft. Format: {kind}. Candidate `{key}`, training seed {seed}, trai
 {folded}
 ## Measured
 
-Selected on the validation split; metrics that start with `test_` are of the test split, and were not used to select.
+Selected on the validation split; metrics that start with `test_` are of the test split, and were not used to select.{further}
 Splits: {note}. One training seed.
 {remarks}
 

@@ -16,7 +16,6 @@ from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.quantising import Kind
 from autopeft.readouts import Readout, complaint, implied, readout_from
-from autopeft.tasks import OtherSets
 from autopeft.writing import replacing
 
 FILE = "hybrid.json"
@@ -66,7 +65,7 @@ class Record(BaseModel):
     positive: int | None = None
     readout: dict[str, Any] | None = Field(None, description="where labels and positive don't imply it")
     task: dict[str, Any]
-    evaluate_on: OtherSets | None = Field(None, description="further test sets that it was measured on")
+    evaluate_on: dict[str, Any] | None = Field(None, description="further test sets that it was measured on")
     splits: str
     remarks: list[str] = []
     data: str

@@ -27,7 +27,7 @@ from autopeft.fingerprint import difference, model_files
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
 from autopeft.packing_bits import is_packed
-from autopeft.tasks import TaskData, others_of, task_from
+from autopeft.tasks import TaskData, others_of, set_from, task_from
 from autopeft.tasks._other_file import data_of_file
 from autopeft.trust import trusted
 
@@ -110,6 +110,17 @@ def _data(record: Record, folder: Path) -> TaskData:
     if data.fingerprint != record.data:
         warnings.warn("the task's data are not those that the adapter was trained and measured on", stacklevel=4)
     return data
+
+
+def _others(record: Record, folder: Path, data: TaskData) -> dict[str, TaskData]:
+    """The further test sets that are to be had; of the others it is said that they are not measured on."""
+    found: dict[str, TaskData] = {}
+    for name, value in (record.evaluate_on or {}).items():
+        try:
+            found |= others_of({name: set_from(value)}, _task(record, folder), data)
+        except AutopeftError as error:
+            warnings.warn(f"not measured on the set '{name}' of {folder / FILE}: {error}", stacklevel=4)
+    return found
 
 
 def _stored(folder: Path, record: Record) -> dict[str, torch.Tensor]:
@@ -198,7 +209,8 @@ def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = 
         warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
     tokenizer, limits = source.tokenizer(), source.limits()
     task = TokenizedTask.of(data, tokenizer, settings.max_length, limits)
-    sets = {} if on else others_of(record.evaluate_on or {}, _task(record, folder), data)
-    read = {name: TokenizedTask.of(other, tokenizer, settings.max_length, limits) for name, other in sets.items()}
-    others = {f"test_{name}_": replace(task, test=other.test, metrics=other.metrics) for name, other in read.items()}
+    others = {}
+    for name, other in ({} if on else _others(record, folder, data)).items():
+        read = TokenizedTask.of(other, tokenizer, settings.max_length, limits)
+        others[f"test_{name}_"] = replace(task, test=read.test, metrics=read.metrics)
     return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id), others)

@@ -22,8 +22,8 @@ from autopeft.tasks.files import names_a_file
 _SHOWN = 5
 
 
-def _read(value: Any) -> str | Task:
-    """A file with the task's columns, or another task."""
+def set_from(value: Any) -> str | Task:
+    """A file with the task's columns, or another task; `AutopeftError` for what is neither."""
     if isinstance(value, Task) or (isinstance(value, str) and names_a_file(value)):
         return value
     return task_from(value, "evaluate_on")
@@ -35,7 +35,7 @@ OtherSets = Annotated[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")],
         Annotated[
             str | Task,
-            BeforeValidator(_read),
+            BeforeValidator(set_from),
             PlainSerializer(lambda value: value if isinstance(value, str) else as_spec(value)),
         ],
     ],
