@@ -107,8 +107,8 @@ Found by autopeft. Format: {kind}. Candidate `{key}`, training seed {seed}, trai
 {folded}
 ## Measured
 
-Selected on the validation split; metrics that start with `test_` are of the test split, and were not used to select.{further}
-Splits: {note}. One training seed.
+Selected on the validation split; metrics that start with `test_` are of the test split, and were not used to select.
+Splits: {note}. One training seed.{further}
 {remarks}
 
 | metric | value |
