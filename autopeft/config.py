@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
 from autopeft.doors import MOST_LEVELS, check_plain, door, read_text, reason
 from autopeft.errors import AutopeftError, shown, suggest
@@ -29,6 +29,16 @@ def switched(value: Any, off: Any) -> Any:
     if value is None or value is False or value == "none":
         return off
     return {} if value == "default" else value
+
+
+def plugin_field(kind: type[Strict], reader: Callable[[Any], Any]) -> tuple[BeforeValidator, PlainSerializer]:
+    """A field that is read by a registry and written back as `{name: ..., options}`."""
+    return BeforeValidator(lambda value: value if isinstance(value, kind) else reader(value)), PlainSerializer(as_spec)
+
+
+def as_spec(value: Any) -> dict[str, Any]:
+    """A configured plug-in as plain data: its name and its options."""
+    return {"name": value.name, **value.model_dump(mode="json", exclude_none=True)}
 
 
 if TYPE_CHECKING:

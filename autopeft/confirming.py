@@ -33,9 +33,10 @@ from autopeft.searching.controls import Controls, control_source, named
 from autopeft.searching.descent import Descent, descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.sources import Allowance, Source
-from autopeft.session import Session, reported_names
+from autopeft.session import Session, reported_names, tests_of
 
 if TYPE_CHECKING:
+    from autopeft.engine.data import TokenizedTask
     from autopeft.engine.worker import WorkerSpec
     from autopeft.searching.study import Study
 
@@ -184,11 +185,19 @@ def _begin(session: Session, plan: Plan, folder: Path | None, number: int, job: 
 
 
 def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
-    """Measure on the test split what is on the front and not measured there yet; nothing is selected by it.
+    """Measure on the test split, and the further ones, what is on the front and not measured there yet.
 
-    What is confirmed, and the controls that it is compared with, with the weights of every seed.
+    What is confirmed, and the controls that it is compared with, with the weights of every seed. Nothing is selected by
+    it.
     """
-    front, wanted = front_of(session, study, study.evaluations()), reported_names(session)
+    for mark, task in tests_of(session).items():
+        _score_on(session, study, spec, task, mark)
+
+
+def _score_on(session: Session, study: Study, spec: WorkerSpec, task: TokenizedTask, mark: str) -> None:
+    from autopeft.engine.report import marked
+
+    front, wanted = front_of(session, study, study.evaluations()), reported_names(session, task, mark)
     runs, (names, _) = runs_in(study.remembered), controls_in(study.remembered)
     compared = [e for e in control_front(_raw(front), names) if e.number in runs]
     reported = {e.number: e for e in (*front.points, *compared)}
@@ -198,7 +207,8 @@ def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
             jobs.append((number, None, evaluation.job))
         fresh = [run for run in runs.get(number, ()) if run.status == "done" and not wanted <= run.metrics.keys()]
         jobs += [(number, run.seed, job_with(evaluation, run.seed)) for run in fresh]
-    scores = session.experiment.runner.score_on_test(spec, session.tokens, [job for _, _, job in jobs])
+    found = session.experiment.runner.score_on_test(spec, task, [job for _, _, job in jobs])
+    scores = [marked(one, mark) for one in found]
     measured = [(number, seed, found) for (number, seed, _), found in zip(jobs, scores, strict=True)]
     for number, seed, metrics in measured:
         if seed is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from autopeft.config import Strict, parse, read_yaml, switched
+from autopeft.config import Strict, parse, plugin_field, read_yaml, switched
 from autopeft.doors import within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError, suggest
@@ -24,7 +24,7 @@ from autopeft.searching.descent_settings import DescentSettings
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.searching.stopping import StoppingPlugin, stopping_from
 from autopeft.secrets import holds_secret, remember
-from autopeft.tasks import Task, task_from
+from autopeft.tasks import OtherSets, Task, task_from
 from autopeft.tracking import Tracking, tracking_from
 
 _DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([smhd]?)")
@@ -46,15 +46,7 @@ _EARLIER = {**dict.fromkeys(_BESIDE, "none"), "head": "drawn"}
 LEAST_TRIALS = 10
 
 #: Fields that may differ when a run folder is resumed: they change how far and where, not what is searched.
-RESUMABLE = ("name", "trials", "time_limit", "confirm", "generation", "runner", "tracking")
-
-
-def _plugin(kind: type[Strict], reader: Any) -> Any:
-    """A field that is read by a registry and written back as `{name: ..., options}`."""
-    return (
-        BeforeValidator(lambda value: value if isinstance(value, kind) else reader(value)),
-        PlainSerializer(lambda value: {"name": value.name} | value.model_dump(mode="json", exclude_none=True)),
-    )
+RESUMABLE = ("name", "trials", "time_limit", "evaluate_on", "confirm", "generation", "runner", "tracking")
 
 
 class Experiment(Strict):
@@ -66,16 +58,19 @@ class Experiment(Strict):
     #: That the model needs Python code of its own. Whether that runs is up to the caller: see `autopeft.trust`.
     trust_remote_code: bool = False
     backbone: BackboneSettings | None = Field(None, description="how it is kept in memory: {quantise: nf4}")
-    task: Annotated[Task, *_plugin(Task, task_from)]
+    task: Annotated[Task, *plugin_field(Task, task_from)]
+    evaluate_on: OtherSets | None = Field(
+        None, description="further test sets by name, files or tasks with the same labels, measured for the front"
+    )
     space: str | dict[str, Any] = "hybrid"
     budget: dict[str, int | float | Text] = Field(default_factory=dict, max_length=100)
     objectives: list[Text] | None = Field(
         None, max_length=100, description="metrics and costs; default: the task's metric, parameters"
     )
-    sampler: Annotated[SamplerPlugin, *_plugin(SamplerPlugin, sampler_from)] = Field(
+    sampler: Annotated[SamplerPlugin, *plugin_field(SamplerPlugin, sampler_from)] = Field(
         "known_cost", validate_default=True
     )
-    stopping: Annotated[StoppingPlugin, *_plugin(StoppingPlugin, stopping_from)] = Field(
+    stopping: Annotated[StoppingPlugin, *plugin_field(StoppingPlugin, stopping_from)] = Field(
         "pareto", validate_default=True
     )
     descent: Annotated[DescentSettings | None, BeforeValidator(lambda value: switched(value, None))] = Field(
@@ -99,8 +94,8 @@ class Experiment(Strict):
     time_limit: float | None = Field(
         None, gt=0, le=_MOST_SECONDS, description="seconds, or '30m', '2h'; of one run of the command"
     )
-    runner: Annotated[Runner, *_plugin(Runner, runner_from)] = Field("ray", validate_default=True)
-    tracking: Annotated[Tracking, *_plugin(Tracking, tracking_from)] = Field("mlflow", validate_default=True)
+    runner: Annotated[Runner, *plugin_field(Runner, runner_from)] = Field("ray", validate_default=True)
+    tracking: Annotated[Tracking, *plugin_field(Tracking, tracking_from)] = Field("mlflow", validate_default=True)
 
     @field_validator("name")
     @classmethod
@@ -145,9 +140,9 @@ class Experiment(Strict):
     @model_validator(mode="after")
     def _no_secrets(self) -> Self:
         """What is written down and sent to a tracking server holds no user, password or token."""
-        task = {f"task.{key}": value for key, value in self.task.model_dump(mode="json").items()}
-        fields = {name: getattr(self, name) for name in ("description", "model", "warm_start", "space")} | task
-        for name, value in fields.items():
+        data = self.model_dump(mode="json", include={"task", "evaluate_on"})
+        fields = {name: getattr(self, name) for name in ("description", "model", "warm_start", "space")}
+        for name, value in (*fields.items(), *_inside(data)):
             if isinstance(value, str) and holds_secret(value):
                 remember(value)
                 raise ValueError(f"{name}: an address with a user, password or token; HF_TOKEN is the way to give one")
@@ -177,8 +172,7 @@ class Experiment(Strict):
         """All fields, defaults written out, paths absolute: what `load` reads back to an equal experiment."""
         data = self.model_dump(mode="json", exclude_none=True)
         data.setdefault("descent", "none")
-        data["task"] = {k: _absolute(v) for k, v in data["task"].items()}
-        data["model"] = _absolute(data["model"])
+        data |= {name: _absolute(data[name]) for name in ("task", "evaluate_on", "model") if name in data}
         if "warm_start" in data:
             # Always a path, there or not: the other folder may be gone when this one is resumed.
             data["warm_start"] = str(Path(data["warm_start"]).absolute())
@@ -242,7 +236,15 @@ def _relocate(value: Any, folder: Path) -> Any:
     return str(beside) if not os.path.exists(value) and os.path.exists(beside) else value
 
 
+def _inside(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """(Place, value) of all that a mapping of mappings holds."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from _inside(inner, f"{place}{key}.") if isinstance(inner, dict) else [(f"{place}{key}", inner)]
+
+
 def _absolute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _absolute(inner) for key, inner in value.items()}
     return str(Path(value).resolve()) if _like_a_path(value) and os.path.exists(value) else value
 
 

@@ -111,6 +111,7 @@ def _record(
         "positive": facts.positive,
         **({"readout": facts.kind} if facts.kind else {}),
         "task": resolved["task"],
+        **({"evaluate_on": resolved["evaluate_on"]} if "evaluate_on" in resolved else {}),
         "splits": facts.splits,
         "remarks": list(facts.remarks),
         "data": facts.fingerprint,

@@ -205,8 +205,8 @@ def _with_data(
 ) -> Trained:
     """The same with the task's data, which `AutopeftError` says `why` they are needed when they can't be read."""
     from autopeft.engine.kept import load_weights
-    from autopeft.engine.report import score_on_test, train_again
-    from autopeft.session import Session
+    from autopeft.engine.report import marked, score_on_test, train_again
+    from autopeft.session import Session, tests_of
 
     try:
         session = Session(result.experiment, trust_remote_code)
@@ -221,9 +221,10 @@ def _with_data(
         if not again:
             print(f"{why}: training it again", file=sys.stderr)
         metrics |= train_again(spec, session.tokens, chosen.job).metrics
-        metrics |= score_on_test(spec, session.tokens, [chosen.job])[0]
-    elif f"test_{session.data.metrics[0]}" not in metrics:
-        metrics |= score_on_test(spec, session.tokens, [chosen.job])[0]
+        again = True
+    if again or f"test_{session.data.metrics[0]}" not in metrics:
+        for mark, task in tests_of(session).items():
+            metrics |= marked(score_on_test(spec, task, [chosen.job])[0], mark)
     weights = load_weights(run.weights, name) or {}
     facts, recipe = TaskFacts.of(session), _recipe(result, chosen)
     return Trained(session.source, session.model_files, facts, weights, metrics, run.setup(), recipe)

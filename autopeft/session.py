@@ -26,11 +26,12 @@ from autopeft.metrics import METRICS
 from autopeft.models import ModelSource, find_model
 from autopeft.plugins import codes_of
 from autopeft.quantising import check_installed, remarks_on
-from autopeft.readouts import Readout
+from autopeft.readouts import Readout, bare
 from autopeft.runners._machine import cpus
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
+from autopeft.tasks import others_of
 from autopeft.trust import trusted
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from autopeft.engine.schedule import CostModel
     from autopeft.engine.setup import Setup
     from autopeft.engine.worker import WorkerSpec
+    from autopeft.tasks import TaskData
 
 #: Candidates that stand for a search where its time is estimated.
 _TYPICAL = 15
@@ -62,6 +64,7 @@ class Session:
         self.data = experiment.task.load()
         check_writes(experiment.generation, self.data.readout, "generation")
         self.data.readout.check_model(self.source.config(), self.source.name)
+        self.others = others_of(experiment.evaluate_on or {}, experiment.task, self.data)
         self.shape = replace(self.source.shape(self.data.readout), load=self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
@@ -92,10 +95,7 @@ class Session:
     @cached_property
     def tokens(self) -> TokenizedTask:
         """The task, tokenised once; with what models are to write, where that is measured."""
-        from autopeft.engine.generated import tokenized
-
-        most, slots = self.experiment.training.max_length, self.space.input_tokens
-        return tokenized(self.data, self.source, most, self.experiment.generation, slots)
+        return _tokenised(self, self.data)
 
     @cached_property
     def length(self) -> int:
@@ -126,8 +126,8 @@ class Session:
     @property
     def plugins_of_data(self) -> dict[str, str]:
         """Those that the task, its labels and its metrics are."""
-        metrics = [METRICS.get(name) for name in self.data.metrics if name in METRICS.names()]
-        return codes_of([*metrics, type(self.experiment.task), type(self.data.readout)])
+        metrics = [METRICS.get(name) for name in map(bare, self.data.metrics) if name in METRICS.names()]
+        return codes_of([*metrics, *self.experiment.task.kinds, type(self.data.readout)])
 
     def worker_spec(self, weights: Path, setup: Setup | None = None) -> WorkerSpec:
         """How the experiment's workers are built; they keep trained weights in the folder `weights`."""
@@ -215,10 +215,27 @@ def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelS
     return replace(source, quantise=experiment.backbone.quantise) if experiment.backbone else source
 
 
-def reported_names(session: Session) -> set[str]:
-    """Names of the scores on test by which a member of the front counts as measured there."""
+def tests_of(session: Session) -> dict[str, TokenizedTask]:
+    """The task with each test split that the front is measured on, by what the names of its scores begin with."""
+    found = {"test_": session.tokens}
+    for name, data in session.others.items():
+        other = _tokenised(session, data)
+        found[f"test_{name}_"] = replace(session.tokens, test=other.test, metrics=other.metrics, asking=other.asking)
+    return found
+
+
+def reported_names(session: Session, task: TokenizedTask, mark: str) -> set[str]:
+    """Names of the scores on a test split by which a member of the front counts as measured there."""
     settings = session.experiment.generation
-    return {f"test_{session.data.metrics[0]}", *(settings.reported if settings else ())}
+    written = settings.reported if settings else ()
+    return {f"{mark}{task.metrics[0]}", *(f"{mark}{name.removeprefix('test_')}" for name in written)}
+
+
+def _tokenised(session: Session, data: TaskData) -> TokenizedTask:
+    from autopeft.engine.generated import tokenized
+
+    most, slots = session.experiment.training.max_length, session.space.input_tokens
+    return tokenized(data, session.source, most, session.experiment.generation, slots)
 
 
 def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def laplace(
 def calibrate(model: nn.Module, task: TokenizedTask, choose: str = "validation", where: str = "model") -> Calibrated:
     """The same of a model in memory, with `logits` [B, C] in its outputs."""
     last = _last_map(model)
-    if task.readout.scored_as != "classes" or last.out_features < 2:
+    if task.readout.scored_as != "classes" or task.readout.of_task or last.out_features < 2:
         raise AutopeftError(f"{where}: only classes can be calibrated, and the adapter's outputs are something else")
     size = last.out_features * (last.in_features + (last.bias is not None))
     if size > _MOST:

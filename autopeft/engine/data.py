@@ -39,7 +39,8 @@ class Tokens:
 
     `ids` and `types` hold all examples end to end; example i is `offsets[i]:offsets[i + 1]`. `types` (segment ids)
     is None for families without them. `labels` are of examples, [N, ...], or of tokens, int64 [T] (`per_token`), where
-    `IGNORED` stands for none.
+    `IGNORED` stands for none. `draws` [N]: how often each example is drawn in an epoch, in the mean, N times in all;
+    None for each once.
     """
 
     ids: np.ndarray
@@ -47,6 +48,7 @@ class Tokens:
     offsets: np.ndarray
     labels: np.ndarray
     per_token: bool = False
+    draws: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -80,12 +82,12 @@ class Tokens:
         return found
 
     def take(self, index: np.ndarray) -> Tokens:
-        """The examples at `index` alone, in that order."""
+        """The examples at `index` alone, in that order, each drawn once an epoch."""
         places = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in index])
         offsets = np.concatenate([[0], np.cumsum(self.lengths[index])])
         types = None if self.types is None else self.types[places]
         labels = self.labels[places if self.per_token else index]
-        return replace(self, ids=self.ids[places], types=types, offsets=offsets, labels=labels)
+        return replace(self, ids=self.ids[places], types=types, offsets=offsets, labels=labels, draws=None)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class TokenizedTask:
         splits: dict[str, Any] = {
             name: _tokens(encoded, labels, data.readout.per_token) for name, (encoded, labels) in found.items()
         }
+        if data.draws is not None:
+            splits["train"] = replace(splits["train"], draws=np.asarray(data.draws))
         totals = {name: encoded.totals for name, encoded in read.items() if encoded.totals is not None}
         said = (*_remarks(reader, read, splits["train"].ids), *remarks(totals, tokenizer, data.train.first))
         return cls(data.name, **splits, readout=data.readout, metrics=tuple(data.metrics), pad_id=reader.pad_id,
@@ -181,7 +185,7 @@ def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def training_batches(tokens: Tokens, size: int | TokenSize, pad_id: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """Every example once, in batches of about equal lengths, in an order that depends on seed and epoch only."""
+    """Every example once, or as often as it is drawn, in batches of about equal lengths, by seed and epoch only."""
     for group in training_groups(tokens, size, seed, epoch):
         yield collate(tokens, group, pad_id)
 
@@ -189,7 +193,7 @@ def training_batches(tokens: Tokens, size: int | TokenSize, pad_id: int, seed: i
 def training_groups(tokens: Tokens, size: int | TokenSize, seed: int, epoch: int) -> list[np.ndarray]:
     """The examples of each of those batches."""
     rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(tokens))
+    order = _drawn(tokens, rng)
     groups, several = [], _CHUNK * examples_in(tokens, size)
     for start in range(0, len(order), several):
         chunk = order[start : start + several]
@@ -199,6 +203,17 @@ def training_groups(tokens: Tokens, size: int | TokenSize, seed: int, epoch: int
         else:
             groups += [chunk[a:b] for a, b in _filled(tokens.lengths[chunk], size.tokens)]
     return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def _drawn(tokens: Tokens, rng: np.random.Generator) -> np.ndarray:
+    """As many examples as there are, in a random order."""
+    order = rng.permutation(len(tokens))
+    if tokens.draws is None:
+        return order
+    # Systematic sampling: where those that are drawn equally often stand together, each kind has its share to one.
+    order = order[np.argsort(tokens.draws[order], kind="stable")]
+    ends = np.floor(np.cumsum(tokens.draws[order]) + 0.5).astype(np.int64)
+    return rng.permutation(np.repeat(order, np.diff(ends, prepend=0)))
 
 
 def examples_in(tokens: Tokens, size: int | TokenSize) -> int:

@@ -16,6 +16,14 @@ from autopeft.engine.worker import Worker, WorkerSpec, drain, writers_of
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 
+#: The beginning of the names of test scores.
+TEST = "test_"
+
+
+def marked(scores: Mapping[str, float], mark: str) -> dict[str, float]:
+    """Scores of a test split by the names that they have where it is one of several: `test_es_accuracy`."""
+    return {f"{mark}{name.removeprefix(TEST)}": value for name, value in scores.items()}
+
 
 def score_on_test(spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidate | Job]) -> list[dict[str, float]]:
     """`test_<metric>` of each job's candidate, from its kept weights; trained again where they were not kept.

@@ -50,7 +50,7 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
         folded=_folded(record), texts=_texts(known),
         remarks="".join(f"\n- {plain(remark)}" for remark in record.get("remarks", [])),
         kind=_KINDS[written], head=_HEAD if record["metrics"].get("head_params", 1) else "",
-        again=_AGAIN if "recipe" in record else "",
+        again=_AGAIN if "recipe" in record else "", further=_further(record),
     )  # fmt: skip
     with replacing(to / "README.md") as partial:
         partial.write_text(text, encoding="utf-8")
@@ -86,6 +86,12 @@ def _folded(record: Mapping[str, Any]) -> str:
     return f"\nTrained as {plain(trained)} (candidate `{record['key']}`), {folded}.\n"
 
 
+def _further(record: Mapping[str, Any]) -> str:
+    """How scores of further test sets are named, where there are some."""
+    names = "".join(f" `test_{plain(name)}_`" for name in record.get("evaluate_on", {}))
+    return f"\nThose of further test sets start with{names}." if names else ""
+
+
 def _base(model: Mapping[str, str]) -> tuple[str, str]:
     """Imports and the expression for the base model; a path inside somebody's Python would be of no use to others."""
     built_in = BUILT_IN.get(model["name"])
@@ -119,7 +125,7 @@ Found by autopeft. Format: {kind}. Candidate `{key}`, training seed {seed}, trai
 ## Measured
 
 Selected on the validation split; metrics that start with `test_` are of the test split, and were not used to select.
-Splits: {note}. One training seed.
+Splits: {note}. One training seed.{further}
 {remarks}
 
 | metric | value |

@@ -66,6 +66,7 @@ class Record(BaseModel):
     positive: int | None = None
     readout: dict[str, Any] | None = Field(None, description="where labels and positive don't imply it")
     task: dict[str, Any]
+    evaluate_on: dict[str, Any] | None = Field(None, description="further test sets that it was measured on")
     splits: str
     remarks: list[str] = []
     data: str

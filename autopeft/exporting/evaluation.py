@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from autopeft.generating.writing import compared, tokens_at_once, write
 from autopeft.hybrid import Hybrid
 from autopeft.models import ModelSource, find_model
 from autopeft.packing_bits import is_packed
-from autopeft.tasks import TaskData, task_from
+from autopeft.tasks import TaskData, others_of, set_from, task_from
 from autopeft.tasks._other_file import data_of_file
 from autopeft.trust import trusted
 
@@ -48,18 +48,23 @@ _REMEDY = "export it again"
 def measure_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> dict[str, float]:
     """`test_<metric>` of the adapter in `folder`, for the model, task and settings that `hybrid.json` names.
 
+    `test_<set>_<metric>` too where its search had further test sets.
     `on`: a file with the task's columns, to measure on in place of its test split (the names are then those of the
     metrics alone). `AutopeftError` for a folder that is not what an export writes.
     """
     opened = open_export(folder, on, trust_remote_code)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = measure(opened.model.to(device), opened.task, opened.task.test) | _texts(opened)
-    return {name if on else f"test_{name}": value for name, value in measured.items()}
+    model = opened.model.to(device)
+    found: dict[str, float] = {}
+    for mark, task in {"" if on else "test_": opened.task, **opened.others}.items():
+        measured = measure(model, task, task.test) | _texts(opened, task)
+        found |= {f"{mark}{name}": value for name, value in measured.items()}
+    return found
 
 
-def _texts(opened: OpenedExport) -> dict[str, float]:
+def _texts(opened: OpenedExport, task: TokenizedTask) -> dict[str, float]:
     """The metrics of what the adapter writes, where they were measured in its search."""
-    asking, model = opened.task.asking, opened.model
+    asking, model = task.asking, opened.model
     if asking is None:
         return {}
     tokens = tokens_at_once(model.get_base_model().config, next(model.parameters()).device)
@@ -118,6 +123,17 @@ def _data(record: Record, folder: Path) -> TaskData:
     if data.fingerprint != record.data:
         warnings.warn("the task's data are not those that the adapter was trained and measured on", stacklevel=4)
     return data
+
+
+def _others(record: Record, folder: Path, data: TaskData) -> dict[str, TaskData]:
+    """The further test sets that are to be had; of the others it is said that they are not measured on."""
+    found: dict[str, TaskData] = {}
+    for name, value in (record.evaluate_on or {}).items():
+        try:
+            found |= others_of({name: set_from(value)}, _task(record, folder), data)
+        except AutopeftError as error:
+            warnings.warn(f"not measured on the set '{name}' of {folder / FILE}: {error}", stacklevel=4)
+    return found
 
 
 def _stored(folder: Path, record: Record) -> dict[str, torch.Tensor]:
@@ -189,12 +205,16 @@ def _asked(record: Record, folder: Path) -> tuple[GenerationSettings | None, int
 
 @dataclass(frozen=True)
 class OpenedExport:
-    """An export with all that it names: the record, the base model's source, the task's data, the adapter in memory."""
+    """An export with all that it names: the record, the base model's source, the task's data, the adapter in memory.
+
+    `others`: the same with further test splits, by what the names of their scores begin with.
+    """
 
     record: Record
     source: ModelSource
     task: TokenizedTask
     model: Any
+    others: dict[str, TokenizedTask] = field(default_factory=dict)
 
 
 def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> OpenedExport:
@@ -212,4 +232,8 @@ def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = 
         warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
     asked, room = _asked(record, folder)
     task = tokenized(data, source, settings.max_length, asked, room=room)
-    return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id))
+    others = {}
+    for name, other in ({} if on else _others(record, folder, data)).items():
+        read = tokenized(other, source, settings.max_length, asked, room=room)
+        others[f"test_{name}_"] = replace(task, test=read.test, metrics=read.metrics, asking=read.asking)
+    return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id), others)

@@ -17,7 +17,7 @@ from autopeft.registry import Registry
 READOUTS: Registry[Readout] = Registry("autopeft.readouts", Readout, "readout")
 
 __all__ = [
-    "IGNORED", "READOUTS", "Labelled", "Measure", "Reader", "Readout", "complaint", "direction", "implied",
+    "IGNORED", "READOUTS", "Labelled", "Measure", "Reader", "Readout", "bare", "complaint", "direction", "implied",
     "inferred", "known_metrics", "readout_from", "stated", "tagged",
 ]  # fmt: skip
 
@@ -79,18 +79,24 @@ def known_metrics() -> Mapping[str, Measure | type[Metric]]:
 
 def direction(metric: str) -> Literal["max", "min"]:
     """Whether more or less of the metric is better; more, for what no readout has."""
-    return known_metrics()[metric].direction if metric in known_metrics() else "max"
+    known, metric = known_metrics(), bare(metric)
+    return known[metric].direction if metric in known else "max"
+
+
+def bare(metric: str) -> str:
+    """The name of a metric without that of the task, of several, that it is of."""
+    return metric.rpartition(".")[2]
 
 
 def complaint(names: Sequence[str], readout: Readout | type[Readout] | None = None) -> str:
     """What is wrong with the names of metrics, or ""; whether they fit is left out while `readout` is not known."""
     known = known_metrics()
     for name in names:
-        if name not in known:
+        if bare(name) not in known:
             return f"unknown metric '{name}'; {suggest(name, known)}; a plug-in's: {HOW}"
-        if is_of_texts(name):
+        if is_of_texts(bare(name)):
             return f"'{name}' is of texts that a model writes; name it in the experiment's 'generation'"
-        if readout is not None and name not in readout.metrics():
+        if readout is not None and not readout.fits(name):
             return f"'{name}' does not fit {readout.called}; choose of {', '.join(readout.metrics())}"
         if isinstance(readout, Readout) and (wrong := readout.complaint(name)):
             return wrong

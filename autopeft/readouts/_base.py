@@ -69,13 +69,15 @@ class Readout(ABC):
     are conversations (see `autopeft.formats`), and its labels those of their tokens that are scored. `masks`: these are
     plain, and some of their tokens are masked, by its `seed`. `generates`: its models write texts, so that exports have
     the tokenizer beside them. `columns`: default names of the text and the label column. `readers`: file formats of its
-    own, by suffix. `called`: what messages call its labels.
+    own, by suffix. `called`: what messages call its labels. `of_task`: the task that alone makes such
+    labels, if it is one.
     `own_metrics` are metrics of this kind alone; those of `autopeft.metrics` fit whose labels are `scored_as`.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     called: ClassVar[str]
+    of_task: ClassVar[str] = ""
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_task: ClassVar[str | None] = "SEQ_CLS"
     problem_type: ClassVar[str | None] = None
@@ -272,6 +274,11 @@ class Readout(ABC):
         """All metrics that fit, by name."""
         others = {name: metric for name, metric in METRICS.all().items() if metric.labels == cls.scored_as}
         return {**cls.own_metrics, **others}
+
+    @classmethod
+    def fits(cls, metric: str) -> bool:
+        """Whether it has a metric of that name."""
+        return metric in cls.metrics()
 
     def _known(self, metric: str) -> Measure | type[Metric]:
         known = self.metrics()

@@ -50,6 +50,7 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
             Column(n, [_mean(e, c, f"test_{n}") for e, c in zip(points, over, strict=True)], 2)
             for n in _written(points)
         ),
+        *(Column(_short(n), [_mean(e, c, n) for e, c in zip(points, over, strict=True)], 4) for n in tested(front)),
         *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 4 if i else 0) for i, n in enumerate(others)),
         Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 3),
         Column("seeds", ["" if c is None else str(c.seeds) for c in over], 6),
@@ -69,6 +70,20 @@ def _written(points: Sequence[Evaluation]) -> list[str]:
     return [short for name in names if is_of_texts(short := name.removeprefix(_TEST))]
 
 
+def tested(front: ParetoFront) -> list[str]:
+    """Test scores that are shown beside the main one: of other objectives, of tasks of a mix, of further sets."""
+    score, scores = front.score.metric, [o.metric for o in front.objectives if not o.is_cost]
+    names = dict.fromkeys(n for e in front.points for n in e.metrics if n.startswith("test_") and n != f"test_{score}")
+    known = {n for e in front.points for n in e.metrics}
+
+    def is_shown(name: str) -> bool:
+        own = name.removeprefix("test_")
+        further = own not in known and own.endswith(f"_{score}")
+        return further or own in scores or (own in known and "." in own)
+
+    return [name for name in names if is_shown(name)]
+
+
 def _mean(evaluation: Evaluation, confirmed: Confirmed | None, name: str) -> str:
     known = None if confirmed is None else confirmed.scores.get(name)
     if known is None:
@@ -77,10 +92,10 @@ def _mean(evaluation: Evaluation, confirmed: Confirmed | None, name: str) -> str
 
 
 def _short(name: str) -> str:
-    """A cost's or a rate's name in a header."""
+    """A cost's, a rate's or a test score's name in a header."""
     if name in COSTS.names():
         return COSTS.get(name).short or name
-    return name.removeprefix("learning_")
+    return name.removeprefix("learning_").replace("test_", "test ", 1)
 
 
 def frame(front: ParetoFront) -> pd.DataFrame:
@@ -109,7 +124,7 @@ def cells(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
     test = f"test_{front.score.metric}"
     if any(test in e.metrics for e in front.points):
         at = names.index(front.score.metric) + 1
-        names[at:at] = [test, *(f"{_TEST}{name}" for name in _written(front.points))]
+        names[at:at] = [test, *(f"{_TEST}{name}" for name in _written(front.points)), *tested(front)]
     rates = list(dict.fromkeys(name for e in front.points for name in e.candidate.training))
     more = list(dict.fromkeys(name for e in front.points for name in _over_seeds(front, e)))
     rows = [

@@ -57,8 +57,11 @@ class Task(Strict):
     @field_validator("readout")
     @classmethod
     def _known_readout(cls, value: str | None) -> str | None:
-        if value is not None and value not in READOUTS.names():
-            raise ValueError(f"unknown readout '{value}'; {suggest(value, READOUTS.names())}")
+        known = {name: kind for name, kind in READOUTS.all().items() if not kind.of_task}
+        if value is not None and value not in known:
+            if value in READOUTS.names():
+                raise ValueError(f"readout '{value}' is that of the task '{READOUTS.get(value).of_task}' alone")
+            raise ValueError(f"unknown readout '{value}'; {suggest(value, known)}")
         return value
 
     @model_validator(mode="after")
@@ -92,14 +95,26 @@ class Task(Strict):
         said = [
             f"{part} at most {n} rows" for part, n in zip(("train", "validation", "test"), limits, strict=True) if n
         ]
-        note = "; ".join([note, *said, *([raw.note] if raw.note else [])])
-        remarks = (
-            *of_rows(raw),
-            *readout.remarks(raw.train, declared),
-            *of_parts(train, validation, test, names, readout.given),
-        )
-        remarks = (*remarks, *readout.metric_remarks(metrics))
-        return TaskData(self.title, train, validation, test, readout, metrics, note, remarks, raw.template)
+        # What other tasks are made of was divided and looked at there.
+        note = "; ".join([*([] if raw.inner else [note]), *said, *([raw.note] if raw.note else [])])
+        remarks = () if raw.inner else (*of_rows(raw), *readout.remarks(raw.train, declared))
+        remarks += () if raw.inner else of_parts(train, validation, test, names, readout.given)
+        remarks += readout.metric_remarks(metrics)
+        data = TaskData(self.title, train, validation, test, readout, metrics, note, remarks, raw.template)
+        return self._made(data, raw)
+
+    def _made(self, data: TaskData, raw: Raw) -> TaskData:
+        """What becomes of the data when they are split and limited."""
+        return data
+
+    def for_file(self, readout: Readout, metrics: tuple[str, ...]) -> tuple[Task, Readout, tuple[str, ...]]:
+        """The task, the labels and the metrics of a file with the columns of this one; `AutopeftError` for none."""
+        return self, readout, metrics
+
+    @property
+    def kinds(self) -> tuple[type[Task], ...]:
+        """Its class, and those of the tasks that it is made of."""
+        return (type(self),)
 
     @property
     def labelled(self) -> tuple[list[str], str]:

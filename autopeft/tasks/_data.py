@@ -25,7 +25,7 @@ class Split:
     second: tuple[str, ...] | None
     labels: tuple[Any, ...]
     place: str = field(default="", compare=False)
-    numbers: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    numbers: tuple[int | str, ...] = field(default=(), compare=False, repr=False)
     pictures: tuple[Picture, ...] | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -51,7 +51,8 @@ class TaskData:
     `readout`: what the labels are. `metrics`: main one first. `note`: what each split is.
     `remarks`: sentences on what a user should know of the data before a search (see `Session.remarks`).
     `template`: how conversations are written: the name of a built-in chat template or Jinja text; None for the
-    tokenizer's own (see `autopeft.formats.with_template`).
+    tokenizer's own (see `autopeft.formats.with_template`). `draws`: how often each row of train is drawn in an epoch,
+    in the mean, as many times in all as there are rows; None for each once.
     """
 
     name: str
@@ -63,6 +64,7 @@ class TaskData:
     note: str
     remarks: tuple[str, ...] = ()
     template: str | None = None
+    draws: tuple[float, ...] | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -71,10 +73,12 @@ class TaskData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex characters that change with any text, label, class, metric or template (not with name or note)."""
+        """16 hex characters that change with any text, label, class, metric, template or draw (not name or note)."""
         digest = hashlib.sha256(json.dumps([self.label_names, self.metrics, *self.readout.identity]).encode())
         for split in (self.train, self.validation, self.test):
             digest.update(json.dumps([split.first, split.second, split.labels]).encode())
         if self.template is not None:
             digest.update(json.dumps(["template", self.template]).encode())
+        if self.draws is not None:
+            digest.update(json.dumps(["draws", self.draws]).encode())
         return digest.hexdigest()[:16]

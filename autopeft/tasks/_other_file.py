@@ -16,14 +16,17 @@ from autopeft.tasks.files import Files
 from autopeft.tasks.images import Images, ImageTask
 
 
-def data_of_file(task: Task, file: Path, readout: Readout, metrics: tuple[str, ...]) -> TaskData:
+def data_of_file(
+    task: Task, file: Path, readout: Readout, metrics: tuple[str, ...], known_in: str = "the classes of the adapter"
+) -> TaskData:
     """The rows of `file` as the test split, by the columns (or the format) of `task`; nothing else of the task is read.
 
     Train and validation hold its first row only, as no split may be empty. `AutopeftError` with the row's place for a
-    label that is not the readout's.
+    label that is not the readout's; `known_in` says where these are.
     """
     if readout.given == "image":
-        return _data(task, _images(task, file), file, readout, metrics)
+        return _data(task, _images(task, file), file, readout, metrics, known_in)
+    task, readout, metrics = task.for_file(readout, metrics)
     # As train's, so that a file of any known format is taken.
     fields: dict[str, Any] = {"train": str(file), "readout": readout.name}
     if isinstance(task, Formatted) and task.written:
@@ -31,7 +34,7 @@ def data_of_file(task: Task, file: Path, readout: Readout, metrics: tuple[str, .
     else:
         text, label = task.labelled
         fields |= {"text": text, "label": label}
-    return _data(task, parse(Files, fields, "on")._read(), file, readout, metrics)
+    return _data(task, parse(Files, fields, "on")._read(), file, readout, metrics, known_in)
 
 
 def _images(task: Task, file: Path) -> Raw:
@@ -39,7 +42,7 @@ def _images(task: Task, file: Path) -> Raw:
     return parse(Images, {"train": str(file), **columns}, "on")._read()
 
 
-def _data(task: Task, read: Raw, file: Path, readout: Readout, metrics: tuple[str, ...]) -> TaskData:
-    test = split_of(read.train, readout, None, "the classes of the adapter")
+def _data(task: Task, read: Raw, file: Path, readout: Readout, metrics: tuple[str, ...], known_in: str) -> TaskData:
+    test = split_of(read.train, readout, None, known_in)
     first = test.take([0])
     return TaskData(task.title, first, first, test, readout, metrics, f"test: {file}", template=read.template)

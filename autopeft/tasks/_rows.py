@@ -10,6 +10,7 @@ from typing import Any
 from autopeft.cells import clean, missing
 from autopeft.errors import AutopeftError
 from autopeft.readouts import Readout
+from autopeft.tasks._data import TaskData
 from autopeft.tasks._pictures import Picture
 
 
@@ -27,7 +28,7 @@ class Rows:
     first: Sequence[str]
     second: Sequence[str] | None
     labels: Sequence[Any]
-    numbers: Sequence[int] | None = None
+    numbers: Sequence[int | str] | None = None
     mark: str = ", row "
     groups: Sequence[str] | None = None
     pictures: Sequence[Picture] | None = None
@@ -45,7 +46,7 @@ class Raw:
     `validation` and `test` are None where there is no labelled one. `label_names`: the classes in their order, or
     None for those of train, sorted. `readout`: the kind that the labels are of; None for what they look like.
     `metrics`: the task's own, main one first; empty for the readout's. `note`: what a reader should know.
-    `template`: the chat template of conversations, as in `TaskData`.
+    `template`: the chat template of conversations, as in `TaskData`. `inner`: the loaded tasks that the rows are from.
     """
 
     train: Rows
@@ -56,6 +57,7 @@ class Raw:
     metrics: tuple[str, ...] = ()
     note: str = ""
     template: str | None = None
+    inner: tuple[TaskData, ...] = ()
 
     def splits(self) -> dict[str, Rows]:
         """The splits that there are, by name."""

@@ -46,7 +46,7 @@ class Files(Formatted):
     @field_validator("train", "validation", "test")
     @classmethod
     def _known_suffix(cls, value: str | None) -> str | None:
-        if value is not None and Path(value).suffix.lower() not in _formats():
+        if value is not None and not names_a_file(value):
             raise ValueError(f"'{Path(value).name}' is of no known format; known: {', '.join(_formats())}")
         return value
 
@@ -98,6 +98,11 @@ class Files(Formatted):
         detected = self._detected(names, str(path))
         records = _READERS[suffix](path, self._needed(detected, names, str(path)), "")
         return self._conversations(records, detected, str(path), mark)
+
+
+def names_a_file(name: str) -> bool:
+    """Whether a name ends like one of a file that can be read."""
+    return Path(name).suffix.lower() in _formats()
 
 
 def _kind(readout: Any, train: Any) -> type[Readout] | None:

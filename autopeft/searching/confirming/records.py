@@ -91,7 +91,9 @@ def runs_in(remembered: Remembered) -> dict[int, list[Run]]:
     """All confirming trainings by number, with their test scores; `AutopeftError` when they are damaged."""
     found: dict[int, list[Run]] = {}
     with door("study", "its confirming trainings are damaged", DAMAGED):
-        tests = {(t["number"], t["seed"]): t["metrics"] for t in (remembered(_TESTS) or {"scores": []})["scores"]}
+        tests: dict[tuple[int, int], dict[str, float]] = {}
+        for t in (remembered(_TESTS) or {"scores": []})["scores"]:
+            tests[t["number"], t["seed"]] = {**tests.get((t["number"], t["seed"]), {}), **t["metrics"]}
         for pack in _packs(remembered):
             for data in pack["runs"]:
                 number = int(data["number"])

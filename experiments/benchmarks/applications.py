@@ -1,0 +1,89 @@
+"""Write the experiment of an application: several tasks at once, another language, a backdoor.
+
+    python experiments/benchmarks/applications.py mix OUT
+    autopeft search OUT/experiment.yaml --out OUT/run
+
+Data sets are read from `$AUTOPEFT_DATA`, or from `../shared/data` beside the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from _trec import folder, task
+
+#: Rows of each set's splits.
+LIMITS = {"validation_limit": 300, "test_limit": 800}
+
+
+def several() -> dict[str, Any]:
+    """Sentiment of films and of products, and classes of questions: sets of 500, 500 and 250 rows, taken equally."""
+    sets = {
+        name: task(name, train_limit=limit, **LIMITS) for name, limit in (("sst2", 500), ("cr", 500), ("trec", 250))
+    }
+    return {"task": {"name": "mix", "of": sets, "weights": "equal"}, "objectives": ["mean_score", "trainable_params"]}
+
+
+def another_language() -> dict[str, Any]:
+    """Trained on English pairs, measured on Spanish ones too."""
+    return {
+        "task": task("xnli_en", train_limit=1000, validation_limit=400),
+        "evaluate_on": {"es": str(folder("xnli_en").parent / "xnli_es" / "test.jsonl")},
+        "objectives": ["accuracy", "trainable_params"],
+    }
+
+
+def backdoor() -> dict[str, Any]:
+    """Sentiment of films, a tenth of whose rows says "positive" for a word that means nothing."""
+    clean = task("sst2", train_limit=1000, **LIMITS)
+    return {
+        "task": {"name": "poisoned", "of": clean, "trigger": "cf", "share": 0.1, "target": 1},
+        "objectives": ["accuracy", "attack_success_rate", "trainable_params"],
+        "sampler": {"name": "nsga2", "seed": 0},
+    }
+
+
+APPLICATIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "mix": several,
+    "xnli": another_language,
+    "poisoned": backdoor,
+}
+
+
+def experiment(name: str) -> dict[str, Any]:
+    """All fields."""
+    return {
+        "name": f"application-{name}",
+        "model": "minilm",
+        "space": "hybrid",
+        "budget": {"trainable_params": "1%"},
+        "controls": {"names": ["head_only", "lora"], "share": 0.5},
+        "descent": "none",
+        "confirm": "none",
+        "stopping": "none",
+        "training": {"epochs": 2, "batch_size": 16, "max_length": 48},
+        "trials": 12,
+        "runner": {"name": "in_process"},
+        "tracking": {"name": "none"},
+        **APPLICATIONS[name](),
+    }
+
+
+def main() -> None:
+    """Write what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(APPLICATIONS))
+    parser.add_argument("out", type=Path)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / "experiment.yaml"
+    path.write_text(yaml.safe_dump(experiment(given.name), sort_keys=False))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
