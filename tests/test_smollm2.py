@@ -8,17 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import perturb
 
 from autopeft.attention import FUSED, MATMUL
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import REPORTED, Backbone, Precision
 from autopeft.engine.data import TokenizedTask, collate
+from autopeft.engine.generated import Member, Writers, tokenized
 from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
 from autopeft.exporting import write_adapter
 from autopeft.fingerprint import model_files
+from autopeft.generating.settings import GenerationSettings
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
+from autopeft.methods.prefix import Prefix
 from autopeft.models import BUILT_IN, find_model
 from autopeft.readouts._frozen_head import head_of
 from autopeft.readouts.causal_lm import CausalLM
@@ -62,3 +66,26 @@ def test_smollm2_trains_and_answers(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     assert write_adapter(source, member, weights, CausalLM(), tmp_path / "out") == "LORA"
     assert "<|im_start|>" in (tmp_path / "out" / "chat_template.jinja").read_text()
+
+
+def test_smollm2_answers_in_a_pack_and_stops_where_its_template_ends_a_turn() -> None:
+    source = find_model("smollm2")
+    said = [("user", "Rewrite in the past tense: She walks to school."), ("assistant", "She walked to school.")]
+    turns = [{"role": role, "content": text, "scored": role == "assistant"} for role, text in said]
+    split = Split((json.dumps({"turns": turns}),), None, (0,))
+    data = TaskData("tenses", split, split, split, CausalLM(), ("loss",), "made up")
+    settings = GenerationSettings(metrics=("exact_match", "bleu"), max_new_tokens=16)
+    task = tokenized(data, source, 128, settings)
+    assert task.asking is not None
+    assert task.asking.stops == (source.tokenizer().convert_tokens_to_ids("<|im_end|>"),)
+    backbone = Backbone(source, CausalLM(), REPORTED, torch.device("cpu"), task.pad_id)
+    bare, other = Candidate(Hybrid.uniform(30)), Candidate(Hybrid.from_layers(30, {9: [Prefix(2)], 29: [LoRA(4)]}))
+    with Pack(backbone, [other], TrainingSettings()) as pack:
+        perturb(pack, scale=0.5)
+        weights = pack.weights(0)
+    writers = Writers(backbone, task, TrainingSettings(), source.tokenizer)
+    members: list[Member] = [(bare, dict), (other, lambda: weights)]
+    (answer,), (another,) = writers.texts(members, "test")
+    assert answer == "She walked to school."
+    assert writers.texts(members[1:], "test") == [[another]]
+    assert another != answer
