@@ -17,13 +17,13 @@ import yaml
 from _trec import folder, task
 
 #: Rows of each set's splits.
-LIMITS = {"validation_limit": 300, "test_limit": 800}
+LIMITS = {"validation_limit": 200, "test_limit": 400}
 
 
 def several() -> dict[str, Any]:
-    """Sentiment of films and of products, and classes of questions: sets of 500, 500 and 250 rows, taken equally."""
+    """Sentiment of films and of products, and classes of questions: 200, 200 and 100 rows, taken equally."""
     sets = {
-        name: task(name, train_limit=limit, **LIMITS) for name, limit in (("sst2", 500), ("cr", 500), ("trec", 250))
+        name: task(name, train_limit=limit, **LIMITS) for name, limit in (("sst2", 200), ("cr", 200), ("trec", 100))
     }
     return {"task": {"name": "mix", "of": sets, "weights": "equal"}, "objectives": ["mean_score", "trainable_params"]}
 
@@ -31,7 +31,7 @@ def several() -> dict[str, Any]:
 def another_language() -> dict[str, Any]:
     """Trained on English pairs, measured on Spanish ones too."""
     return {
-        "task": task("xnli_en", train_limit=1000, validation_limit=400),
+        "task": task("xnli_en", train_limit=500, validation_limit=200),
         "evaluate_on": {"es": str(folder("xnli_en").parent / "xnli_es" / "test.jsonl")},
         "objectives": ["accuracy", "trainable_params"],
     }
@@ -39,7 +39,7 @@ def another_language() -> dict[str, Any]:
 
 def backdoor() -> dict[str, Any]:
     """Sentiment of films, a tenth of whose rows says "positive" for a word that means nothing."""
-    clean = task("sst2", train_limit=1000, **LIMITS)
+    clean = task("sst2", train_limit=500, **LIMITS)
     return {
         "task": {"name": "poisoned", "of": clean, "trigger": "cf", "share": 0.1, "target": 1},
         "objectives": ["accuracy", "attack_success_rate", "trainable_params"],
@@ -66,7 +66,7 @@ def experiment(name: str) -> dict[str, Any]:
         "confirm": "none",
         "stopping": "none",
         "training": {"epochs": 2, "batch_size": 16, "max_length": 48},
-        "trials": 12,
+        "trials": 10,
         "runner": {"name": "in_process"},
         "tracking": {"name": "none"},
         **APPLICATIONS[name](),
