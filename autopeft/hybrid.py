@@ -78,17 +78,26 @@ class Hybrid:
         """How many vectors stand among those of a text's tokens."""
         return sum(method.input_tokens() for method in self.model)
 
-    def placed(self) -> Iterator[tuple[int, str, Method]]:
-        """(layer, site, method) one by one, in the order in which a forward pass meets them at each site."""
+    def placed(self, shape: ModelShape | None = None) -> Iterator[tuple[int, str, Method]]:
+        """(layer, site, method) one by one, in the order in which a forward pass meets them at each site.
+
+        On a model of `shape`: at the sites that its layers have.
+        """
         for i, methods in enumerate(self.layers):
             for method in methods:
-                for site in method.sites:
+                for site in method.sites if shape is None else method.places(shape.at(i)):
                     yield i, site, method
+
+    def by_layer(self, shape: ModelShape) -> Iterator[tuple[tuple[Method, ...], ModelShape]]:
+        """Those of the whole model, then each layer's, with the shape that they stand in."""
+        yield self.model, shape
+        for i, methods in enumerate(self.layers):
+            yield methods, shape.at(i)
 
     def num_params(self, shape: ModelShape) -> int:
         """Trainable parameters without the task's head, exactly; nothing is built."""
         self.check(shape)
-        own = sum(_layer_params(methods, shape) for methods in (self.model, *self.layers))
+        own = sum(_layer_params(methods, there) for methods, there in self.by_layer(shape))
         return own + sum(method.shared_params(shape) for method in self.sharing(shape))
 
     def sharing(self, shape: ModelShape) -> list[Method]:
@@ -97,8 +106,8 @@ class Hybrid:
         It stands at all sites at which one of them does.
         """
         members: dict[tuple[Any, ...], list[Method]] = {}
-        for methods in (self.model, *self.layers):
-            for method in _sharing(methods, shape):
+        for methods, there in self.by_layer(shape):
+            for method in _sharing(methods, there):
                 members.setdefault((method.bank_name, method.bank_options()), []).append(method)
         joined = [_joined(group) for group in members.values()]
         return [method for method in joined if method.shared(shape) or method.shared_bytes(shape)]
@@ -107,8 +116,8 @@ class Hybrid:
         """`AutopeftError` when the model has another number of layers, or lacks all places of a method."""
         if len(self.layers) != shape.layers:
             raise AutopeftError(f"hybrid: made for {len(self.layers)} layers, but the model has {shape.layers}")
-        for methods in (self.model, *self.layers):
-            _check_places(methods, shape)
+        for methods, there in self.by_layer(shape):
+            _check_places(methods, there)
 
     def check_room(self, shape: ModelShape) -> None:
         """`AutopeftError` when the hybrid is far larger than the model: before anything is allocated for it."""
@@ -117,7 +126,12 @@ class Hybrid:
             raise AutopeftError(
                 f"hybrid: {count:,} parameters on a model of {shape.backbone_params:,}; at most {most:,} are allowed"
             )
-        held = sum(m.held(shape, place) for m in self.methods() for place in m.places(shape))
+        held = sum(
+            m.held(there, place)
+            for methods, there in self.by_layer(shape)
+            for m in methods
+            for place in m.places(there)
+        )
         held += sum(m.held(shape, None) for m in self.sharing(shape))
         if held > _TIMES * most:
             raise AutopeftError(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autopeft.anatomy import family_of, input_limits, layers_of
+from autopeft.anatomy import family_of, input_limits, layer_counts, layers_of
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 
@@ -23,8 +23,8 @@ def check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str, traine
                 f"{place}: {weight} is {list(saved)} in the checkpoint, and {list(described)} by its config.json; "
                 "use the files that belong together"
             )
-    layers = len(layers_of(model))
-    if above := sorted(weight for weight in info["unexpected_keys"] if _layer_of(weight, model) >= layers):
+    if above := sorted(weight for weight in info["unexpected_keys"] if _is_above(weight, model)):
+        layers = len(layers_of(model))
         raise AutopeftError(
             f"{place}: the checkpoint has more than the {layers} layers that its config.json says ({above[0]}); mend "
             "num_hidden_layers, or save the model without them"
@@ -44,12 +44,16 @@ def check_computes(model: PreTrainedModel, name: str) -> None:
     place, limits = f"model '{name}'", input_limits(model.config)
     ids = torch.arange(3, device=model.device)[None, : limits.tokens] % limits.vocabulary
     with torch.no_grad(), door(place, "cannot compute with its config.json"):
-        finite = bool(model(input_ids=ids).logits.isfinite().all())
+        more = {"decoder_input_ids": ids} if family_of(model.config).decoder else {}
+        finite = bool(model(input_ids=ids, **more).logits.isfinite().all())
     if not finite:
         raise AutopeftError(f"{place}: computes no numbers (NaN or infinite), so its weights are broken; get it anew")
 
 
-def _layer_of(weight: str, model: PreTrainedModel) -> int:
-    """The layer that a weight of a checkpoint is named after; -1 for what is in no layer."""
-    found = re.match(rf"(?:{model.base_model_prefix}\.)?{re.escape(family_of(model.config).layers)}\.(\d+)\.", weight)
-    return int(found[1]) if found else -1
+def _is_above(weight: str, model: PreTrainedModel) -> bool:
+    """Whether a weight of a checkpoint is named after a layer above those that there are."""
+    for row, count in zip(family_of(model.config).stacks, layer_counts(model), strict=True):
+        found = re.match(rf"(?:{model.base_model_prefix}\.)?{re.escape(row.layers)}\.(\d+)\.", weight)
+        if found:
+            return int(found[1]) >= count
+    return False

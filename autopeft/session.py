@@ -58,7 +58,7 @@ class Session:
         # Before anything is computed from it: a configuration may promise far more than is there.
         self.source.check_weights(self.shape)
         self.data = experiment.task.load()
-        self.shape = replace(self.source.shape(self.data.readout), load=self.load())
+        self.shape = self.source.shape(self.data.readout).loaded(self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
         self._check_phases()

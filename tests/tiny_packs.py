@@ -14,7 +14,7 @@ import torch
 from tiny_models import METHOD_NAMES, make
 from tiny_task import completions, save_language_model, save_model, task, tokenizer
 
-from autopeft.anatomy import INPUT
+from autopeft.anatomy import CROSS, INPUT
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone, Precision
 from autopeft.engine.company import Company
@@ -161,7 +161,7 @@ def _random(names: Sequence[str], layers: int, first: int, rng: random.Random) -
 
 
 def _method(name: str, rng: random.Random) -> Method:
-    sites = [site for site in METHODS.get(name).allowed_sites if site != "gate"]
+    sites = [site for site in METHODS.get(name).allowed_sites if site not in ("gate", *CROSS)]
     options = {"sites": tuple(rng.sample(sites, rng.randrange(1, len(sites) + 1)))}
     if "activation" in METHODS.get(name).option_names():
         options |= rng.choice(_OPTIONS)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
-    "AUTO_CLASS", "CROSS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Rows", "Site",
-    "TrainingLoad", "embeddings_of", "family_of", "head_names", "hidden_of", "hidden_states", "input_limits", "is_recognised", "joined",
-    "layers_of", "remarks_of", "shape_from_config", "shape_of", "stacks_of", "unsupported", "vocabulary_of", "with_hidden",
-    "without_weights",
+    "AUTO_CLASS", "CROSS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape",
+    "Rows", "Site", "TrainingLoad", "embeddings_of", "family_of", "head_names", "hidden_of", "hidden_states",
+    "input_limits", "is_recognised", "joined", "layer_counts", "layers_of", "remarks_of", "shape_from_config",
+    "shape_of", "stacks_of", "unsupported", "vocabulary_of", "with_hidden", "without_weights",
 ]  # fmt: skip
 
 #: The places that are modules with a weight, and perhaps a bias.
@@ -37,6 +37,11 @@ _WITH_WEIGHTS = (*MAPS, "norm1", "norm2")
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     """The backbone's layers, lowest first, a decoder's after its encoder's; names are checked against the model."""
     return [layer for row in family_of(model.config).stacks for layer in _layers_of(model, row)]
+
+
+def layer_counts(model: PreTrainedModel) -> list[int]:
+    """How many layers each of its stacks has."""
+    return [len(_layers_of(model, row)) for row in family_of(model.config).stacks]
 
 
 def _layers_of(model: PreTrainedModel, row: Family) -> list[nn.Module]:
@@ -66,14 +71,14 @@ def hidden_states(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) ->
     encoder, decoder = stacks_of(model)
     seen = inputs.get("attention_mask")
     encoded = encoder(input_ids=inputs["input_ids"], attention_mask=seen).last_hidden_state
-    found = decoder(
+    written: torch.Tensor = decoder(
         input_ids=inputs["decoder_input_ids"],
         attention_mask=inputs.get("decoder_attention_mask"),
         encoder_hidden_states=encoded,
         encoder_attention_mask=seen,
         use_cache=False,
     ).last_hidden_state
-    return found
+    return written
 
 
 def hidden_of(output: Any) -> torch.Tensor:

@@ -28,9 +28,7 @@ _T5_DECODER = Family(
     embeddings="shared",
     causal=True,
     pair=True,
-    when=(
-        ("is_gated_act", True, {"up": "layer.2.DenseReluDense.wi_1", "gate": "layer.2.DenseReluDense.wi_0"}),
-    ),
+    when=(("is_gated_act", True, {"up": "layer.2.DenseReluDense.wi_1", "gate": "layer.2.DenseReluDense.wi_0"}),),
 )
 _T5 = replace(
     _T5_DECODER,
@@ -41,9 +39,7 @@ _T5 = replace(
     norm2="layer.1.layer_norm",
     causal=False,
     decoder=_T5_DECODER,
-    when=(
-        ("is_gated_act", True, {"up": "layer.1.DenseReluDense.wi_1", "gate": "layer.1.DenseReluDense.wi_0"}),
-    ),
+    when=(("is_gated_act", True, {"up": "layer.1.DenseReluDense.wi_1", "gate": "layer.1.DenseReluDense.wi_0"}),),
 )
 _BART_DECODER = Family(
     layers="decoder.layers",

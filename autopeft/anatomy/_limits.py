@@ -46,7 +46,7 @@ class InputLimits:
     """What a model can be given: token ids below `vocabulary`, `tokens` of them at most, segment ids below `segments`.
 
     `segments` is None for families that look none up. `window`: of how many tokens, itself among them, each one sees at
-    most (None: of all). `start`: what a decoder's text begins with (None: with its own last token, or it has no encoder).
+    most (None: of all). `start`: what a decoder above an encoder begins with (None: its text's own last token).
     """
 
     vocabulary: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autopeft.anatomy._families import FAMILIES
 from autopeft.anatomy._family import CROSS, INPUT, Family
@@ -54,6 +54,27 @@ class ModelShape:
             layer -= stack.layers
         return self
 
+    def loaded(self, load: TrainingLoad) -> ModelShape:
+        """The same, trained on as `load` says."""
+        return replace(self, load=load, stacks=tuple(replace(stack, load=load) for stack in self.stacks))
+
+    @property
+    def encoder_layers(self) -> int:
+        """How many of its layers are an encoder's below a decoder."""
+        return self.stacks[0].layers if self.stacks else 0
+
+    def stack_of(self, layer: int) -> int:
+        """The number of the stack that a layer is in."""
+        return int(bool(self.stacks) and layer >= self.encoder_layers)
+
+    def inside(self, layer: int) -> str:
+        """The dotted name of a layer in the base model."""
+        for stack in self.stacks:
+            if layer < stack.layers:
+                return stack.inside(layer)
+            layer -= stack.layers
+        return f"{self.row.layers}.{layer}"
+
     def entrance(self, layer: int) -> int:
         """The highest layer from which all that is below need not be computed again, for one that differs from `layer`.
 
@@ -61,8 +82,7 @@ class ModelShape:
         """
         if not self.stacks:
             return layer
-        first = self.stacks[0].layers
-        return first if layer >= first else 0
+        return self.encoder_layers if layer >= self.encoder_layers else 0
 
     @property
     def encodes(self) -> bool:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
 from autopeft.costs._base import Cost
-from autopeft.costs._flops import forward_flops, head_flops, training_flops
+from autopeft.costs._flops import bare_flops, head_flops, training_flops
 from autopeft.hybrid import Hybrid
 
 
@@ -26,4 +26,4 @@ class TrainingFlops(Cost):
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """Full fine-tuning: backward is twice the forward."""
-        return 3 * (shape.layers * forward_flops((), shape, length, merged=True) + head_flops(shape, length))
+        return 3 * (bare_flops(shape, length) + head_flops(shape, length))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from autopeft.anatomy import head_names
+from autopeft.anatomy import family_of, head_names
 from autopeft.cells import label_cell, text_cell
 from autopeft.errors import AutopeftError
 from autopeft.metrics import METRICS, Metric
@@ -66,9 +66,9 @@ class Readout(ABC):
     model's configuration. `reads`: whether the outputs depend on one token of the last layer (the one that a sequence
     head pools) or on all of them. `per_token`: labels are of tokens, and so are outputs unless they are `summed` over
     the tokens of each example. `tokenises`: its texts are conversations (see `autopeft.formats`), and its labels those
-    of their tokens that are scored. `generates`: its models write texts, so that exports have the tokenizer beside
-    them. `columns`: default names of the text and the label column. `readers`: file formats of its own, by suffix.
-    `called`: what messages call its labels.
+    of their tokens that are scored; `encodes`: their models have an encoder, which reads what is not. `generates`: its
+    models write texts, so that exports have the tokenizer beside them. `columns`: default names of the text and the
+    label column. `readers`: file formats of its own, by suffix. `called`: what messages call its labels.
     `own_metrics` are metrics of this kind alone; those of `autopeft.metrics` fit whose labels are `scored_as`.
     """
 
@@ -82,6 +82,7 @@ class Readout(ABC):
     per_token: ClassVar[bool] = False
     summed: ClassVar[bool] = False
     tokenises: ClassVar[bool] = False
+    encodes: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     scored_as: ClassVar[str] = ""
     own_metrics: ClassVar[Mapping[str, Measure]] = {}
@@ -116,6 +117,11 @@ class Readout(ABC):
 
     def heads(self, model: PreTrainedModel) -> list[str]:
         """Dotted names of the modules that are trained from scratch beside the hybrid."""
+        if family_of(model.config).decoder is not None:
+            raise AutopeftError(
+                f"model family '{model.config.model_type}': has an encoder and a decoder, which are trained with "
+                f"readout: seq2seq_lm, not on {self.called}"
+            )
         return head_names(model)
 
     def forward(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from autopeft.readouts._frozen_head import FrozenHead
+
 #: Logits in memory at once, where they have to be the model's own.
 _AT_ONCE = 2**25
 #: Above it a perplexity is no number that is of use.
@@ -72,6 +74,11 @@ class CausalLM(Readout):
 
     def heads(self, model: PreTrainedModel) -> list[str]:
         """None: nothing is trained beside the hybrid. `AutopeftError` for a model that sees what it shall predict."""
+        if family_of(model.config).decoder is not None:
+            raise AutopeftError(
+                f"model family '{model.config.model_type}': its encoder reads a text and its decoder writes another; "
+                "set readout: seq2seq_lm in the task"
+            )
         if not family_of(model.config).causal:
             known = ", ".join(name for name, family in FAMILIES.items() if family.causal)
             raise AutopeftError(
@@ -125,11 +132,7 @@ class CausalLM(Readout):
         head = head_of(model)
         found = hidden_of(model, inputs) if head else model(**inputs).logits
         # The token at a place is predicted from the place before it.
-        targets = labels[:, 1:].repeat(len(found) // len(labels), 1)
-        example, place = (targets != IGNORED).nonzero(as_tuple=True)
-        rows, words = found[example, place], targets[example, place]
-        sums = found.new_zeros(len(found), 2, dtype=rows.new_empty(0).float().dtype)
-        return sums.index_add(0, example, head.losses(rows, words) if head else _plain_losses(rows, words))
+        return summed(found, labels[:, 1:], head)
 
     # --- loss and scores
 
@@ -159,6 +162,18 @@ class CausalLM(Readout):
         if not np.isfinite(sums).all():
             return dict.fromkeys(measures, float("nan"))
         return {name: float(measure.of(scored, sums.tolist())) for name, measure in measures.items()}  # type: ignore[call-arg, arg-type]
+
+
+def summed(found: torch.Tensor, labels: torch.Tensor, head: FrozenHead | None) -> torch.Tensor:
+    """[K*B, 2]: of each example the sums of losses and hits of `labels` [B, L], where it has one.
+
+    `found` [K*B, L, ...] are the hidden states that `head` is given, or logits where there is none.
+    """
+    targets = labels.repeat(len(found) // len(labels), 1)
+    example, place = (targets != IGNORED).nonzero(as_tuple=True)
+    rows, words = found[example, place], targets[example, place]
+    sums = found.new_zeros(len(found), 2, dtype=rows.new_empty(0).float().dtype)
+    return sums.index_add(0, example, head.losses(rows, words) if head else _plain_losses(rows, words))
 
 
 def _plain_losses(logits: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
