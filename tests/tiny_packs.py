@@ -79,8 +79,9 @@ class Bench:
         and after each slicing.
         """
         frozen, found = frozen or self.frozen(0), [Trained() for _ in members]
-        kept = frozen.prepare((self.data.train, self.data.validation), [c.hybrid.first_adapted for c in members])
-        starts = [c.hybrid.first_adapted if kept else 0 for c in members]
+        starts = [self.backbone.shape.entrance(c.hybrid.first_adapted) for c in members]
+        if not frozen.prepare((self.data.train, self.data.validation), starts):
+            starts = [0] * len(members)
         order = sorted(range(len(members)), key=lambda i: starts[i])
         steps, own = train_steps(self.settings, self.data), [starts[i] for i in order]
         with Pack(self.backbone, [members[i] for i in order], self.settings, own, steps) as pack:
