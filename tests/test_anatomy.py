@@ -37,7 +37,8 @@ GROUPED = {"llama": (HIDDEN, 16), "qwen2": (HIDDEN, 16), "qwen3": (HIDDEN, 32)}
 
 
 def test_every_family_is_tested() -> None:
-    assert {*FAMILIES, *LISTED} == set(anatomy.FAMILIES)
+    """Those with an encoder and a decoder by tests of their own."""
+    assert {*FAMILIES, *LISTED} == {name for name, row in anatomy.FAMILIES.items() if row.decoder is None}
 
 
 @each_family

@@ -25,8 +25,8 @@ from autopeft.models import find_model
 from autopeft.readouts.seq2seq_lm import Seq2SeqLM
 from autopeft.tasks import Split, TaskData
 
-#: Layers of the encoder and of the decoder, which also differ in heads or widths where a family lets them. (In T5s whose
-#: decoder has more, transformers' own cache is too short.)
+#: Layers of the encoder and of the decoder, which differ in heads and widths too where a family lets them. (Transformers
+#: makes the cache of a T5 as long as its encoder, so that a decoder cannot have more.)
 ENCODER, DECODER = 3, 2
 LAYERS = ENCODER + DECODER
 
@@ -40,9 +40,9 @@ _T5 = _SPECIAL | {
     "num_decoder_layers": DECODER,
 }
 _BART = _SPECIAL | {
-    "d_model": 32, "encoder_layers": ENCODER, "decoder_layers": DECODER, "encoder_attention_heads": 4, "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 48, "decoder_ffn_dim": 40, "max_position_embeddings": 64, "bos_token_id": 2,
-    "forced_eos_token_id": None,
+    "d_model": 32, "encoder_layers": ENCODER, "decoder_layers": DECODER, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 40, "max_position_embeddings": 64,
+    "bos_token_id": 2, "forced_eos_token_id": None,
 }  # fmt: skip
 #: M2M-100 counts positions of what is no padding.
 _NOT_PADDING = _BART | {"decoder_start_token_id": 3}
