@@ -25,7 +25,7 @@ from autopeft.models import find_model
 from autopeft.readouts.seq2seq_lm import Seq2SeqLM
 from autopeft.tasks import Split, TaskData
 
-#: Layers of the encoder and of the decoder, which differ in heads and widths too where a family lets them. (Transformers
+#: Layers of the encoder and of the decoder, which differ in heads and widths where a family lets them. (Transformers
 #: makes the cache of a T5 as long as its encoder, so that a decoder cannot have more.)
 ENCODER, DECODER = 3, 2
 LAYERS = ENCODER + DECODER

@@ -19,6 +19,7 @@ from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import Batch, Tokens, evaluation_batches
 from autopeft.engine.encoded import CaptureEncoder
 from autopeft.engine.entrances import Capture, States
+from autopeft.errors import AutopeftError
 
 
 class Store:
@@ -130,7 +131,12 @@ class FrozenLayers:
         return self._prepare(splits, [i for i in starts if i > 0])
 
     def prepare_all(self, splits: Iterable[Tokens]) -> bool:
-        """Make every layer's states of these splits ready, 0 to L, for networks beside the backbone; False as above."""
+        """Make every layer's states of these splits ready, 0 to L, for networks beside the backbone; False as above.
+
+        `AutopeftError` for a model of an encoder and a decoder, of which only what the encoder gives is kept.
+        """
+        if self._backbone.shape.stacks:
+            raise AutopeftError("networks beside a backbone need one stack of layers; use another baseline or model")
         return self._prepare(splits, range(self._backbone.shape.layers + 1))
 
     def all_states(self, tokens: Tokens, batch: Batch) -> States:
