@@ -6,12 +6,29 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autopeft.anatomy import family_of, input_limits, layer_counts, layers_of
+from autopeft.anatomy import FAMILIES, family_of, input_limits, layer_counts, layers_of
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
+from autopeft.readouts import READOUTS, Readout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def check_stacks(config: PretrainedConfig, readout: Readout, name: str) -> None:
+    """`AutopeftError` for a model that reads a text and writes another without a readout for that, and the reverse."""
+    both = family_of(config).decoder is not None
+    if both and not readout.encodes:
+        known = " or ".join(kind for kind, one in READOUTS.all().items() if one.encodes)
+        raise AutopeftError(
+            f"model '{name}': has an encoder and a decoder, which are not for {readout.called}; set readout: {known} "
+            "in the task, or take another model"
+        )
+    if readout.encodes and not both:
+        known = ", ".join(kind for kind, row in FAMILIES.items() if row.decoder is not None)
+        raise AutopeftError(
+            f"model '{name}': has no encoder and decoder, which readout '{readout.name}' is for; take one of {known}"
+        )
 
 
 def check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str, trained: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from peft import PeftModel
 from tiny_models import perturb
 from tiny_project import search
 from tiny_seq2seq import ENCODER, LAYERS, row, save
+from tiny_task import classes, save_language_model
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from autopeft.cli.app import app
 from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
+from autopeft.errors import AutopeftError
 from autopeft.exporting import write_adapter
 from autopeft.exporting.evaluation import measure_export
 from autopeft.hybrid import Hybrid
@@ -31,6 +33,7 @@ from autopeft.methods.lora import LoRA
 from autopeft.methods.prefix import Prefix
 from autopeft.methods.sequential import Sequential
 from autopeft.models import find_model
+from autopeft.readouts.causal_lm import CausalLM
 from autopeft.readouts.seq2seq_lm import Seq2SeqLM
 
 BLOCKS = {
@@ -83,6 +86,16 @@ def test_a_plan_shows_source_and_target(tmp_path: Path) -> None:
     first = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])
     assert plan["example"]["text"] == f"{first['source']} => [[{first['target']}]]"
     assert plan["tokens"]["train"]["rows"] == 64
+
+
+def test_readout_and_model_go_together(tmp_path: Path) -> None:
+    pair, alone = find_model(str(save(tmp_path / "pair", "t5"))), find_model(str(save_language_model(tmp_path / "lm")))
+    with pytest.raises(AutopeftError, match=r"pair': has an encoder and a decoder.* set readout: seq2seq_lm in the ta"):
+        pair.shape(CausalLM())
+    with pytest.raises(AutopeftError, match="has an encoder and a decoder, which are not for classes"):
+        pair.shape(classes(2))
+    with pytest.raises(AutopeftError, match=r"lm': has no encoder and decoder, .* take one of t5, mt5, bart"):
+        alone.shape(Seq2SeqLM())
 
 
 KINDS: dict[str, list[Method]] = {

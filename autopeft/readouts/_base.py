@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from autopeft.anatomy import family_of, head_names
+from autopeft.anatomy import head_names
 from autopeft.cells import label_cell, text_cell
 from autopeft.errors import AutopeftError
 from autopeft.metrics import METRICS, Metric
@@ -117,11 +117,6 @@ class Readout(ABC):
 
     def heads(self, model: PreTrainedModel) -> list[str]:
         """Dotted names of the modules that are trained from scratch beside the hybrid."""
-        if family_of(model.config).decoder is not None:
-            raise AutopeftError(
-                f"model family '{model.config.model_type}': has an encoder and a decoder, which are trained with "
-                f"readout: seq2seq_lm, not on {self.called}"
-            )
         return head_names(model)
 
     def forward(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

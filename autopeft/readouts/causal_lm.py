@@ -74,11 +74,6 @@ class CausalLM(Readout):
 
     def heads(self, model: PreTrainedModel) -> list[str]:
         """None: nothing is trained beside the hybrid. `AutopeftError` for a model that sees what it shall predict."""
-        if family_of(model.config).decoder is not None:
-            raise AutopeftError(
-                f"model family '{model.config.model_type}': its encoder reads a text and its decoder writes another; "
-                "set readout: seq2seq_lm in the task"
-            )
         if not family_of(model.config).causal:
             known = ", ".join(name for name, family in FAMILIES.items() if family.causal)
             raise AutopeftError(

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autopeft.anatomy import FAMILIES, family_of, hidden_states
-from autopeft.errors import AutopeftError
+from autopeft.anatomy import hidden_states
 from autopeft.readouts.causal_lm import CausalLM, summed
 
 if TYPE_CHECKING:
@@ -34,13 +33,7 @@ class Seq2SeqLM(CausalLM):
     encodes: ClassVar[bool] = True
 
     def heads(self, model: PreTrainedModel) -> list[str]:
-        """None: nothing is trained beside the hybrid. `AutopeftError` for a model without an encoder and a decoder."""
-        if family_of(model.config).decoder is None:
-            known = ", ".join(name for name, family in FAMILIES.items() if family.decoder is not None)
-            raise AutopeftError(
-                f"model family '{model.config.model_type}': has no encoder and decoder, which readout '{self.name}' "
-                f"is for; take one of {known}"
-            )
+        """None: nothing is trained beside the hybrid."""
         return []
 
     def read(self, model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
