@@ -220,8 +220,7 @@ def test_an_answer_costs_what_torch_counts(family: str) -> None:
 SHORT = SETTINGS.model_copy(update={"epochs": 1})
 
 
-@two
-@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize(("family", "checkpoint"), [("t5", True), ("marian", False)])
 def test_training_in_packs_and_from_what_is_kept_is_training_alone(
     family: str, checkpoint: bool, tmp_path: Path
 ) -> None:
