@@ -126,13 +126,7 @@ class Hybrid:
             raise AutopeftError(
                 f"hybrid: {count:,} parameters on a model of {shape.backbone_params:,}; at most {most:,} are allowed"
             )
-        held = sum(
-            m.held(there, place)
-            for methods, there in self.by_layer(shape)
-            for m in methods
-            for place in m.places(there)
-        )
-        held += sum(m.held(shape, None) for m in self.sharing(shape))
+        held = _held(self, shape)
         if held > _TIMES * most:
             raise AutopeftError(
                 f"hybrid: {held:,} numbers are kept beside a model of {shape.backbone_params:,}, trained or not; at "
@@ -150,16 +144,7 @@ class Hybrid:
 
     def summary(self) -> str:
         """A shorter line, for tables: `lora 2-8 in 4, prefix 4 in 1` (sizes, and in how many layers)."""
-        sizes: dict[str, list[int]] = {}
-        switched = {m.label for methods in self.layers for m in methods if m.largest == 1}
-        for methods in self.layers:
-            for m in methods:
-                sizes.setdefault(m.label, []).append(m.size_value)
-        spans = {name: f" {min(v)}-{max(v)}" if min(v) < max(v) else f" {v[0]}" for name, v in sizes.items()}
-        spans |= dict.fromkeys(switched, "")
-        where = {name: sum(any(m.label == name for m in methods) for methods in self.layers) for name in sizes}
-        model = [m.brief for m in self.model]
-        return ", ".join(model + [f"{name}{spans[name]} in {where[name]}" for name in sizes]) or "head only"
+        return _summary(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads back to an equal hybrid."""
@@ -183,6 +168,25 @@ class Hybrid:
             tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)),
             tuple(_read(m, "hybrid: model") for m in model),
         )
+
+
+def _summary(hybrid: Hybrid) -> str:
+    sizes: dict[str, list[int]] = {}
+    switched = {m.label for methods in hybrid.layers for m in methods if m.largest == 1}
+    for methods in hybrid.layers:
+        for m in methods:
+            sizes.setdefault(m.label, []).append(m.size_value)
+    spans = {name: f" {min(v)}-{max(v)}" if min(v) < max(v) else f" {v[0]}" for name, v in sizes.items()}
+    spans |= dict.fromkeys(switched, "")
+    where = {name: sum(any(m.label == name for m in methods) for methods in hybrid.layers) for name in sizes}
+    model = [m.brief for m in hybrid.model]
+    return ", ".join(model + [f"{name}{spans[name]} in {where[name]}" for name in sizes]) or "head only"
+
+
+def _held(hybrid: Hybrid, shape: ModelShape) -> int:
+    """Numbers that are kept beside the model, trained or not."""
+    own = (m.held(there, p) for methods, there in hybrid.by_layer(shape) for m in methods for p in m.places(there))
+    return sum(own) + sum(m.held(shape, None) for m in hybrid.sharing(shape))
 
 
 # Repair asks the same few layers thousands of times.

@@ -41,7 +41,13 @@ class Batch:
     @property
     def length(self) -> int:
         """Tokens of an example, with padding."""
-        return sum(x.shape[1] for name, x in self.inputs.items() if name.endswith("input_ids"))
+        return sum(self.lengths)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The same of each of its texts: the one that is written first."""
+        texts = (self.inputs.get(name) for name in ("decoder_input_ids", "input_ids"))
+        return tuple(text.shape[1] for text in texts if text is not None)
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""

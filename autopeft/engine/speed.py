@@ -158,9 +158,7 @@ class _Trial:
         return Backbone(self.spec.source, task.readout, chosen, self.device, task.pad_id)
 
     def _flops(self, backbone: Backbone) -> int:
-        read, given = (self.batch.inputs.get(f"{of}input_ids") for of in ("", "decoder_"))
-        whole = [np.full(len(self.batch.index), x.shape[1]) for x in (given, read) if x is not None]
-        lengths = Lengths.of(*whole)
+        lengths = Lengths.of(*(np.full(len(self.batch.index), length) for length in self.batch.lengths))
         work = Workload(lengths, Lengths(0, 0, 0), lengths, lengths, self.batch.weight)
         return CostModel(
             backbone.shape, work, 1, caching=False, first_token=self.task.readout.reads == "one"
@@ -169,8 +167,7 @@ class _Trial:
     def _step(self, backbone: Backbone, size: int, candidate: Candidate | None = None) -> float:
         """Seconds of the fastest of a few steps of a pack of that size."""
         candidate = candidate or self.typical
-        top = backbone.shape.entrance(backbone.shape.layers)
-        starts = [0 if candidate is self.typical else top] * size
+        starts = [0 if candidate is self.typical else backbone.shape.entrance(backbone.shape.layers)] * size
         shape = (*self.batch.inputs["input_ids"].shape, backbone.shape.hidden)
         states = {s: torch.zeros(shape, dtype=backbone.dtype, device=self.device) for s in set(starts) if s}
         best, begin = math.inf, time.perf_counter()
