@@ -56,7 +56,7 @@ def training_flops(
     source = length if source is None else source
     for i, methods in enumerate(hybrid.layers[start:], start):
         own, asked = shape.at(i), queries if i == shape.layers - 1 else None
-        if i == shape.encoder_layers:
+        if shape.stacks and i == shape.encoder_layers:
             encoded, dirty = dirty, False
         here = source if i < shape.encoder_layers else length
         asked_tokens = _Tokens(here, asked, own.row.norm_first, source)
