@@ -19,6 +19,7 @@ from autopeft.folding import still_shared
 from autopeft.hybrid import Hybrid
 from autopeft.knapsack import Options, chosen
 from autopeft.methods import Method
+from autopeft.methods._units import Units
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,10 @@ class Site:
     layer: int | None
     place: str
     method: Method
+
+    def units(self, shape: ModelShape) -> Units | None:
+        """Its units on a model of this shape; None where it cannot be cut."""
+        return self.method.units(shape if self.layer is None else shape.at(self.layer), self.place)
 
     def sized(self, size: int, layers: int) -> Hybrid:
         """A hybrid of this alone, with so many units."""
@@ -60,7 +65,7 @@ def _sites(hybrid: Hybrid, shape: ModelShape) -> Iterator[Site]:
     for layer, methods in ((None, hybrid.model), *enumerate(hybrid.layers)):
         where = "model" if layer is None else f"layers.{layer}"
         for method in methods:
-            for place in method.places(shape):
+            for place in method.places(shape if layer is None else shape.at(layer)):
                 yield Site(f"{where}.{place}.{method.bank_name}", layer, place, method.at(place))
 
 
@@ -68,7 +73,7 @@ def canonical(hybrid: Hybrid, weights: Weights, shape: ModelShape) -> dict[str, 
     """Weights, named like `Pack.weights`, that compute the same and of which units may be cut (`Method.canonical`)."""
     found = dict(weights)
     for site in sites_of(hybrid, shape):
-        if site.method.units(shape, site.place):
+        if site.units(shape):
             found |= _named(site, site.method.canonical(_own(site, weights)))
     return found
 
@@ -94,7 +99,7 @@ def cut_hybrid(
     """
     cost = cost or COSTS.get("trainable_params")()
     hybrid.check(shape)
-    scores = {s: _scores(s, importance, shape) for s in sites_of(hybrid, shape) if s.method.units(shape, s.place)}
+    scores = {s: _scores(s, importance, shape) for s in sites_of(hybrid, shape) if s.units(shape)}
     if cost.of(hybrid, shape, length) <= limit:
         return hybrid, dict(weights)
     whole = _whole(hybrid, shape)
@@ -117,11 +122,11 @@ def cut_to(
 
     `AutopeftError` where `target` is no cut of the hybrid.
     """
-    sizes = {s.name: units.count for s in sites_of(target, shape) if (units := s.method.units(shape, s.place))}
+    sizes = {s.name: units.count for s in sites_of(target, shape) if (units := s.units(shape))}
     keep = {
         site: _largest(_scores(site, importance, shape), sizes.get(site.name, 0))
         for site in sites_of(hybrid, shape)
-        if site.method.units(shape, site.place)
+        if site.units(shape)
     }
     if _cut(hybrid, keep, shape) != target:
         raise AutopeftError(f"cutting: {target.describe()} is no cut of {hybrid.describe()}")
@@ -170,7 +175,7 @@ def _named(site: Site, own: Weights) -> dict[str, torch.Tensor]:
 
 
 def _scores(site: Site, importance: Mapping[str, torch.Tensor], shape: ModelShape) -> torch.Tensor:
-    found, units = importance.get(site.name), site.method.units(shape, site.place)
+    found, units = importance.get(site.name), site.units(shape)
     assert units is not None
     if found is None or found.shape != (units.count,):
         given = "none" if found is None else f"{len(found)}"
@@ -183,8 +188,8 @@ def _scores(site: Site, importance: Mapping[str, torch.Tensor], shape: ModelShap
 def _whole(hybrid: Hybrid, shape: ModelShape) -> Hybrid:
     """The methods that cannot be cut, as they are."""
     model, *layers = (
-        tuple(m for m in methods if not any(m.units(shape, place) for place in m.places(shape)))
-        for methods in (hybrid.model, *hybrid.layers)
+        tuple(m for m in methods if not any(m.units(own, place) for place in m.places(own)))
+        for methods, own in hybrid.by_layer(shape)
     )
     return Hybrid(tuple(layers), model)
 

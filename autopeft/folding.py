@@ -52,8 +52,9 @@ def fold(
     if new is hybrid:
         return hybrid, dict(weights)
     found: dict[str, torch.Tensor] = {}
-    for where, methods in (("model", hybrid.model), *((f"layers.{i}", ms) for i, ms in enumerate(hybrid.layers))):
-        for step in (s for s in _steps(methods, becomes) if shape.has(s.place)):
+    names = ("model", *(f"layers.{i}" for i in range(len(hybrid.layers))))
+    for where, (methods, own_shape) in zip(names, hybrid.by_layer(shape), strict=True):
+        for step in (s for s in _steps(methods, becomes) if own_shape.has(s.place)):
             there = [_weights_of(hybrid, m, where, step.place, weights, shape, step.changes) for m in step.sources]
             if there[0]:
                 own = step.method.join(step.forms, there) if len(there) > 1 else there[0]
@@ -143,7 +144,8 @@ def _weights_of(
     own = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
     if not folds or not own:
         return own
-    return method.fold(shape, place, own, _shared_of(hybrid, method, weights, shape))
+    inside = shape.at(int(where.rpartition(".")[2])) if where.startswith("layers.") else shape
+    return method.fold(inside, place, own, _shared_of(hybrid, method, weights, shape))
 
 
 def _shared_of(hybrid: Hybrid, method: Method, weights: Weights, shape: ModelShape) -> dict[str, torch.Tensor]:

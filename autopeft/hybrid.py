@@ -78,17 +78,26 @@ class Hybrid:
         """How many vectors stand among those of a text's tokens."""
         return sum(method.input_tokens() for method in self.model)
 
-    def placed(self) -> Iterator[tuple[int, str, Method]]:
-        """(layer, site, method) one by one, in the order in which a forward pass meets them at each site."""
+    def placed(self, shape: ModelShape | None = None) -> Iterator[tuple[int, str, Method]]:
+        """(layer, site, method) one by one, in the order in which a forward pass meets them at each site.
+
+        On a model of `shape`: at the sites that its layers have.
+        """
         for i, methods in enumerate(self.layers):
             for method in methods:
-                for site in method.sites:
+                for site in method.sites if shape is None else method.places(shape.at(i)):
                     yield i, site, method
+
+    def by_layer(self, shape: ModelShape) -> Iterator[tuple[tuple[Method, ...], ModelShape]]:
+        """Those of the whole model, then each layer's, with the shape that they stand in."""
+        yield self.model, shape
+        for i, methods in enumerate(self.layers):
+            yield methods, shape.at(i)
 
     def num_params(self, shape: ModelShape) -> int:
         """Trainable parameters without the task's head, exactly; nothing is built."""
         self.check(shape)
-        own = sum(_layer_params(methods, shape) for methods in (self.model, *self.layers))
+        own = sum(_layer_params(methods, there) for methods, there in self.by_layer(shape))
         return own + sum(method.shared_params(shape) for method in self.sharing(shape))
 
     def sharing(self, shape: ModelShape) -> list[Method]:
@@ -97,8 +106,8 @@ class Hybrid:
         It stands at all sites at which one of them does.
         """
         members: dict[tuple[Any, ...], list[Method]] = {}
-        for methods in (self.model, *self.layers):
-            for method in _sharing(methods, shape):
+        for methods, there in self.by_layer(shape):
+            for method in _sharing(methods, there):
                 members.setdefault((method.bank_name, method.bank_options()), []).append(method)
         joined = [_joined(group) for group in members.values()]
         return [method for method in joined if method.shared(shape) or method.shared_bytes(shape)]
@@ -107,8 +116,8 @@ class Hybrid:
         """`AutopeftError` when the model has another number of layers, or lacks all places of a method."""
         if len(self.layers) != shape.layers:
             raise AutopeftError(f"hybrid: made for {len(self.layers)} layers, but the model has {shape.layers}")
-        for methods in (self.model, *self.layers):
-            _check_places(methods, shape)
+        for methods, there in self.by_layer(shape):
+            _check_places(methods, there)
 
     def check_room(self, shape: ModelShape) -> None:
         """`AutopeftError` when the hybrid is far larger than the model: before anything is allocated for it."""
@@ -117,8 +126,7 @@ class Hybrid:
             raise AutopeftError(
                 f"hybrid: {count:,} parameters on a model of {shape.backbone_params:,}; at most {most:,} are allowed"
             )
-        held = sum(m.held(shape, place) for m in self.methods() for place in m.places(shape))
-        held += sum(m.held(shape, None) for m in self.sharing(shape))
+        held = _held(self, shape)
         if held > _TIMES * most:
             raise AutopeftError(
                 f"hybrid: {held:,} numbers are kept beside a model of {shape.backbone_params:,}, trained or not; at "
@@ -136,16 +144,7 @@ class Hybrid:
 
     def summary(self) -> str:
         """A shorter line, for tables: `lora 2-8 in 4, prefix 4 in 1` (sizes, and in how many layers)."""
-        sizes: dict[str, list[int]] = {}
-        switched = {m.label for methods in self.layers for m in methods if m.largest == 1}
-        for methods in self.layers:
-            for m in methods:
-                sizes.setdefault(m.label, []).append(m.size_value)
-        spans = {name: f" {min(v)}-{max(v)}" if min(v) < max(v) else f" {v[0]}" for name, v in sizes.items()}
-        spans |= dict.fromkeys(switched, "")
-        where = {name: sum(any(m.label == name for m in methods) for methods in self.layers) for name in sizes}
-        model = [m.brief for m in self.model]
-        return ", ".join(model + [f"{name}{spans[name]} in {where[name]}" for name in sizes]) or "head only"
+        return _summary(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads back to an equal hybrid."""
@@ -169,6 +168,25 @@ class Hybrid:
             tuple(tuple(_read(m, f"hybrid: layer {i}") for m in ms) for i, ms in enumerate(layers)),
             tuple(_read(m, "hybrid: model") for m in model),
         )
+
+
+def _summary(hybrid: Hybrid) -> str:
+    sizes: dict[str, list[int]] = {}
+    switched = {m.label for methods in hybrid.layers for m in methods if m.largest == 1}
+    for methods in hybrid.layers:
+        for m in methods:
+            sizes.setdefault(m.label, []).append(m.size_value)
+    spans = {name: f" {min(v)}-{max(v)}" if min(v) < max(v) else f" {v[0]}" for name, v in sizes.items()}
+    spans |= dict.fromkeys(switched, "")
+    where = {name: sum(any(m.label == name for m in methods) for methods in hybrid.layers) for name in sizes}
+    model = [m.brief for m in hybrid.model]
+    return ", ".join(model + [f"{name}{spans[name]} in {where[name]}" for name in sizes]) or "head only"
+
+
+def _held(hybrid: Hybrid, shape: ModelShape) -> int:
+    """Numbers that are kept beside the model, trained or not."""
+    own = (m.held(there, p) for methods, there in hybrid.by_layer(shape) for m in methods for p in m.places(there))
+    return sum(own) + sum(m.held(shape, None) for m in hybrid.sharing(shape))
 
 
 # Repair asks the same few layers thousands of times.

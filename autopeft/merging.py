@@ -121,10 +121,11 @@ def _slots(model: PreTrainedModel, hybrid: Hybrid) -> Iterator[_Slot]:
     names = {module: name for name, module in model.named_modules()}
     for i, (layer, methods) in enumerate(zip(layers_of(model), hybrid.layers, strict=True)):
         found: dict[tuple[str, Rows | None], list[tuple[str, Method]]] = {}
+        own = shape.at(i)
         for method in methods:
-            for place in method.places(shape):
-                at = shape.row.site(place)
-                key = at.module, shape.rows(place) if at.parts > 1 else None
+            for place in method.places(own):
+                at = own.row.site(place)
+                key = at.module, own.rows(place) if at.parts > 1 else None
                 found.setdefault(key, []).append((place, method.at(place)))
         for (inner, rows), placed in found.items():
             outputs = [one for one in placed if not one[0].endswith("_in")]

@@ -6,13 +6,30 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autopeft.anatomy import family_of, input_limits, layers_of, noise_images
+from autopeft.anatomy import FAMILIES, family_of, input_limits, layer_counts, layers_of, noise_images
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
+from autopeft.readouts import READOUTS, Readout
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def check_stacks(config: PretrainedConfig, readout: Readout, name: str) -> None:
+    """`AutopeftError` for a model that reads a text and writes another without a readout for that, and the reverse."""
+    both = family_of(config).decoder is not None
+    if both and not readout.encodes:
+        known = " or ".join(kind for kind, one in READOUTS.all().items() if one.encodes)
+        raise AutopeftError(
+            f"model '{name}': has an encoder and a decoder, which are not for {readout.called}; set readout: {known} "
+            "in the task, or take another model"
+        )
+    if readout.encodes and not both:
+        known = ", ".join(kind for kind, row in FAMILIES.items() if row.decoder is not None)
+        raise AutopeftError(
+            f"model '{name}': has no encoder and decoder, which readout '{readout.name}' is for; take one of {known}"
+        )
 
 
 def check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str, trained: Sequence[str]) -> None:
@@ -24,8 +41,8 @@ def check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str, traine
                 f"{place}: {weight} is {list(saved)} in the checkpoint, and {list(described)} by its config.json; "
                 "use the files that belong together"
             )
-    layers = len(layers_of(model))
-    if above := sorted(weight for weight in info["unexpected_keys"] if _layer_of(weight, model) >= layers):
+    if above := sorted(weight for weight in info["unexpected_keys"] if _is_above(weight, model)):
+        layers = len(layers_of(model))
         raise AutopeftError(
             f"{place}: the checkpoint has more than the {layers} layers that its config.json says ({above[0]}); mend "
             "num_hidden_layers, or save the model without them"
@@ -56,10 +73,15 @@ def _example(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     if family_of(model.config).images:
         return {"pixel_values": noise_images(model, 1)}
     limits = input_limits(model.config)
-    return {"input_ids": torch.arange(3, device=model.device)[None, : limits.tokens] % limits.vocabulary}
+    ids = torch.arange(3, device=model.device)[None, : limits.tokens] % limits.vocabulary
+    more = {"decoder_input_ids": ids} if family_of(model.config).decoder else {}
+    return {"input_ids": ids, **more}
 
 
-def _layer_of(weight: str, model: PreTrainedModel) -> int:
-    """The layer that a weight of a checkpoint is named after; -1 for what is in no layer."""
-    found = re.match(rf"(?:{model.base_model_prefix}\.)?{re.escape(family_of(model.config).layers)}\.(\d+)\.", weight)
-    return int(found[1]) if found else -1
+def _is_above(weight: str, model: PreTrainedModel) -> bool:
+    """Whether a weight of a checkpoint is named after a layer above those that there are."""
+    for row, count in zip(family_of(model.config).stacks, layer_counts(model), strict=True):
+        found = re.match(rf"(?:{model.base_model_prefix}\.)?{re.escape(row.layers)}\.(\d+)\.", weight)
+        if found:
+            return int(found[1]) >= count
+    return False

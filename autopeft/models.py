@@ -26,7 +26,7 @@ from autopeft.checkpoint import OURS, check_folder, check_weights, gguf_in, read
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
-from autopeft.model_checks import check_computes, check_fit
+from autopeft.model_checks import check_computes, check_fit, check_stacks
 from autopeft.quantising import Kind
 from autopeft.readouts import Readout
 from autopeft.trust import HOW
@@ -118,6 +118,7 @@ class ModelSource:
         if readout is None:
             return shape_from_config(self.config(), self.trust_remote_code)
         config = self.config(**readout.configuration())
+        check_stacks(config, readout, self.name)
         return shape_from_config(config, self.trust_remote_code, readout.auto_class)
 
     def head_params(self, readout: Readout) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -125,7 +124,7 @@ class SearchResult:
         refuse_another(self.run_dir, header, settings_of(experiment, {}), "explain it then")
         facts = TaskFacts.kept(self.run_dir, header["fingerprint"])
         load = load_of(experiment.training, source.quantise)
-        shape = replace(source.shape(facts.readout if facts else None), load=load)
+        shape = source.shape(facts.readout if facts else None).loaded(load)
         space, budget = SearchSpace.load(header["space"], shape), Budget(header["budget"], header["length"])
         return explain(self.front, space, budget, experiment.training.epochs)
 

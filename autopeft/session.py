@@ -65,7 +65,7 @@ class Session:
         check_writes(experiment.generation, self.data.readout, "generation")
         self.data.readout.check_model(self.source.config(), self.source.name)
         self.others = others_of(experiment.evaluate_on or {}, experiment.task, self.data)
-        self.shape = replace(self.source.shape(self.data.readout), load=self.load())
+        self.shape = self.source.shape(self.data.readout).loaded(self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
         self.check_positions(self.space.input_tokens, self.space.where)
         _check_phases(self.space, self.data.readout, experiment.training.epochs)

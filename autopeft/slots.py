@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from autopeft.anatomy import ModelShape
 from autopeft.dimensions import Ordinal
+from autopeft.errors import AutopeftError
 from autopeft.methods import Method
 from autopeft.space_spec import Block
 
@@ -29,6 +31,32 @@ class Slot:
     def places(self) -> tuple[tuple[str, str], ...]:
         """(Label, site) of each place that the block takes."""
         return tuple((self.methods[0].label, site) for site in self.methods[0].sites)
+
+
+def layers_of_blocks(
+    blocks: Sequence[Block], sizes: Mapping[str, Sequence[int]], stack: str | None, shape: ModelShape, where: str
+) -> dict[str, frozenset[int]]:
+    """The layers in which each block stands: those that have a place for it, of a `stack` alone if one is named.
+
+    `AutopeftError` for a block that stands nowhere, and for a stack that the model does not have.
+    """
+    if stack and not shape.stacks:
+        raise AutopeftError(
+            f"{where}: stack: '{stack}' is of models with an encoder and a decoder, and '{shape.family}' is none; "
+            "leave it out"
+        )
+    low = shape.encoder_layers
+    among = range(low if stack == "decoder" else 0, low if stack == "encoder" else shape.layers)
+    found = {}
+    for block in blocks:
+        method = block.make(sizes[block.name][-1])
+        block.check(method, shape, where)
+        if block.of_model:
+            continue
+        found[block.name] = frozenset(i for i in among if method.places(shape.at(i)))
+        if among and not found[block.name]:
+            raise AutopeftError(f"{where}: block '{block.name}' has no place in the {stack}; leave it out")
+    return found
 
 
 def encode(slots: Sequence[Slot], methods: Sequence[Method], point: dict[str, Any]) -> None:
@@ -64,7 +92,7 @@ def near_level(dimension: Ordinal, before: Mapping[str, float], layers: Sequence
         return level_of(dimension, before[block])
     if dimension.layer is not None:
         return level_of(dimension, layers[dimension.layer][block])
-    there = [sizes[block] for sizes in layers if sizes[block]]
+    there = [sizes[block] for sizes in layers if sizes.get(block)]
     return level_of(dimension, float(np.mean(there)) if there else 0.0)
 
 

@@ -18,7 +18,7 @@ from autopeft.dimensions import Continuous, Dimension, Ordinal
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
-from autopeft.slots import Slot, encode, mean_sizes, near_level, sizes_in
+from autopeft.slots import Slot, encode, layers_of_blocks, mean_sizes, near_level, sizes_in
 from autopeft.space_spec import Block, Values, bounds_of, read_spec
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class SearchSpace:
         self._spec, self._blocks, self.where = read_spec(source)
         self.shape, self.description, self.shared = shape, self._spec.description, self._spec.sizes == "shared"
         self._sizes = {block.name: block.scaled(shape) for block in self._blocks}
+        self._stood = layers_of_blocks(self._blocks, self._sizes, self._spec.stack, shape, self.where)
         training = {name: values for name, values in self._spec.training if values is not None}
         self._fixed = {name: v.choices[0] for name, v in training.items() if v.is_fixed and v.choices}
         self.dimensions: tuple[Dimension, ...] = (
@@ -57,8 +58,6 @@ class SearchSpace:
         self._check_size()
         self._by_name = {d.name: d for d in self.dimensions}
         self._made = {b.name: tuple(b.make(size) for size in self._sizes[b.name]) for b in self._blocks}
-        for b in self._blocks:
-            b.check(self._made[b.name][-1], shape, self.where)
         self._seen_layers: dict[tuple[Method, ...], tuple[Method, ...]] = {}
         self._layers = tuple(self._slots(i) for i in range(shape.layers))
         self._model = self._slots(None)
@@ -217,6 +216,7 @@ class SearchSpace:
         """The space as it is written, with the sizes of this model; `load` reads it back."""
         return {
             "description": self.description,
+            **({"stack": self._spec.stack} if self._spec.stack else {}),
             "sizes": self._spec.sizes,
             "blocks": {b.name: b.to_json(self._sizes[b.name]) for b in self._blocks},
             "training": {name: v.to_json() for name, v in self._spec.training if v is not None},
@@ -232,9 +232,10 @@ class SearchSpace:
             for blocks, there in ((inside, layers), (before, [None]))
             for layer in there
             for b in blocks
-            if len(self._sizes[b.name]) > 1
+            if len(self._sizes[b.name]) > 1 and (layer is None or layer in self._stood[b.name])
         ]
-        return sizes + [Ordinal(f"L{i:02}.on", (0, 1), "bit", i) for i in numbers if self.shared]
+        adapted = {i for there in self._stood.values() for i in there}
+        return sizes + [Ordinal(f"L{i:02}.on", (0, 1), "bit", i) for i in numbers if self.shared and i in adapted]
 
     def _check_size(self) -> None:
         """`AutopeftError` for a space that no search could see anything of."""
@@ -247,7 +248,7 @@ class SearchSpace:
     def _slots(self, layer: int | None) -> tuple[Slot, ...]:
         """Those of a layer, or those before all."""
         inside, before = _apart(self._blocks)
-        blocks = before if layer is None else inside
+        blocks = before if layer is None else [b for b in inside if layer in self._stood[b.name]]
         named = [(_size_name(None if self.shared else layer, b), b) for b in blocks]
         return tuple(Slot(name if name in self._by_name else None, b, self._made[b.name]) for name, b in named)
 
@@ -258,16 +259,18 @@ class SearchSpace:
         return self._seen_layers[methods]
 
     def _on(self, layer: int, point: Point) -> bool:
-        return not self.shared or bool(point[f"L{layer:02}.on"])
+        return not self.shared or bool(point.get(f"L{layer:02}.on", 0))
 
     def _encode_layer(
         self, layer: int, slots: tuple[Slot, ...], methods: tuple[Method, ...], point: dict[str, Any]
     ) -> None:
         """Write a layer's sizes (and its bit) into the point; the caller decodes again to see if all was caught."""
         if self.shared:
-            point[f"L{layer:02}.on"] = int(bool(methods))
             if not methods:
+                if slots:
+                    point[f"L{layer:02}.on"] = 0
                 return
+            point[f"L{layer:02}.on"] = 1
         encode(slots, methods, point)
 
 

@@ -125,6 +125,7 @@ class SpaceSpec(Strict):
     """The YAML of a search space."""
 
     description: str = ""
+    stack: Literal["encoder", "decoder"] | None = Field(None, description="of a model that has both: which is adapted")
     sizes: Literal["per_layer", "shared"] = "per_layer"
     blocks: dict[str, dict[str, Any]] = Field(max_length=_MOST_BLOCKS)
     training: Training = Training()

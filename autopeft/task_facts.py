@@ -75,6 +75,6 @@ def _chat(session: Session) -> str | None:
     from autopeft.formats import Conversation, with_template
 
     data = session.data
-    if not data.readout.tokenises or not Conversation.from_json(data.train.first[0]).turns:
+    if not data.readout.tokenises or data.readout.encodes or not Conversation.from_json(data.train.first[0]).turns:
         return None
     return str(with_template(session.source.tokenizer(), data.template).chat_template)

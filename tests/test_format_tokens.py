@@ -115,7 +115,7 @@ def test_parts_follow_each_other_as_they_are(trims: bool, texts: list[tuple[str,
     )
     ended = texts[-1][1] and own[-1:] != [tokenizer.eos_token_id]
     assert row.ids == own + [tokenizer.eos_token_id] * ended
-    shown = example_of([parts(*texts).to_json()], tokenizer, LONG)
+    shown = example_of([parts(*texts).to_json()], RowTokenizer(tokenizer, LONG))
     lead = "" if whole.startswith("<s>") else "<s>"
     assert "".join(text for text, _ in shown.pieces) == lead + whole + "</s>" * ended
 
@@ -223,13 +223,13 @@ def test_rows_are_cut_on_the_right_and_say_what_they_lose() -> None:
 
 def test_an_example_shows_what_is_scored() -> None:
     tokenizer = tiny_chat.tokenizer(merges=60)
-    shown = example_of([chat(*TWO).to_json()], tokenizer, LONG)
+    shown = example_of([chat(*TWO).to_json()], RowTokenizer(tokenizer, LONG))
     assert shown.text == (
         "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n[[It is.<|im_end|>]]\n"
         "<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\n[[No.<|im_end|>]]\n"
     )
     assert shown.tokens == len(tokens_of(chat(*TWO), tokenizer, LONG).ids)
-    short = example_of([chat(("user", "x" * 50)).to_json(), chat(*TWO).to_json()], tokenizer, 12)
+    short = example_of([chat(("user", "x" * 50)).to_json(), chat(*TWO).to_json()], RowTokenizer(tokenizer, 12))
     assert short.cut > 0
     assert json.loads(json.dumps(short.to_json()))["tokens"] == 12
 
@@ -248,7 +248,7 @@ def test_characters_that_a_tokenizer_lacks_move_nothing() -> None:
     tokenizer = tiny_chat.lacking()
     row = parts(("Wäh日at is ît?", False), (" the answér is ño", True))
     assert tokenizer.decode(tokens_of(row, tokenizer, LONG).ids) == "What is t? the answr is o</s>"
-    assert example_of([row.to_json()], tokenizer, LONG).text == "Wäh日at is ît?[[ the answér is ño</s>]]"
+    assert example_of([row.to_json()], RowTokenizer(tokenizer, LONG)).text == "Wäh日at is ît?[[ the answér is ño</s>]]"
 
 
 def test_rows_by_the_thousand_are_those_one_by_one_and_a_wrong_one_is_named() -> None:

@@ -14,7 +14,7 @@ from autopeft import plugins
 from autopeft.cli.written import facts_of, lines_of
 from autopeft.engine.data import TokenizedTask
 from autopeft.errors import AutopeftError
-from autopeft.formats import Conversation, example_of, with_template
+from autopeft.formats import Conversation, RowTokenizer, example_of
 from autopeft.tasks import TaskData, task_from
 from autopeft.tasks._other_file import data_of_file
 from autopeft.tasks._rows import Raw
@@ -181,7 +181,7 @@ def test_a_plan_shows_an_example_with_its_scored_part_and_how_much_is_cut(tmp_pa
     data = load(tmp_path / "a.jsonl", rows)
     tokenizer = tiny_chat.tokenizer(None)
     task = TokenizedTask.of(data, tokenizer, 100)
-    facts = facts_of(task, example_of(data.train.first, with_template(tokenizer, None), 100))
+    facts = facts_of(task, example_of(data.train.first, RowTokenizer(tokenizer, 100)))
     said = dict(lines_of(json.loads(json.dumps(facts))))
     assert "### Instruction:\nWhy?\n\n### Response:\n[[" in said["an example"]
     assert list(said) == ["tokens of train", "tokens of validation", "tokens of test", "an example"]
@@ -189,7 +189,9 @@ def test_a_plan_shows_an_example_with_its_scored_part_and_how_much_is_cut(tmp_pa
     assert (one["rows"], one["tokens"] + one["cut"] > 100, one["rows_cut"] > 0) == (10, True, True)
     assert f"{one['share_cut']:.1%} cut, in {one['rows_cut']} rows" in said["tokens of train"]
     assert "no chat template" in " ".join(task.remarks)
-    whole = facts_of(TokenizedTask.of(data, tiny_chat.tokenizer(), 1000), example_of(data.train.first, tokenizer, 9))
+    whole = facts_of(
+        TokenizedTask.of(data, tiny_chat.tokenizer(), 1000), example_of(data.train.first, RowTokenizer(tokenizer, 9))
+    )
     assert "none cut" in dict(lines_of(whole))["tokens of train"]
 
 

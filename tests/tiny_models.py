@@ -26,6 +26,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from autopeft.anatomy import CROSS
 from autopeft.attaching import Banks
 from autopeft.engine.pack import Pack
 from autopeft.hybrid import Hybrid
@@ -203,7 +204,7 @@ def _hybrid(layers: tuple[tuple[Method, ...], ...]) -> Hybrid:
 def _method(number: int, size: int, chosen: int) -> Method:
     name = METHOD_NAMES[number]
     # Those of every family: a gate stands in some only, and some norms have no bias.
-    left_out = ("gate", "norm1", "norm2") if name == "bitfit" else ("gate",)
+    left_out = ("gate", "norm1", "norm2") if name == "bitfit" else ("gate", *CROSS)
     sites = [site for site in METHODS.get(name).allowed_sites if site not in left_out]
     chosen = 1 + chosen % (2 ** len(sites) - 1)
     return make(name, size, sites=tuple(site for i, site in enumerate(sites) if chosen >> i & 1))

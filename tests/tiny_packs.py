@@ -14,7 +14,7 @@ import torch
 from tiny_models import METHOD_NAMES, make
 from tiny_task import completions, save_language_model, save_model, task, tokenizer
 
-from autopeft.anatomy import INPUT
+from autopeft.anatomy import CROSS, INPUT
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone, Precision
 from autopeft.engine.company import Company
@@ -79,8 +79,9 @@ class Bench:
         and after each slicing.
         """
         frozen, found = frozen or self.frozen(0), [Trained() for _ in members]
-        kept = frozen.prepare((self.data.train, self.data.validation), [c.hybrid.first_adapted for c in members])
-        starts = [c.hybrid.first_adapted if kept else 0 for c in members]
+        starts = [self.backbone.shape.entrance(c.hybrid.first_adapted) for c in members]
+        if not frozen.prepare((self.data.train, self.data.validation), starts):
+            starts = [0] * len(members)
         order = sorted(range(len(members)), key=lambda i: starts[i])
         steps, own = train_steps(self.settings, self.data), [starts[i] for i in order]
         with Pack(self.backbone, [members[i] for i in order], self.settings, own, steps) as pack:
@@ -161,7 +162,7 @@ def _random(names: Sequence[str], layers: int, first: int, rng: random.Random) -
 
 
 def _method(name: str, rng: random.Random) -> Method:
-    sites = [site for site in METHODS.get(name).allowed_sites if site != "gate"]
+    sites = [site for site in METHODS.get(name).allowed_sites if site not in ("gate", *CROSS)]
     options = {"sites": tuple(rng.sample(sites, rng.randrange(1, len(sites) + 1)))}
     if "activation" in METHODS.get(name).option_names():
         options |= rng.choice(_OPTIONS)

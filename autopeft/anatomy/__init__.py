@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autopeft.anatomy._families import FAMILIES
-from autopeft.anatomy._family import INPUT, MAPS, PLACES, SITES, Family
+from autopeft.anatomy._family import CROSS, INPUT, MAPS, PLACES, SITES, Family
 from autopeft.anatomy._images import noise_images
 from autopeft.anatomy._limits import InputLimits, TrainingLoad, input_limits
 from autopeft.anatomy._lookup import AUTO_CLASS, build, class_for, family_of, is_recognised, unsupported
+from autopeft.anatomy._shape import ModelShape
 from autopeft.anatomy._sites import Rows, Site, joined
 from autopeft.errors import AutopeftError
 
@@ -24,105 +25,61 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
-    "AUTO_CLASS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape", "Rows", "Site",
-    "TrainingLoad", "embeddings_of", "family_of", "head_names", "hidden_of", "input_limits", "is_recognised", "joined",
-    "layers_of", "noise_images", "remarks_of", "shape_from_config", "shape_of", "unsupported", "vocabulary_of",
-    "with_hidden", "without_weights",
+    "AUTO_CLASS", "CROSS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape",
+    "Rows", "Site", "TrainingLoad", "embeddings_of", "family_of", "head_names", "hidden_of", "hidden_states",
+    "input_limits", "is_recognised", "joined", "layer_counts", "layers_of", "noise_images", "remarks_of",
+    "shape_from_config", "shape_of", "stacks_of", "unsupported", "vocabulary_of", "with_hidden", "without_weights",
 ]  # fmt: skip
 
 #: The places that are modules with a weight, and perhaps a bias.
 _WITH_WEIGHTS = (*MAPS, "norm1", "norm2")
 
 
-@dataclass(frozen=True)
-class ModelShape:
-    """All that counting needs to know of a backbone; every layer has the same shape.
-
-    `sites` maps a site to (in, out) of its linear map; `backbone_params` is the number of parameters of the base model
-    without the task's head; `gated` says that the feed-forward network has a second input map of the shape of `up`,
-    `biased` which maps and norms have a bias, `embedding` the width that tokens are looked up with (0: that of the
-    layers). `words` is how many outputs the frozen head of a language model has (0: it has none), `own_head` the
-    numbers of that head which are not the embeddings', and `load` says how it is trained on. `names` are the family's
-    for this model (None: those of the table).
-    """
-
-    family: str
-    layers: int
-    hidden: int
-    ffn: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    sites: Mapping[str, tuple[int, int]] = field(hash=False)
-    backbone_params: int
-    gated: bool = False
-    causal: bool = False
-    biased: frozenset[str] = frozenset()
-    embedding: int = 0
-    words: int = 0
-    own_head: int = 0
-    load: TrainingLoad = field(default_factory=TrainingLoad)
-    names: Family | None = field(default=None, hash=False)
-
-    @property
-    def row(self) -> Family:
-        """The family's names."""
-        return self.names or FAMILIES[self.family]
-
-    def has(self, place: str) -> bool:
-        """Whether it has this place, or its layers have."""
-        if place in ("norm1", "norm2"):
-            return place in self.row.norms
-        # Where distances are those in the batch, a shorter prompt's masked slots would count.
-        prompted = not self.row.images and self.row.positions is None
-        there = {"gate": self.gated, "attention": self.row.prefix, INPUT: prompted}
-        return there.get(place, True)
-
-    def lacks(self, place: str) -> str:
-        """Why it does not have a place."""
-        if place == "attention":
-            return (
-                f"models of family '{self.family}' compute attention by code of their own, which prefixes do not reach"
-            )
-        if place == INPUT:
-            return f"models of family '{self.family}' have no room for prompts among their inputs"
-        return f"models of family '{self.family}' have none"
-
-    @property
-    def norm_bias(self) -> bool:
-        """Whether its norms have a bias."""
-        return self.row.norm_bias
-
-    def rows(self, place: str) -> Rows:
-        """Which outputs of the module of a place are the place's."""
-        site, wide = self.row.site(place), self.width(place)[1]
-        if site.parts == 1:
-            return Rows(0, wide, wide)
-        others = sum(self.sites[name][1] for name in ("q", "k", "v"))
-        return site.rows(site.parts * wide if site.layout == "equal" else others, self.heads, self.kv_heads)
-
-    def width(self, place: str) -> tuple[int, int]:
-        """(In, out) of a place; `AutopeftError` for one that its layers lack."""
-        if place == "gate" and not self.gated:
-            raise AutopeftError(f"model family '{self.family}': has no gate, as its feed-forward network is not gated")
-        if not self.has(place):
-            raise AutopeftError(self.lacks(place))
-        if place == INPUT:
-            return self.embedding or self.hidden, self.embedding or self.hidden
-        if place == "down_in":
-            return self.ffn, self.ffn
-        if place in ("layer", "layer_in", "norm1", "norm2"):
-            return self.hidden, self.hidden
-        return self.sites["up" if place == "gate" else place]
-
-
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The backbone's layers, lowest first; the row of names is checked against the model."""
-    family = family_of(model.config)
-    layers = list(_walk(_base(model), family.layers, model).children())
-    for name in (family.attention, *family.maps, *(getattr(family, norm) for norm in family.norms)):
+    """The backbone's layers, lowest first, a decoder's after its encoder's; names are checked against the model."""
+    return [layer for row in family_of(model.config).stacks for layer in _layers_of(model, row)]
+
+
+def layer_counts(model: PreTrainedModel) -> list[int]:
+    """How many layers each of its stacks has."""
+    return [len(_layers_of(model, row)) for row in family_of(model.config).stacks]
+
+
+def _layers_of(model: PreTrainedModel, row: Family) -> list[nn.Module]:
+    layers = list(_walk(_base(model), row.layers, model).children())
+    for name in (row.attention, *row.maps, *(getattr(row, norm) for norm in row.norms)):
         _walk(layers[0], name, model)
     return layers
+
+
+def stacks_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The modules that run its layers, and are given masks: the base model, or encoder and decoder."""
+    family, base = family_of(model.config), _base(model)
+    if family.decoder is None:
+        return [base]
+    return [_walk(base, row.layers.rpartition(".")[0], model) for row in family.stacks]
+
+
+def hidden_states(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The last hidden states [N, L, d] of a model's inputs: those of the decoder, where it has an encoder too.
+
+    `inputs` are what the model takes: then `decoder_input_ids` are among them.
+    """
+    if family_of(model.config).decoder is None:
+        found: torch.Tensor = _base(model)(**inputs, use_cache=False).last_hidden_state
+        return found
+    # The base model of some is themselves, head and all.
+    encoder, decoder = stacks_of(model)
+    seen = inputs.get("attention_mask")
+    encoded = encoder(input_ids=inputs["input_ids"], attention_mask=seen).last_hidden_state
+    written: torch.Tensor = decoder(
+        input_ids=inputs["decoder_input_ids"],
+        attention_mask=inputs.get("decoder_attention_mask"),
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=seen,
+        use_cache=False,
+    ).last_hidden_state
+    return written
 
 
 def hidden_of(output: Any) -> torch.Tensor:
@@ -158,11 +115,23 @@ def head_names(model: PreTrainedModel) -> list[str]:
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
     """The shape of a model, read from its modules (they may be on the meta device)."""
-    config, family, layers = model.config, family_of(model.config), layers_of(model)
-    query_heads, kv_heads = int(config.num_attention_heads), family.kv_heads_of(config)
+    stacks = [_stack_shape(model, row) for row in family_of(model.config).stacks]
+    if len(stacks) == 1:
+        return stacks[0]
+    return replace(
+        stacks[0],
+        layers=sum(stack.layers for stack in stacks),
+        # Each stack's own are counted apart from what they share.
+        stacks=tuple(stacks),
+    )
+
+
+def _stack_shape(model: PreTrainedModel, family: Family) -> ModelShape:
+    config, layers = model.config, _layers_of(model, family)
+    query_heads, kv_heads = family.heads_of(config), family.kv_heads_of(config)
 
     def widths(layer: nn.Module) -> dict[str, tuple[int, int]]:
-        return {name: _in_out(layer, family.site(name), query_heads, kv_heads) for name in SITES}
+        return {name: _in_out(layer, family.site(name), query_heads, kv_heads) for name in (*SITES, *family.cross)}
 
     sites = widths(layers[0])
     if any(widths(layer) != sites for layer in layers):
@@ -178,15 +147,21 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         kv_heads=sites["k"][1] // head_dim,
         head_dim=head_dim,
         sites=sites,
-        backbone_params=sum(_numbers(p) for p in _base(model).parameters()),
+        backbone_params=_own_params(model),
         gated=family.gate is not None,
         causal=family.causal,
-        biased=frozenset(place for place in _WITH_WEIGHTS if _has_bias(layers[0], family, place)),
+        biased=frozenset(place for place in (*_WITH_WEIGHTS, *family.cross) if _has_bias(layers[0], family, place)),
         embedding=embedding if embedding != hidden else 0,
         names=family,
         words=_words(model),
         own_head=_own_head(model),
     )
+
+
+def _own_params(model: PreTrainedModel) -> int:
+    """Parameters without a head, which the base model of T5 has as well."""
+    count, base = sum(_numbers(p) for p in _base(model).parameters()), _base(model)
+    return count - _own_head(model) if base is model and _own_head(model) else count
 
 
 def _words(model: PreTrainedModel) -> int:
@@ -255,7 +230,7 @@ def _walk(root: nn.Module, name: str, model: PreTrainedModel) -> nn.Module:
 
 
 def _has_bias(layer: nn.Module, family: Family, place: str) -> bool:
-    there = bool(getattr(family, place))
+    there = bool(family.site(place).module) if place in family.cross else bool(getattr(family, place))
     return there and getattr(layer.get_submodule(family.site(place).module), "bias", None) is not None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from autopeft.anatomy._encoder_decoders import ENCODER_DECODERS
 from autopeft.anatomy._family import Family
 
 _BERT = Family(
@@ -226,4 +227,5 @@ FAMILIES: Mapping[str, Family] = {
         norm1="layer_norm1",
         norm2="layer_norm2",
     ),
+    **ENCODER_DECODERS,
 }

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SITES = ("q", "k", "v", "o", "up", "down")
 #: With the second input map of a gated feed-forward network.
 MAPS = ("q", "k", "v", "o", "up", "gate", "down")
+#: The maps of a decoder's attention to what the encoder gives.
+CROSS = ("cross.q", "cross.k", "cross.v", "cross.o")
 #: The place of methods of the whole model: vectors among those that its tokens are looked up as.
 INPUT = "input"
 #: All that methods may act on: that, and of a layer the outputs of maps and norms, its own input and output, the input
@@ -29,6 +31,7 @@ PLACES = (
     "v",
     "o",
     "norm1",
+    *CROSS,
     "up",
     "gate",
     "down_in",
@@ -56,6 +59,9 @@ class Family:
     that number. `images`: it is given pixels, and looks nothing up.
     `positions`: the method of the attention module that puts embeddings of positions, which are those of all sequences,
     through the maps of queries and keys.
+    `decoder`: of models with two stacks, the row of the upper one's layers, which attend to what the lower one gives by
+    the maps `cross_q` to `cross_o`. `query_heads` is the field with the number of heads. `wraps`: texts of the decoder
+    begin with their own last token, where the configuration names none.
     `when` has (field of the configuration, value, names that are others then), in the order in which they apply;
     `refused` are fields that must not be set, as the row does not hold then.
     """
@@ -85,18 +91,35 @@ class Family:
     kv_heads: str | int = "num_key_value_heads"
     images: bool = False
     positions: str | None = None
+    cross_q: str = ""
+    cross_k: str = ""
+    cross_v: str = ""
+    cross_o: str = ""
+    decoder: Family | None = None
+    query_heads: str = "num_attention_heads"
+    wraps: bool = False
     when: tuple[tuple[str, Any, Mapping[str, Any]], ...] = field(default=(), hash=False)
     refused: tuple[str, ...] = ()
 
     def site(self, name: str) -> Site:
         """Where place `name` of a layer is; the layer itself has the empty name."""
         own = {"layer": "", "layer_in": "", "down_in": self.down}
-        return Site.read(own[name] if name in own else getattr(self, name))
+        return Site.read(own[name] if name in own else getattr(self, name.replace(".", "_")))
+
+    @property
+    def stacks(self) -> tuple[Family, ...]:
+        """The rows of the stacks of layers, lowest first."""
+        return (self, *([self.decoder] if self.decoder else []))
+
+    @property
+    def cross(self) -> tuple[str, ...]:
+        """The places of its attention to another stack."""
+        return CROSS if self.cross_q else ()
 
     @property
     def maps(self) -> tuple[str, ...]:
         """The modules of a layer that are its linear maps, each once."""
-        places = (*SITES, *(["gate"] if self.gate else []))
+        places = (*SITES, *self.cross, *(["gate"] if self.gate else []))
         return tuple(dict.fromkeys(self.site(place).module for place in places))
 
     @property
@@ -115,9 +138,13 @@ class Family:
         for name, value, names in self.when:
             if getattr(config, name, None) == value:
                 row = replace(row, **names)
-        return row
+        return row if row.decoder is None else replace(row, decoder=row.decoder.of(config))
 
     def kv_heads_of(self, config: PretrainedConfig) -> int:
         """How many key/value heads a model has."""
         given = self.kv_heads if isinstance(self.kv_heads, int) else getattr(config, self.kv_heads, None)
-        return int(given or config.num_attention_heads)
+        return int(given or self.heads_of(config))
+
+    def heads_of(self, config: PretrainedConfig) -> int:
+        """How many heads a model has."""
+        return int(getattr(config, self.query_heads))

@@ -46,13 +46,14 @@ class InputLimits:
     """What a model can be given: token ids below `vocabulary`, `tokens` of them at most, segment ids below `segments`.
 
     `segments` is None for families that look none up. `window`: of how many tokens, itself among them, each one sees at
-    most (None: of all).
+    most (None: of all). `start`: what a decoder above an encoder begins with (None: its text's own last token).
     """
 
     vocabulary: int
     tokens: int
     segments: int | None = None
     window: int | None = None
+    start: int | None = None
 
     @property
     def prompted(self) -> int:
@@ -74,7 +75,15 @@ def input_limits(config: PretrainedConfig) -> InputLimits:
             f"model family '{config.model_type}': max_position_embeddings leaves no position for a token"
         )
     segments = int(config.type_vocab_size) if family.segments else None
-    return InputLimits(int(config.vocab_size), tokens, segments, _window(config))
+    return InputLimits(int(config.vocab_size), tokens, segments, _window(config), _start(config))
+
+
+def _start(config: PretrainedConfig) -> int | None:
+    row = family_of(config)
+    given = getattr(config, "decoder_start_token_id", None)
+    if row.decoder is None or (given is None and row.wraps):
+        return None
+    return int(config.pad_token_id or 0) if given is None else int(given)
 
 
 def _window(config: PretrainedConfig) -> int | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: Transformers' classes of models, in the order in which one is taken where no task says it.
 AUTO_CLASS = "AutoModelForSequenceClassification"
 _AUTO_CLASSES = (AUTO_CLASS, "AutoModelForCausalLM", "AutoModel")
+_SEQ2SEQ = "AutoModelForSeq2SeqLM"
 #: Rows that were found for families that the table does not have, by `model_type`.
 _FOUND: dict[str, Family] = {}
 
@@ -52,7 +53,8 @@ def class_for(config: PretrainedConfig) -> str:
     """The first of transformers' auto classes that has a model of this configuration."""
     import transformers
 
-    there = (name for name in _AUTO_CLASSES if type(config) in getattr(transformers, name)._model_mapping)
+    names = (_SEQ2SEQ, *_AUTO_CLASSES) if getattr(config, "is_encoder_decoder", False) else _AUTO_CLASSES
+    there = (name for name in names if type(config) in getattr(transformers, name)._model_mapping)
     return next(there, AUTO_CLASS)
 
 
@@ -79,7 +81,7 @@ def _recognised(config: PretrainedConfig) -> Family | None:
         return None
     model = build(config, False, class_for(config))
     for row in dict.fromkeys(_families.FAMILIES.values()):
-        if not row.images and _fits(row, model):
+        if not row.images and row.decoder is None and _fits(row, model):
             return _adjusted(row, model)
     return None
 

@@ -61,12 +61,13 @@ class Banks(nn.Module):
         for i in range(shape.layers):
             sites: dict[str, dict[str, Bank]] = {}
             there = sum(start <= i for start in starts)
-            for site, name, members in _groups([h.layers[i] for h in hybrids[:there]], shape):
-                bank = Bank(members, shape, site, seeds[:there], i)
+            own = shape.at(i)
+            for site, name, members in _groups([h.layers[i] for h in hybrids[:there]], own):
+                bank = Bank(members, own, site, seeds[:there], i)
                 bank.__dict__["shared"] = shared.get((bank.method.bank_name, bank.method.bank_options()))
                 sites.setdefault(site, {})[name] = bank
             if sites:
-                self.layers[str(i)] = nn.ModuleDict({site: nn.ModuleDict(banks) for site, banks in sites.items()})
+                self.layers[str(i)] = _nested(sites)
 
     def _shared(self, hybrids: Sequence[Hybrid], shape: ModelShape, seeds: Sequence[int]) -> dict[Any, Bank]:
         members: dict[tuple[str, Any], list[Method | None]] = {}
@@ -92,8 +93,12 @@ class Banks(nn.Module):
 
     def at(self, layer: int) -> dict[str, list[Bank]]:
         """The banks of a layer by site, in the order in which they act."""
-        sites: Any = dict(self.layers.items()).get(str(layer), {})
-        return {site: list(banks.values()) for site, banks in sites.items()}
+        found: dict[str, list[Bank]] = {}
+        inside: Any = dict(self.layers.items()).get(str(layer))
+        for bank in inside.modules() if inside is not None else ():
+            if isinstance(bank, Bank):
+                found.setdefault(bank.site, []).append(bank)
+        return found
 
     def named_banks(self) -> Iterator[tuple[str, Bank]]:
         """All banks by their names, without the number that one got among others of its method."""
@@ -159,6 +164,20 @@ class Banks(nn.Module):
             raise KeyError(f"weights do not fit the hybrid: {sorted(own.keys() ^ weights.keys())[:3]}")
         for name, tensor in own.items():
             tensor.copy_(weights[name])
+
+
+def _nested(sites: Mapping[str, Mapping[str, Bank]]) -> nn.ModuleDict:
+    """`<site>.<method>`; that of `cross.q` is three deep, as no module's name has a dot in it."""
+    tree = nn.ModuleDict()
+    for site, banks in sites.items():
+        *path, last = site.split(".")
+        inside: Any = tree
+        for part in path:
+            if part not in inside:
+                inside[part] = nn.ModuleDict()
+            inside = inside[part]
+        inside[last] = nn.ModuleDict(banks)
+    return tree
 
 
 def _check_seed(seed: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autopeft.anatomy import Family, ModelShape, Rows, hidden_of, joined, layers_of, with_hidden
+from autopeft.anatomy import Family, ModelShape, Rows, hidden_of, joined, layers_of, stacks_of, with_hidden
 from autopeft.attaching._banks import Banks
 from autopeft.attaching._positions import ByCandidate
 from autopeft.attaching._prompts import Prompts
@@ -32,19 +32,20 @@ class Hooks:
         self._handles: list[Any] = []
         self._prefixed: list[nn.Module] = []
         self._by_candidate: list[ByCandidate] = []
-        self._batch = BatchInput()
-        shape, layers = banks.shape, layers_of(model)
-        for i, layer in enumerate(layers):
-            self._wire(layer, shape, banks.at(i))
+        # An encoder and a decoder are given a text each.
+        stacks, shape = stacks_of(model), banks.shape
+        batches = [BatchInput() for _ in stacks]
+        for i, layer in enumerate(layers_of(model)):
+            self._wire(layer, shape.at(i), banks.at(i), batches[shape.stack_of(i)])
         banks.wired()
         if any(bank.method.reads_batch for _, bank in banks.named_banks()):
-            base = model.base_model
-            self._handles.append(base.register_forward_pre_hook(self._batch, with_kwargs=True, prepend=True))
-            self._handles.append(base.register_forward_hook(self._batch.forget, always_call=True))
+            for stack, batch in zip(stacks, batches, strict=True):
+                self._handles.append(stack.register_forward_pre_hook(batch, with_kwargs=True, prepend=True))
+                self._handles.append(stack.register_forward_hook(batch.forget, always_call=True))
         self._choice: AttentionChoice | None = None
         if self._prefixed or (attention and shape.row.prefix):
             self._choice = AttentionChoice(model, attention)
-            self._handles.append(model.base_model.register_forward_pre_hook(self._choice.base))
+            self._handles += [stack.register_forward_pre_hook(self._choice.base) for stack in stacks]
             self._handles += [m.register_forward_pre_hook(self._choice.module) for m in self._prefixed]
         if banks.prompts:
             # Last, so that their hook is the first: what others read of the batch has the prompts in it.
@@ -61,14 +62,14 @@ class Hooks:
         if self._choice:
             self._choice.undo()
 
-    def _wire(self, layer: nn.Module, shape: ModelShape, sites: Mapping[str, list[Bank]]) -> None:
+    def _wire(self, layer: nn.Module, shape: ModelShape, sites: Mapping[str, list[Bank]], batch: BatchInput) -> None:
         by_module, positions = dict[str, SiteHook](), self._positions(layer, shape.row, sites)
         for site, banks in sites.items():
             at = shape.row.site(site)
             rows = shape.rows(site) if at.parts > 1 else None
             module = layer.get_submodule(at.module)
             for bank in banks:
-                bank.__dict__["place"] = Place(module, self._batch, at.module, rows)
+                bank.__dict__["place"] = Place(module, batch, at.module, rows)
             if site == "attention":
                 set_prefixes(module, banks)
                 self._prefixed.append(module)

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autopeft.anatomy import MAPS, ModelShape, input_limits, is_recognised, layers_of, noise_images, shape_of
+from autopeft.anatomy import (
+    CROSS,
+    MAPS,
+    ModelShape,
+    hidden_states,
+    input_limits,
+    is_recognised,
+    layers_of,
+    noise_images,
+    shape_of,
+)
 from autopeft.attaching._attachment import Attachment
 from autopeft.attention import FUSED, MATMUL
 from autopeft.doors import door
@@ -78,29 +88,33 @@ def _inputs(model: Any, shape: ModelShape) -> dict[str, torch.Tensor]:
     length = min(max(_LENGTHS), limits.tokens)
     ids = torch.arange(len(_LENGTHS) * length, device=model.device).view(len(_LENGTHS), -1) % limits.vocabulary
     seen = torch.arange(length, device=model.device)[None] < torch.tensor(_LENGTHS, device=model.device)[:, None]
-    return {"input_ids": ids, "attention_mask": seen.long()}
+    text = {"input_ids": ids, "attention_mask": seen.long()}
+    # The other way round: what a decoder is given is another text.
+    other = {"decoder_input_ids": ids.flip(0), "decoder_attention_mask": seen.flip(0).long()} if shape.stacks else {}
+    return text | other
 
 
 def _hidden(model: Any, inputs: dict[str, torch.Tensor], count: int) -> torch.Tensor:
     """Last hidden states [count, tokens that are not padding, d]; layers must give what their family's row says."""
     kinds: list[bool] = []
-    row, layers, called = shape_of(model).row, layers_of(model), set[int]()
-    maps = [layer.get_submodule(name) for layer in layers for name in row.maps]
+    shape, layers, called = shape_of(model), layers_of(model), set[int]()
+    rows = [shape.at(i).row for i in range(shape.layers)]
+    maps = [layer.get_submodule(name) for layer, row in zip(layers, rows, strict=True) for name in row.maps]
     handles = [m.register_forward_hook(lambda m, _a, _o: called.add(id(m))) for m in maps]
     handles += [
         layer.register_forward_hook(lambda _m, _a, output: kinds.append(isinstance(output, tuple))) for layer in layers
     ]
     try:
         repeated = {key: x.repeat(count, *[1] * (x.dim() - 1)) for key, x in inputs.items()}
-        hidden: torch.Tensor = model.base_model(**repeated).last_hidden_state
+        hidden = hidden_states(model, repeated)
     finally:
         for handle in handles:
             handle.remove()
-    if kinds != [row.pair] * len(layers) or len(called) < len(maps):
+    if kinds != [row.pair for row in rows] or len(called) < len(maps):
         raise ValueError("its code does not call each layer once, and each map in it, as its family does")
-    mask = inputs.get("attention_mask")
-    rows = hidden.unflatten(0, (count, -1))
-    return rows.flatten(1, 2) if mask is None else rows[:, mask.bool()]
+    mask = inputs.get("decoder_attention_mask", inputs.get("attention_mask"))
+    found = hidden.unflatten(0, (count, -1))
+    return found.flatten(1, 2) if mask is None else found[:, mask.bool()]
 
 
 def _hears(model: PreTrainedModel, shape: ModelShape, inputs: dict[str, torch.Tensor], bare: torch.Tensor) -> bool:
@@ -118,9 +132,12 @@ def _hears(model: PreTrainedModel, shape: ModelShape, inputs: dict[str, torch.Te
 
 def _idle(shape: ModelShape) -> Method:
     """A method that stands at all maps and adds nothing before training."""
-    kinds = [k for k in _kinds() if k.zero_init and not k.random_init and k.adds and set(MAPS) <= set(k.allowed_sites)]
+    kinds = [k for k in _kinds() if k.zero_init and k.adds and set(MAPS) <= set(k.allowed_sites)]
+    # Nothing is to be drawn, if that can be.
+    kinds.sort(key=lambda kind: (shape.has(CROSS[0]) and CROSS[0] not in kind.allowed_sites, kind.random_init))
     kind = _first(kinds)
-    return kind(**{kind.size: kind.step, "sites": tuple(place for place in MAPS if shape.has(place))})
+    sites = tuple(place for place in (*MAPS, *CROSS) if shape.has(place) and place in kind.allowed_sites)
+    return kind(**{kind.size: kind.step, "sites": sites})
 
 
 def _kinds() -> list[type[Any]]:

@@ -57,10 +57,11 @@ class WithLowRank(nn.Module):
         self.model, self._shares = model, shares
         self.maps, generator = nn.ModuleDict(), torch.Generator().manual_seed(seed)
         for i, layer in enumerate(layers_of(model)):
+            own = shape.at(i)
             for name in sites:
-                self.maps[f"{i}:{name}"] = LowRank(*shape.sites[name], rank, generator)
-                module = layer.get_submodule(shape.row.site(name).module)
-                module.register_forward_hook(self._hook(f"{i}:{name}", shape.rows(name)))
+                self.maps[f"{i}:{name}"] = LowRank(*own.sites[name], rank, generator)
+                module = layer.get_submodule(own.row.site(name).module)
+                module.register_forward_hook(self._hook(f"{i}:{name}", own.rows(name)))
         self.maps.to(model.device)
 
     def forward(self, **inputs: Any) -> Any:

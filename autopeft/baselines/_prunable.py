@@ -120,6 +120,8 @@ def pruned_layers(backbone: Backbone, rank: int, seed: int) -> list[PrunedLayer]
             f"lora_prune: model family '{backbone.shape.family}' has q, k and v in one map, whose heads cannot be cut; "
             "use another baseline or model"
         )
+    if family.decoder is not None:
+        raise AutopeftError("lora_prune: an encoder and a decoder cannot be pruned; use another baseline or model")
     found = []
     for layer in layers_of(backbone.model):
         maps = {}

@@ -70,10 +70,11 @@ def begin(model: PreTrainedModel, plain: PreTrainedModel) -> dict[str, torch.Ten
     shape, found = shape_of(model), dict[str, "torch.Tensor"]()
     for i, (layer, original) in enumerate(zip(layers_of(model), layers_of(plain), strict=True)):
         maps: dict[str, list[str]] = {}
+        own = shape.at(i)
         for site in SITES:
-            maps.setdefault(shape.row.site(site).module, []).append(site)
+            maps.setdefault(own.row.site(site).module, []).append(site)
         for name, sites in maps.items():
-            places = {shape.rows(site): site for site in sites}
+            places = {own.rows(site): site for site in sites}
             weight = dequantised(original.get_submodule(name))
             factors, _ = loftq(layer.get_submodule(name), weight, dict.fromkeys(places, RANK))
             for rows, (a, b) in factors.items():

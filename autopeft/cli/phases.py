@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autopeft.confirming import FACTORS, controls_for, descent_for, first_cost
-from autopeft.costs._flops import forward_flops
+from autopeft.costs._flops import bare_flops
 from autopeft.engine.linear_probe import RATES
 from autopeft.engine.setup import Setup
 from autopeft.hybrid import Hybrid
@@ -152,10 +152,10 @@ def _baselines(session: Session, setup: Setup) -> list[Phase]:
         return []
     work = session.cost_model.workload
 
-    def forward(tokens: int) -> int:
-        return shape.layers * forward_flops((), shape, tokens, merged=True)
+    def forward(tokens: int, source: int) -> int:
+        return bare_flops(shape, tokens, None, source)
 
-    each = setup.seconds(3 * work.trained.sum(forward) + work.measured.sum(forward), session.steps)
+    each = setup.seconds(3 * work.trained.sum_pairs(forward) + work.measured.sum_pairs(forward), session.steps)
     count = len(names) * (len(FACTORS) + experiment.confirm.seeds - 1)
     words = f"{', '.join(names)}: {len(FACTORS)} learning rates, then other seeds"
     return [Phase(_ALONE, count, experiment.training.epochs, count * each, words, {"baselines": names})]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from autopeft.engine.targets import row_tokenizer
 from autopeft.engine.texts import Reader
 from autopeft.formats import Example, example_of, with_template
 
@@ -18,8 +19,9 @@ def written_facts(session: Session) -> dict[str, Any]:
     if not session.data.readout.tokenises or session.data.readout.masks:
         return {}
     tokenizer = with_template(session.source.tokenizer(), session.data.template)
-    limit = Reader(tokenizer, session.experiment.training.max_length, session.source.limits()).limit
-    return facts_of(session.tokens, example_of(session.data.train.first, tokenizer, limit))
+    reader = Reader(tokenizer, session.experiment.training.max_length, session.source.limits())
+    rows = row_tokenizer(reader, session.data.readout)
+    return facts_of(session.tokens, example_of(session.data.train.first, rows))
 
 
 def facts_of(task: TokenizedTask, example: Example) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class OfExported(Cost):
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """The sum over layers, and what is shared."""
         hybrid.check(shape)
-        own = sum(self.of_method(m, shape) for m in exported(hybrid).methods())
+        own = sum(self.of_method(m, there) for methods, there in exported(hybrid).by_layer(shape) for m in methods)
         return own + sum(self.once(hybrid, shape).values())
 
     def once(self, hybrid: Hybrid, shape: ModelShape) -> Mapping[Hashable, int]:
@@ -36,8 +36,8 @@ class OfExported(Cost):
 
     def adds_up(self, hybrid: Hybrid, shape: ModelShape) -> bool:
         """Whether each method of a layer costs there what it costs alone."""
-        layers = set(hybrid.layers)
-        return all(self._own(methods, shape) == sum(self._own((m,), shape) for m in methods) for methods in layers)
+        layers = {(methods, shape.at(i)) for i, methods in enumerate(hybrid.layers)}
+        return all(self._own(methods, own) == sum(self._own((m,), own) for m in methods) for methods, own in layers)
 
     def _own(self, methods: tuple[Method, ...], shape: ModelShape) -> int:
         return sum(self.of_method(m, shape) for m in exported(Hybrid((methods,))).methods())

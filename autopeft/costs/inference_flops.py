@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
 from autopeft.costs._base import Cost
-from autopeft.costs._flops import asked_tokens, forward_flops, generation_flops, head_flops
+from autopeft.costs._flops import answer_flops, asked_tokens, forward_flops, generation_flops, head_flops
 from autopeft.hybrid import Hybrid
 
 
@@ -14,7 +14,7 @@ class InferenceFlops(Cost):
     """Matrix-multiplication FLOPs of a forward pass per example, after merging what merges.
 
     LoRA then costs nothing; an adapter or a prefix does. Of a language model: of reading a prompt of half the length,
-    and generating the other half.
+    and generating the other half; with an encoder, of reading a text of the length, and generating one.
     """
 
     name: ClassVar[str] = "inference_flops"
@@ -27,6 +27,8 @@ class InferenceFlops(Cost):
     def of(self, hybrid: Hybrid, shape: ModelShape, length: int) -> int:
         """The sum over layers, of the text and the vectors that are put to it."""
         hybrid.check(shape)
+        if shape.stacks:
+            return answer_flops(hybrid.layers, shape, length, length)
         if shape.words and shape.causal:
             generated = max(1, length // 2)
             return generation_flops(hybrid.layers, shape, length - length // 2 + hybrid.input_tokens, generated)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from autopeft.anatomy import ModelShape
 from autopeft.costs._base import Cost
-from autopeft.costs._flops import asked_tokens, forward_flops, head_flops, training_flops
+from autopeft.costs._flops import asked_tokens, bare_flops, head_flops, training_flops
 from autopeft.hybrid import Hybrid
 
 
@@ -26,5 +26,4 @@ class TrainingFlops(Cost):
 
     def reference(self, shape: ModelShape, length: int) -> int:
         """Full fine-tuning: backward is twice the forward."""
-        head = head_flops(shape, asked_tokens(shape, length))
-        return 3 * (shape.layers * forward_flops((), shape, length, merged=True) + head)
+        return 3 * (bare_flops(shape, length) + head_flops(shape, asked_tokens(shape, length)))

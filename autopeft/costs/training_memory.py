@@ -49,7 +49,7 @@ class TrainingMemory(Cost):
         sequences = load.at_once(length)
         first = hybrid.first_adapted
         layers = [
-            self._kept(methods, shape, length, i > first or bool(hybrid.model))
+            self._kept(methods, shape.at(i), length, i > first or bool(hybrid.model))
             for i, methods in enumerate(hybrid.layers[first:], first)
         ]
         kept = sum(layers)
@@ -63,13 +63,14 @@ class TrainingMemory(Cost):
         """Full fine-tuning, all layers kept."""
         load, widths = shape.load, _widths_in(shape)
         sequences = load.at_once(length)
-        kept = shape.layers * sequences * (self._kept((), shape, length, True) + length * widths * load.bytes)
+        each = (self._kept((), shape.at(i), length, True) + length * widths * load.bytes for i in range(shape.layers))
+        kept = sequences * sum(each)
         passing = self._passing(shape, sequences * length)
         return _FULL * shape.backbone_params + int(load.holes * kept) + passing
 
     def _frozen(self, shape: ModelShape) -> int:
         load = shape.load
-        maps = shape.layers * sum(wide_in * wide_out for wide_in, wide_out in _maps(shape))
+        maps = sum(one * other for i in range(shape.layers) for one, other in _maps(shape.at(i)))
         return int(load.map_bytes * maps) + load.bytes * (shape.backbone_params - maps + shape.own_head)
 
     def _kept(self, methods: tuple[Method, ...], shape: ModelShape, length: int, below: bool) -> int:
@@ -90,8 +91,10 @@ class TrainingMemory(Cost):
     def _attention(self, methods: tuple[Method, ...], shape: ModelShape, length: int) -> int:
         """Queries, keys, values, output and mask; scores where attention is two products and a softmax."""
         load, columns = shape.load, length + sum(m.attention_columns() for m in methods)
+        columns += length if shape.row.cross else 0
         scores = shape.heads * length * columns * (4 + load.bytes) if load.scores else 0
-        return 2 * shape.heads * shape.head_dim * (length + columns) * load.bytes + 4 * length * columns + scores
+        own = 2 * shape.heads * shape.head_dim * (length + columns) * load.bytes
+        return own * (2 if shape.row.cross else 1) + 4 * length * columns + scores
 
     def _inner(self, shape: ModelShape) -> int:
         if shape.gated:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from autopeft.anatomy import InputLimits
+from autopeft.engine.batch import Batch, collate, fill, ranges
 from autopeft.engine.labels import labels_of
 from autopeft.engine.masking import read_masked
 from autopeft.engine.settings import TokenSize, TrainingSettings
@@ -40,7 +41,8 @@ class Tokens:
     `ids` and `types` hold all examples end to end; example i is `offsets[i]:offsets[i + 1]`. `types` (segment ids)
     is None for families without them. `labels` are of examples, [N, ...], or of tokens, int64 [T] (`per_token`), where
     `IGNORED` stands for none. `draws` [N]: how often each example is drawn in an epoch, in the mean, N times in all;
-    None for each once.
+    None for each once. `sources` [N]: how many tokens of each example an encoder reads; then comes the one that its
+    decoder begins with, and the rest is what that shall write.
     """
 
     ids: np.ndarray
@@ -49,6 +51,7 @@ class Tokens:
     labels: np.ndarray
     per_token: bool = False
     draws: np.ndarray | None = None
+    sources: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -57,6 +60,11 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         """Tokens of each example, [N]."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def frozen_offsets(self) -> np.ndarray:
+        """Where each example begins [N + 1] among the tokens that frozen layers are kept of: all, or the sources'."""
+        return self.offsets if self.sources is None else np.concatenate([[0], np.cumsum(self.sources)])
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -76,18 +84,21 @@ class Tokens:
 
         `filled` [B, L] says where there are tokens, and `rows` where these stand in the split.
         """
-        found = {"input_ids": _fill(self.ids[rows], filled, pad_id), "attention_mask": torch.from_numpy(filled).long()}
+        found = {"input_ids": fill(self.ids[rows], filled, pad_id), "attention_mask": torch.from_numpy(filled).long()}
         if self.types is not None:
-            found["token_type_ids"] = _fill(self.types[rows], filled, 0)
+            found["token_type_ids"] = fill(self.types[rows], filled, 0)
         return found
 
     def take(self, index: np.ndarray) -> Tokens:
         """The examples at `index` alone, in that order, each drawn once an epoch."""
-        places = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in index])
+        places = ranges(self.offsets[index], self.offsets[index + 1])
         offsets = np.concatenate([[0], np.cumsum(self.lengths[index])])
         types = None if self.types is None else self.types[places]
         labels = self.labels[places if self.per_token else index]
-        return replace(self, ids=self.ids[places], types=types, offsets=offsets, labels=labels, draws=None)
+        sources = None if self.sources is None else self.sources[index]
+        return replace(
+            self, ids=self.ids[places], types=types, offsets=offsets, labels=labels, draws=None, sources=sources
+        )
 
 
 @dataclass(frozen=True)
@@ -127,61 +138,14 @@ class TokenizedTask:
         if data.draws is not None:
             splits["train"] = replace(splits["train"], draws=np.asarray(data.draws))
         totals = {name: encoded.totals for name, encoded in read.items() if encoded.totals is not None}
-        said = (*_remarks(reader, read, splits["train"].ids), *remarks(totals, tokenizer, data.train.first))
+        # Models with an encoder have no chat template.
+        dressed = () if data.readout.encodes else remarks(totals, tokenizer, data.train.first)
+        said = (*_remarks(reader, read, splits["train"].ids), *dressed)
         return cls(data.name, **splits, readout=data.readout, metrics=tuple(data.metrics), pad_id=reader.pad_id,
                    remarks=said, totals=totals)  # fmt: skip
 
 
 _SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Model inputs [B, ...] and labels [B, ...] (or [B, L], of tokens) of the examples `index` [B].
-
-    `weights` [B] are what each counts, `length` is L. Of each real token, one after another: `places` is where it
-    stands in the flattened inputs, `rows` where it stands in the split.
-    """
-
-    inputs: dict[str, torch.Tensor]
-    labels: torch.Tensor
-    index: np.ndarray
-    places: torch.Tensor
-    rows: torch.Tensor
-    weights: np.ndarray
-    length: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Examples and tokens of each with padding, [B, L]."""
-        return len(self.index), self.length
-
-    @property
-    def weight(self) -> int:
-        """What the batch counts in a mean loss, at least 1: its examples, or its labelled tokens."""
-        return max(1, int(self.weights.sum()))
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        if device.type == "cpu":
-            return self
-        inputs = {name: _sent(x, device) for name, x in self.inputs.items()}
-        sent = [_sent(x, device) for x in (self.labels, self.places, self.rows)]
-        return Batch(inputs, sent[0], self.index, sent[1], sent[2], self.weights, self.length)
-
-    def part(self, start: int, end: int) -> Batch:
-        """Inputs and labels of its examples from `start` to `end`, as long as before; places and rows are left out."""
-        if (start, end) == (0, len(self.index)):
-            return self
-        none = self.places[:0]
-        inputs = {name: x[start:end] for name, x in self.inputs.items()}
-        own = self.labels[start:end], self.index[start:end]
-        return Batch(inputs, *own, none, none, self.weights[start:end], self.length)
-
-
-def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    # Out of pinned memory the copy does not make the host wait.
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def training_batches(tokens: Tokens, size: int | TokenSize, pad_id: int, seed: int, epoch: int) -> Iterator[Batch]:
@@ -255,23 +219,6 @@ def _filled(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def collate(tokens: Tokens, index: np.ndarray, pad_id: int) -> Batch:
-    """The examples at `index`, padded to the longest of them."""
-    lengths = tokens.lengths[index]
-    filled = np.arange(lengths.max())[None] < lengths[:, None]
-    rows = np.concatenate([np.arange(tokens.offsets[i], tokens.offsets[i + 1]) for i in index])
-    inputs = tokens.inputs(index, filled, rows, pad_id)
-    places = torch.from_numpy(np.flatnonzero(filled))
-    labels = _fill(tokens.labels[rows], filled, IGNORED) if tokens.per_token else torch.from_numpy(tokens.labels[index])
-    return Batch(inputs, labels, index, places, torch.from_numpy(rows), tokens.weights[index], filled.shape[1])
-
-
-def _fill(values: np.ndarray, where: np.ndarray, rest: int) -> torch.Tensor:
-    padded = np.full(where.shape, rest, dtype=np.int64)
-    padded[where] = values
-    return torch.from_numpy(padded)
-
-
 def _read(reader: Reader, name: str, split: Split, readout: Readout) -> tuple[Encoded, np.ndarray]:
     if readout.masks:
         return read_masked(reader, name, split, getattr(readout, "seed", 0))
@@ -284,7 +231,8 @@ def _read(reader: Reader, name: str, split: Split, readout: Readout) -> tuple[En
 def _tokens(read: Encoded, labels: np.ndarray, per_token: bool) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum([len(x) for x in read.ids])])
     types = _flat(read.types) if read.types is not None else None
-    return Tokens(_flat(read.ids), types, offsets, labels, per_token)
+    sources = None if read.sources is None else np.asarray(read.sources, dtype=np.int64)
+    return Tokens(_flat(read.ids), types, offsets, labels, per_token, sources)
 
 
 def _remarks(reader: Reader, read: Mapping[str, Encoded], train: np.ndarray) -> tuple[str, ...]:

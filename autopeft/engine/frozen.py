@@ -17,7 +17,9 @@ import torch
 
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import Batch, Tokens, evaluation_batches
+from autopeft.engine.encoded import CaptureEncoder
 from autopeft.engine.entrances import Capture, States
+from autopeft.errors import AutopeftError
 
 
 class Store:
@@ -64,6 +66,11 @@ class FrozenStates:
         #: Tokens times layers computed so far, padding included.
         self.computed = 0
 
+    @property
+    def _total(self) -> int:
+        """Tokens that states are of."""
+        return int(self._tokens.frozen_offsets[-1])
+
     def prepare(self, wanted: Iterable[int]) -> None:
         """Compute the inputs of these layers, from the nearest that is kept below; nothing may be attached.
 
@@ -73,8 +80,11 @@ class FrozenStates:
         if not missing:
             return
         below = max((i for i in self._kept if i < missing[0]), default=0)
-        size = int(self._tokens.offsets[-1]) * self._backbone.shape.hidden * self._backbone.dtype.itemsize
-        on_the_way = [i for i in range(below + 1, missing[-1]) if i not in self._kept and i not in missing]
+        size = self._total * self._backbone.shape.hidden * self._backbone.dtype.itemsize
+        stacked = bool(self._backbone.shape.stacks)
+        on_the_way = (
+            [] if stacked else [i for i in range(below + 1, missing[-1]) if i not in self._kept and i not in missing]
+        )
         spare = len(on_the_way) if self._store.room(size * (len(missing) + len(on_the_way))) else 0
         self._fill(below, {*missing, *on_the_way[:spare]})
 
@@ -89,9 +99,11 @@ class FrozenStates:
         return padded.index_copy_(0, batch.places, values).view(*batch.shape, -1)
 
     def _fill(self, below: int, wanted: set[int]) -> None:
-        backbone, total = self._backbone, int(self._tokens.offsets[-1])
+        backbone, total = self._backbone, self._total
         made = {i: self._store.empty((total, backbone.shape.hidden), backbone.dtype) for i in sorted(wanted)}
-        with backbone.attending(), Capture(backbone.model, wanted, below) as capture:
+        stacked = bool(backbone.shape.stacks)
+        capturing = CaptureEncoder(backbone.model, max(wanted)) if stacked else Capture(backbone.model, wanted, below)
+        with backbone.attending(), capturing as capture:
             for batch in evaluation_batches(self._tokens, self._batch_tokens, self._pad_id):
                 batch = batch.to(backbone.device)
                 states = capture(batch.inputs, self.states(batch, {below} & self._kept.keys()).get(below))
@@ -118,7 +130,12 @@ class FrozenLayers:
         return self._prepare(splits, [i for i in starts if i > 0])
 
     def prepare_all(self, splits: Iterable[Tokens]) -> bool:
-        """Make every layer's states of these splits ready, 0 to L, for networks beside the backbone; False as above."""
+        """Make every layer's states of these splits ready, 0 to L, for networks beside the backbone; False as above.
+
+        `AutopeftError` for a model of an encoder and a decoder, of which only what the encoder gives is kept.
+        """
+        if self._backbone.shape.stacks:
+            raise AutopeftError("networks beside a backbone need one stack of layers; use another baseline or model")
         return self._prepare(splits, range(self._backbone.shape.layers + 1))
 
     def all_states(self, tokens: Tokens, batch: Batch) -> States:

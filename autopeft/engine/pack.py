@@ -22,6 +22,7 @@ from autopeft.engine.backbone import Backbone
 from autopeft.engine.checkpointing import Checkpointed
 from autopeft.engine.company import Company, check_outputs
 from autopeft.engine.data import Batch
+from autopeft.engine.encoded import EncoderEntrance
 from autopeft.engine.entrances import Entrances, States
 from autopeft.engine.first_token import FirstTokenOnly, first_token_is_all
 from autopeft.engine.heads import PackedHead
@@ -75,7 +76,8 @@ class Pack:
             # Not by assignment: that would make it a submodule, behind the class's own method.
             backbone.heads[name].requires_grad_(False).__dict__["forward"] = head
         self._first_token = _first_token_only(backbone, hybrids)
-        self._entrances = Entrances(backbone.model, starts) if starts[-1] else None
+        entrance = EncoderEntrance if backbone.shape.stacks else Entrances
+        self._entrances = entrance(backbone.model, starts) if starts[-1] else None
         again = Checkpointed(layers_of(backbone.model)[starts[0] :]) if self.settings.checkpoint else None
         self._changes = [change for change in (self._entrances, self._first_token, again) if change]
         self.procedures = Procedures(self.attachment.banks, hybrids, [seed] * len(candidates))
@@ -195,7 +197,7 @@ def parts_of(batch: Batch, tokens: int, more: int = 0) -> list[tuple[int, int]]:
 
     Each example has `more` tokens than its text.
     """
-    examples, length = batch.shape
+    examples, length = len(batch.index), batch.length
     count = -(-examples // max(1, tokens // (length + more)))
     edges = [examples * i // count for i in range(count + 1)]
     return list(itertools.pairwise(edges))

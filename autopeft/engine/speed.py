@@ -158,7 +158,7 @@ class _Trial:
         return Backbone(self.spec.source, task.readout, chosen, self.device, task.pad_id)
 
     def _flops(self, backbone: Backbone) -> int:
-        lengths = Lengths.of(np.full(len(self.batch.index), self.batch.length))
+        lengths = Lengths.of(*(np.full(len(self.batch.index), length) for length in self.batch.lengths))
         work = Workload(lengths, Lengths(0, 0, 0), lengths, lengths, self.batch.weight)
         return CostModel(
             backbone.shape, work, 1, caching=False, first_token=self.task.readout.reads == "one"
@@ -167,7 +167,7 @@ class _Trial:
     def _step(self, backbone: Backbone, size: int, candidate: Candidate | None = None) -> float:
         """Seconds of the fastest of a few steps of a pack of that size."""
         candidate = candidate or self.typical
-        starts = [0 if candidate is self.typical else backbone.shape.layers] * size
+        starts = [0 if candidate is self.typical else backbone.shape.entrance(backbone.shape.layers)] * size
         shape = (*self.batch.shape, backbone.shape.hidden)
         states = {s: torch.zeros(shape, dtype=backbone.dtype, device=self.device) for s in set(starts) if s}
         best, begin = math.inf, time.perf_counter()

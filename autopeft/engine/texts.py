@@ -31,6 +31,7 @@ class Encoded:
     """Token and segment ids of N examples (no segments: None), how many were cut, how many texts have no token.
 
     `dropped`: how many more there were, of which nothing is scored. `totals`: what rows of conversations came to.
+    `sources`: how many of each example's tokens an encoder reads.
     """
 
     ids: _Ids
@@ -39,6 +40,7 @@ class Encoded:
     empty: int
     dropped: int = 0
     totals: Totals | None = None
+    sources: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Reader:
         self.reason = min(known, key=lambda name: known[name])
         self.limit = int(known[self.reason])
         self.pad_id = _padding(tokenizer, limits)
+        #: What a decoder begins with, where an encoder reads the text.
+        self.start = None if limits is None else limits.start
         self._right = tokenizer.truncation_side == "right"
 
     def read(self, name: str, split: Split) -> Encoded:

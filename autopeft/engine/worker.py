@@ -118,7 +118,7 @@ class Worker:
     def test_metrics(self, candidate: Candidate, weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Metrics on the test split, as `test_<metric>`, of a candidate with trained weights."""
         # What lies below the first adapted layers is computed once for all that are reported.
-        start = candidate.hybrid.first_adapted
+        start = self.backbone.shape.entrance(candidate.hybrid.first_adapted)
         if not self.frozen.prepare((self.task.test,), [start]):
             start = 0
         with Pack(self.backbone, [candidate], self.settings, [start]) as pack:
@@ -166,7 +166,8 @@ class Worker:
             yield from self._attempt({i: members[i] for i in half}, evaluations)
 
     def _train(self, members: Mapping[int, Job], evaluations: dict[int, Evaluation]) -> _Epochs:
-        clock, starts = time.perf_counter(), {i: j.candidate.hybrid.first_adapted for i, j in members.items()}
+        clock, enter = time.perf_counter(), self.backbone.shape.entrance
+        starts = {i: enter(job.candidate.hybrid.first_adapted) for i, job in members.items()}
         if not self.frozen.prepare((self.task.train, self.task.validation), list(starts.values())):
             starts = dict.fromkeys(starts, 0)
         order = sorted(members, key=lambda i: starts[i])

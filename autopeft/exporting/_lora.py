@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
-from autopeft.anatomy import Rows, family_of, layers_of, shape_of
+from autopeft.anatomy import ModelShape, Rows, family_of, layers_of, shape_of
 from autopeft.hybrid import Hybrid
 from autopeft.methods._place import BatchInput, Place
 from autopeft.readouts import Readout
@@ -78,9 +78,9 @@ def lora_state(
 
 def _ranks(hybrid: Hybrid, model: PreTrainedModel) -> dict[str, int]:
     """The rank of each adapted module, by its dotted name."""
-    family, ranks = family_of(model.config), dict[str, int]()
-    for i, site, method in hybrid.placed():
-        name = module_name(model, i, family.site(site).module)
+    shape, ranks = shape_of(model), dict[str, int]()
+    for i, site, method in hybrid.placed(shape):
+        name = module_name(model, i, site, shape)
         ranks[name] = ranks.get(name, 0) + method.size_value
     return ranks
 
@@ -89,10 +89,10 @@ def _modules(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrai
     """Rows, scale, A and B of each LoRA in a module, by the module's dotted name."""
     shape = shape_of(model)
     modules: dict[str, list[_Part]] = {}
-    for i, site, method in hybrid.placed():
+    for i, site, method in hybrid.placed(shape):
         a, b = (weights[f"hybrid.layers.{i}.{site}.{method.bank_name}.{w}"] for w in ("A", "B"))
-        part = (shape.rows(site), method.output_scale(), a, b)
-        modules.setdefault(module_name(model, i, shape.row.site(site).module), []).append(part)
+        part = (shape.at(i).rows(site), method.output_scale(), a, b)
+        modules.setdefault(module_name(model, i, site, shape), []).append(part)
     return modules
 
 
@@ -103,12 +103,12 @@ def _is_dora(hybrid: Hybrid) -> bool:
 def _magnitudes(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """DoRA's magnitudes [out of the whole map] by module: the norms of the frozen rows, and the trained distances."""
     shape, found = shape_of(model), dict[str, torch.Tensor]()
-    for i, site, method in hybrid.placed():
-        name = module_name(model, i, shape.row.site(site).module)
+    for i, site, method in hybrid.placed(shape):
+        name = module_name(model, i, site, shape)
         if name not in found:
             whole = Place(model.get_submodule(name), BatchInput())
             found[name] = torch.linalg.norm(whole.weight(), dim=1)
-        found[name] += shape.rows(site).spread(weights[f"hybrid.layers.{i}.{site}.{method.bank_name}.magnitude"])
+        found[name] += shape.at(i).rows(site).spread(weights[f"hybrid.layers.{i}.{site}.{method.bank_name}.magnitude"])
     return found
 
 
@@ -117,10 +117,10 @@ def has_transposed(model: PreTrainedModel) -> bool:
     return hasattr(layers_of(model)[0].get_submodule(family_of(model.config).site("q").module), "nf")
 
 
-def module_name(model: PreTrainedModel, layer: int, inner: str) -> str:
-    """The dotted name of a layer's module in a model."""
+def module_name(model: PreTrainedModel, layer: int, place: str, shape: ModelShape) -> str:
+    """The dotted name, in a model, of the module of a layer's place."""
     prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    return f"{prefix}{family_of(model.config).layers}.{layer}.{inner}"
+    return f"{prefix}{shape.inside(layer)}.{shape.at(layer).row.site(place).module}"
 
 
 def _joined(parts: list[_Part]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import pad
 
-from autopeft.anatomy import family_of, shape_of
+from autopeft.anatomy import shape_of
 from autopeft.exporting._lora import has_transposed, module_name
 from autopeft.hybrid import Hybrid
 from autopeft.readouts import Readout
@@ -63,8 +63,8 @@ def _common(model: PreTrainedModel, readout: Readout) -> dict[str, Any]:
 
 def _targets(hybrid: Hybrid, model: PreTrainedModel, ending: str = "") -> list[str]:
     """Dotted names of the adapted modules, of places with this ending."""
-    family = family_of(model.config)
-    return sorted({module_name(model, i, family.site(p).module) for i, p, _ in hybrid.placed() if p.endswith(ending)})
+    shape = shape_of(model)
+    return sorted({module_name(model, i, p, shape) for i, p, _ in hybrid.placed(shape) if p.endswith(ending)})
 
 
 # --- (IA)3: PEFT multiplies with l, whole maps at once ---------------------------------------------------------------
@@ -79,9 +79,9 @@ def _ia3_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) 
 
 def _ia3_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
     shape, state = shape_of(model), dict[str, torch.Tensor]()
-    for i, place, method in hybrid.placed():
-        name = f"base_model.model.{module_name(model, i, shape.row.site(place).module)}.ia3_l"
-        change = shape.rows(place).spread(weights[f"layers.{i}.{place}.{method.bank_name}.scale_change"])
+    for i, place, method in hybrid.placed(shape):
+        name = f"base_model.model.{module_name(model, i, place, shape)}.ia3_l"
+        change = shape.at(i).rows(place).spread(weights[f"layers.{i}.{place}.{method.bank_name}.scale_change"])
         if name not in state:
             state[name] = torch.ones((1, len(change)) if place.endswith("_in") else (len(change), 1))
         state[name].view(-1).add_(change)
@@ -94,8 +94,8 @@ def _ia3_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict
 def _vera_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) -> PeftConfig | None:
     from peft import VeraConfig
 
-    family = family_of(model.config)
-    if any(family.site(place).parts > 1 for _, place, _ in hybrid.placed()):
+    shape = shape_of(model)
+    if any(shape.at(i).row.site(place).parts > 1 for i, place, _ in hybrid.placed(shape)):
         # Slices of a map begin with the first rows of B each; PEFT's go on where the one before ended.
         return None
     rank = max(m.size_value for _, _, m in hybrid.placed())
@@ -104,9 +104,9 @@ def _vera_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any])
 
 def _vera_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
     rank = max(m.size_value for _, _, m in hybrid.placed())
-    family, widest, state = family_of(model.config), [0, 0], dict[str, torch.Tensor]()
-    for i, place, method in hybrid.placed():
-        name = module_name(model, i, family.site(place).module)
+    shape, widest, state = shape_of(model), [0, 0], dict[str, torch.Tensor]()
+    for i, place, method in hybrid.placed(shape):
+        name = module_name(model, i, place, shape)
         module: Any = model.get_submodule(name)
         wide = module.weight.shape[::-1] if hasattr(module, "nf") else module.weight.shape
         widest = [max(pair) for pair in zip(widest, wide, strict=True)]

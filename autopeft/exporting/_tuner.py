@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from autopeft.anatomy import family_of
+from autopeft.anatomy import shape_of
 from autopeft.attaching import Attachment
+from autopeft.exporting._lora import module_name
 from autopeft.hybrid import Hybrid
 from autopeft.methods.peft import PeftBlock
 from autopeft.peft_tuners.setting import field_names
@@ -33,10 +34,11 @@ def tuner_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout) -> Pe
     """The tuner's configuration on `model`; None where there is none that puts the same on it."""
     if not is_one_tuner(hybrid):
         return None
-    family, placed = family_of(model.config), [(i, s, cast(PeftBlock, m)) for i, s, m in hybrid.placed()]
-    if any(family.site(site).parts > 1 for _, site, _ in placed):
+    shape = shape_of(model)
+    family, placed = shape.row, [(i, s, cast(PeftBlock, m)) for i, s, m in hybrid.placed(shape)]
+    if shape.stacks or any(family.site(site).parts > 1 for _, site, _ in placed):
         return None
-    modules = {(i, site): _module(model, i, family.site(site).module) for i, site, _ in placed}
+    modules = {(i, site): module_name(model, i, site, shape) for i, site, _ in placed}
     sizes = {modules[i, site]: m.amount for i, site, m in placed}
     largest = max((m for _, _, m in placed), key=lambda m: m.amount)
     heads = readout.heads(model)
@@ -60,7 +62,7 @@ def tuner_state(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreT
     """The weights under PEFT's names."""
     own = {n.removeprefix("hybrid."): w for n, w in weights.items() if n.startswith("hybrid.")}
     state = {f"base_model.model.{n.removeprefix('head.')}": w for n, w in weights.items() if n.startswith("head.")}
-    prefix = _module(model, 0, "").removesuffix("0.")
+    prefix = module_name(model, 0, "layer", shape_of(model)).removesuffix("0.")
     with Attachment(model, hybrid) as attached:
         attached.banks.load(own)
         for name, tensor in PeftBlock.stored(attached.banks.named_banks()).items():
@@ -72,8 +74,3 @@ def _pattern(method: PeftBlock) -> str | None:
     """The field that gives single modules sizes of their own."""
     name = "rank_pattern" if method.size_field == "r" else f"{method.size_field}_pattern"
     return name if name in field_names(method.setting.type) and not method.verdict.shares else None
-
-
-def _module(model: PreTrainedModel, layer: int, inner: str) -> str:
-    prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    return f"{prefix}{family_of(model.config).layers}.{layer}.{inner}"

@@ -6,6 +6,7 @@ template that becomes token ids, and which of them a loss is over.
 
 from __future__ import annotations
 
+from autopeft.formats._apart import PairTokenizer, apart
 from autopeft.formats._base import Format, Options
 from autopeft.formats._conversation import Conversation, Part, Turn
 from autopeft.formats._detection import Detected, detect
@@ -15,6 +16,7 @@ from autopeft.formats._templates import TEMPLATES, with_template
 from autopeft.formats._tokens import Question, RowTokenizer, RowTokens
 
 __all__ = [
-    "FORMATS", "TEMPLATES", "Conversation", "Detected", "Example", "Format", "Options", "Part", "Question",
-    "RowTokenizer", "RowTokens", "Totals", "Turn", "detect", "example_of", "remarks", "with_template",
+    "FORMATS", "TEMPLATES", "Conversation", "Detected", "Example", "Format", "Options", "PairTokenizer", "Part",
+    "Question", "RowTokenizer", "RowTokens", "Totals", "Turn", "apart", "detect", "example_of", "remarks",
+    "with_template",
 ]  # fmt: skip

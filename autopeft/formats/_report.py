@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from autopeft.formats._apart import PairTokenizer
 from autopeft.formats._conversation import Conversation
 from autopeft.formats._templates import built_in
 from autopeft.formats._tokens import RowTokenizer, RowTokens
@@ -38,9 +39,8 @@ class Example:
         return {"pieces": pieces, "tokens": self.tokens, "scored": self.scored, "cut": self.cut}
 
 
-def example_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> Example:
+def example_of(texts: Sequence[str], reader: RowTokenizer | PairTokenizer) -> Example:
     """The first of these rows (in JSON) from which something can be learned, else the first."""
-    reader = RowTokenizer(tokenizer, limit)
     found = (reader.of(Conversation.from_json(text), pieces=True) for text in texts)
     first: RowTokens | None = None
     for row in found:

@@ -30,7 +30,8 @@ class RowTokens:
 
     `cut`: tokens lost. `dropped_reason`: why nothing can be learned from the row; "" where something can. `pieces`: the
     text in runs of (text, scored) as the ids stand for it, cut too, where it was asked for. `rewritten`: turns that
-    were to be scored and cannot be (see `Rendered`). `inside`: special tokens that the row's own texts hold.
+    were to be scored and cannot be (see `Rendered`). `inside`: special tokens that the row's own texts hold. `source`:
+    how many of the ids are of a text that an encoder reads; after these comes what its decoder begins with.
     """
 
     ids: list[int]
@@ -40,6 +41,7 @@ class RowTokens:
     pieces: tuple[tuple[str, bool], ...] = ()
     rewritten: int = 0
     inside: int = 0
+    source: int = 0
 
 
 @dataclass(frozen=True)

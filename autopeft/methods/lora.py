@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autopeft.anatomy import MAPS, ModelShape
+from autopeft.anatomy import CROSS, MAPS, ModelShape
 from autopeft.errors import AutopeftError, shown
 from autopeft.methods._base import Kin, Method, MethodFlops
 from autopeft.methods._gate import Gated, gate_option
@@ -34,7 +34,7 @@ class LoRA(Gated):
     formula: ClassVar[str] = "r (in + out)"
     usual: ClassVar[Mapping[str, Any]] = {"rank": 8, "sites": ("q", "v"), "alpha": 16}
     size: ClassVar[str] = "rank"
-    allowed_sites: ClassVar[tuple[str, ...]] = MAPS
+    allowed_sites: ClassVar[tuple[str, ...]] = (*MAPS, *CROSS)
     stage: ClassVar[int] = 10
     mergeable: ClassVar[bool] = True
     adds: ClassVar[bool] = True

@@ -63,14 +63,14 @@ class Readout(ABC):
     among them. It says which model and head the task needs, reads labels, and gives loss, predictions and metrics.
 
     `auto_class` is transformers' class for the model, `peft_task` PEFT's name of the task (None where it has none),
-    `problem_type` goes into the model's configuration. `given`: what its models are given. `reads`: whether the outputs
-    depend on one token of the last layer (the one that a sequence head pools) or on all of them. `per_token`: labels
-    are of tokens, and so are outputs unless they are `summed` over the tokens of each example. `tokenises`: its texts
-    are conversations (see `autopeft.formats`), and its labels those of their tokens that are scored. `masks`: these are
-    plain, and some of their tokens are masked, by its `seed`. `generates`: its models write texts, so that exports have
-    the tokenizer beside them. `columns`: default names of the text and the label column. `readers`: file formats of its
-    own, by suffix. `called`: what messages call its labels. `of_task`: the task that alone makes such
-    labels, if it is one.
+    `problem_type` goes into the model's configuration. `given`: what its models are given. `reads`: whether the
+    outputs depend on one token of the last layer (the one that a sequence head pools) or on all of them.
+    `per_token`: labels are of tokens, and so are outputs unless they are `summed` over the tokens of each example.
+    `tokenises`: its texts are conversations (see `autopeft.formats`), and its labels those of their tokens that are
+    scored; `encodes`: their models have an encoder, which reads what is not. `masks`: these are plain, and some of
+    their tokens are masked, by its `seed`. `generates`: its models write texts, so that exports have the tokenizer
+    beside them. `columns`: default names of the text and the label column. `readers`: file formats of its own, by
+    suffix. `called`: what messages call its labels. `of_task`: the task that alone makes such labels, if it is one.
     `own_metrics` are metrics of this kind alone; those of `autopeft.metrics` fit whose labels are `scored_as`.
     """
 
@@ -86,6 +86,7 @@ class Readout(ABC):
     summed: ClassVar[bool] = False
     tokenises: ClassVar[bool] = False
     masks: ClassVar[bool] = False
+    encodes: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     given: ClassVar[Literal["text", "image"]] = "text"
     scored_as: ClassVar[str] = ""

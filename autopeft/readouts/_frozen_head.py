@@ -20,6 +20,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from autopeft.anatomy import family_of, hidden_states
+
 #: Logits that are in memory at once, by the device's kind.
 AT_ONCE = {"cpu": 2**23, "cuda": 2**27}
 #: By how much our logits may differ from the model's, relative to its largest.
@@ -130,8 +132,7 @@ def head_of(model: Any, given: Given | None = None) -> FrozenHead | None:
 
 def hidden_of(model: Any, inputs: Any) -> torch.Tensor:
     """The last hidden states [N, L, d], as the head is given them."""
-    found: torch.Tensor = _plain(model).base_model(**inputs, use_cache=False).last_hidden_state
-    return found
+    return hidden_states(plain(model), inputs)
 
 
 def given_to_head(model: Any, inputs: Any) -> torch.Tensor:
@@ -142,7 +143,7 @@ def given_to_head(model: Any, inputs: Any) -> torch.Tensor:
         kept.append(args[0])
         return (args[0][:, :0],)
 
-    handle = _plain(model).get_output_embeddings().register_forward_pre_hook(keep)
+    handle = plain(model).get_output_embeddings().register_forward_pre_hook(keep)
     try:
         model(**inputs)
     finally:
@@ -150,18 +151,20 @@ def given_to_head(model: Any, inputs: Any) -> torch.Tensor:
     return kept[0]
 
 
-def _plain(model: Any) -> Any:
+def plain(model: Any) -> Any:
     """The model itself, where PEFT has wrapped it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @torch.no_grad()
 def _compared(model: nn.Module, given: Given) -> FrozenHead | None:
-    head = _declared(_plain(model))
+    head = _declared(plain(model))
     if head is None:
         return None
     ids = torch.arange(8, device=head.weight.device).view(2, 4) * max(1, len(head.weight) // 8)
     inputs = {"input_ids": ids, "attention_mask": ids.new_tensor([[1, 1, 1, 1], [1, 1, 1, 0]])}
+    if family_of(plain(model).config).decoder is not None:
+        inputs["decoder_input_ids"] = ids.flip(0)
     try:
         theirs = model(**inputs).logits.float()
         ours = head.logits(given(model, inputs).flatten(0, 1)).view_as(theirs)
@@ -180,5 +183,8 @@ def _declared(model: Any) -> FrozenHead | None:
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     divided = float(getattr(config, "logits_scaling", None) or 1)
     scale = float(getattr(config, "logit_scale", None) or 1) / divided
+    if getattr(config, "scale_decoder_outputs", False):
+        # T5, whose embeddings are its head.
+        scale *= float(config.hidden_size) ** -0.5
     softcap = getattr(config, "final_logit_softcapping", None)
     return FrozenHead(module, getattr(model, "final_logits_bias", None), scale, float(softcap) if softcap else None)

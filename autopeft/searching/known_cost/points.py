@@ -150,7 +150,7 @@ class Points:
         sized = [(block, layer) for block in self._blocks for layer in range(self.space.shape.layers)]
         training = [i for i, d in enumerate(self.dimensions) if d.kind == "training"]
         size = [place.get((layer, block), place.get((None, block), -1)) for block, layer in sized]
-        bit = [bits[layer] if bits and block not in self.space.of_model else -1 for block, layer in sized]
+        bit = [bits.get(layer, -1) if bits and block not in self.space.of_model else -1 for block, layer in sized]
         return size + training, bit + [-1] * len(training)
 
     @property
