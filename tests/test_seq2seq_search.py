@@ -62,15 +62,19 @@ def fields(folder: Path, family: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "marian"])
 def test_a_search_ends_in_an_adapter_that_gives_what_was_reported(family: str, tmp_path: Path) -> None:
-    found = search(tmp_path, tmp_path / "run", fields(tmp_path, family), trials=4)
+    asked = {"metrics": ["bleu", "chrf"], "max_new_tokens": 8, "beams": 2}
+    found = search(tmp_path, tmp_path / "run", {**fields(tmp_path, family), "generation": asked}, trials=4)
     done = [e for e in found.evaluations if e.status == "done"]
     assert len(done) == 4
     best = found.front.best()
     assert best.metrics["loss"] == min(e.metrics["loss"] for e in done)
     assert {"perplexity", "token_accuracy", "test_loss"} <= best.metrics.keys()
     to = found.export(to=tmp_path / "out")
-    recorded = json.loads((to / "hybrid.json").read_text())["metrics"]["test_loss"]
-    assert measure_export(to)["test_loss"] == pytest.approx(recorded, rel=1e-5)
+    recorded = json.loads((to / "hybrid.json").read_text())["metrics"]
+    measured = measure_export(to)
+    assert measured["test_loss"] == pytest.approx(recorded["test_loss"], rel=1e-5)
+    # Written in a pack, and alone.
+    assert [measured[name] for name in ("test_bleu", "test_chrf")] == [recorded["test_bleu"], recorded["test_chrf"]]
     card = (to / "README.md").read_text()
     assert "model.generate" in card
     assert "AutoModelForSeq2SeqLM" in card

@@ -9,7 +9,7 @@ from autopeft.doors import door, within
 from autopeft.errors import AutopeftError
 from autopeft.formats._conversation import Conversation
 from autopeft.formats._pairs import BREAK
-from autopeft.formats._tokens import RowTokens
+from autopeft.formats._tokens import Question, RowTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,6 +77,14 @@ class PairTokenizer:
                         self._rows([pair[0]], [pair[1]])
                 raise
         return found
+
+    def question(self, conversation: Conversation) -> Question:
+        """The source of a conversation, as an encoder reads it."""
+        source, _ = apart(conversation)
+        with door("the text", *_BROKEN):
+            ids: list[int] = self._tokenizer([source])["input_ids"][0]
+        kept = _cut(ids, self._limit)
+        return Question(kept, self._end, len(ids) - len(kept))
 
     def _rows(self, sources: Sequence[str], targets: Sequence[str], pieces: bool = False) -> list[RowTokens]:
         with door("the texts", *_BROKEN):

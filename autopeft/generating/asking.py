@@ -13,7 +13,7 @@ import numpy as np
 
 from autopeft.doors import within
 from autopeft.errors import AutopeftError
-from autopeft.formats import Conversation, RowTokenizer, with_template
+from autopeft.formats import Conversation, PairTokenizer, RowTokenizer, with_template
 from autopeft.generating.settings import GenerationSettings
 from autopeft.metrics import text_metric
 from autopeft.tasks import Split, TaskData
@@ -84,7 +84,10 @@ class Asking:
                 f"{where}: {settings.max_new_tokens} tokens (max_new_tokens) leave no position of the model for a "
                 "prompt; lower it"
             )
-        reader = RowTokenizer(with_template(tokenizer, data.template), room)
+        if encoder:
+            reader: RowTokenizer | PairTokenizer = PairTokenizer(tokenizer, room, None)
+        else:
+            reader = RowTokenizer(with_template(tokenizer, data.template), room)
         found: dict[str, Prompts] = {}
         stops: set[int] = set()
         for name in splits:
@@ -115,7 +118,9 @@ class Asking:
         return f"{len(own):,}{of} prompts of {split}, {settings.way}, at most {settings.max_new_tokens:,} new tokens"
 
 
-def _prompts(split: Split, reader: RowTokenizer, settings: GenerationSettings) -> tuple[Prompts, set[int]]:
+def _prompts(
+    split: Split, reader: RowTokenizer | PairTokenizer, settings: GenerationSettings
+) -> tuple[Prompts, set[int]]:
     """Those of a split, and the tokens that end their answers."""
     answers: dict[Conversation, dict[str, None]] = {}
     first: dict[Conversation, int] = {}
