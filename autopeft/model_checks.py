@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-def check_stacks(config: PretrainedConfig, readout: Readout, name: str) -> None:
-    """`AutopeftError` for a model that reads a text and writes another without a readout for that, and the reverse."""
+def check_stacks(config: PretrainedConfig, readout: Readout, name: str) -> PretrainedConfig:
+    """The configuration; `AutopeftError` where one of model and readout has an encoder and a decoder alone."""
     both = family_of(config).decoder is not None
     if both and not readout.encodes:
         known = " or ".join(kind for kind, one in READOUTS.all().items() if one.encodes)
@@ -30,6 +30,7 @@ def check_stacks(config: PretrainedConfig, readout: Readout, name: str) -> None:
         raise AutopeftError(
             f"model '{name}': has no encoder and decoder, which readout '{readout.name}' is for; take one of {known}"
         )
+    return config
 
 
 def check_fit(model: PreTrainedModel, info: Mapping[str, Any], name: str, trained: Sequence[str]) -> None:

@@ -117,8 +117,7 @@ class ModelSource:
         """The backbone's shape (as part of the model that the readout needs), without loading its weights."""
         if readout is None:
             return shape_from_config(self.config(), self.trust_remote_code)
-        config = self.config(**readout.configuration())
-        check_stacks(config, readout, self.name)
+        config = check_stacks(self.config(**readout.configuration()), readout, self.name)
         return shape_from_config(config, self.trust_remote_code, readout.auto_class)
 
     def head_params(self, readout: Readout) -> int:

@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from autopeft import __version__
+from autopeft.cli.options import Json, Name, Plugins, Run, Trust, path_given
 from autopeft.doors import door
-from autopeft.errors import shown
 
 app = typer.Typer(
     name="autopeft",
@@ -19,47 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-
-def _path(given: str | Path) -> Path:
-    """A path; an empty one would be the current folder, which is what a variable that isn't set makes of it."""
-    text = str(given)
-    if not text.strip() or not text.isprintable():
-        raise typer.BadParameter(f"{shown(text)} is no path")
-    return Path(text)
-
-
-Run = Annotated[
-    Path,
-    typer.Argument(parser=_path, metavar="FOLDER", help="A run folder, such as runs/quickstart.", show_default=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code", help="Run the Python code that the model brings, if the search needs it. Read it first."
-    ),
-]
-
-
-def _use_plugins(folders: list[Path] | None) -> None:
-    from autopeft.plugins import use_plugins
-
-    use_plugins(*(folders or ()))
-
-
-# Used before the verb looks anything up; may be given several times.
-Plugins = Annotated[
-    Optional[list[Path]],  # noqa: UP045
-    typer.Option(
-        "--plugins",
-        parser=_path,
-        metavar="FOLDER",
-        callback=_use_plugins,
-        help="A folder with plug-ins: its Python files are run. Read them first.",
-    ),
-]
-Name = Annotated[str, typer.Argument(help="A shipped experiment (see 'autopeft list experiments') or a YAML file.")]
 
 
 def _version(asked: bool) -> None:
@@ -81,14 +40,14 @@ def search(
     experiment: Name,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(parser=_path, metavar="FOLDER", help="Run folder; default runs/<name>."),
+        typer.Option(parser=path_given, metavar="FOLDER", help="Run folder; default runs/<name>."),
     ] = None,
     trials: Annotated[Optional[int], typer.Option(help="Candidates; replaces the file's.")] = None,  # noqa: UP045
     time_limit: Annotated[Optional[str], typer.Option(help="Such as 30m; replaces the file's.")] = None,  # noqa: UP045
     workers: Annotated[Optional[int], typer.Option(help="Replaces runner.workers.")] = None,  # noqa: UP045
     warm_start: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(parser=_path, metavar="FOLDER", help="Run folder of an earlier search to learn from."),
+        typer.Option(parser=path_given, metavar="FOLDER", help="Run folder of an earlier search to learn from."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
     trust_remote_code: Trust = False,
@@ -147,7 +106,7 @@ def compare(
     rates: Annotated[int, typer.Option(min=1, max=20, help="Learning rates that each method may try.")] = 4,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(parser=_path, metavar="FOLDER", help="Folder to write; default runs/<name>-compare."),
+        typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write; default runs/<name>-compare."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
     trust_remote_code: Trust = False,
@@ -170,7 +129,7 @@ def train(
     recipe: Annotated[
         Path,
         typer.Argument(
-            parser=_path,
+            parser=path_given,
             metavar="RECIPE",
             help="A folder that 'autopeft export' wrote, its hybrid.json, or the JSON of a hybrid.",
             show_default=False,
@@ -181,7 +140,7 @@ def train(
     seed: Annotated[Optional[int], typer.Option(min=0, help="The first; default the recipe's.")] = None,  # noqa: UP045
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(parser=_path, metavar="FOLDER", help="Where to export the median seed on validation."),
+        typer.Option(parser=path_given, metavar="FOLDER", help="Where to export the median seed on validation."),
     ] = None,
     fixed: Annotated[
         bool, typer.Option("--fixed", help="Train the final structure from its beginning, without cuts.")
@@ -208,7 +167,7 @@ def train(
 def export(
     run: Run,
     pick: Annotated[str, typer.Option(help="best, knee, or the key of a candidate.")] = "best",
-    to: Annotated[Path, typer.Option(parser=_path, metavar="FOLDER", help="Folder to write.")] = Path("out/best"),
+    to: Annotated[Path, typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write.")] = Path("out/best"),
     max_params: Annotated[Optional[int], typer.Option(min=0, help="Leave out what has more parameters.")] = None,  # noqa: UP045
     format: Annotated[
         str, typer.Option(help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, autopeft.")
@@ -231,12 +190,14 @@ def evaluate(
     folder: Annotated[
         Path,
         typer.Argument(
-            parser=_path, metavar="FOLDER", help="A folder that 'autopeft export' wrote.", show_default=False
+            parser=path_given, metavar="FOLDER", help="A folder that 'autopeft export' wrote.", show_default=False
         ),
     ],
     on: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(parser=_path, metavar="FILE", help="A file with the task's columns, in place of its test split."),
+        typer.Option(
+            parser=path_given, metavar="FILE", help="A file with the task's columns, in place of its test split."
+        ),
     ] = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
@@ -249,10 +210,42 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            parser=path_given, metavar="FOLDER", help="A folder that 'autopeft export' wrote.", show_default=False
+        ),
+    ],
+    texts: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="Texts: .txt (a line each), .jsonl, .csv, .tsv or .parquet; -: lines that come in."
+        ),
+    ] = "-",
+    max_new_tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Of a text that a language model writes; default as it was measured, or 64."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Texts at a time.")] = 32,
+    trust_remote_code: Trust = False,
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an exported adapter makes of texts: labels with probabilities, values, or what it writes."""
+    from autopeft.cli.signals import ended_by_signals
+
+    with ended_by_signals("the rest of the texts is left out"):
+        from autopeft.cli.predicting import run_predict
+
+        run_predict(folder, texts, max_new_tokens, batch, trust_remote_code, as_json)
+
+
+@app.command()
 def ui(
     run: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(parser=_path, metavar="FOLDER", help="A run folder; default: runs/mlflow.db."),
+        typer.Argument(parser=path_given, metavar="FOLDER", help="A run folder; default: runs/mlflow.db."),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="On 127.0.0.1.")] = 5000,
 ) -> None:

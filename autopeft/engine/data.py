@@ -53,6 +53,14 @@ class Tokens:
     draws: np.ndarray | None = None
     sources: np.ndarray | None = None
 
+    @classmethod
+    def of(cls, read: Encoded, labels: np.ndarray, per_token: bool = False) -> Tokens:
+        """What a reader made of texts, with their labels."""
+        offsets = np.concatenate([[0], np.cumsum([len(x) for x in read.ids])])
+        types = _flat(read.types) if read.types is not None else None
+        sources = None if read.sources is None else np.asarray(read.sources, dtype=np.int64)
+        return Tokens(_flat(read.ids), types, offsets, labels, per_token, sources=sources)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -133,7 +141,7 @@ class TokenizedTask:
         found = {name: _read(reader, name, getattr(data, name), data.readout) for name in _SPLITS}
         read = {name: encoded for name, (encoded, _) in found.items()}
         splits: dict[str, Any] = {
-            name: _tokens(encoded, labels, data.readout.per_token) for name, (encoded, labels) in found.items()
+            name: Tokens.of(encoded, labels, data.readout.per_token) for name, (encoded, labels) in found.items()
         }
         if data.draws is not None:
             splits["train"] = replace(splits["train"], draws=np.asarray(data.draws))
@@ -226,13 +234,6 @@ def _read(reader: Reader, name: str, split: Split, readout: Readout) -> tuple[En
         return read_targets(reader, name, split, readout)
     read = reader.read(name, split)
     return read, labels_of(name, split, read, readout, reader)
-
-
-def _tokens(read: Encoded, labels: np.ndarray, per_token: bool) -> Tokens:
-    offsets = np.concatenate([[0], np.cumsum([len(x) for x in read.ids])])
-    types = _flat(read.types) if read.types is not None else None
-    sources = None if read.sources is None else np.asarray(read.sources, dtype=np.int64)
-    return Tokens(_flat(read.ids), types, offsets, labels, per_token, sources)
 
 
 def _remarks(reader: Reader, read: Mapping[str, Encoded], train: np.ndarray) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class Record(BaseModel):
     data: str
     settings: dict[str, Any]
     engine: Engine | None = None
+    turns: bool = Field(True, description="of a language model: whether it learned turns of a chat")
     generation: Generation | None = Field(None, description="how texts were written and measured on test")
 
     @model_validator(mode="after")

@@ -88,6 +88,7 @@ class Readout(ABC):
     masks: ClassVar[bool] = False
     encodes: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    describes: ClassVar[bool] = False
     given: ClassVar[Literal["text", "image"]] = "text"
     scored_as: ClassVar[str] = ""
     own_metrics: ClassVar[Mapping[str, Measure]] = {}
@@ -236,6 +237,10 @@ class Readout(ABC):
     @abstractmethod
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Predictions for outputs [N, C] (or [T, C])."""
+
+    def described(self, outputs: np.ndarray) -> list[dict[str, Any]]:
+        """For a reader: what outputs [N, C] say of each example; only of kinds that `describes`."""
+        raise NotImplementedError(f"{self.name} describes no examples")
 
     def score(
         self, metrics: Sequence[str], labels: np.ndarray, outputs: np.ndarray, offsets: np.ndarray | None = None

@@ -35,6 +35,7 @@ class Classification(Readout):
 
     name: ClassVar[str] = "classification"
     description: ClassVar[str] = "one of several classes"
+    describes: ClassVar[bool] = True
     called: ClassVar[str] = "classes"
     problem_type: ClassVar[str | None] = "single_label_classification"
     scored_as: ClassVar[str] = "classes"
@@ -111,6 +112,20 @@ class Classification(Readout):
 
         outputs, labels = outputs.float(), labels.expand(len(outputs), -1)
         return functional.cross_entropy(outputs.transpose(1, 2), labels, reduction="none").mean(1)
+
+    def described(self, outputs: np.ndarray) -> list[dict[str, Any]]:
+        """The class, and the probability of each."""
+        import numpy as np
+
+        likely = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        likely /= likely.sum(axis=1, keepdims=True)
+        return [
+            {
+                "label": self.labels[int(row.argmax())],
+                "probabilities": dict(zip(self.labels, row.tolist(), strict=True)),
+            }
+            for row in likely
+        ]
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Class numbers [N]."""

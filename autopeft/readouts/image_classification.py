@@ -15,6 +15,7 @@ class ImageClassification(Classification):
     """One class an image, by the head of the model's own `...ForImageClassification`, which reads what it reads."""
 
     name: ClassVar[str] = "image_classification"
+    describes: ClassVar[bool] = False
     description: ClassVar[str] = "one of several classes of images"
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
     # PEFT has no name for it.

@@ -42,6 +42,7 @@ class Mixed(Classification):
     """
 
     name: ClassVar[str] = "mixed"
+    describes: ClassVar[bool] = False
     description: ClassVar[str] = "one of several classes of one of several tasks"
     called: ClassVar[str] = "classes of several tasks"
     of_task: ClassVar[str] = "mix"

@@ -46,6 +46,7 @@ class MultiLabel(Readout):
 
     name: ClassVar[str] = "multi_label"
     description: ClassVar[str] = "any number of several classes: a list, or 'a|b'"
+    describes: ClassVar[bool] = True
     called: ClassVar[str] = "sets of classes"
     problem_type: ClassVar[str | None] = "multi_label_classification"
     own_metrics = {
@@ -108,6 +109,16 @@ class MultiLabel(Readout):
 
         outputs, labels = outputs.float(), labels.expand(len(outputs), -1, -1)
         return functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none").mean((1, 2))
+
+    def described(self, outputs: np.ndarray) -> list[dict[str, Any]]:
+        """The classes that are there, and the probability of each."""
+        import numpy as np
+
+        found = []
+        for row in outputs:
+            likely = {label: float(1 / (1 + np.exp(-value))) for label, value in zip(self.labels, row, strict=True)}
+            found.append({"labels": [label for label, p in likely.items() if p > 0.5], "probabilities": likely})
+        return found
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """0 or 1 for each class, [N, C]."""

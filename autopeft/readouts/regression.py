@@ -30,6 +30,7 @@ class Regression(Readout):
 
     name: ClassVar[str] = "regression"
     description: ClassVar[str] = "a real value"
+    describes: ClassVar[bool] = True
     called: ClassVar[str] = "regression"
     problem_type: ClassVar[str | None] = "regression"
     scored_as: ClassVar[str] = "values"
@@ -97,6 +98,10 @@ class Regression(Readout):
 
         outputs, labels = outputs.float(), labels.expand(len(outputs), -1)
         return functional.mse_loss(outputs.squeeze(-1), labels, reduction="none").mean(1)
+
+    def described(self, outputs: np.ndarray) -> list[dict[str, Any]]:
+        """The value."""
+        return [{"value": float(value)} for value in self.predict(outputs)]
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """The values [N]."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import field_validator, model_validator
 
+from autopeft.cells import text_cell
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.readouts import READOUTS, Reader, Readout, tagged
@@ -146,3 +147,23 @@ _NAMES: dict[str, Callable[[Path], list[str]]] = {
     ".tsv": table_names,
     ".parquet": parquet_names,
 }
+
+
+def texts_in(path: Path, columns: Sequence[str]) -> Iterator[str | tuple[str, str]]:
+    """Texts of a file without labels: the lines of `.txt`, or one or two columns of the other formats.
+
+    `AutopeftError` with the row's place for a text that is none.
+    """
+    suffix = path.suffix.lower()
+    with door(path):
+        there = path.is_file()
+    if not there:
+        raise AutopeftError(f"{path}: no such file; {_beside(path)}")
+    if suffix == ".txt":
+        yield from (line.strip() for line in lines(path) if line.strip())
+        return
+    if suffix not in _READERS:
+        raise AutopeftError(f"{path}: is of no known format; known: .txt, {', '.join(_READERS)}")
+    for number, record in _READERS[suffix](path, columns, ""):
+        found = [text_cell(record, column, f"{path}, row {number}") for column in columns]
+        yield found[0] if len(found) == 1 else (found[0], found[1])

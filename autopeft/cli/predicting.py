@@ -1,0 +1,56 @@
+"""`autopeft predict`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from autopeft.cli.shown import safe
+from autopeft.cli.tables import console
+from autopeft.errors import AutopeftError
+from autopeft.exporting.predicting import Predictor, Text
+from autopeft.tasks.files import texts_in
+
+_out = console()
+
+
+def run_predict(
+    folder: Path, name: str, max_new_tokens: int | None, batch: int, trust_remote_code: bool, as_json: bool
+) -> None:
+    """One line a text, as soon as its batch is done; lines that a terminal sends are answered one by one."""
+    predictor = Predictor(folder, trust_remote_code)
+    if name == "-":
+        batch = 1 if sys.stdin.isatty() else batch
+        rows: Iterable[Text] = (line for line in (raw.strip() for raw in sys.stdin) if line)
+    else:
+        rows = texts_in(Path(name), predictor.columns)
+    said = 0
+    for chunk in _chunks(rows, batch):
+        for found in predictor(chunk, max_new_tokens, batch):
+            said += 1
+            if as_json:
+                print(json.dumps(found, ensure_ascii=False), flush=True)
+            else:
+                _out.print(safe(_line(found)), soft_wrap=True, highlight=False)
+    if not said:
+        raise AutopeftError(f"{'standard input' if name == '-' else name}: holds no text; give one a line")
+
+
+def _chunks(rows: Iterable[Text], size: int) -> Iterator[Sequence[Text]]:
+    left = iter(rows)
+    while chunk := list(islice(left, size)):
+        yield chunk
+
+
+def _line(found: dict[str, Any]) -> str:
+    """A prediction in words: the label and its probability, those of several, a value, or a text."""
+    likely = found.get("probabilities", {})
+    if "label" in found:
+        return f"{found['label']}  {likely[found['label']]:.3f}"
+    if "labels" in found:
+        return "  ".join(f"{label} {likely[label]:.3f}" for label in found["labels"]) or "none"
+    return f"{found['value']:.4g}" if "value" in found else str(found["text"])

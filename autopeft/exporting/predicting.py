@@ -1,0 +1,131 @@
+"""What an exported adapter says of new texts, with neither the run nor the training data at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autopeft.doors import read_text
+from autopeft.engine.batch import collate
+from autopeft.engine.data import Tokens
+from autopeft.engine.texts import Reader
+from autopeft.errors import AutopeftError
+from autopeft.exporting._record import FILE, Record
+from autopeft.exporting.evaluation import load_export
+from autopeft.formats import Conversation, PairTokenizer, Part, RowTokenizer, Turn, with_template
+from autopeft.generating.asking import Asking, Prompts
+from autopeft.generating.settings import GenerationSettings
+from autopeft.generating.writing import tokens_at_once, write
+from autopeft.models import ModelSource, find_model
+from autopeft.tasks import Split
+from autopeft.trust import trusted
+
+#: One text, or the two of a pair.
+Text = str | tuple[str, str]
+#: Of a chat template.
+_MOST_CHARACTERS = 1_000_000
+#: What stands where an answer will.
+_ANSWER = "-"
+
+
+class Predictor:
+    """An export on its base model, in memory.
+
+    `AutopeftError` for a folder that is not what an export writes, and for labels that are not of whole texts.
+    """
+
+    def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
+        record = Record.read(folder)
+        trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
+        self._record, self._readout, self._where = record, record.kind, str(folder / FILE)
+        if not self._readout.generates and not self._readout.describes:
+            raise AutopeftError(
+                f"{folder}: predictions are not made of {self._readout.called}; use 'autopeft evaluate'"
+            )
+        self._source: ModelSource = replace(find_model(record.model.name, trust), quantise=record.quantise)
+        self._tokenizer = self._source.tokenizer()
+        self._most = record.settings_of(self._where).max_length
+        self._template = _template(folder)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        pad_id = int(self._tokenizer.pad_token_id or 0)
+        self._pad_id, self._model = pad_id, load_export(folder, record, self._source, pad_id).to(self._device)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of files that hold texts: the task's, or `text`."""
+        named = self._record.task.get("text")
+        found = [named] if isinstance(named, str) else named
+        return tuple(str(name) for name in found) if isinstance(found, list) and 1 <= len(found) <= 2 else ("text",)
+
+    def __call__(self, texts: Sequence[Text], max_new_tokens: int | None = None, batch: int = 32) -> Iterator[Any]:
+        """Of each text, in order: `{"label", "probabilities"}` and the like (see `Readout.described`), or
+        `{"text": what the model writes}`; of a chat model a text is the user's turn.
+        """
+        for start in range(0, len(texts), batch):
+            chunk = texts[start : start + batch]
+            if self._readout.generates:
+                yield from ({"text": text} for text in self._written(chunk, max_new_tokens))
+            else:
+                yield from self._readout.described(self._outputs(chunk))
+
+    @torch.inference_mode()
+    def _outputs(self, texts: Sequence[Text]) -> np.ndarray:
+        pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+        second = None if any(b is None for _, b in pairs) else tuple(str(b) for _, b in pairs)
+        split = Split(tuple(a for a, _ in pairs), second, (0,) * len(pairs))
+        read = Reader(self._tokenizer, self._most, self._source.limits()).read("texts", split)
+        tokens = Tokens.of(read, np.zeros(len(pairs), dtype=np.int64))
+        given = collate(tokens, np.arange(len(pairs)), self._pad_id).to(self._device)
+        found: np.ndarray = self._readout.forward(self._model, given.inputs).double().cpu().numpy()
+        return found
+
+    def _written(self, texts: Sequence[Text], max_new_tokens: int | None) -> list[str]:
+        settings = self._settings(max_new_tokens)
+        asking = self._asking([text if isinstance(text, str) else "\n".join(text) for text in texts], settings)
+        tokens = tokens_at_once(self._model.get_base_model().config, self._device)
+        return write(self._model, asking, "texts", self._tokenizer, tokens)[0]
+
+    def _settings(self, max_new_tokens: int | None) -> GenerationSettings:
+        known = self._record.generation
+        settings = GenerationSettings() if known is None else known.settings_of(self._where)
+        return settings if max_new_tokens is None else settings.model_copy(update={"max_new_tokens": max_new_tokens})
+
+    def _asking(self, texts: Sequence[str], settings: GenerationSettings) -> Asking:
+        encoder, limits, turns = self._readout.encodes, self._source.limits(), self._record.turns
+        room = limits.tokens if encoder else limits.tokens - settings.max_new_tokens
+        if room < 1:
+            raise AutopeftError(f"{settings.max_new_tokens:,} new tokens leave no position of the model for a text")
+        reader: RowTokenizer | PairTokenizer
+        if encoder:
+            reader = PairTokenizer(self._tokenizer, room, None)
+        else:
+            reader = RowTokenizer(with_template(self._tokenizer, self._template if turns else None), room)
+        ids: list[list[int]] = []
+        stops: set[int] = set()
+        for text in texts:
+            question = reader.question(_row(text, turns and not encoder))
+            if question is None:
+                raise AutopeftError("a text leaves nothing to ask; leave it out")
+            ids.append(question.ids)
+            stops |= set() if question.stop is None else {question.stop}
+        offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids])])
+        flat = np.fromiter((i for one in ids for i in one), dtype=np.int64)
+        prompts = Prompts(flat, offsets, ((_ANSWER,),) * len(ids), len(ids))
+        return Asking(settings, {"texts": prompts}, room, tuple(sorted(stops)), encoder)
+
+
+def _row(text: str, turns: bool) -> Conversation:
+    if turns:
+        return Conversation((Turn("user", text), Turn("assistant", _ANSWER, True)))
+    return Conversation((), (Part(text), Part(_ANSWER, True)))
+
+
+def _template(folder: Path) -> str | None:
+    """The chat template beside an adapter, which transformers runs in a sandbox."""
+    path = folder / "chat_template.jinja"
+    return read_text(path, most=_MOST_CHARACTERS) if path.is_file() else None

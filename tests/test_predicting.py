@@ -1,0 +1,102 @@
+"""What exports say of new texts, by the command and from Python."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_language_models import asked
+from tiny_project import search
+from typer.testing import CliRunner
+
+from autopeft.cli.app import app
+from autopeft.cli.predicting import run_predict
+from autopeft.errors import AutopeftError
+from autopeft.exporting.predicting import Predictor
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an export of a classifier, the files that it was trained on gone but for the test rows."""
+    folder = tmp_path_factory.mktemp("classifier")
+    search(folder, folder / "run", {"trials": 3}).export(to=folder / "out")
+    for name in ("train.jsonl", "validation.jsonl"):
+        (folder / name).unlink()
+    return folder
+
+
+def predicted(*arguments: object, **options: Any) -> tuple[int, str]:
+    found = CliRunner().invoke(app, ["predict", *map(str, arguments)], **options)
+    return found.exit_code, found.output
+
+
+def test_labels_are_those_of_the_reported_accuracy(exported: Path) -> None:
+    code, output = predicted(exported / "out", exported / "test.jsonl", "--json", "--batch", 7)
+    assert code == 0, output
+    found = [json.loads(line) for line in output.splitlines()]
+    rows = [json.loads(line) for line in (exported / "test.jsonl").read_text().splitlines()]
+    right = sum(one["label"] == row["label"] for one, row in zip(found, rows, strict=True))
+    recorded = json.loads((exported / "out" / "hybrid.json").read_text())["metrics"]["test_accuracy"]
+    assert right / len(rows) == pytest.approx(recorded)
+    for one in found:
+        assert sum(one["probabilities"].values()) == pytest.approx(1)
+        assert one["label"] == max(one["probabilities"], key=one["probabilities"].__getitem__)
+
+
+def test_lines_that_come_in_are_texts_and_batches_change_nothing(exported: Path, tmp_path: Path) -> None:
+    texts = [json.loads(line)["text"] for line in (exported / "test.jsonl").read_text().splitlines()][:5]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n\n")
+    told = [
+        predicted(exported / "out", "-", input="\n".join(texts)),
+        predicted(exported / "out", tmp_path / "texts.txt"),
+    ]
+    assert told[0] == told[1]
+    assert len(told[0][1].splitlines()) == 5
+    predictor = Predictor(exported / "out")
+    one, five = list(predictor(texts, batch=1)), list(predictor(texts))
+    for a, b in zip(one, five, strict=True):
+        assert a["probabilities"] == pytest.approx(b["probabilities"], rel=1e-4)
+
+
+def test_what_cannot_be_read_is_said_in_a_line(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"other": "x"}\n')
+    for arguments, words in (
+        ((exported / "out", tmp_path / "none.txt"), "no such file"),
+        ((exported / "out", tmp_path / "rows.jsonl"), "text"),
+        ((exported, "-"), "hybrid"),
+    ):
+        with pytest.raises(AutopeftError, match=words) as caught:
+            run_predict(arguments[0], str(arguments[1]), None, 32, False, False)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(AutopeftError, match="holds no text"):
+        run_predict(exported / "out", str(tmp_path / "empty.txt"), None, 32, False, False)
+
+
+def test_a_language_model_writes_what_was_measured(tmp_path: Path) -> None:
+    out = search(tmp_path, tmp_path / "run", asked(tmp_path)).export(to=tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(row["prompt"], set()).add(row["completion"].strip())
+    limit, prompts = asked(tmp_path)["generation"]["limit"], list(answers)
+    chosen = [prompts[round(i * (len(prompts) - 1) / (limit - 1))] for i in range(limit)]
+    shutil.rmtree(tmp_path / "run")
+    texts = [found["text"] for found in Predictor(out)(chosen)]
+    assert len(texts) == limit
+    hits = sum(text in answers[prompt] for text, prompt in zip(texts, chosen, strict=True))
+    recorded = json.loads((out / "hybrid.json").read_text())["metrics"]
+    assert hits / limit == pytest.approx(recorded["test_exact_match"])
+    assert next(Predictor(out)(chosen[:1], max_new_tokens=1))["text"].count(" ") == 0
+
+
+def test_words_of_a_sentence_are_not_predicted(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported / "out", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "hybrid.json").read_text())
+    record |= {"readout": {"name": "tokens", "labels": record["labels"]}, "scores": []}
+    (tmp_path / "out" / "hybrid.json").write_text(json.dumps(record))
+    with pytest.raises(AutopeftError, match="not made of"):
+        Predictor(tmp_path / "out")
