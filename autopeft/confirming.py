@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,14 +16,13 @@ from autopeft.errors import AutopeftError
 from autopeft.progress import Progress
 from autopeft.run_folder import RunFolder
 from autopeft.searching.confirming.loop import ConfirmLoop
-from autopeft.searching.confirming.plan import Plan, control_front, job_with, seeds_from
+from autopeft.searching.confirming.plan import Plan, job_with, seeds_from
 from autopeft.searching.confirming.records import (
     baseline_in,
     baselines_in,
     controls_in,
     keep_baseline,
     keep_controls,
-    keep_tests,
     runs_in,
 )
 from autopeft.searching.confirming.values import Run
@@ -33,10 +31,9 @@ from autopeft.searching.controls import Controls, control_source, named
 from autopeft.searching.descent import Descent, descent_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.sources import Allowance, Source
-from autopeft.session import Session, reported_names, tests_of
+from autopeft.session import Session
 
 if TYPE_CHECKING:
-    from autopeft.engine.data import TokenizedTask
     from autopeft.engine.worker import WorkerSpec
     from autopeft.searching.study import Study
 
@@ -184,43 +181,6 @@ def _begin(session: Session, plan: Plan, folder: Path | None, number: int, job: 
     save_start(folder, job.origin.start, weights)
 
 
-def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
-    """Measure on the test split, and the further ones, what is on the front and not measured there yet.
-
-    What is confirmed, and the controls that it is compared with, with the weights of every seed. Nothing is selected by
-    it.
-    """
-    for mark, task in tests_of(session).items():
-        _score_on(session, study, spec, task, mark)
-
-
-def _score_on(session: Session, study: Study, spec: WorkerSpec, task: TokenizedTask, mark: str) -> None:
-    from autopeft.engine.report import marked
-
-    front, wanted = front_of(session, study, study.evaluations()), reported_names(session, task, mark)
-    runs, (names, _) = runs_in(study.remembered), controls_in(study.remembered)
-    compared = [e for e in control_front(_raw(front), names) if e.number in runs]
-    reported = {e.number: e for e in (*front.points, *compared)}
-    jobs: list[tuple[int, int | None, Job]] = []
-    for number, evaluation in reported.items():
-        if not wanted <= evaluation.metrics.keys():
-            jobs.append((number, None, evaluation.job))
-        fresh = [run for run in runs.get(number, ()) if run.status == "done" and not wanted <= run.metrics.keys()]
-        jobs += [(number, run.seed, job_with(evaluation, run.seed)) for run in fresh]
-    found = session.experiment.runner.score_on_test(spec, task, [job for _, _, job in jobs])
-    scores = [marked(one, mark) for one in found]
-    measured = [(number, seed, found) for (number, seed, _), found in zip(jobs, scores, strict=True)]
-    for number, seed, metrics in measured:
-        if seed is None:
-            study.annotate(number, metrics)
-    if new := [(number, seed, found) for number, seed, found in measured if seed is not None and found]:
-        keep_tests(study, new)
-    if any(not metrics for metrics in scores):
-        warnings.warn(
-            "some members of the front could not be measured on test; the same command tries again", stacklevel=2
-        )
-
-
 def seeds_kept(session: Session, study: Study, front: ParetoFront) -> set[str]:
     """Names of weights that stay: of all seeds of the front's members, what they began at, what may be cut.
 
@@ -240,7 +200,7 @@ def _seeds(runs: Mapping[int, Sequence[Run]], evaluation: Evaluation) -> list[in
     return [run.seed for run in runs.get(evaluation.number, ())]
 
 
-def _raw(front: ParetoFront) -> ParetoFront:
+def as_searched(front: ParetoFront) -> ParetoFront:
     """The same as the search has seen it."""
     return ParetoFront(front.evaluations, front.objectives, front.limits)
 

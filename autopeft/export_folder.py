@@ -118,6 +118,6 @@ def _record(
         "settings": {**resolved["training"], "seed": chosen.seed},
         **({"engine": setup.model_dump(include={"device", "precision", "attention"})} if setup else {}),
         **({"generation": facts.generation.model_dump(mode="json")} if facts.generation else {}),
-        **({"turns": facts.chat is not None} if facts.readout.tokenises else {}),
+        **({"asks": facts.asks} if facts.asks else {}),
         **({"recipe": trained.recipe.to_json()} if trained.recipe else {}),
     }

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.begin import begin_measuring, going_on, open_study, search_info, setup_of, upgraded
 from autopeft.candidate import UNITS, Evaluation
-from autopeft.confirming import confirm, front_of, needed_by, score_on_test, seeds_kept, sources_of
+from autopeft.confirming import confirm, front_of, needed_by, seeds_kept, sources_of
 from autopeft.experiment import Experiment, needing
 from autopeft.fingerprint import model_bytes
 from autopeft.plugins import use_plugins
 from autopeft.progress import Progress
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
+from autopeft.scoring import score_on_test
 from autopeft.searching.confirming.records import keep_end
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.searching.sources import Source
-from autopeft.session import Session
+from autopeft.session import Session, tests_of
 from autopeft.task_facts import TaskFacts
 from autopeft.tracking import Status, Tracker
 
@@ -90,6 +91,8 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
                 progress.resumed(study.evaluations())
                 progress.remarked([*session.remarks, *upgraded(study)])
                 TaskFacts.of(session).keep(folder.path)
+                # What cannot be measured on is said before anything is trained.
+                tests_of(session)
                 measuring = begin_measuring(session, folder, study, background)
                 with experiment.runner.session():
                     if opening.done():

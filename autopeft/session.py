@@ -224,13 +224,6 @@ def tests_of(session: Session) -> dict[str, TokenizedTask]:
     return found
 
 
-def reported_names(session: Session, task: TokenizedTask, mark: str) -> set[str]:
-    """Names of the scores on a test split by which a member of the front counts as measured there."""
-    settings = session.experiment.generation
-    written = settings.reported if settings else ()
-    return {f"{mark}{task.metrics[0]}", *(f"{mark}{name.removeprefix('test_')}" for name in written)}
-
-
 def _tokenised(session: Session, data: TaskData) -> TokenizedTask:
     from autopeft.engine.generated import tokenized
 

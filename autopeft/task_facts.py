@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from autopeft.config import Strict
 from autopeft.errors import AutopeftError
+from autopeft.formats import Asks, Conversation, asks_of, with_template
 from autopeft.generating.settings import Generation
 from autopeft.readouts import Readout, implied, readout_from, stated
 from autopeft.run_folder import write_whole
@@ -27,6 +28,7 @@ class TaskFacts(Strict):
     positive: int | None = None
     kind: dict[str, Any] | None = Field(None, description="the readout, where labels and positive don't imply it")
     chat: str | None = Field(None, description="the chat template that turns were written with")
+    asks: Asks | None = Field(None, description="how rows of a language model ask")
     splits: str
     remarks: tuple[str, ...]
     fingerprint: str
@@ -40,6 +42,7 @@ class TaskFacts(Strict):
             labels=data.label_names, metrics=data.metrics,
             positive=getattr(data.readout, "positive", None), kind=stated(data.readout), splits=data.note,
             remarks=session.remarks, fingerprint=data.fingerprint, chat=_chat(session), generation=_generation(session),
+            asks=_asks(session),
         )  # fmt: skip
 
     @property
@@ -63,6 +66,13 @@ class TaskFacts(Strict):
         return facts if fingerprint in (None, facts.fingerprint) and facts.metrics else None
 
 
+def _asks(session: Session) -> Asks | None:
+    data = session.data
+    if not data.readout.tokenises:
+        return None
+    return asks_of(Conversation.from_json(data.train.first[0]))
+
+
 def _generation(session: Session) -> Generation | None:
     asking = session.tokens.asking
     if asking is None:
@@ -72,8 +82,6 @@ def _generation(session: Session) -> Generation | None:
 
 
 def _chat(session: Session) -> str | None:
-    from autopeft.formats import Conversation, with_template
-
     data = session.data
     if not data.readout.tokenises or data.readout.encodes or not Conversation.from_json(data.train.first[0]).turns:
         return None

@@ -47,6 +47,7 @@ FLOORS: list[set[str]] = [
     {"task_facts"},
     {"export_folder"},
     {"begin", "confirming", "result"},
+    {"scoring"},
     {"comparing", "following", "launch"},
     {"cli"},
 ]

@@ -230,6 +230,11 @@ def test_what_is_written_is_measured_on_test_recorded_and_measured_again(tmp_pat
     assert measured["test_exact_match"] == record["metrics"]["test_exact_match"]
     other = measure_export(to, on=Path(given["task"]["validation"]))
     assert {"bleu", "exact_match", "loss"} <= other.keys()
+    # Asked otherwise, it is measured anew.
+    given["generation"]["max_new_tokens"] = 1
+    short = search(tmp_path, run, given)
+    assert {e.metrics["test_exact_match"] for e in short.front.points} == {0.0}
+    assert "at most 1 new token" in json.loads((run / "task.json").read_text())["generation"]["way"]
 
 
 def test_what_cannot_be_written_is_said_before_anything_is_trained(tmp_path: Path) -> None:

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from test_language_models import asked
 from tiny_project import search
+from tiny_task import save_language_model
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
 from autopeft.cli.predicting import run_predict
 from autopeft.errors import AutopeftError
 from autopeft.exporting.predicting import Predictor
+from autopeft.formats import Conversation, Part, RowTokenizer, Turn, asking, asks_of, with_template
+from autopeft.formats._pairs import pair_of
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,20 @@ def test_a_language_model_writes_what_was_measured(tmp_path: Path) -> None:
     recorded = json.loads((out / "hybrid.json").read_text())["metrics"]
     assert hits / limit == pytest.approx(recorded["test_exact_match"])
     assert next(Predictor(out)(chosen[:1], max_new_tokens=1))["text"].count(" ") == 0
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pair_of("alpha beta", "gamma"),
+        Conversation((), (Part("alpha beta"), Part("gamma", True))),
+        Conversation((Turn("system", "delta"), Turn("user", "alpha beta"), Turn("assistant", "gamma", True))),
+    ],
+)
+def test_texts_ask_as_the_rows_did(row: Conversation, tmp_path: Path) -> None:
+    save_language_model(tmp_path)
+    reader = RowTokenizer(with_template(AutoTokenizer.from_pretrained(tmp_path), None), 200)
+    assert reader.question(asking("alpha beta", asks_of(row), "delta")) == reader.question(row)
 
 
 def test_words_of_a_sentence_are_not_predicted(exported: Path, tmp_path: Path) -> None:

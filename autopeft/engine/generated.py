@@ -57,7 +57,10 @@ def tokenized(
         taken = 0 if encoder else slots + settings.max_new_tokens
         room = min(longest, (limits.prompted if slots else limits.tokens) - taken)
     splits = ("test",) if settings.when == "front" else ("validation", "test")
-    asking = Asking.of(settings, data, tokenizer, room, encoder, splits)
+    if encoder and settings.max_new_tokens >= limits.tokens:
+        # What is written has the decoder's positions.
+        room = 0
+    asking = Asking.of(settings, data, tokenizer, room, encoder, splits, limits.start)
     return replace(task, asking=asking, remarks=(*task.remarks, *asking.remarks))
 
 

@@ -39,7 +39,9 @@ _MOST_SIDE = 4_096
 #: What is opened. Others run programs (EPS), or are no images of the world.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 #: Images that are decoded at the same time, and that wait for it.
-_THREADS, _WAITING = 4, 64
+_THREADS, _WAITING = 4, 8
+#: Of an image's sides, and of what a processor resizes to and then cuts out.
+_MOST_RATIO, _MOST_CROPPED = 50, 10
 _MODES = {1: "L", 3: "RGB"}
 #: Of the files; raise it when the same key would give other pixels.
 _FORMAT = 1
@@ -112,6 +114,10 @@ class ImageReader:
             if any(side and side > _MOST_SIDE for side in sides):
                 raise AutopeftError(f"{self._place}: {name} has sides of more than {_MOST_SIDE:,} pixels; mend it")
 
+        cropped = getattr(self._processor, "crop_pct", None)
+        if cropped is not None and not 1 / _MOST_CROPPED <= cropped <= 1:
+            raise AutopeftError(f"{self._place}: crop_pct is {cropped}, not from 0.1 to 1; mend it")
+
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """[C, H, W] of each image."""
@@ -155,6 +161,11 @@ class ImageReader:
         broken = door(where, "cannot be read as an image", "mend it, or leave it out")
         with broken, Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             wide, high = opened.size
+            if max(wide, high) > _MOST_RATIO * min(wide, high):
+                # Resized by its short side it would become huge.
+                raise AutopeftError(
+                    f"{where}: an image of {wide:,} x {high:,} pixels is too narrow; cut it, or leave it out"
+                )
             if wide * high > MOST_PIXELS:
                 raise AutopeftError(
                     f"{where}: an image of {wide:,} x {high:,} pixels is too large ({MOST_PIXELS:,} at most); "

@@ -13,6 +13,7 @@ from autopeft.config import parse
 from autopeft.doors import door, read_json, within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError
+from autopeft.formats import Asks
 from autopeft.generating.settings import Generation
 from autopeft.hybrid import Hybrid
 from autopeft.quantising import Kind
@@ -72,7 +73,7 @@ class Record(BaseModel):
     data: str
     settings: dict[str, Any]
     engine: Engine | None = None
-    turns: bool = Field(True, description="of a language model: whether it learned turns of a chat")
+    asks: Asks | None = Field(None, description="of a language model: how the rows that it learned ask")
     generation: Generation | None = Field(None, description="how texts were written and measured on test")
 
     @model_validator(mode="after")

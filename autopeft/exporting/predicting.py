@@ -17,7 +17,7 @@ from autopeft.engine.texts import Reader
 from autopeft.errors import AutopeftError
 from autopeft.exporting._record import FILE, Record
 from autopeft.exporting.evaluation import load_export
-from autopeft.formats import Conversation, PairTokenizer, Part, RowTokenizer, Turn, with_template
+from autopeft.formats import PairTokenizer, RowTokenizer, asking, with_template
 from autopeft.generating.asking import Asking, Prompts
 from autopeft.generating.settings import GenerationSettings
 from autopeft.generating.writing import tokens_at_once, write
@@ -29,8 +29,6 @@ from autopeft.trust import trusted
 Text = str | tuple[str, str]
 #: Of a chat template.
 _MOST_CHARACTERS = 1_000_000
-#: What stands where an answer will.
-_ANSWER = "-"
 
 
 class Predictor:
@@ -76,7 +74,9 @@ class Predictor:
     @torch.inference_mode()
     def _outputs(self, texts: Sequence[Text]) -> np.ndarray:
         pairs = [(text, None) if isinstance(text, str) else text for text in texts]
-        second = None if any(b is None for _, b in pairs) else tuple(str(b) for _, b in pairs)
+        if any((b is None) != (len(self.columns) == 1) for _, b in pairs):
+            raise AutopeftError(f"the adapter learned rows of {' and '.join(self.columns)}; give texts with as many")
+        second = None if len(self.columns) == 1 else tuple(str(b) for _, b in pairs)
         split = Split(tuple(a for a, _ in pairs), second, (0,) * len(pairs))
         read = Reader(self._tokenizer, self._most, self._source.limits()).read("texts", split)
         tokens = Tokens.of(read, np.zeros(len(pairs), dtype=np.int64))
@@ -96,33 +96,36 @@ class Predictor:
         return settings if max_new_tokens is None else settings.model_copy(update={"max_new_tokens": max_new_tokens})
 
     def _asking(self, texts: Sequence[str], settings: GenerationSettings) -> Asking:
-        encoder, limits, turns = self._readout.encodes, self._source.limits(), self._record.turns
-        room = limits.tokens if encoder else limits.tokens - settings.max_new_tokens
-        if room < 1:
-            raise AutopeftError(f"{settings.max_new_tokens:,} new tokens leave no position of the model for a text")
-        reader: RowTokenizer | PairTokenizer
-        if encoder:
-            reader = PairTokenizer(self._tokenizer, room, None)
-        else:
-            reader = RowTokenizer(with_template(self._tokenizer, self._template if turns else None), room)
+        encoder = self._readout.encodes
+        room, reader = self._reader(settings)
+        how = self._record.asks or ("turns" if self._tokenizer.chat_template and not encoder else "text")
+        system = self._record.task.get("system")
         ids: list[list[int]] = []
         stops: set[int] = set()
         for text in texts:
-            question = reader.question(_row(text, turns and not encoder))
+            question = reader.question(asking(text, how, str(system) if system else None))
             if question is None:
-                raise AutopeftError("a text leaves nothing to ask; leave it out")
+                raise AutopeftError("the chat template writes nothing that asks; the adapter cannot be asked with it")
             ids.append(question.ids)
             stops |= set() if question.stop is None else {question.stop}
         offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids])])
         flat = np.fromiter((i for one in ids for i in one), dtype=np.int64)
-        prompts = Prompts(flat, offsets, ((_ANSWER,),) * len(ids), len(ids))
-        return Asking(settings, {"texts": prompts}, room, tuple(sorted(stops)), encoder)
+        prompts = Prompts(flat, offsets, (("",),) * len(ids), len(ids))
+        start = reader.start if isinstance(reader, PairTokenizer) else None
+        return Asking(settings, {"texts": prompts}, room, tuple(sorted(stops)), encoder, start)
 
-
-def _row(text: str, turns: bool) -> Conversation:
-    if turns:
-        return Conversation((Turn("user", text), Turn("assistant", _ANSWER, True)))
-    return Conversation((), (Part(text), Part(_ANSWER, True)))
+    def _reader(self, settings: GenerationSettings) -> tuple[int, RowTokenizer | PairTokenizer]:
+        """How many tokens a prompt may have, as in training, and what makes them of it."""
+        limits, encoder, known = self._source.limits(), self._readout.encodes, self._record.generation
+        slots = self._record.value(self._where).input_tokens
+        left = (limits.prompted if slots else limits.tokens) - slots - (0 if encoder else settings.max_new_tokens)
+        if left < 1 or (encoder and settings.max_new_tokens >= limits.tokens):
+            raise AutopeftError(f"{settings.max_new_tokens:,} new tokens are more than the model has positions for")
+        room = left if known is None else min(left, known.room)
+        if encoder:
+            return room, PairTokenizer(self._tokenizer, room, limits.start)
+        turns = self._record.asks in ("turns", None)
+        return room, RowTokenizer(with_template(self._tokenizer, self._template if turns else None), room)
 
 
 def _template(folder: Path) -> str | None:

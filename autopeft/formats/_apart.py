@@ -56,6 +56,12 @@ class PairTokenizer:
         self._tokenizer, self._limit, self._start = tokenizer, limit, start
         self._end: int | None = tokenizer.eos_token_id
 
+    @property
+    def start(self) -> int:
+        """The token that a decoder begins with."""
+        row = self._rows(["a"], ["a"])[0]
+        return row.ids[row.source or 0]
+
     def of(self, conversation: Conversation, pieces: bool = False) -> RowTokens:
         """The tokens of one conversation; `pieces`: with its two texts."""
         source, target = apart(conversation)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Asking:
     """What models are asked, by split, in `room` tokens at most, and how they answer.
 
     `stops` are the tokens that end an answer, beside the model's own. `encoder`: prompts are read by an encoder, and
-    answers written by a decoder.
+    answers written by a decoder, which begins with `start`.
     """
 
     settings: GenerationSettings
@@ -61,6 +61,7 @@ class Asking:
     room: int
     stops: tuple[int, ...]
     encoder: bool = False
+    start: int | None = None
 
     @classmethod
     def of(
@@ -71,6 +72,7 @@ class Asking:
         room: int,
         encoder: bool = False,
         splits: Sequence[str] = ("test",),
+        start: int | None = None,
     ) -> Self:
         """Of the rows of a task: each distinct beginning is a prompt, and what rows say after it are its answers.
 
@@ -85,7 +87,8 @@ class Asking:
                 "prompt; lower it"
             )
         if encoder:
-            reader: RowTokenizer | PairTokenizer = PairTokenizer(tokenizer, room, None)
+            pairs = PairTokenizer(tokenizer, room, start)
+            start, reader = pairs.start, cast("RowTokenizer | PairTokenizer", pairs)
         else:
             reader = RowTokenizer(with_template(tokenizer, data.template), room)
         found: dict[str, Prompts] = {}
@@ -94,7 +97,7 @@ class Asking:
             with within(f"{where}: {name}"):
                 found[name], ends = _prompts(getattr(data, name), reader, settings)
             stops |= ends
-        return cls(settings, found, room, tuple(sorted(stops)), encoder)
+        return cls(settings, found, room, tuple(sorted(stops)), encoder, start)
 
     def signatures(self, split: str = "test") -> dict[str, str]:
         """How metrics are computed on a split, by name; those that say all by their names are left out."""

@@ -51,7 +51,7 @@ def write(
         with _quiet():
             found = model.generate(
                 **{name: x.repeat(candidates, 1).to(device) for name, x in inputs.items()},
-                generation_config=_configuration(settings, stops, _pad_id(tokenizer)),
+                generation_config=_configuration(settings, stops, _pad_id(tokenizer), asking.start),
                 logits_processor=_processors(settings, batch, candidates, length),
             )
         for place, ids in enumerate(found[:, length:].tolist()):
@@ -92,7 +92,7 @@ def _padded(prompts: Prompts, batch: Sequence[int], pad_id: int, left: bool) -> 
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _configuration(settings: GenerationSettings, stops: Sequence[int], pad_id: int) -> Any:
+def _configuration(settings: GenerationSettings, stops: Sequence[int], pad_id: int, start: int | None) -> Any:
     """How to generate; of what it leaves open the model's own configuration holds."""
     from transformers import GenerationConfig
 
@@ -102,6 +102,7 @@ def _configuration(settings: GenerationSettings, stops: Sequence[int], pad_id: i
         num_return_sequences=1,
         eos_token_id=list(stops) or None,
         pad_token_id=pad_id,
+        decoder_start_token_id=start,
         # What is drawn is drawn by `Drawn`: the model's own settings are for others.
         do_sample=False,
         temperature=1.0,

@@ -21,7 +21,7 @@ def data_of_file(
 ) -> TaskData:
     """The rows of `file` as the test split, by the columns (or the format) of `task`; nothing else of the task is read.
 
-    Train and validation hold its first row only, as no split may be empty. `AutopeftError` with the row's place for a
+    Train and validation are the same rows, as no split may be empty. `AutopeftError` with the row's place for a
     label that is not the readout's; `known_in` says where these are.
     """
     if readout.given == "image":
@@ -44,5 +44,4 @@ def _images(task: Task, file: Path) -> Raw:
 
 def _data(task: Task, read: Raw, file: Path, readout: Readout, metrics: tuple[str, ...], known_in: str) -> TaskData:
     test = split_of(read.train, readout, None, known_in)
-    first = test.take([0])
-    return TaskData(task.title, first, first, test, readout, metrics, f"test: {file}", template=read.template)
+    return TaskData(task.title, test, test, test, readout, metrics, f"test: {file}", template=read.template)

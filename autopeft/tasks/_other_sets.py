@@ -46,7 +46,7 @@ OtherSets = Annotated[
 def others_of(sets: Mapping[str, str | Task], task: Task, data: TaskData) -> dict[str, TaskData]:
     """Each set's test rows as test split, labelled and scored as those of the task, whose data are given.
 
-    Train and validation hold one row only, as no split may be empty. `AutopeftError` with the set's name, and the row's
+    Train and validation are the same rows, as no split may be empty. `AutopeftError` with the set's name, and the row's
     place where it is one's, for labels that are not the task's.
     """
     found = {}
@@ -69,11 +69,17 @@ def _loaded(other: str | Task, task: Task, data: TaskData) -> TaskData:
 def _agreeing(other: TaskData, data: TaskData, where: str) -> TaskData:
     """The other's test with the task's readout, and those metrics of the task that its rows have."""
     mine, theirs = data.readout, other.readout
-    if not isinstance(mine, type(theirs)):
+    traits = [(kind.given, kind.masks, kind.encodes) for kind in (mine, theirs)]
+    if not isinstance(mine, type(theirs)) or traits[0] != traits[1]:
         raise AutopeftError(
             f"{where}: is of {theirs.called}, and the task of {mine.called}; name a set of the same kind"
         )
     metrics = tuple(metric for metric in data.metrics if type(theirs).fits(metric) and not theirs.complaint(metric))
+    if not metrics:
+        raise AutopeftError(
+            f"{where}: {', '.join(data.metrics)}: cannot be measured on {theirs.called}; name another set, or a metric "
+            "of both in the task"
+        )
     if sorted(mine.labels) != sorted(theirs.labels):
         raise AutopeftError(
             f"{where}: its labels are {_listed(theirs.labels)}, and the task's {_listed(mine.labels)}; name a set with "
@@ -82,8 +88,7 @@ def _agreeing(other: TaskData, data: TaskData, where: str) -> TaskData:
     test = other.test
     if mine.labels != theirs.labels:
         test = _renumbered(test, [mine.labels.index(label) for label in theirs.labels], where)
-    first = test.take([0])
-    return replace(other, train=first, validation=first, test=test, readout=mine, metrics=metrics, draws=None)
+    return replace(other, train=test, validation=test, test=test, readout=mine, metrics=metrics, draws=None)
 
 
 def _renumbered(test: Split, numbers: Sequence[int], where: str) -> Split:
