@@ -25,7 +25,7 @@ from autopeft.searching.confirming.records import keep_end
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.searching.sources import Source
-from autopeft.session import Session, tests_of
+from autopeft.session import Session
 from autopeft.task_facts import TaskFacts
 from autopeft.tracking import Status, Tracker
 
@@ -91,8 +91,6 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
                 progress.resumed(study.evaluations())
                 progress.remarked([*session.remarks, *upgraded(study)])
                 TaskFacts.of(session).keep(folder.path)
-                # What cannot be measured on is said before anything is trained.
-                tests_of(session)
                 measuring = begin_measuring(session, folder, study, background)
                 with experiment.runner.session():
                     if opening.done():
