@@ -50,10 +50,10 @@ def written(result: SearchResult) -> dict[str, Any]:
 def test_a_search_begins_with_controls_and_confirms_its_front(undisturbed: SearchResult) -> None:
     evaluations, data = undisturbed.evaluations, written(undisturbed)
     assert len(evaluations) == 9
-    costs = [e.metrics["trainable_params"] for e in evaluations[:6]]
+    costs = [e.metrics["trainable_params"] for e in evaluations[:4]]
     assert costs == sorted(costs)
-    assert [e.candidate.hybrid.is_empty for e in evaluations[:6]] == [True] * 3 + [False] * 3
-    assert {e.key for e in evaluations[:6]} == undisturbed.front.verdict.names.keys()
+    assert [e.candidate.hybrid.is_empty for e in evaluations[:4]] == [True] + [False] * 3
+    assert {e.key for e in evaluations[:4]} == undisturbed.front.verdict.names.keys()
     assert data == undisturbed.front.to_json()
     known = [point for point in data["points"] if "confirmed" in point]
     assert known
@@ -87,8 +87,8 @@ def test_what_is_gained_is_said(undisturbed: SearchResult, capsys: pytest.Captur
     assert "Optimism: on validation" in shown
     with (undisturbed.run_dir / "trials.csv").open() as table:
         rows = list(csv.DictReader(table))
-    assert [row["role"] for row in rows[:6]] == [f"control {row['control']}" for row in rows[:6]]
-    assert {row["role"] for row in rows[6:]} == {"sampler"}
+    assert [row["role"] for row in rows[:4]] == [f"control {row['control']}" for row in rows[:4]]
+    assert {row["role"] for row in rows[4:]} == {"sampler"}
 
 
 def test_an_export_has_the_weights_of_the_median_seed(undisturbed: SearchResult, tmp_path: Path) -> None:

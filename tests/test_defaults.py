@@ -73,13 +73,13 @@ def result(project: Path) -> SearchResult:
 
 def test_a_new_search_has_all_four_phases(project: Path, result: SearchResult) -> None:
     roles = [e.role.split()[0] if e.role else "sampler" for e in result.evaluations]
-    assert roles == ["control"] * 3 + ["large"] * 3 + ["healed"] * 2 + ["sampler"] * 2
+    assert roles == ["control"] + ["large"] * 3 + ["healed"] * 2 + ["sampler"] * 4
     assert result.front.verdict.confirmed
     assert result.finished
     facts = planning.plan(Session(experiment(project, trials=LEAST_TRIALS)), samples=10)
     phases = {phase["name"]: phase for phase in facts["phases"]}
     counts = {name: phase["trainings"] for name, phase in phases.items()}
-    assert counts == {"controls": 3, "large hybrid": 3, "healings": 2, "sampler": 2, "confirmations": None}
+    assert counts == {"controls": 1, "large hybrid": 3, "healings": 2, "sampler": 4, "confirmations": None}
     before = sum(phase["seconds"] for name, phase in phases.items() if name != "confirmations")
     assert facts["seconds"] == pytest.approx(before * 1.25)
 

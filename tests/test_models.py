@@ -104,9 +104,9 @@ def test_an_address_of_a_hub_that_is_none_is_named(endpoint: str, monkeypatch: p
 
 
 def test_a_folder_of_another_family(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     said = complaint(find_model(str(folder)).shape)
-    assert said.startswith("model family 't5' is not supported; ")
+    assert said.startswith("model family 'mamba' is not supported; ")
 
 
 def test_a_folder_without_a_tokenizer(folder: Path) -> None:

@@ -65,7 +65,7 @@ def undisturbed(project: Path) -> SearchResult:
 
 def test_the_search_has_all_phases(undisturbed: SearchResult) -> None:
     roles = [e.role.partition(" ")[0] for e in undisturbed.evaluations]
-    assert roles == 3 * ["control"] + 3 * ["large"] + 4 * ["healed"] + 3 * [""]
+    assert roles == ["control"] + 3 * ["large"] + 4 * ["healed"] + 5 * [""]
     by_number, runs = {e.number: e for e in undisturbed.evaluations}, runs_in(undisturbed.remembered)
     # Both kinds, and a large hybrid for the healed ones' sake.
     assert {by_number[number].born for number in runs} == {"trained", "healed"}

@@ -237,7 +237,9 @@ def test_flops_are_those_that_torch_counts(family: str) -> None:
 
 def test_a_batch_is_cut_by_the_tokens_of_texts_and_prompts() -> None:
     ids = torch.ones(8, 10, dtype=torch.long)
-    batch = Batch({"input_ids": ids}, torch.zeros(8), np.arange(8), torch.arange(80), torch.arange(80), np.ones(8), 10)
+    batch = Batch(
+        {"input_ids": ids}, torch.zeros(8), np.arange(8), torch.arange(80), torch.arange(80), np.ones(8), (10,)
+    )
     assert len(parts_of(batch, 40)) == 2
     assert len(parts_of(batch, 40, more=10)) == 4
 

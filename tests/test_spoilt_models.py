@@ -64,7 +64,7 @@ CASES: dict[str, tuple[Spoil, str] | tuple[Spoil, str, str]] = {
     # the family
     "no family": (written("config.json", "{}"), "names no model_type; known: bert"),
     "family a number": (config(model_type=5), "names no model_type"),
-    "family unknown": (config(model_type="nosuch"), "model family 'nosuch' is not supported; known: bert"),
+    "family unknown": (config(model_type="nosuch"), "model family 'nosuch' is not supported; known: bart, bert"),
     "family near": (config(model_type="robert"), "did you mean 'roberta'?"),
     "another family": (config(model_type="gpt2"), "the checkpoint lacks weights of"),
     # sizes
