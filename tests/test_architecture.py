@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,11 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imports(path: Path) -> set[str]:
+NAMES = {_name(p) for p in MODULES}
+
+
+@cache
+def _imports(path: Path) -> frozenset[str]:
     """Modules of the package that a file imports when it runs, anywhere in it (not for type checking only)."""
     found: set[str] = set()
     todo: list[ast.AST] = [ast.parse(path.read_text())]
@@ -77,14 +82,13 @@ def _imports(path: Path) -> set[str]:
             continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "autopeft":
             base = node.module.removeprefix("autopeft").lstrip(".")
-            names = {_name(p) for p in MODULES}
             for alias in node.names:
                 inner = f"{base}.{alias.name}".lstrip(".")
-                found.add(inner if inner in names else base)
+                found.add(inner if inner in NAMES else base)
         if isinstance(node, ast.Import):
             found |= {a.name.removeprefix("autopeft").lstrip(".") for a in node.names if a.name.startswith("autopeft")}
         todo += list(ast.iter_child_nodes(node))
-    return found - {""}
+    return frozenset(found - {""})
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
