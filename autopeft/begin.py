@@ -14,7 +14,7 @@ from autopeft.experiment import Experiment, as_begun
 from autopeft.run_folder import RunFolder, write_whole
 from autopeft.searching.identity import versions
 from autopeft.searching.stored import Stored
-from autopeft.session import Session, middle, tests_of, typical_candidates
+from autopeft.session import Session, middle, typical_candidates
 from autopeft.tracking import SearchInfo
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
 def begin_measuring(session: Session, folder: RunFolder, study: Study, executor: Executor) -> Future[Setup] | None:
     """Begin to measure in a thread, while the runner starts its processes; None where that can't or needn't be."""
     # What cannot be measured on test is said before anything is trained.
-    tests_of(session)
+    _ = session.tests
     if study.remembered("setup") or study.finished or not session.experiment.runner.measures_here:
         return None
     return executor.submit(_measured, session, folder)

@@ -205,7 +205,7 @@ def _with_data(
     """The same with the task's data, which `AutopeftError` says `why` they are needed when they can't be read."""
     from autopeft.engine.kept import load_weights
     from autopeft.engine.report import marked, score_on_test, train_again
-    from autopeft.session import Session, tests_of
+    from autopeft.session import Session
 
     try:
         session = Session(result.experiment, trust_remote_code)
@@ -222,7 +222,7 @@ def _with_data(
         metrics |= train_again(spec, session.tokens, chosen.job).metrics
         again = True
     if again or f"test_{session.data.metrics[0]}" not in metrics:
-        for mark, task in tests_of(session).items():
+        for mark, task in session.tests.items():
             metrics |= marked(score_on_test(spec, task, [chosen.job])[0], mark)
     weights = load_weights(run.weights, name) or {}
     facts, recipe = TaskFacts.of(session), _recipe(result, chosen)

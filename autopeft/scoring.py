@@ -11,7 +11,7 @@ from autopeft.candidate import Job
 from autopeft.confirming import as_searched, front_of
 from autopeft.searching.confirming.plan import control_front, job_with
 from autopeft.searching.confirming.records import controls_in, keep_tests, runs_in
-from autopeft.session import Session, tests_of
+from autopeft.session import Session
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
@@ -29,14 +29,15 @@ def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
     it.
     """
     known = study.remembered(_HOW) or {}
-    for mark, task in tests_of(session).items():
+    for mark, task in session.tests.items():
         how = _how(session, mark)
-        _score_on(session, study, spec, task, mark, known.get(mark, how) != how)
-        known = {**known, mark: how}
-        study.remember(_HOW, known)
+        if _score_on(session, study, spec, task, mark, known.get(mark, how) != how):
+            known = {**known, mark: how}
+            study.remember(_HOW, known)
 
 
-def _score_on(session: Session, study: Study, spec: WorkerSpec, task: TokenizedTask, mark: str, anew: bool) -> None:
+def _score_on(session: Session, study: Study, spec: WorkerSpec, task: TokenizedTask, mark: str, anew: bool) -> bool:
+    """Whether all that was to be measured is; `anew`: what is measured already, too."""
     from autopeft.engine.report import marked
 
     front, wanted = front_of(session, study, study.evaluations()), _reported_names(session, task, mark)
@@ -58,10 +59,11 @@ def _score_on(session: Session, study: Study, spec: WorkerSpec, task: TokenizedT
             study.annotate(number, metrics)
     if new := [(number, seed, found) for number, seed, found in measured if seed is not None and found]:
         keep_tests(study, new)
-    if any(not metrics for metrics in scores):
+    if missed := any(not metrics for metrics in scores):
         warnings.warn(
             "some members of the front could not be measured on test; the same command tries again", stacklevel=2
         )
+    return not missed
 
 
 def _reported_names(session: Session, task: TokenizedTask, mark: str) -> set[str]:

@@ -46,6 +46,12 @@ if TYPE_CHECKING:
 _TYPICAL = 15
 
 
+def _tests(session: Session) -> dict[str, TokenizedTask]:
+    """The task with each test split that the front is measured on, by what the names of its scores begin with."""
+    others = {f"test_{name}_": _tokenised(session, data) for name, data in session.others.items()}
+    return {"test_": session.tokens} | {mark: session.tokens.measured_on(one) for mark, one in others.items()}
+
+
 class Session:
     """The model's shape, the task's data, the space, the budget and the objectives of one experiment.
 
@@ -96,6 +102,8 @@ class Session:
     def tokens(self) -> TokenizedTask:
         """The task, tokenised once; with what models are to write, where that is measured."""
         return _tokenised(self, self.data)
+
+    tests = cached_property(_tests)
 
     @cached_property
     def length(self) -> int:
@@ -213,15 +221,6 @@ def source_of(experiment: Experiment, trust_remote_code: bool = False) -> ModelS
     where = f"experiment '{experiment.name}'"
     source = find_model(experiment.model, trusted(experiment.trust_remote_code, trust_remote_code, where))
     return replace(source, quantise=experiment.backbone.quantise) if experiment.backbone else source
-
-
-def tests_of(session: Session) -> dict[str, TokenizedTask]:
-    """The task with each test split that the front is measured on, by what the names of its scores begin with."""
-    found = {"test_": session.tokens}
-    for name, data in session.others.items():
-        other = _tokenised(session, data)
-        found[f"test_{name}_"] = replace(session.tokens, test=other.test, metrics=other.metrics, asking=other.asking)
-    return found
 
 
 def _tokenised(session: Session, data: TaskData) -> TokenizedTask:

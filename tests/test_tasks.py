@@ -638,3 +638,7 @@ def test_real_acceptability_without_a_test() -> None:
     assert not set(data.train.first) & {None, ""}
     shares = [Counter(part.labels)[1] / len(part) for part in (data.train, data.validation)]
     assert shares[0] == pytest.approx(shares[1], abs=1 / 855)
+
+
+def test_a_file_for_a_task_of_pairs_has_its_columns() -> None:
+    assert task_from("glue/rte").labelled == (["sentence1", "sentence2"], "label")

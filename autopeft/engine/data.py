@@ -152,6 +152,10 @@ class TokenizedTask:
         return cls(data.name, **splits, readout=data.readout, metrics=tuple(data.metrics), pad_id=reader.pad_id,
                    remarks=said, totals=totals)  # fmt: skip
 
+    def measured_on(self, other: TokenizedTask) -> TokenizedTask:
+        """The same with the test split of another one, and what is measured there."""
+        return replace(self, test=other.test, metrics=other.metrics, asking=other.asking)
+
 
 _SPLITS = ("train", "validation", "test")
 

@@ -217,23 +217,29 @@ class OpenedExport:
     others: dict[str, TokenizedTask] = field(default_factory=dict)
 
 
+def source_of(folder: Path, record: Record, trust_remote_code: bool) -> ModelSource:
+    """The base model of an export, with a warning where its files are not those that the adapter was trained on."""
+    trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
+    source = replace(find_model(record.model.name, trust), quantise=record.quantise)
+    if differs := difference(record.model.files, model_files(source.location)):
+        warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
+    return source
+
+
 def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> OpenedExport:
     """Open the adapter in `folder` with its model and task; arguments and errors as those of `measure_export`."""
     record = Record.read(folder)
-    trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
     settings = record.settings_of(str(folder / FILE))
     data = (
         _data(record, folder)
         if on is None
         else data_of_file(_task(record, folder), on, record.kind, record.metrics_of_task)
     )
-    source = replace(find_model(record.model.name, trust), quantise=record.quantise)
-    if differs := difference(record.model.files, model_files(source.location)):
-        warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
+    source = source_of(folder, record, trust_remote_code)
     asked, room = _asked(record, folder)
     task = tokenized(data, source, settings.max_length, asked, room=room)
     others = {}
     for name, other in ({} if on else _others(record, folder, data)).items():
         read = tokenized(other, source, settings.max_length, asked, room=room)
-        others[f"test_{name}_"] = replace(task, test=read.test, metrics=read.metrics, asking=read.asking)
+        others[f"test_{name}_"] = task.measured_on(read)
     return OpenedExport(record, source, task, load_export(folder, record, source, task.pad_id), others)

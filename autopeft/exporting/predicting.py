@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,12 @@ from autopeft.engine.data import Tokens
 from autopeft.engine.texts import Reader
 from autopeft.errors import AutopeftError
 from autopeft.exporting._record import FILE, Record
-from autopeft.exporting.evaluation import load_export
+from autopeft.exporting.evaluation import load_export, source_of
 from autopeft.formats import PairTokenizer, RowTokenizer, asking, with_template
 from autopeft.generating.asking import Asking, Prompts
 from autopeft.generating.settings import GenerationSettings
 from autopeft.generating.writing import tokens_at_once, write
-from autopeft.models import ModelSource, find_model
-from autopeft.tasks import Split
-from autopeft.trust import trusted
+from autopeft.tasks import Split, task_from
 
 #: One text, or the two of a pair.
 Text = str | tuple[str, str]
@@ -39,13 +37,12 @@ class Predictor:
 
     def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
         record = Record.read(folder)
-        trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
         self._record, self._readout, self._where = record, record.kind, str(folder / FILE)
         if not self._readout.generates and not self._readout.describes:
             raise AutopeftError(
                 f"{folder}: predictions are not made of {self._readout.called}; use 'autopeft evaluate'"
             )
-        self._source: ModelSource = replace(find_model(record.model.name, trust), quantise=record.quantise)
+        self._source = source_of(folder, record, trust_remote_code)
         self._tokenizer = self._source.tokenizer()
         self._most = record.settings_of(self._where).max_length
         self._template = _template(folder)
@@ -53,12 +50,13 @@ class Predictor:
         pad_id = int(self._tokenizer.pad_token_id or 0)
         self._pad_id, self._model = pad_id, load_export(folder, record, self._source, pad_id).to(self._device)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Columns of files that hold texts: the task's, or `text`."""
-        named = self._record.task.get("text")
-        found = [named] if isinstance(named, str) else named
-        return tuple(str(name) for name in found) if isinstance(found, list) and 1 <= len(found) <= 2 else ("text",)
+        if self._readout.generates:
+            return ("text",)
+        task = task_from(self._record.task, f"{self._where}: task")
+        return tuple(task.for_file(self._readout, self._record.metrics_of_task)[0].labelled[0])
 
     def __call__(self, texts: Sequence[Text], max_new_tokens: int | None = None, batch: int = 32) -> Iterator[Any]:
         """Of each text, in order: `{"label", "probabilities"}` and the like (see `Readout.described`), or

@@ -45,7 +45,7 @@ class Glue(Task):
     path: str = "nyu-mll/glue"
 
     @property
-    def columns(self) -> tuple[list[str], str]:
+    def labelled(self) -> tuple[list[str], str]:
         """Those of the task."""
         return _SUBSETS[self.subset].text, "label"
 
