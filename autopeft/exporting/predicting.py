@@ -106,9 +106,7 @@ class Predictor:
                 raise AutopeftError("the chat template writes nothing that asks; the adapter cannot be asked with it")
             ids.append(question.ids)
             stops |= set() if question.stop is None else {question.stop}
-        offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids])])
-        flat = np.fromiter((i for one in ids for i in one), dtype=np.int64)
-        prompts = Prompts(flat, offsets, (("",),) * len(ids), len(ids))
+        prompts = Prompts.of(ids, [("",)] * len(ids), len(ids))
         start = reader.start if isinstance(reader, PairTokenizer) else None
         return Asking(settings, {"texts": prompts}, room, tuple(sorted(stops)), encoder, start)
 

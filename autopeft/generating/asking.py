@@ -35,6 +35,13 @@ class Prompts:
     distinct: int
     cut: int = 0
 
+    @classmethod
+    def of(cls, ids: Sequence[Sequence[int]], answers: Sequence[tuple[str, ...]], distinct: int, cut: int = 0) -> Self:
+        """Prompts of these token ids, one after another."""
+        offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids])])
+        flat = np.fromiter((i for one in ids for i in one), dtype=np.int64)
+        return cls(flat, offsets, tuple(answers), distinct, cut)
+
     def __len__(self) -> int:
         return len(self.answers)
 
@@ -155,6 +162,4 @@ def _prompts(
     wrong = ((name, text_metric(name)().complaint(own)) for name in settings.metrics)
     for name, complaint in filter(lambda found: found[1], wrong):
         raise AutopeftError(f"{complaint}, so metric '{name}' says nothing; leave it out")
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids])])
-    flat = np.fromiter((i for one in ids for i in one), dtype=np.int64)
-    return Prompts(flat, offsets, tuple(own), len(chosen), cut), stops
+    return Prompts.of(ids, own, len(chosen), cut), stops
