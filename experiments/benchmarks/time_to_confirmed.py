@@ -180,6 +180,7 @@ def main(
     train: Annotated[int, typer.Option(min=8, help="Rows to train on.")] = 1000,
     epochs: Annotated[int, typer.Option(min=1)] = 3,
     head: Annotated[str, typer.Option(help="Of our search: drawn or probe.")] = "probe",
+    kind: Annotated[str, typer.Option(help="Ours, a kind of front_in_truth.py: descent, wide, usual.")] = "descent",
     confirm_time: Annotated[float, typer.Option(help="Of our search's seconds of training, at most.")] = 1.0,
     quick: Quick = False,
     out: Out = RESULTS,
@@ -191,9 +192,10 @@ def main(
     os.environ["AUTOPEFT_DATA"] = str(data)
     scratch.mkdir(parents=True, exist_ok=True)
     asked, shared = {"epochs": epochs, "scratch": str(scratch)}, asked_for(runs, seed, epochs)
-    own = {k: v for k, v in KINDS["descent"].items() if k != "trials"}
-    own |= {"training": {**shared["training"], "head": head}, "confirm": {"seeds": seeds, "time": confirm_time}}
-    now = searched(runs / f"now-{seed}", HERE.parents[1], {**shared, **own, "trials": trials})
+    own = {k: v for k, v in KINDS[kind].items() if k != "trials"}
+    training = {**shared["training"], "head": head, **own.get("training", {})}
+    own |= {"training": training, "confirm": {"seeds": seeds, "time": confirm_time}}
+    now = searched(runs / f"now-{kind}-{trials}-{seed}", HERE.parents[1], {**shared, **own, "trials": trials})
     earlier = searched(runs / f"before-{seed}", before, {**shared, "trials": others})
     found = {
         OURS: trials_now(now),
@@ -206,7 +208,7 @@ def main(
     report(curves, walls, f"TREC, {train} rows, {epochs} epochs, {seeds} seeds")
     settings = {"trials": trials, "others": others, "seeds": seeds, "seed": seed, "train": train, "epochs": epochs}
     results = {"trials": found, "curves": curves, "walls": walls, "now": figures(now["result"].front, now["done"])}
-    write("time_to_confirmed", {**settings, "head": head, "quick": quick}, results, out)
+    write("time_to_confirmed", {**settings, "head": head, "kind": kind, "quick": quick}, results, out)
 
 
 def asked_for(runs: Path, seed: int, epochs: int) -> dict[str, Any]:
