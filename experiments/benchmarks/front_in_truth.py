@@ -51,6 +51,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 # Each of the wide space's methods at its usual multiple of one rate.
 KINDS["usual"] = {**KINDS["wide"], "training": {"method_rates": "usual"}}
+KINDS["rates"] = {**KINDS["descent"], "training": {"method_rates": "usual"}}
 
 
 def search(task: str, kind: str, seed: int, asked: Mapping[str, Any], runs: Path) -> dict[str, Any]:
