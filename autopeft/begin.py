@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autopeft.engine.settings import EARLIER
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, as_begun
 from autopeft.run_folder import RunFolder, write_whole
@@ -50,7 +51,7 @@ def open_study(session: Session, folder: RunFolder) -> Study:
 
 
 def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
-    """The experiment; of controls, descent, confirmation and heads it has what the search in this folder began with.
+    """The experiment; of controls, descent, confirmation and later defaults it has what was begun with.
 
     Only where it does not say what it wants of them, and the folder has results. What is wrong with the folder shows
     when it is opened.
@@ -60,7 +61,7 @@ def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
         if known.evaluations():
             header = known.header()
             there = {"controls": header.get("controls"), "descent": header.get("descent")}
-            there["head"] = header.get("training", {}).get("head", "drawn")
+            there |= {name: header.get("training", {}).get(name, first) for name, first in EARLIER.items()}
             with suppress(AutopeftError):
                 there["confirm"] = folder.experiment().confirm
             return as_begun(experiment, there)

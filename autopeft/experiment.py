@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from autopeft.config import Strict, parse, plugin_field, read_yaml, switched
 from autopeft.doors import within
-from autopeft.engine.settings import TrainingSettings
+from autopeft.engine.settings import EARLIER, TrainingSettings
 from autopeft.errors import AutopeftError, suggest
 from autopeft.generating.settings import GenerationSettings
 from autopeft.quantising import BackboneSettings
@@ -39,8 +39,8 @@ Text = Annotated[str, Field(min_length=1, max_length=_LONG)]
 #: What a search does beside its sampler's trainings. Where an experiment does not say, a search that goes on has what
 #: it began with.
 _BESIDE = ("controls", "descent", "confirm")
-#: The same of earlier versions, and where their heads began.
-_EARLIER = {**dict.fromkeys(_BESIDE, "none"), "head": "drawn"}
+#: The same of earlier versions, and how they trained.
+_EARLIER = {**dict.fromkeys(_BESIDE, "none"), **EARLIER}
 #: A search of fewer trials begins with its sampler, where it does not say otherwise: a control is three of them, and a
 #: descent five before it has cut anything.
 LEAST_TRIALS = 10
@@ -62,7 +62,7 @@ class Experiment(Strict):
     evaluate_on: OtherSets | None = Field(
         None, description="further test sets by name, files or tasks with the same labels, measured for the front"
     )
-    space: str | dict[str, Any] = "hybrid"
+    space: str | dict[str, Any] = "hybrid_wide"
     budget: dict[str, int | float | Text] = Field(default_factory=dict, max_length=100)
     objectives: list[Text] | None = Field(
         None, max_length=100, description="metrics and costs; default: the task's metric, parameters"
@@ -201,20 +201,21 @@ def changed(experiment: Experiment, changes: Mapping[str, Any], where: str) -> E
     """The experiment with other fields; what it has left open is open still."""
     left = set(_BESIDE) - experiment.model_fields_set
     said = {name: value for name, value in experiment.resolved().items() if name not in left}
-    if "head" not in experiment.training.model_fields_set:
-        del said["training"]["head"]
+    for name in EARLIER.keys() - experiment.training.model_fields_set:
+        del said["training"][name]
     return Experiment.of({**said, **changes}, where)
 
 
 def as_begun(experiment: Experiment, there: Mapping[str, Any] = _EARLIER) -> Experiment:
     """The experiment of a search that has begun: what it leaves open is `there`'s.
 
-    That is controls, descent, confirmation, and where heads begin (`head`, of its training). Experiments of earlier
-    versions leave open what they do not have.
+    That is controls, descent, confirmation, and those options of its training whose default has changed. Experiments
+    of earlier versions leave open what they do not have.
     """
     known = {name: there[name] for name in _BESIDE if name in there and name not in experiment.model_fields_set}
-    if "head" in there and "head" not in experiment.training.model_fields_set:
-        known["training"] = {**experiment.resolved()["training"], "head": there["head"]}
+    open_ = (there.keys() & EARLIER.keys()) - experiment.training.model_fields_set
+    if open_:
+        known["training"] = {**experiment.resolved()["training"], **{name: there[name] for name in open_}}
     return changed(experiment, known, f"experiment '{experiment.name}'") if known else experiment
 
 

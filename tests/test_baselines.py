@@ -23,7 +23,9 @@ from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
 from autopeft.models import ModelSource, find_model
 
-SETTINGS = TrainingSettings(head="drawn", epochs=2, batch_size=16, precision="fp32", learning_rate=1e-3, seed=1)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=2, batch_size=16, precision="fp32", learning_rate=1e-3, seed=1
+)
 
 
 @pytest.fixture(scope="module", params=["bert", "llama"])

@@ -45,7 +45,9 @@ def test_candidates_rank_in_bf16_as_in_fp32() -> None:
     torch.set_num_threads(2)
     scores = {}
     for precision in ("fp32", "bf16"):
-        settings = TrainingSettings(head="drawn", epochs=3, max_length=LENGTH, precision=precision)
+        settings = TrainingSettings(
+            head="drawn", method_rates="shared", epochs=3, max_length=LENGTH, precision=precision
+        )
         worker = Worker(WorkerSpec(source, settings), tokens)
         found = [e for i in range(0, CANDIDATES, 4) for e in drain(worker.run(candidates()[i : i + 4]))]
         scores[precision] = np.array([e.metrics["accuracy"] for e in found])

@@ -61,7 +61,9 @@ def drawn(folder: Path, readout: Readout) -> dict[str, torch.Tensor]:
     """A candidate's head before it is trained."""
     backbone = Backbone(find_model(str(folder)), readout, REPORTED, torch.device("cpu"), 0)
     with Pack(
-        backbone, [Candidate(Hybrid.uniform(backbone.shape.layers))], TrainingSettings(head="drawn", seed=1)
+        backbone,
+        [Candidate(Hybrid.uniform(backbone.shape.layers))],
+        TrainingSettings(head="drawn", method_rates="shared", seed=1),
     ) as pack:
         return {name: tensor.clone() for name, tensor in pack.weights(0).items()}
 

@@ -30,6 +30,7 @@ from autopeft.comparing.memory import Peak
 from autopeft.comparing.result import Comparison
 from autopeft.comparing.state import Entry, Training
 from autopeft.engine.data import TokenizedTask, collate
+from autopeft.engine.settings import EARLIER
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
@@ -270,13 +271,14 @@ def test_nothing_is_chosen_on_test(compared: Comparison, fields: dict[str, Any],
     assert mine["trainings"][0]["test"] != theirs["trainings"][0]["test"]
 
 
-def test_an_older_comparison_goes_on_with_drawn_heads(
+def test_an_older_comparison_goes_on_with_its_defaults(
     compared: Comparison, fields: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Its file does not say where heads begin, and neither does its user."""
+    """Its file does not say where heads begin and at what methods learn, and neither does its user."""
     shutil.copytree(compared.folder, tmp_path / "out")
-    training = {name: value for name, value in fields["training"].items() if name != "head"}
-    assert "head" not in json.loads((tmp_path / "out" / "comparison.json").read_text())["terms"]["training"]
+    training = {name: value for name, value in fields["training"].items() if name not in EARLIER}
+    known = json.loads((tmp_path / "out" / "comparison.json").read_text())["terms"]["training"]
+    assert not EARLIER.keys() & known.keys()
     run(tmp_path / "out", {**fields, "training": training})
 
 

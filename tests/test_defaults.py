@@ -14,6 +14,7 @@ from test_identity import Heard, as_of_version_0_1
 
 from autopeft.cli import planning
 from autopeft.cli.verbs import with_overrides
+from autopeft.engine.settings import EARLIER
 from autopeft.experiment import LEAST_TRIALS, Experiment
 from autopeft.launch import launch
 from autopeft.result import SearchResult
@@ -102,7 +103,8 @@ def _of_version_0_1(run: Path) -> None:
     as_of_version_0_1(run)
     file = run / "experiment.yaml"
     fields = yaml.safe_load(file.read_text())
-    del fields["training"]["head"]
+    for name in EARLIER:
+        del fields["training"][name]
     file.write_text(yaml.safe_dump({name: value for name, value in fields.items() if name not in BESIDE}))
 
 
@@ -119,18 +121,19 @@ def test_an_older_search_goes_on_without(older: Callable[[Path], None], project:
     assert on(SearchResult.open(tmp_path / "run").experiment) == (False, False, False)
 
 
-def test_heads_begin_as_the_search_began(project: Path, tmp_path: Path) -> None:
+def test_later_defaults_are_those_that_the_search_began_with(project: Path, tmp_path: Path) -> None:
     off = dict.fromkeys(BESIDE, "none")
     began = launch(experiment(project, trials=2, **off), tmp_path / "run", Heard()).evaluations
     _of_version_0_1(tmp_path / "run")
     said = experiment(project, trials=3, **off).resolved()
-    del said["training"]["head"]
+    for name in EARLIER:
+        del said["training"][name]
     silent = Experiment.of(said, "test")
-    assert silent.training.head == "probe"
+    assert (silent.training.head, silent.training.method_rates) == ("probe", "usual")
     assert with_overrides(silent, 4, None, None).training.model_fields_set == set(said["training"])
     found = launch(silent, tmp_path / "run", Heard())
     assert found.evaluations[:2] == began
-    assert found.experiment.training.head == "drawn"
+    assert (found.experiment.training.head, found.experiment.training.method_rates) == ("drawn", "shared")
 
 
 def test_nothing_that_ended_is_not_confirmed(project: Path, tmp_path: Path) -> None:

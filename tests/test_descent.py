@@ -237,7 +237,7 @@ def descent(evaluated: Sequence[Evaluation] = (), **changes: Any) -> Descent:
         "space": SPACE,
         "budget": Budget({"trainable_params": 1500}),
         "score": OBJECTIVES[0],
-        "training": TrainingSettings(head="drawn", epochs=3),
+        "training": TrainingSettings(head="drawn", method_rates="shared", epochs=3),
         "settings": DescentSettings(),
         "units": lambda name: None,
         "keep": lambda name, weights: None,

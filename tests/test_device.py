@@ -26,7 +26,8 @@ def test_the_cache_is_emptied_when_nothing_holds_the_activations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = WorkerSpec(
-        find_model(str(save_model(tmp_path))), TrainingSettings(head="drawn", batch_size=8, precision="fp32")
+        find_model(str(save_model(tmp_path))),
+        TrainingSettings(head="drawn", method_rates="shared", batch_size=8, precision="fp32"),
     )
     worker, alive = Worker(spec, TokenizedTask.of(task(), tokenizer(), 32)), []
 

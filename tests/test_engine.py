@@ -28,7 +28,9 @@ from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.models import find_model
 
-SETTINGS = TrainingSettings(head="drawn", epochs=3, batch_size=8, precision="fp32", learning_rate=0.02, seed=1)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=3, batch_size=8, precision="fp32", learning_rate=0.02, seed=1
+)
 LORA = Candidate(everywhere(LoRA(4)))
 OTHER = Candidate(Hybrid.from_layers(LAYERS, {0: [make(name) for name in TOGETHER]}), {"learning_rate": 0.01})
 

@@ -158,7 +158,9 @@ def real() -> tuple[WorkerSpec, TokenizedTask]:
     source = find_model("minilm")
     limits = {"train_limit": 200, "validation_limit": 100, "test_limit": 50}
     made = task_from({"name": "files", "text": "text_a", **paths, **limits}).load()
-    settings = TrainingSettings(head="drawn", epochs=4, batch_size=16, precision="fp32", seed=1, max_length=64)
+    settings = TrainingSettings(
+        head="drawn", method_rates="shared", epochs=4, batch_size=16, precision="fp32", seed=1, max_length=64
+    )
     return WorkerSpec(source, settings), TokenizedTask.of(made, source.tokenizer(), 64)
 
 

@@ -78,7 +78,10 @@ def export(
     """The PEFT type written to `to`, inputs, and the logits that the hybrid gives for them, weights noisy."""
     source = find_model(str(folder))
     backbone = Backbone(source, classes(LABELS), REPORTED, torch.device("cpu"))
-    with Pack(backbone, [Candidate(hybrid)], TrainingSettings(head="drawn", seed=1)) as pack, torch.no_grad():
+    with (
+        Pack(backbone, [Candidate(hybrid)], TrainingSettings(head="drawn", method_rates="shared", seed=1)) as pack,
+        torch.no_grad(),
+    ):
         perturb(pack)
         weights = pack.weights(0)
         inputs = right_padded(backbone.model, (7, 4, 1))

@@ -24,7 +24,9 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
-SETTINGS = TrainingSettings(head="drawn", epochs=3, batch_size=8, precision="fp32", learning_rate=0.02, seed=1)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=3, batch_size=8, precision="fp32", learning_rate=0.02, seed=1
+)
 ALL = Candidate(Hybrid.from_layers(LAYERS, {0: [make(name) for name in TOGETHER]}), {"learning_rate": 0.01})
 LORA = Candidate(everywhere(LoRA(4)))
 

@@ -22,7 +22,9 @@ from autopeft.engine.worker import Worker, WorkerSpec, drain
 from autopeft.methods import LoRA, Sequential
 from autopeft.models import find_model
 
-SETTINGS = TrainingSettings(head="drawn", epochs=2, batch_size=16, max_length=32, precision="fp32", seed=1)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=2, batch_size=16, max_length=32, precision="fp32", seed=1
+)
 LORA = Candidate(everywhere(LoRA(2)), {"learning_rate": 0.003})
 SERIAL = Candidate(everywhere(Sequential(4)))
 

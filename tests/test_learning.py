@@ -15,7 +15,7 @@ from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
 from autopeft.models import find_model
 
-SETTINGS = TrainingSettings(head="drawn", epochs=6, batch_size=8, precision="fp32", seed=1)
+SETTINGS = TrainingSettings(head="drawn", method_rates="shared", epochs=6, batch_size=8, precision="fp32", seed=1)
 SETUP = Setup(device="cpu", precision="fp32", attention="fused", pack=32, flops_per_second=1e9, seconds_per_step=0.0)
 #: A tiny model needs a higher rate than a real one.
 FASTER = 5.0

@@ -18,7 +18,9 @@ from autopeft.methods import METHODS
 from autopeft.models import BUILT_IN, find_model
 from autopeft.tasks import TASKS
 
-SETTINGS = TrainingSettings(head="drawn", epochs=4, batch_size=16, precision="fp32", seed=0, max_length=32)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=4, batch_size=16, precision="fp32", seed=0, max_length=32
+)
 SETUP = Setup(device="cpu", precision="fp32", attention="fused", pack=8, flops_per_second=1e9, seconds_per_step=0.0)
 #: Around a method's usual rate: so few steps want a high one.
 TIMES = (1.8, 5.6)

@@ -22,7 +22,7 @@ from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.models import find_model
 
-DRAWN = TrainingSettings(head="drawn", epochs=2, batch_size=8, precision="fp32", seed=1)
+DRAWN = TrainingSettings(head="drawn", method_rates="shared", epochs=2, batch_size=8, precision="fp32", seed=1)
 PROBE = DRAWN.model_copy(update={"head": "probe"})
 ONE = Candidate(everywhere(LoRA(4)), {"learning_rate": 1e-3})
 OTHER = Candidate(everywhere(LoRA(2)), {"learning_rate": 3e-3})

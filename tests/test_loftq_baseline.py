@@ -22,7 +22,9 @@ from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.quantising import Kind, kind_of
 
-SETTINGS = TrainingSettings(head="drawn", epochs=3, batch_size=16, precision="fp32", learning_rate=3e-3, seed=1)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=3, batch_size=16, precision="fp32", learning_rate=3e-3, seed=1
+)
 FOUR_BITS = [kind for kind in KINDS if kind.values[0] != "int8"]
 
 

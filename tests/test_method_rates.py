@@ -34,7 +34,9 @@ from autopeft.methods.lora import LoRA
 from autopeft.methods.parallel import Parallel
 
 RATES = {"method_rates": "usual", "head_learning_rate": 5e-3}
-PLAIN = TrainingSettings(head="drawn", epochs=1, batch_size=8, precision="fp32", weight_decay=0.0, warmup=0.0, seed=1)
+PLAIN = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=1, batch_size=8, precision="fp32", weight_decay=0.0, warmup=0.0, seed=1
+)
 SETTINGS = PLAIN.model_copy(update=RATES)
 #: Two sizes in one layer, a method that is absent, another first layer, and the head alone.
 MEMBERS = [

@@ -61,7 +61,14 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
     folder = tmp_path_factory.mktemp("model")
     data = TokenizedTask.of(task(sizes=(24, 16, 16)), tokenizer(), 16)
     settings = TrainingSettings(
-        head="drawn", epochs=2, batch_size=8, precision="fp32", learning_rate=1e-2, weight_decay=0.1, seed=1
+        head="drawn",
+        method_rates="shared",
+        epochs=2,
+        batch_size=8,
+        precision="fp32",
+        learning_rate=1e-2,
+        weight_decay=0.1,
+        seed=1,
     )
     return Worker(WorkerSpec(find(folder), settings, keep=folder / "weights"), data)
 

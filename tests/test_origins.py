@@ -22,7 +22,7 @@ from autopeft.methods.lora import LoRA
 from autopeft.models import find_model
 from autopeft.searching.loop import SearchLoop
 
-SETTINGS = TrainingSettings(head="drawn", epochs=2, batch_size=8, precision="fp32", seed=1)
+SETTINGS = TrainingSettings(head="drawn", method_rates="shared", epochs=2, batch_size=8, precision="fp32", seed=1)
 BIG, SMALL = (Candidate(everywhere(LoRA(rank)), {"learning_rate": 3e-3}) for rank in (4, 2))
 ORIGIN = Origin("parent", "parent-cut")
 

@@ -25,7 +25,7 @@ from autopeft.methods.prefix import Prefix
 from autopeft.methods.sequential import Sequential
 from autopeft.models import find_model
 
-SETTINGS = TrainingSettings(head="drawn", batch_size=8)
+SETTINGS = TrainingSettings(head="drawn", method_rates="shared", batch_size=8)
 HYBRIDS = {
     "LORA": everywhere(LoRA(4, scale=2)),
     "AUTOPEFT": Hybrid.from_layers(LAYERS, {0: [LoRA(2), Prefix(2)], 2: [Sequential(3)]}),

@@ -39,7 +39,9 @@ from autopeft.searching.courses import Courses
 from autopeft.searching.objective import Objective
 from autopeft.searching.stopping import Course, StoppingPlugin
 
-SETTINGS = TrainingSettings(head="drawn", epochs=4, batch_size=8, precision="fp32", learning_rate=1e-2, seed=1)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=4, batch_size=8, precision="fp32", learning_rate=1e-2, seed=1
+)
 STEPS = 3
 
 

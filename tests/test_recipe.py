@@ -26,7 +26,9 @@ from autopeft.searching.objective import Objective
 LORA, SEQUENTIAL = METHODS.get("lora"), METHODS.get("sequential")
 LARGE = Hybrid.uniform(3, LORA(4, sites=("q", "v")), SEQUENTIAL(4))
 SMALL = Hybrid.uniform(3, LORA(1, sites=("v",)))
-SETTINGS = TrainingSettings(head="drawn", epochs=2, batch_size=16, max_length=16, precision="fp32", learning_rate=2e-3)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=2, batch_size=16, max_length=16, precision="fp32", learning_rate=2e-3
+)
 OBJECTIVES = [Objective.of("accuracy"), Objective.of("trainable_params")]
 STEPS: list[dict[str, Any]] = [
     {"train": LARGE.to_json(), "training": {"learning_rate": 0.005}, "epochs": 2, "seed": 3},
@@ -252,7 +254,9 @@ def test_an_older_export_is_a_training_from_its_beginning(followed: TrainResult,
 
 def test_settings_come_from_the_experiment_and_what_differs_is_said(followed: TrainResult) -> None:
     assert followed.folder is not None
-    given = TrainingSettings(head="drawn", epochs=9, batch_size=8, max_length=16, learning_rate=0.5)
+    given = TrainingSettings(
+        head="drawn", method_rates="shared", epochs=9, batch_size=8, max_length=16, learning_rate=0.5
+    )
     found = opened(followed.folder, given)
     training = found.training(given)
     assert (training.epochs, training.learning_rate, training.batch_size) == (2, SETTINGS.learning_rate, 8)

@@ -31,7 +31,9 @@ from autopeft.methods.prefix import Prefix
 from autopeft.methods.prompt_tuning import PromptTuning
 from autopeft.models import find_model
 
-SETTINGS = TrainingSettings(head="drawn", epochs=2, batch_size=3, precision="fp32", learning_rate=1e-3, seed=1)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=2, batch_size=3, precision="fp32", learning_rate=1e-3, seed=1
+)
 #: Two products and a softmax: fused attention is not counted on all devices.
 SETUP = Setup(device="cpu", precision="fp32", attention="matmul", pack=1, flops_per_second=1, seconds_per_step=1)
 #: Not in the layers, and the same for every candidate.

@@ -52,7 +52,9 @@ def test_what_does_not_fit_is_left_alone(tmp_path: Path) -> None:
 def test_a_worker_on_shared_weights_trains_the_same(tmp_path: Path) -> None:
     source = find_model(str(save_model(tmp_path / "model")))
     data = TokenizedTask.of(task(), tokenizer(), 32)
-    spec = WorkerSpec(source, TrainingSettings(head="drawn", epochs=1, batch_size=8, precision="fp32"))
+    spec = WorkerSpec(
+        source, TrainingSettings(head="drawn", method_rates="shared", epochs=1, batch_size=8, precision="fp32")
+    )
     file = write_frozen(source.model(classes(3), torch.float32), tmp_path / "frozen.safetensors")
     candidate = Candidate(everywhere(LoRA(2)))
     alone, shared = (drain(Worker(s, data).run([candidate]))[0] for s in (spec, replace(spec, frozen=file)))

@@ -31,7 +31,7 @@ RAW: dict[str, Any] = {
 }
 SPACE = SearchSpace.load(RAW, SHAPE)
 BUDGET = Budget({"trainable_params": 20_000})
-TRAINING = TrainingSettings(head="drawn", epochs=3)
+TRAINING = TrainingSettings(head="drawn", method_rates="shared", epochs=3)
 TRIALS, SHARE = 40, 0.5
 
 

@@ -25,7 +25,7 @@ from autopeft.engine.worker import Worker, WorkerSpec
 from autopeft.methods.lora import LoRA
 from autopeft.models import find_model
 
-SETTINGS = TrainingSettings(head="drawn", epochs=1, batch_size=8, precision="fp32", seed=1)
+SETTINGS = TrainingSettings(head="drawn", method_rates="shared", epochs=1, batch_size=8, precision="fp32", seed=1)
 TYPICAL = Candidate(everywhere(LoRA(4)))
 #: Seconds of a step of a made-up machine, by precision, attention, number of candidates, and whether only heads train.
 Machine = Callable[[torch.dtype, str, int, bool], float]

@@ -213,7 +213,10 @@ def trained_weights(source: Any, folder: Path) -> tuple[Any, dict[str, torch.Ten
     from autopeft.engine.settings import TrainingSettings
 
     backbone = Backbone(source, classes(LABELS), REPORTED, torch.device("cpu"))
-    with Pack(backbone, [Candidate(RANKS)], TrainingSettings(head="drawn", seed=1)) as pack, torch.no_grad():
+    with (
+        Pack(backbone, [Candidate(RANKS)], TrainingSettings(head="drawn", method_rates="shared", seed=1)) as pack,
+        torch.no_grad(),
+    ):
         perturb(pack)
         weights = pack.weights(0)
     ranks = [t.shape[0] for n, t in load_file(folder / "adapter_model.safetensors").items() if "lora_A" in n]

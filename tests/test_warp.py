@@ -19,7 +19,9 @@ from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
 from autopeft.models import ModelSource, find_model
 
-SETTINGS = TrainingSettings(head="drawn", epochs=3, batch_size=16, precision="fp32", learning_rate=5e-2, seed=1)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=3, batch_size=16, precision="fp32", learning_rate=5e-2, seed=1
+)
 
 
 def masked_source(folder: Path, family: str = "bert") -> ModelSource:

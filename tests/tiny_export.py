@@ -42,7 +42,13 @@ class Project:
         """Train a hybrid for so many epochs (0: none), and write what `autopeft export` writes."""
         source, task = find_model(self.spec["model"]), self.task
         settings = TrainingSettings(
-            head="drawn", epochs=max(1, epochs), batch_size=16, max_length=16, learning_rate=1e-2, seed=seed
+            head="drawn",
+            method_rates="shared",
+            epochs=max(1, epochs),
+            batch_size=16,
+            max_length=16,
+            learning_rate=1e-2,
+            seed=seed,
         )
         backbone = Backbone(source, task.readout, REPORTED, device(), task.pad_id)
         frozen = FrozenLayers(backbone, task.pad_id, 0, 1)

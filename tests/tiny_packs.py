@@ -29,7 +29,9 @@ from autopeft.models import ModelSource, find_model
 from autopeft.tasks import TaskData
 
 #: 52 steps on the tiny task. At much higher rates Adam makes a lot of what rounding leaves of a tiny gradient.
-SETTINGS = TrainingSettings(head="drawn", epochs=4, batch_size=8, precision="fp32", learning_rate=1e-3, seed=1)
+SETTINGS = TrainingSettings(
+    head="drawn", method_rates="shared", epochs=4, batch_size=8, precision="fp32", learning_rate=1e-3, seed=1
+)
 #: Methods that meet in one pack.
 MOST = 6
 _OPTIONS = [{"activation": "gelu"}, {"activation": "relu"}, {"activation": "tanh"}]

@@ -69,7 +69,7 @@ def experiment(folder: Path, **changes: Any) -> dict[str, Any]:
         **changes,
     }
     # A probe takes longer than a tiny training, and has tests of its own.
-    fields["training"] = {"head": "drawn", **fields["training"]}
+    fields["training"] = {"head": "drawn", "method_rates": "shared", **fields["training"]}
     return fields
 
 

@@ -16,6 +16,7 @@ from autopeft.comparing.result import Comparison
 from autopeft.comparing.state import FILE, Entry, State, Store
 from autopeft.comparing.tracked import Tracked
 from autopeft.doors import read_json
+from autopeft.engine.settings import EARLIER
 from autopeft.engine.setup import Setup
 from autopeft.engine.worker import in_words
 from autopeft.errors import AutopeftError
@@ -88,11 +89,11 @@ def launch(
 
 
 def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
-    """Heads begin as they did in the comparison that the folder holds, where the experiment does not say how."""
+    """With the defaults of the comparison that the folder holds, where the experiment does not say otherwise."""
     with suppress(AutopeftError, AttributeError):
         if (folder / FILE).is_file():
             training = read_json(folder / FILE, "").get("terms", {}).get("training", {})
-            return as_begun(experiment, {"head": training.get("head", "drawn")})
+            return as_begun(experiment, {name: training.get(name, first) for name, first in EARLIER.items()})
     return experiment
 
 

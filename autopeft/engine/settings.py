@@ -14,6 +14,8 @@ from autopeft.config import Strict
 _LATER: dict[str, Any] = {
     "head": "drawn", "method_rates": "shared", "head_learning_rate": None, "batch_tokens": None, "checkpoint": False,
 }  # fmt: skip
+#: Options whose default has changed since, and what it was.
+EARLIER: dict[str, str] = {"head": "drawn", "method_rates": "shared"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TrainingSettings(Strict):
         "probe", description="what a head starts from: weights drawn by the seed, or a linear probe of the backbone"
     )
     method_rates: Literal["shared", "usual"] = Field(
-        "shared", description="what methods learn at: the candidate's rate, or its multiple that is usual for each"
+        "usual", description="what methods learn at: the candidate's rate, or its multiple that is usual for each"
     )
     head_learning_rate: float | None = Field(
         None, gt=0, lt=1e38, description="of the head alone, whatever the candidate's; none: the candidate's"

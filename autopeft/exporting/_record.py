@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autopeft.config import parse
 from autopeft.doors import door, read_json, within
-from autopeft.engine.settings import TrainingSettings
+from autopeft.engine.settings import EARLIER, TrainingSettings
 from autopeft.errors import AutopeftError
 from autopeft.formats import Asks
 from autopeft.generating.settings import Generation
@@ -114,8 +114,8 @@ class Record(BaseModel):
 
     def settings_of(self, where: str) -> TrainingSettings:
         """The training settings; `AutopeftError` starting with `where`."""
-        # Exports that don't say where heads began are of a time when they were drawn.
-        return parse(TrainingSettings, {"head": "drawn", **self.settings}, f"{where}: settings")
+        # Exports that don't say it are of a time with other defaults.
+        return parse(TrainingSettings, {**EARLIER, **self.settings}, f"{where}: settings")
 
     def value(self, where: str) -> Hybrid:
         """The hybrid itself; `AutopeftError` starting with `where`."""

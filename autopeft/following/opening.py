@@ -36,7 +36,6 @@ _OTHERS = (
     "warmup",
     "max_grad_norm",
     "head",
-    "method_rates",
     "head_learning_rate",
 )
 
@@ -57,10 +56,11 @@ class Opened:
         return replace(self, recipe=self.recipe.fixed)
 
     def training(self, given: TrainingSettings) -> TrainingSettings:
-        """An experiment's settings, with the epochs of the first step and the recipe's own learning rate."""
+        """An experiment's settings, with the epochs of the first step and the recipe's own rates."""
         own = {"epochs": self.recipe.first.epochs}
-        rate = {"learning_rate": self.settings.learning_rate} if self.settings else {}
-        return given.model_copy(update={**own, **rate})
+        # A candidate's rate means nothing without what its methods make of it.
+        rates = ("learning_rate", "method_rates") if self.settings else ()
+        return given.model_copy(update={**own, **{name: getattr(self.settings, name) for name in rates}})
 
     def setup_for(self, given: TrainingSettings, device: torch.device) -> Setup:
         """How the recipe's search computed, where that is what is asked for on this device; else what is usual."""

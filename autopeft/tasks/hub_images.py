@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 from autopeft.cells import label_cell
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
+from autopeft.tasks._hub_sets import HubSet, class_name, class_names
 from autopeft.tasks._pictures import picture_of
 from autopeft.tasks._rows import Raw, Rows, columns_of
-from autopeft.tasks.hub import _class_name, _class_names, _load
 from autopeft.tasks.images import READOUT, ImageTask, Labelled, rows_of
 
 
-class HubImages(ImageTask):
+class HubImages(HubSet, ImageTask):
     """A set of images by `path` (its hub name or a local folder), `config` and `revision`; its code is never run.
 
     `image` and `label` are its columns, `train`, `validation` and `test` names of splits; the last two may be None, or
@@ -27,32 +27,22 @@ class HubImages(ImageTask):
     description: ClassVar[str] = "images of the Hugging Face hub, or of a local folder of one of its sets"
     variant_field: ClassVar[str] = "path"
 
-    path: str
-    config: str | None = None
-    revision: str | None = None
-    train: str = "train"
-    validation: str | None = "validation"
-    test: str | None = "test"
-
     def _read(self) -> Raw:
-        parts = _load(self.path, self.config, self.revision)
+        parts = self._parts()
         splits = {name: self._optional(parts, name) for name in ("train", "validation", "test")}
         train = splits["train"]
         if train is None:
             raise AutopeftError(f"{self.path}: no split '{self.train}'; {suggest(self.train, map(str, parts))}")
         part = parts[self.train]
-        declared = _class_names(part, self._columns(part, self.path)[1])
+        declared = class_names(part, self._columns(part, self.path)[1])
         return Raw(train, splits["validation"], splits["test"], declared, READOUT)
 
     def _optional(self, parts: Mapping[str, Any], name: str) -> Rows | None:
-        split = getattr(self, name)
-        # A default name was not asked for, so a set without such a split is fine.
-        if split is None or (split == name and split not in parts):
+        found = self._part(parts, name)
+        if found is None:
             return None
-        if split not in parts:
-            raise AutopeftError(f"{self.path}: no split '{split}'; {suggest(split, map(str, parts))}")
-        place = f"{self.path}, split {split}"
-        return rows_of(self._labelled_of(parts[split], place), place, ", row ")
+        part, place = found
+        return rows_of(self._labelled_of(part, place), place, ", row ")
 
     def _columns(self, part: Any, place: str) -> tuple[str, str]:
         names = [str(name) for name in part.column_names]
@@ -61,7 +51,7 @@ class HubImages(ImageTask):
 
     def _labelled_of(self, part: Any, place: str) -> Labelled:
         image, label = self._columns(part, place)
-        classes = _class_names(part, label)
+        classes = class_names(part, label)
         with door(place, f"column '{image}' cannot be read as images"):
             from datasets import Image
 
@@ -69,7 +59,7 @@ class HubImages(ImageTask):
             labels = list(part[label][:])
         for row, value in enumerate(labels):
             where = f"{place}, row {row + 1}"
-            known = _class_name(classes, value, where) if classes else value
+            known = class_name(classes, value, where) if classes else value
             if known is not None:
                 yield row + 1, _Cell(part, image, row, where), label_cell({label: known}, label, where)
 

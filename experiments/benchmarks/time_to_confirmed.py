@@ -86,7 +86,9 @@ def confirmed(members: Sequence[Candidate], seeds: int, asked: Mapping[str, Any]
 
     source, keep = find_model(MODEL), Path(asked["scratch"])
     task = TokenizedTask.of(task_from(_trec.task(metric="accuracy")).load(), source.tokenizer(), 64)
-    settings = TrainingSettings(epochs=asked["epochs"], max_length=64, precision="bf16", head="drawn")
+    settings = TrainingSettings(
+        epochs=asked["epochs"], max_length=64, precision="bf16", head="drawn", method_rates="shared"
+    )
     worker = Worker(WorkerSpec(source, settings, keep), task)
     scores: dict[str, list[float]] = {}
     for seed in range(seeds):
