@@ -52,13 +52,14 @@ class LibraryTexts:
 
     `task` names the task in messages and in the cache, `field` its field for the number. `texts` gives those of a
     parsed file; it is also told what the library is called, in lower case. `form`: raise it when the same key would
-    give other texts.
+    give other texts. `part`: which of them, where a task reads several times.
     """
 
     task: str
     field: str
     texts: Callable[[ast.Module, Sequence[str]], Iterator[str]]
     form: int = 1
+    part: str = ""
 
     def read(self, libraries: Sequence[str], wanted: int, seed: int) -> dict[str, list[str]]:
         """The texts by library, the same for the same installed versions; `AutopeftError` where there are too few."""
@@ -67,6 +68,7 @@ class LibraryTexts:
             versions = [_version(library) for library in libraries]
         # Which files parse depends on the Python too.
         parts = [self.form, tuple(libraries), versions, wanted, seed, sys.version_info[:2]]
+        parts += [self.part] if self.part else []
         file = _cache_file(self.task, hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24])
         texts = _cached(file, libraries, wanted)
         if texts is None:
