@@ -12,6 +12,7 @@ from typing import Any, Self
 from autopeft.anatomy import ModelShape
 from autopeft.doors import door, within
 from autopeft.errors import AutopeftError, shown
+from autopeft.grid import Grid
 from autopeft.methods import Method, method_from_json
 
 #: Layers of a model, and methods written in one: more than any has.
@@ -145,6 +146,17 @@ class Hybrid:
     def summary(self) -> str:
         """A shorter line, for tables: `lora 2-8 in 4, prefix 4 in 1` (sizes, and in how many layers)."""
         return _summary(self)
+
+    @property
+    def grid(self) -> Grid:
+        """Layers by methods, as a table."""
+        return Grid.of(self.layers, self.model)
+
+    def __repr__(self) -> str:
+        return f"Hybrid({len(self.layers)} layers: {self.describe()})"
+
+    def _repr_html_(self) -> str:
+        return self.grid.to_html()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads back to an equal hybrid."""

@@ -197,6 +197,16 @@ class ParetoFront:
         keys = ", ".join(e.key for e in self.points)
         raise AutopeftError(f"no point '{which}'; give 'best', 'knee' or a key of the front: {keys or '(none)'}")
 
+    def __repr__(self) -> str:
+        aims = ", ".join(f"{o.metric} ({o.direction})" for o in self.objectives)
+        said = f"ParetoFront({len(self.points)} of {len(self.evaluations)} candidates, {aims}"
+        return f"{said}; best {self.best()!r})" if self.points else f"{said})"
+
+    def _repr_html_(self) -> str:
+        from autopeft.searching.tables import html
+
+        return html(self)
+
     def plot(self) -> Figure:
         """The front and the dominated evaluations, as an interactive figure."""
         from autopeft.searching.plots import front_figure
