@@ -45,7 +45,7 @@ class Candidate:
         return f"Candidate({self.key}: {self._words})"
 
     def _repr_html_(self) -> str:
-        return joined([tag("p", tag("b", self.key), ": ", self._words), self.hybrid.grid.to_html()])
+        return joined([tag("p", tag("b", self.key), ": ", self._words), self.hybrid._repr_html_()])
 
     @property
     def _words(self) -> str:
@@ -158,6 +158,10 @@ class Job:
             return cls(candidate, data["seed"], data["epochs"], origin, cuttable, role)
 
 
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) and value == int(value) else f"{value:.4g}"
+
+
 def failed(candidate: Candidate, error: Exception | str) -> Evaluation:
     """The evaluation of a candidate that an error ended: its reason in one line."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -209,7 +213,7 @@ class Evaluation:
         return self.candidate.hybrid.describe()
 
     def __repr__(self) -> str:
-        said = ", ".join(f"{name} {value:.5g}" for name, value in self.metrics.items())
+        said = ", ".join(f"{name} {_digits(value)}" for name, value in self.metrics.items())
         ended = f"{self.status} ({self.error})" if self.error else self.status
         return f"Evaluation({self.number}, {ended}, seed {self.seed}, {self.candidate!r}, {said or 'no metrics'})"
 

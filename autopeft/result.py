@@ -152,8 +152,10 @@ class SearchResult:
 
     def _explained(self, trust_remote_code: bool) -> tuple[Explanation | None, str]:
         """What was learned, from the run folder where it is of now; else why it can't be said."""
+        from autopeft.reporting.learning import explanation_in
+
         try:
-            known = self._folder.explanation(len(self.evaluations))
+            known = explanation_in(self._folder, len(self.evaluations))
             return known or self.explain(trust_remote_code=trust_remote_code), ""
         except AutopeftError as error:
             return None, str(error)

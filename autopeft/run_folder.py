@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from autopeft.candidate import UNITS, Evaluation
 from autopeft.config import dump_yaml, parse
-from autopeft.doors import door, read_json, within
+from autopeft.doors import door, read_json
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, as_begun
 from autopeft.searching.front import ParetoFront
@@ -123,11 +123,6 @@ class RunFolder:
             known = read_json(self.setup_file)
         return None if known is None else parse(Setup, known, str(self.setup_file))
 
-    def setup_data(self) -> dict[str, Any] | None:
-        """The same as plain data: nothing heavy is imported for it."""
-        known = Stored.load(self.path).remembered("setup") if self.study_file.exists() else None
-        return known if known or not self.setup_file.is_file() else read_json(self.setup_file)
-
     def write_setup(self, setup: Setup) -> None:
         """Show it."""
         write_whole(self.setup_file, setup.model_dump_json(indent=2) + "\n")
@@ -171,17 +166,6 @@ class RunFolder:
         write_whole(page, explanation.plot().to_html(include_plotlyjs=True, full_html=True))
         _write_still(image, explanation.still)
         return [page, image, figures]
-
-    def explanation(self, evaluations: int) -> Explanation | None:
-        """What `write_explanation` wrote, where it is of so many candidates; one that does not say is believed."""
-        from autopeft.searching.explanation import Explanation
-
-        file = self.explanation_files[-1]
-        if not file.is_file():
-            return None
-        with within(str(file), "'autopeft explain' writes it anew"):
-            known = Explanation.from_json(read_json(file))
-        return known if known.evaluations in (0, evaluations) else None
 
     def drop_weights(self, names: Iterable[str]) -> None:
         """Delete these trainings' weights, those for cutting too. Others stay: one may have just been written."""

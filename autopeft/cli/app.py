@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from autopeft import __version__
+from autopeft.cli import reading
 from autopeft.cli.options import Json, Name, Plugins, Run, Trust, path_given
 from autopeft.doors import door
 
@@ -80,56 +81,8 @@ def plan(
     run_plan(loaded, samples, trust_remote_code, as_json)
 
 
-@app.command()
-def front(
-    run: Run,
-    layers: Annotated[bool, typer.Option("--layers", help="Say which layers hold what.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="A leaderboard of every candidate, best first.")] = False,
-    plugins: Plugins = None,
-    as_json: Json = False,
-) -> None:
-    """Show the Pareto front of a search."""
-    from autopeft.cli.fronts import show_front
-
-    show_front(run, as_json, layers, everything)
-
-
-@app.command()
-def show(
-    run: Run,
-    pick: Annotated[str, typer.Argument(metavar="KEY", help="The beginning of a candidate's key; best or knee.")],
-    plugins: Plugins = None,
-    as_json: Json = False,
-) -> None:
-    """Show one candidate whole: layers by methods, course, scores, costs, where it is from, how to export it."""
-    from autopeft.cli.candidates import run_show
-
-    run_show(run, pick, as_json)
-
-
-@app.command()
-def report(
-    run: Run,
-    to: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(parser=path_given, metavar="FILE", help="Default: report.html (or .md) in the run folder."),
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, for a pull request.")] = False,
-    trust_remote_code: Trust = False,
-    plugins: Plugins = None,
-) -> None:
-    """Write what a search found on one page: it needs no network and no server."""
-    from autopeft.cli.reports import run_report
-
-    run_report(run, to, markdown, trust_remote_code)
-
-
-@app.command()
-def explain(run: Run, trust_remote_code: Trust = False, plugins: Plugins = None, as_json: Json = False) -> None:
-    """Show what the score of a search depends on (layers, methods, training), and what its front is made of."""
-    from autopeft.cli.explaining import run_explain
-
-    run_explain(run, trust_remote_code, as_json)
+for _verb in (reading.front, reading.show, reading.report, reading.explain):
+    app.command()(_verb)
 
 
 @app.command()

@@ -49,7 +49,7 @@ def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if len(facts["recipe"]) > 1:
         yield "steps", "; then ".join(facts["recipe"])
     where = "on it" if facts["on_front"] else "not on it"
-    sure = "" if facts["p_front"] is None else f", {facts['p_front']:.2f} probable to be on the true one"
+    sure = "" if facts["p_front"] is None else f"; probability of being on the true one {facts['p_front']:.2f}"
     yield "front", f"{where}{', ' + facts['pick'] if facts['pick'] else ''}{sure}"
     epochs = f"{facts['epochs']} of {facts['of_epochs']} epochs"
     yield "ended", f"{facts['status']} after {epochs}, {facts['seconds']:.1f} seconds, seed {facts['seed']}"
@@ -121,10 +121,8 @@ def _commands(facts: Mapping[str, Any]) -> None:
 
 def _table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], left: bool = False) -> None:
     """The first column holds names; of the others' cells long ones go on in a next line."""
-    table = Table(
-        title=f"\n{title}", title_justify="left", title_style="bold", header_style="dim", box=SIMPLE_HEAD,
-        show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+    _out.print(f"\n[bold]{safe(title)}[/]")
+    table = Table(header_style="dim", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for i, header in enumerate(headers):
         table.add_column(safe(header), justify="left" if left or not i else "right", overflow="fold")
     for row in rows:

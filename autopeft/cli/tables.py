@@ -49,7 +49,10 @@ def show(out: Console, title: str, columns: Sequence[Column]) -> None:
         table.add_row(*map(safe, row))
     out.print(table)
     if left_out := [column.header for column in columns if column not in kept]:
-        out.print(f"[dim]without {safe(', '.join(left_out))}: a wider terminal (COLUMNS=160) or --json shows all[/]")
+        out.print(
+            f"[dim]not shown: {safe(', '.join(left_out))} (COLUMNS=160 or --json shows all)[/]",
+            soft_wrap=not out.is_terminal,
+        )
 
 
 def fitted(columns: Sequence[Column], width: int) -> list[Column]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from autopeft.config import dump_yaml
 from autopeft.reporting.document import Block, Code, Items, More, Section, Table, Text
+from autopeft.reporting.learning import setup_in
 from autopeft.reporting.searched import Searched
 from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.tables import marks, number
@@ -14,11 +15,14 @@ from autopeft.searching.tables import marks, number
 
 def asked(run: Searched) -> Section:
     """Model, data, space, limits and training."""
-    rows = [[name, value] for name, value in _asked(run) if value]
-    blocks: list[Block] = [Table(("what", "value"), rows, frozenset({0, 1}))]
+    blocks: list[Block] = [_pairs(_asked(run)), More("Training and search", [_pairs(_settings(run))])]
     if run.facts and run.facts.remarks:
         blocks += [Text("What to know of the data:"), Items(run.facts.remarks)]
     return Section("What was asked", blocks)
+
+
+def _pairs(said: Iterator[tuple[str, str]]) -> Table:
+    return Table(("what", "value"), [[name, value] for name, value in said if value], frozenset({0, 1}))
 
 
 def _asked(run: Searched) -> Iterator[tuple[str, str]]:
@@ -35,6 +39,10 @@ def _asked(run: Searched) -> Iterator[tuple[str, str]]:
     yield "budget", ", ".join(f"{n} ≤ {number(limit)}" for n, limit in front.limits.items()) or "none"
     yield "trials", number(experiment.trials)
     yield "time limit", f"{experiment.time_limit:,.0f} seconds" if experiment.time_limit else ""
+
+
+def _settings(run: Searched) -> Iterator[tuple[str, str]]:
+    data = run.experiment.resolved()
     for name in ("training", "sampler", "stopping", "controls", "descent", "confirm", "generation", "evaluate_on"):
         yield name.replace("_", " "), _flat(data.get(name, ""))
 
@@ -65,7 +73,7 @@ def _costs_of(metrics: Mapping[str, float]) -> list[str]:
 
 def environment(run: Searched) -> Section:
     """The machine and the libraries that scores depend on."""
-    known = dict(run.folder.setup_data() or {})
+    known = dict(setup_in(run.folder, run.remembered))
     tried = known.pop("milliseconds", {})
     rows = [[name.replace("_", " "), _shown(value)] for name, value in known.items()]
     rows += [[f"step, {name}", f"{value:.1f} ms"] for name, value in dict(tried).items()]

@@ -8,6 +8,7 @@ from typing import Any
 
 from autopeft.candidate import Evaluation
 from autopeft.costs import COSTS
+from autopeft.grid import Grid
 from autopeft.recipe import Recipe
 from autopeft.reporting.searched import Searched
 from autopeft.searching.confirming.plan import own_run
@@ -36,6 +37,7 @@ def facts_of(run: Searched, evaluation: Evaluation) -> dict[str, Any]:
     e, front = evaluation, run.front
     confirmed, on = front.verdict.confirmed.get(e.number), {p.number for p in front.points}
     recipe, settings = run.recipe(e), run.experiment.training
+    grid = Grid.of(e.candidate.hybrid.layers, e.candidate.hybrid.model)
     return {
         "key": e.key,
         "number": e.number,
@@ -50,7 +52,7 @@ def facts_of(run: Searched, evaluation: Evaluation) -> dict[str, Any]:
         "recipe": [] if recipe is None else list(_steps(recipe)),
         "same_key": [other.number for other in run.evaluations if other.key == e.key and other is not e],
         "words": e.words,
-        "grid": {"columns": list(e.candidate.hybrid.grid.headers), "rows": e.candidate.hybrid.grid.lines},
+        "grid": {"columns": list(grid.headers), "rows": grid.lines},
         "hybrid": e.candidate.hybrid.to_json(),
         "training": dict(e.candidate.training),
         "seed": e.seed,

@@ -133,13 +133,16 @@ def _dot(front: ParetoFront, e: Evaluation, x: Axis, y: Axis, keys: Mapping[str,
     named = f", control {front.verdict.names[e.key]}" if e.key in front.verdict.names else ""
     cost = f"{_cost(front, e):,.0f} {front.cost.metric.replace('_', ' ')}" if front.cost else f"candidate {e.number}"
     said = tag("title", f"{key}{named}\n{score} at {cost}\n{e.candidate.hybrid.summary()}")
-    at = x.at(_cost(front, e)), y.at(_score(front, e))
-    if "control" in kind:
-        box = {"x": at[0] - 4, "y": at[1] - 4, "width": 8, "height": 8}
-        shape = tag("rect", said, class_=f"dot {kind}", transform=f"rotate(45 {at[0]:.1f} {at[1]:.1f})", **box)
-    else:
-        shape = tag("circle", said, cx=at[0], cy=at[1], r=5 if kind == "on" else 3.5, class_=f"dot {kind}")
+    shape = _mark(x.at(_cost(front, e)), y.at(_score(front, e)), kind, said)
     return tag("a", shape, href=f"#c{key}") if "on" in kind.split() else shape
+
+
+def _mark(x: float, y: float, kind: str, said: Html | None = None) -> Html:
+    """A diamond for controls, a circle for others."""
+    if "control" not in kind:
+        return tag("circle", said, cx=x, cy=y, r=5.0 if kind == "on" else 3.5, class_=f"dot {kind}")
+    box = {"x": x - 4, "y": y - 4, "width": 8, "height": 8}
+    return tag("rect", said, class_=f"dot {kind}", transform=f"rotate(45 {x:.1f} {y:.1f})", **box)
 
 
 def _bar(front: ParetoFront, e: Evaluation, x: Axis, y: Axis) -> Html | None:
@@ -164,8 +167,10 @@ def _named(front: ParetoFront, x: Axis, y: Axis) -> Iterator[Html]:
     names = marks(front)
     for e in front.points:
         if name := names.get(e.number):
-            at, rise = x.at(_cost(front, e)), y.at(_score(front, e) + _deviation(front, e)) - 10
-            yield _words(at, max(rise, _TOP - 4), name, "name", "end" if at > _WIDTH - 80 else "middle")
+            at, low = x.at(_cost(front, e)), front.score.direction == "min"
+            # On the side of the front where nothing is.
+            end = y.at(_score(front, e) + (-1 if low else 1) * _deviation(front, e))
+            yield _words(at, end + 20 if low else max(end - 10, _TOP - 4), name, "name", "end")
 
 
 def _frame(x: Axis, y: Axis, below: str, beside: str, ticks: Sequence[float] | None = None) -> Html:
@@ -189,8 +194,8 @@ def _legend(entries: Sequence[tuple[str, str]]) -> Html:
     parts, at = [], float(_WIDTH - _RIGHT)
     for kind, words in reversed(entries):
         parts.append(_words(at, _TOP - 16, words, "tick", "end"))
-        at -= 7 * len(words) + 8
-        parts.append(tag("circle", cx=at, cy=_TOP - 20, r=4, class_=f"dot {kind}"))
+        at -= 6.2 * len(words) + 8
+        parts.append(_mark(at, _TOP - 20.0, kind))
         at -= 16
     return joined(parts)
 
@@ -201,5 +206,5 @@ def _words(x: float, y: float, said: str, kind: str, anchor: str, rotate: int = 
 
 
 def _drawing(width: float, height: float, title: str, *inside: object) -> Html:
-    box = {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": f"width:{width:.0f}px"}
+    box = {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": f"width:{width:.0f}px;min-width:{0.8 * width:.0f}px"}
     return tag("svg", tag("title", title), *inside, xmlns="http://www.w3.org/2000/svg", role="img", **box)

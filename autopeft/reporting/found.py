@@ -29,7 +29,7 @@ def front_section(run: Searched) -> Section:
         return Section("The front", [Text("No finished candidate is within the budget.")])
     on = _table(run, front.points)
     caption = "Bars are standard deviations over seeds. " if front.verdict.confirmed else ""
-    figure = Figure(front_drawing(front, run.keys), f"{caption}What a point is, it says when you point at it.")
+    figure = Figure(front_drawing(front, run.keys), f"{caption}Each mark says what it is when you point at it.")
     blocks: list[Block] = [figure, on, Text(_SPREAD, note=True)]
     if off := front.confirmed_off_front:
         blocks.append(More("Trained with other seeds, and not on the front", [_table(run, off)]))
@@ -82,7 +82,7 @@ def layers(run: Searched) -> Section:
             cells.append((len(sizes) / len(hybrids), said))
         rows.append((where, cells))
     told = [[where, *(f"{share:.0%}" if share else "" for share, _ in cells)] for where, cells in rows]
-    caption = f"Share of the front's {len(hybrids)} members that have the method in the layer; sizes when you point."
+    caption = f"Share of the front's {len(hybrids)} members that have the method in the layer."
     return Section(
         "Where methods sit", [Figure(heat_drawing(rows, names), caption, Table(["layer", *names], told, frozenset()))]
     )

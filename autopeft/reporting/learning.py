@@ -1,14 +1,36 @@
-"""The space of a run folder's search on its model."""
+"""What a run folder says of its search beside the study: its space on its model, what was explained and measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from autopeft.doors import read_json, within
 from autopeft.run_folder import RunFolder
+from autopeft.searching.confirming.records import Remembered
+from autopeft.searching.explanation import Explanation
 from autopeft.searching.identity import refuse_another
 from autopeft.space import SearchSpace
 from autopeft.task_facts import TaskFacts
+
+
+def explanation_in(folder: RunFolder, evaluations: int) -> Explanation | None:
+    """What `explain.json` says, where it is of so many candidates; one that does not tell is believed.
+
+    `AutopeftError` where it can't be read.
+    """
+    file = folder.explanation_files[-1]
+    if not file.is_file():
+        return None
+    with within(str(file), "'autopeft explain' writes it anew"):
+        known = Explanation.from_json(read_json(file))
+    return known if known.evaluations in (0, evaluations) else None
+
+
+def setup_in(folder: RunFolder, remembered: Remembered) -> Mapping[str, Any]:
+    """How the engine was measured, as plain data; nothing where nobody knows."""
+    known = remembered("setup")
+    return known or (read_json(folder.setup_file) if folder.setup_file.is_file() else {})
 
 
 def space_of(folder: RunFolder, header: Mapping[str, Any], trust_remote_code: bool) -> SearchSpace:

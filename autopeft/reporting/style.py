@@ -30,7 +30,7 @@ details { margin: .5rem 0; padding: .4rem .8rem; background: var(--box); border-
 details pre { background: var(--ground) }
 summary { cursor: pointer; padding: .15rem 0 }
 details:target { outline: 2px solid var(--accent) }
-svg { display: block; max-width: 100%; min-width: 30rem; height: auto;
+svg { display: block; max-width: 100%; height: auto;
   font: 12px system-ui, "DejaVu Sans", sans-serif }
 svg text { fill: var(--soft) }
 .label { font-weight: 600 }

@@ -13,8 +13,8 @@ from autopeft.space import SearchSpace
 
 #: How near to an end of a range, on a scale of 1, is at it.
 _END = 0.01
-#: Uses of a block by the front, and candidates that had it, that are needed to speak of it.
-_USES, _TRIED = 4, 5
+#: Members of the front, and candidates, that have had a block: fewer say nothing of it.
+_MEMBERS, _TRIED = 2, 5
 #: From which share of a limit on it binds, and up to which it does not matter.
 _BINDS, _IDLE = 0.9, 0.5
 
@@ -56,23 +56,29 @@ def _part(dimension: Continuous, value: float) -> float:
 
 
 def _sizes(front: ParetoFront, space: SearchSpace) -> Iterator[str]:
-    """Blocks that the front has at the end of their list of sizes wherever it has them."""
-    found = [layer for e in front.points for layer in _block_sizes(space, e)]
+    """Blocks that most members which have them have at the end of their list of sizes, in most of their layers."""
+    known = [_block_sizes(space, e) for e in front.points]
+    ends: dict[str, list[str]] = {"largest": [], "smallest": []}
     for block in space.methods:
-        listed = list(dict.fromkeys(v for d in space.structure if d.block == block for v in d.values if v))
-        used = [layer[block] for layer in found if layer[block]]
-        if len(listed) < 2 or len(used) < _USES:
+        listed = list(dict.fromkeys(int(v) for d in space.structure if d.block == block for v in d.values if v))
+        members = [sizes for layers in known if (sizes := [layer[block] for layer in layers if layer[block]])]
+        if len(listed) < 2 or len(members) < _MEMBERS:
             continue
         # A control may be larger than all that the space has.
-        beyond = {max(listed)} | {size for size in used if size > max(listed)}
-        for end, sizes, word in ((max(listed), beyond, "largest"), (min(listed), {min(listed)}, "smallest")):
-            at = sum(size in sizes for size in used)
-            if 2 * at > len(used) and not (word == "smallest" and end <= 1):
-                other = "larger" if word == "largest" else "smaller"
-                yield (
-                    f"where the front has {block}, its size is the {word} of its list ({end}) in {at} of {len(used)} "
-                    f"places: {other} ones may be better; add them to the space"
-                )
+        for word, end, there in (
+            ("largest", max(listed), [sum(v >= max(listed) for v in sizes) for sizes in members]),
+            ("smallest", min(listed), [sum(v <= min(listed) for v in sizes) for sizes in members]),
+        ):
+            at = sum(2 * count > len(sizes) for count, sizes in zip(there, members, strict=True))
+            if 2 * at > len(members) and not (word == "smallest" and end <= 1):
+                ends[word].append(f"{block} ({end}, {at} of the {len(members)} that have it)")
+    for word, blocks in ends.items():
+        if blocks:
+            other = {"largest": "larger", "smallest": "smaller"}[word]
+            yield (
+                f"most members of the front have the {word} size that the space lists of {', '.join(blocks)}: {other} "
+                "ones may be better; add them to the space"
+            )
 
 
 def _block_sizes(space: SearchSpace, evaluation: Evaluation) -> tuple[dict[str, int], ...]:
@@ -88,16 +94,11 @@ def _limits(front: ParetoFront) -> Iterator[str]:
     best = front.best()
     for name, limit in front.limits.items():
         share = best.metrics.get(name, 0) / limit if limit else 0.0
+        takes = f"the best candidate takes {100 * share:.2g}% of the limit on {name} ({limit:,})"
         if share >= _BINDS:
-            yield (
-                f"the best candidate takes {share:.0%} of the limit on {name} ({limit:,}): more of it may give more; "
-                f"raise budget.{name}"
-            )
+            yield (f"{takes}: more of it may give more; raise budget.{name}")
         elif 0 < share <= _IDLE:
-            yield (
-                f"the best candidate takes {share:.2%} of the limit on {name} ({limit:,}): what is larger gained "
-                f"nothing; a lower budget.{name} searches the rest more densely"
-            )
+            yield (f"{takes}: what is larger gained nothing; a lower budget.{name} searches the rest more densely")
 
 
 def _unused(front: ParetoFront, space: SearchSpace) -> Iterator[str]:

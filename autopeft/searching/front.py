@@ -200,7 +200,10 @@ class ParetoFront:
     def __repr__(self) -> str:
         aims = ", ".join(f"{o.metric} ({o.direction})" for o in self.objectives)
         said = f"ParetoFront({len(self.points)} of {len(self.evaluations)} candidates, {aims}"
-        return f"{said}; best {self.best()!r})" if self.points else f"{said})"
+        if not self.points:
+            return f"{said})"
+        best, names = self.best(), [o.metric for o in self.objectives]
+        return f"{said}; best {best.key}: {', '.join(f'{name} {best.metrics[name]:,.6g}' for name in names)})"
 
     def _repr_html_(self) -> str:
         from autopeft.searching.tables import html
