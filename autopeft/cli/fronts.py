@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,8 @@ def _candidates(result: SearchResult) -> list[dict[str, Any]]:
             "seconds": e.seconds,
             "error": e.error,
             **front.point_to_json(e),
+            # What a failed one has may be no number, and JSON has no others.
+            "metrics": {name: value if isfinite(value) else None for name, value in e.metrics.items()},
         }
         for e in leaderboard(front)[0]
     ]

@@ -194,7 +194,7 @@ def _legend(entries: Sequence[tuple[str, str]]) -> Html:
     parts, at = [], float(_WIDTH - _RIGHT)
     for kind, words in reversed(entries):
         parts.append(_words(at, _TOP - 16, words, "tick", "end"))
-        at -= 6.2 * len(words) + 8
+        at -= 7 * len(words) + 6
         parts.append(_mark(at, _TOP - 20.0, kind))
         at -= 16
     return joined(parts)

@@ -16,6 +16,8 @@ from autopeft.searching.tables import columns, marks, number, sentences
 
 #: Parts with the largest shares that are drawn.
 _PARTS = 20
+#: Smaller shares are of the sampling.
+_LEAST = 0.005
 _SPREAD = (
     "±: standard deviation over seeds. p: probability of being on the true front. Selected on validation; test scores "
     "are reported only."
@@ -128,7 +130,7 @@ def learned(run: Searched) -> Section:
             "What was learned", [Text(f"Nothing is explained: {run.unexplained}.")] if run.unexplained else []
         )
     advice = [f"{line[0].upper()}{line[1:]}." for line in explanation.advice]
-    parts = [(name, share) for name, share in explanation.most(_PARTS) if share.total > 0]
+    parts = [(name, share) for name, share in explanation.most(_PARTS) if share.total >= _LEAST]
     rows = [[name, *(f"{v:.3f}" for v in (s.total, s.first, s.forest))] for name, s in parts]
     table = Table(("part", "with interactions", "alone", "forest"), rows, frozenset({0}))
     title = f"Share of the variance of {explanation.score.replace('_', ' ')}: with interactions, and alone (dark)."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopeft.markup import Html, joined, tag
+from autopeft.markup import Html, tag
 from autopeft.reporting.document import Block, Code, Document, Figure, Items, More, Section, Table, Text
 from autopeft.reporting.style import STYLE
 from autopeft.secrets import hidden
@@ -44,8 +44,9 @@ def _block(block: Block) -> Html:
         case Figure():
             return tag("figure", tag("div", block.drawing, class_="wide"), tag("figcaption", block.caption))
         case More():
-            inside = joined(map(_block, block.blocks))
-            return tag("details", tag("summary", block.title), inside, id=block.name or None)
+            # A browser opens what a link leads into.
+            inside = tag("div", *map(_block, block.blocks), id=block.name or None)
+            return tag("details", tag("summary", block.title), inside)
 
 
 def _table(block: Table) -> Html:

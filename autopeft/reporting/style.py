@@ -29,7 +29,7 @@ pre { background: var(--box); padding: .7rem .9rem; border-radius: 6px; overflow
 details { margin: .5rem 0; padding: .4rem .8rem; background: var(--box); border-radius: 6px }
 details pre { background: var(--ground) }
 summary { cursor: pointer; padding: .15rem 0 }
-details:target { outline: 2px solid var(--accent) }
+details:has(:target) { outline: 2px solid var(--accent) }
 svg { display: block; max-width: 100%; height: auto;
   font: 12px system-ui, "DejaVu Sans", sans-serif }
 svg text { fill: var(--soft) }

@@ -72,6 +72,12 @@ def _sizes(front: ParetoFront, space: SearchSpace) -> Iterator[str]:
             at = sum(2 * count > len(sizes) for count, sizes in zip(there, members, strict=True))
             if 2 * at > len(members) and not (word == "smallest" and end <= 1):
                 ends[word].append(f"{block} ({end}, {at} of the {len(members)} that have it)")
+    best = _block_sizes(space, front.best())
+    if alone := [b for b in space.methods if _is_large(space, best, b) and not _named(b, ends["largest"])]:
+        yield (
+            f"the best candidate has the largest size that the space lists of {', '.join(alone)}: larger ones may be "
+            "better; add them to the space"
+        )
     for word, blocks in ends.items():
         if blocks:
             other = {"largest": "larger", "smallest": "smaller"}[word]
@@ -79,6 +85,17 @@ def _sizes(front: ParetoFront, space: SearchSpace) -> Iterator[str]:
                 f"most members of the front have the {word} size that the space lists of {', '.join(blocks)}: {other} "
                 "ones may be better; add them to the space"
             )
+
+
+def _is_large(space: SearchSpace, layers: tuple[dict[str, int], ...], block: str) -> bool:
+    """Whether a block has the largest of several sizes, or a larger one, in most of the layers that have it."""
+    listed = {int(v) for d in space.structure if d.block == block for v in d.values if v}
+    sizes = [layer[block] for layer in layers if layer[block]]
+    return len(listed) > 1 and bool(sizes) and 2 * sum(v >= max(listed) for v in sizes) > len(sizes)
+
+
+def _named(block: str, said: list[str]) -> bool:
+    return any(each.startswith(f"{block} (") for each in said)
 
 
 def _block_sizes(space: SearchSpace, evaluation: Evaluation) -> tuple[dict[str, int], ...]:
