@@ -50,6 +50,10 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_NAMES[name]), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})
+
+
 # PEFT imports bitsandbytes, which warns of a faster kernel for evaluation that is not here, and would not be used.
 getLogger("bitsandbytes.backends.cpu.ops").setLevel("ERROR")
 # PEFT's import brings torch, so the type is registered when PEFT comes, not before.

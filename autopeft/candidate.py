@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, get_args
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, shown
 from autopeft.hybrid import Hybrid, short_hash
+from autopeft.markup import joined, tag
 
 #: Follows the name of a training's weights in that of the file with what cutting needs of it.
 UNITS = "-units"
@@ -39,6 +40,16 @@ class Candidate:
     def key(self) -> str:
         """Short hash of the canonical JSON: the candidate's name in files and tables."""
         return short_hash(self.to_json())
+
+    def __repr__(self) -> str:
+        return f"Candidate({self.key}: {self._words})"
+
+    def _repr_html_(self) -> str:
+        return joined([tag("p", tag("b", self.key), ": ", self._words), self.hybrid._repr_html_()])
+
+    @property
+    def _words(self) -> str:
+        return "; ".join([self.hybrid.describe(), *(f"{name} {value:.3g}" for name, value in self.training.items())])
 
     def to_json(self) -> dict[str, Any]:
         """`{"hybrid": ..., "training": ...}`, read back by `from_json`."""
@@ -147,6 +158,10 @@ class Job:
             return cls(candidate, data["seed"], data["epochs"], origin, cuttable, role)
 
 
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) and value == int(value) else f"{value:.4g}"
+
+
 def failed(candidate: Candidate, error: Exception | str) -> Evaluation:
     """The evaluation of a candidate that an error ended: its reason in one line."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -196,6 +211,11 @@ class Evaluation:
     def words(self) -> str:
         """What was trained, in short."""
         return self.candidate.hybrid.describe()
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name} {_digits(value)}" for name, value in self.metrics.items())
+        ended = f"{self.status} ({self.error})" if self.error else self.status
+        return f"Evaluation({self.number}, {ended}, seed {self.seed}, {self.candidate!r}, {said or 'no metrics'})"
 
     @property
     def fidelity(self) -> int:

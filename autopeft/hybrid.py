@@ -12,6 +12,7 @@ from typing import Any, Self
 from autopeft.anatomy import ModelShape
 from autopeft.doors import door, within
 from autopeft.errors import AutopeftError, shown
+from autopeft.grid import Grid
 from autopeft.methods import Method, method_from_json
 
 #: Layers of a model, and methods written in one: more than any has.
@@ -121,17 +122,7 @@ class Hybrid:
 
     def check_room(self, shape: ModelShape) -> None:
         """`AutopeftError` when the hybrid is far larger than the model: before anything is allocated for it."""
-        count, most = self.num_params(shape), max(_SMALL, _TIMES * shape.backbone_params)
-        if count > most:
-            raise AutopeftError(
-                f"hybrid: {count:,} parameters on a model of {shape.backbone_params:,}; at most {most:,} are allowed"
-            )
-        held = _held(self, shape)
-        if held > _TIMES * most:
-            raise AutopeftError(
-                f"hybrid: {held:,} numbers are kept beside a model of {shape.backbone_params:,}, trained or not; at "
-                f"most {_TIMES * most:,} are allowed"
-            )
+        _check_room(self, shape)
 
     def describe(self) -> str:
         """One short line for people: `prompt_tuning 20; lora 8 q,v in 0-5; prefix 4 in 3; bitfit in 0-11`."""
@@ -145,6 +136,12 @@ class Hybrid:
     def summary(self) -> str:
         """A shorter line, for tables: `lora 2-8 in 4, prefix 4 in 1` (sizes, and in how many layers)."""
         return _summary(self)
+
+    def __repr__(self) -> str:
+        return f"Hybrid({len(self.layers)} layers: {self.describe()})"
+
+    def _repr_html_(self) -> str:
+        return Grid.of(self.layers, self.model).to_html()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads back to an equal hybrid."""
@@ -181,6 +178,20 @@ def _summary(hybrid: Hybrid) -> str:
     where = {name: sum(any(m.label == name for m in methods) for methods in hybrid.layers) for name in sizes}
     model = [m.brief for m in hybrid.model]
     return ", ".join(model + [f"{name}{spans[name]} in {where[name]}" for name in sizes]) or "head only"
+
+
+def _check_room(hybrid: Hybrid, shape: ModelShape) -> None:
+    count, most = hybrid.num_params(shape), max(_SMALL, _TIMES * shape.backbone_params)
+    if count > most:
+        raise AutopeftError(
+            f"hybrid: {count:,} parameters on a model of {shape.backbone_params:,}; at most {most:,} are allowed"
+        )
+    held = _held(hybrid, shape)
+    if held > _TIMES * most:
+        raise AutopeftError(
+            f"hybrid: {held:,} numbers are kept beside a model of {shape.backbone_params:,}, trained or not; at "
+            f"most {_TIMES * most:,} are allowed"
+        )
 
 
 def _held(hybrid: Hybrid, shape: ModelShape) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +15,7 @@ from autopeft.export_folder import Trained, write_export
 from autopeft.fingerprint import model_files
 from autopeft.plugins import codes_of
 from autopeft.recipe import Recipe
-from autopeft.run_folder import RunFolder
+from autopeft.run_folder import RunFolder, write_whole
 from autopeft.searching.confirming.records import baselines_in, has_ended
 from autopeft.searching.confirming.verdict import judged, training_of
 from autopeft.searching.front import ParetoFront
@@ -31,7 +31,8 @@ _AS_IT_WAS = "the search itself is as it was"
 
 if TYPE_CHECKING:
     from autopeft.exporting import Format
-    from autopeft.searching.explain import Explanation
+    from autopeft.reporting import Searched
+    from autopeft.searching.explanation import Explanation
     from autopeft.searching.stored import Stored
 
 
@@ -114,22 +115,69 @@ class SearchResult:
         Shares of variance by two methods, how far to believe each, `plot()` and `to_json()`. `AutopeftError` when too
         few candidates are finished. The model's own code runs only where it is needed and the caller trusts it.
         """
-        from autopeft.engine.load import load_of
         from autopeft.searching.explain import explain
-        from autopeft.session import settings_of, source_of
 
-        header, experiment = self.header, self.experiment
-        source = source_of(experiment, trust_remote_code)
-        # The model is taken for its shape only: its files are not compared.
-        refuse_another(self.run_dir, header, settings_of(experiment, {}), "explain it then")
-        facts = TaskFacts.kept(self.run_dir, header["fingerprint"])
-        load = load_of(experiment.training, source.quantise)
-        shape = source.shape(facts.readout if facts else None).loaded(load)
-        space, budget = SearchSpace.load(header["space"], shape), Budget(header["budget"], header["length"])
-        return explain(self.front, space, budget, experiment.training.epochs)
+        budget = Budget(self.header["budget"], self.header["length"])
+        return explain(self.front, self._space(trust_remote_code), budget, self.experiment.training.epochs)
+
+    def advice(self, *, trust_remote_code: bool = False) -> list[str]:
+        """What to change in a next search: bounds that the front sits at, limits that bind, what it does not need."""
+        from autopeft.searching.advice import advice
+
+        return list(advice(self.front, self._space(trust_remote_code)))
+
+    def report(self, to: str | Path | None = None, *, markdown: bool = False, trust_remote_code: bool = False) -> Path:
+        """Write all of it on one page that needs no network, and return the file: `report.html` in the run folder.
+
+        `markdown` writes what a pull request can show (`report.md`). What `explain` has not said yet is worked out,
+        where enough candidates are finished.
+        """
+        from autopeft.reporting import document_of, to_html, to_markdown
+
+        name = Path(to) if to is not None else self.run_dir / ("report.md" if markdown else "report.html")
+        document = document_of(self._searched(*self._explained(trust_remote_code)))
+        write_whole(name, to_markdown(document) if markdown else to_html(document))
+        return name
+
+    def candidate(self, pick: str) -> dict[str, Any]:
+        """One candidate whole, as plain data: `best`, `knee` or the beginning of a key, of any that was trained."""
+        from autopeft.reporting import chosen, facts_of
+
+        return facts_of(self._searched(), chosen(self.front, self.evaluations, pick))
+
+    def _space(self, trust_remote_code: bool) -> SearchSpace:
+        from autopeft.reporting.learning import space_of
+
+        return space_of(self._folder, self.header, trust_remote_code)
+
+    def _explained(self, trust_remote_code: bool) -> tuple[Explanation | None, str]:
+        """What was learned, from the run folder where it is of now; else why it can't be said."""
+        from autopeft.reporting.learning import explanation_in
+
+        try:
+            known = explanation_in(self._folder, len(self.evaluations))
+            return known or self.explain(trust_remote_code=trust_remote_code), ""
+        except AutopeftError as error:
+            return None, str(error)
+
+    def _searched(self, explanation: Explanation | None = None, unexplained: str = "") -> Searched:
+        from autopeft.reporting import Searched
+
+        return Searched(
+            self._folder, self.experiment, self.front, self.evaluations, self.finished, self._stored,
+            partial(_recipe, self), explanation, unexplained,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        try:
+            front, known = self.front, f"{len(self.evaluations)} candidates"
+            said = f"{known}, {'finished' if self.finished else 'not finished'}; {front!r}"
+        except AutopeftError as error:
+            said = str(error)
+        return f"SearchResult({str(self.run_dir)!r}: {said})"
 
     def _repr_html_(self) -> str:
-        return self.front.to_frame().to_html()
+        return self.front._repr_html_()
 
 
 def export(

@@ -23,7 +23,7 @@ from autopeft.writing import replacing
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
-    from autopeft.searching.explain import Explanation
+    from autopeft.searching.explanation import Explanation
 
 T = TypeVar("T")
 

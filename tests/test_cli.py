@@ -147,7 +147,7 @@ def test_a_search_and_the_verbs_after_it(tmp_path: Path, capsys: pytest.CaptureF
     assert status == 0
     assert "#1/2" in progress
     assert "Pareto front" in shown
-    assert [f"autopeft {verb}" in shown for verb in ("export", "evaluate", "ui")] == [True] * 3
+    assert [f"autopeft {verb}" in shown for verb in ("export", "evaluate", "report", "ui")] == [True] * 4
     front = json.loads(autopeft(capsys, "front", out, "--json")[1])
     assert front == json.loads((tmp_path / "run" / "front.json").read_text())
     to = str(tmp_path / "best")
@@ -259,6 +259,6 @@ def test_shipped_experiments_are_valid(name: str) -> None:
 
 
 def test_help_of_every_verb() -> None:
-    for verb in ("search", "plan", "front", "explain", "train", "export", "evaluate", "ui", "list"):
+    for verb in ("search", "plan", "front", "show", "report", "explain", "train", "export", "evaluate", "ui", "list"):
         command = [sys.executable, "-m", "autopeft", verb, "--help"]
         assert "Usage" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -24,6 +24,7 @@ from autopeft.experiment import Experiment
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching import explain as explaining
+from autopeft.searching.advice import advice
 from autopeft.searching.explain import Explanation, explain, front_use, r_squared
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.importance import forest_shares, sobol_shares
@@ -207,18 +208,51 @@ def test_warnings_of_few_and_of_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_front_at_the_end_of_a_range_is_told() -> None:
     spread = explained(PER_LAYER, 30, lambda sizes: float(sizes["L02.lora.rank"]))
-    assert not any("end of its range" in line for line in spread.warnings)
+    assert not any("end of its range" in line for line in spread.advice)
     rate = next(d for d in PER_LAYER.dimensions if d.name == "learning_rate")
     found = [
         replace(e, candidate=replace(e.candidate, training={"learning_rate": rate.high}))
         for e in evaluations(PER_LAYER, 30, lambda sizes: float(sizes["L02.lora.rank"]))
     ]
     front = ParetoFront(found, TWO)
-    (line,) = [w for w in explain(front, PER_LAYER, Budget({})).warnings if "end of its range" in w]
+    (line,) = [w for w in explain(front, PER_LAYER, Budget({})).advice if "end of its range" in w]
     assert line.startswith(f"{len(front.points)} of the front's {len(front.points)} members have learning_rate")
     empty = ParetoFront(found, TWO, {"trainable_params": -1})
     assert not empty.points
-    assert not any("end of its range" in w for w in explain(empty, PER_LAYER, Budget({})).warnings)
+    assert explain(empty, PER_LAYER, Budget({})).advice == ()
+
+
+def test_sizes_and_limits_that_bind_are_told() -> None:
+    large = [e for e in evaluations(PER_LAYER, 60, lambda sizes: float(sizes["L02.lora.rank"])) if _is_large(e)]
+    cost = max(int(e.metrics["trainable_params"]) for e in large)
+    found = advice(ParetoFront(large, TWO, {"trainable_params": cost}), PER_LAYER)
+    assert any("the largest size that the space lists of lora (8, " in line for line in found), found
+    # The best of the front is its dearest member.
+    best = ParetoFront(large, TWO).best().metrics["trainable_params"]
+    said = [line for line in found if "of the limit on trainable_params" in line]
+    assert len(said) == (best / cost >= 0.9 or best / cost <= 0.5)
+    idle = advice(ParetoFront(large, TWO, {"trainable_params": 100 * cost}), PER_LAYER)
+    assert any("what is larger gained nothing" in line for line in idle)
+    # Sizes of 1 have no smaller ones.
+    assert not any("smallest" in line for line in found)
+
+
+def _is_large(e: Evaluation) -> bool:
+    """Whether LoRA is at its largest size wherever it is."""
+    ranks = [m.size_value for m in e.candidate.hybrid.methods() if m.name == "lora"]
+    return bool(ranks) and 2 * ranks.count(8) > len(ranks)
+
+
+def test_what_the_front_does_not_have_is_told() -> None:
+    found = []
+    for e in evaluations(PER_LAYER, 60, lambda sizes: 0.0):
+        has = any(m.name == "prefix" for m in e.candidate.hybrid.methods())
+        found.append(replace(e, metrics={**e.metrics, "accuracy": 0.1 if has else 0.9}))
+    count = sum(e.metrics["accuracy"] == 0.1 for e in found)
+    front = ParetoFront(found, ONE)
+    assert f"no member of the front has prefix ({count} candidates had it): the space may do without" in advice(
+        front, PER_LAYER
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,6 +308,12 @@ def test_pictures_and_json(one_place: Explanation, tmp_path: Path) -> None:
     one_place.still(tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     data = json.loads(json.dumps(one_place.to_json()))
+    assert Explanation.from_json(data).to_json() == data
+    assert repr(one_place).startswith("Explanation(accuracy of 60 evaluations")
+    assert "<script" not in replace(one_place, advice=("<script>",))._repr_html_()
+    for damage in ({"layers": 1}, {"front": {"members": 1, "cells": [{"layer": 10**9}]}}, {"quality": {}}):
+        with pytest.raises(AutopeftError, match="explanation: not what"):
+            Explanation.from_json({**data, **damage})
     assert data["layers"][2] == {"layer": 2, **vars(one_place.layers[2])}
     cell = next(c for c in data["front"]["cells"] if (c["layer"], c["block"]) == (2, "lora"))
     assert cell["count"] == one_place.front.counts[2, 1]

@@ -11,7 +11,7 @@ from rich.console import Console
 from test_confirming import OTHERS, SEARCHED, confirmed, seen
 
 from autopeft.candidate import Origin
-from autopeft.cli import verbs
+from autopeft.cli import fronts
 from autopeft.cli.tables import show
 from autopeft.comparing import rows
 from autopeft.result import SearchResult
@@ -36,17 +36,18 @@ def test_a_front_fits_80_columns_with_a_line_a_member() -> None:
     healed = seen(9, 0.60, 4, origin=Origin("parent", "start"), role="healed from parent")
     found = confirmed([*SEARCHED, healed], OTHERS, {0: "lora 1, top half"})
     title, headers, _, *lines, note = shown(columns(found, found.points), 80)
-    assert (title.strip(), headers.split()[:5]) == ("Title", ["key", "accuracy", "test", "params", "p"])
-    assert [line.split()[0] for line in lines] == [e.key for e in found.points]
+    assert (title.strip(), headers.split()[:5]) == ("Title", ["key", "accuracy", "test", "params", "pick"])
+    assert [line.split()[0] for line in lines] == [e.key[:6] for e in found.points]
     assert max(len(line) for line in (headers, *lines)) <= 80
     assert "0.820±0.020" in lines[-1]
     assert ["healed" in line for line in lines] == [e.number == 9 for e in found.points]
     assert ["control" in line for line in lines] == [e.number == 0 for e in found.points]
-    assert note.startswith("without ")
+    assert note.startswith("not shown: ")
+    assert ["best" in line for line in lines] == [e is found.best() for e in found.points]
     # With room nothing is left out, and what a search without controls and seeds has not is no column.
     assert "searched" in shown(columns(found, found.points), 140)[1]
     plain = columns(confirmed(SEARCHED, {}), SEARCHED)
-    assert [c.header for c in plain] == ["key", "accuracy", "params", "rate", "hybrid (in layers)"]
+    assert [c.header for c in plain] == ["key", "accuracy", "params", "pick", "rate", "hybrid (in layers)"]
 
 
 def test_a_comparison_fits_80_columns() -> None:
@@ -57,7 +58,7 @@ def test_a_comparison_fits_80_columns() -> None:
     assert headers.split()[-1] == "rate"
     assert [line.split()[0] for line in lines] == ["lora", "full_fine_tuning", "warp"]
     assert max(map(len, (headers, *lines))) <= 80
-    assert note.startswith("without seeds, kept")
+    assert note.startswith("not shown: seeds, kept")
     assert rows.failures([*many, failed]) == ["warp failed: no rate of its grid trains: no way at all"]
 
 
@@ -73,9 +74,9 @@ def test_a_front_that_is_not_finished_says_so(
         run_dir = tmp_path / "a b"
 
     monkeypatch.setattr(SearchResult, "open", lambda run: Result(run))
-    verbs.show_front(tmp_path, as_json=False)
+    fronts.show_front(tmp_path, as_json=False)
     text = capsys.readouterr().out
     assert "Trained with other seeds, and not on the front" in text
-    assert found.confirmed_off_front[0].key in text
+    assert found.confirmed_off_front[0].key[:6] in text
     command = f"autopeft search '{tmp_path}/a b/experiment.yaml' --out '{tmp_path}/a b'"
     assert (f"Not finished: 4 of 40 candidates. If it is not running now, it goes on with: {command}" in text) == said

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from autopeft import __version__
+from autopeft.cli import reading
 from autopeft.cli.options import Json, Name, Plugins, Run, Trust, path_given
 from autopeft.doors import door
 
@@ -80,20 +81,8 @@ def plan(
     run_plan(loaded, samples, trust_remote_code, as_json)
 
 
-@app.command()
-def front(run: Run, plugins: Plugins = None, as_json: Json = False) -> None:
-    """Show the Pareto front of a search."""
-    from autopeft.cli.verbs import show_front
-
-    show_front(run, as_json)
-
-
-@app.command()
-def explain(run: Run, trust_remote_code: Trust = False, plugins: Plugins = None, as_json: Json = False) -> None:
-    """Show what the score of a search depends on (layers, methods, training), and what its front is made of."""
-    from autopeft.cli.explaining import run_explain
-
-    run_explain(run, trust_remote_code, as_json)
+for _verb in (reading.front, reading.show, reading.report, reading.explain):
+    app.command()(_verb)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.table import Table
 from autopeft.cli.shown import safe
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
-from autopeft.searching.explain import Explanation, Share
+from autopeft.searching.explanation import Explanation, Share, belief, shares_by
 
 _COLUMNS = ("surrogate, alone", "with interactions", "forest (fANOVA)")
 
@@ -31,7 +31,9 @@ def run_explain(run: Path, trust_remote_code: bool, as_json: bool) -> None:
         out = Console(highlight=False, width=140)
     for table in tables(explanation):
         out.print(table)
-    out.print(_belief(explanation), soft_wrap=True)
+    out.print(belief(explanation), soft_wrap=True)
+    for line in explanation.advice:
+        out.print(f"[bold]advice:[/] {safe(line)}", soft_wrap=True)
     for line in explanation.warnings:
         out.print(f"[yellow]warning:[/] {safe(line)}", soft_wrap=True)
     out.print(f"wrote {', '.join(str(path) for path in files)}", soft_wrap=True, markup=False)
@@ -39,13 +41,10 @@ def run_explain(run: Path, trust_remote_code: bool, as_json: bool) -> None:
 
 def tables(explanation: Explanation) -> list[Table]:
     """Shares by layer, by block and by training hyper-parameter, then what the front is made of."""
-    parts: dict[str, Mapping[str, Share]] = {
-        "layer": {str(layer): share for layer, share in explanation.layers.items()},
-        "block": explanation.blocks,
-        "training": explanation.training,
-    }
     title = f"Share of the variance of {explanation.score} by "
-    return [_shares(title + name, name, shares) for name, shares in parts.items() if shares] + [_front(explanation)]
+    return [_shares(title + name, name, shares) for name, shares in shares_by(explanation).items()] + [
+        _front(explanation)
+    ]
 
 
 def _shares(title: str, name: str, shares: Mapping[str, Share]) -> Table:
@@ -72,12 +71,3 @@ def _front(explanation: Explanation) -> Table:
         cells = np.stack([use.shares[layer], use.sizes[layer]], axis=1)
         table.add_row(str(layer), *(f"{share:.0%} ({size:.3g})" if share else "" for share, size in cells))
     return table
-
-
-def _belief(explanation: Explanation) -> str:
-    q = explanation.quality
-    stopped = f" ({explanation.stopped} stopped early, by where their curves point to)" if explanation.stopped else ""
-    return (
-        f"From {explanation.observations} evaluations{stopped}. On scores that it has not seen, the surrogate has R2 "
-        f"{q.surrogate_r2:.2f} and rank correlation {q.surrogate_rank:.2f}, the forest R2 {q.forest_r2:.2f}."
-    )

@@ -14,14 +14,14 @@ from autopeft.cli.shown import safe
 from autopeft.errors import printable
 from autopeft.searching.tables import Column
 
-#: Columns of a file that a table is written to, and between two columns.
+#: Columns of a file that a wide table is written to, and between two columns.
 _FILE, _BETWEEN = 140, 2
 
 
-def console() -> Console:
-    """Standard output; rich takes a file to have 80 columns, and its tables need not be so narrow."""
+def console(width: int = _FILE) -> Console:
+    """Standard output; `width` is that of a file or a pipe, where COLUMNS does not say otherwise."""
     out = Console(highlight=False)
-    return out if out.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_FILE)
+    return out if out.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=width)
 
 
 def show(out: Console, title: str, columns: Sequence[Column]) -> None:
@@ -49,7 +49,10 @@ def show(out: Console, title: str, columns: Sequence[Column]) -> None:
         table.add_row(*map(safe, row))
     out.print(table)
     if left_out := [column.header for column in columns if column not in kept]:
-        out.print(f"[dim]without {safe(', '.join(left_out))}: a wider terminal or --json shows all[/]", soft_wrap=True)
+        out.print(
+            f"[dim]not shown: {safe(', '.join(left_out))} (COLUMNS=160 or --json shows all)[/]",
+            soft_wrap=not out.is_terminal,
+        )
 
 
 def fitted(columns: Sequence[Column], width: int) -> list[Column]:

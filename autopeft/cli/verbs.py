@@ -7,14 +7,14 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from autopeft.cli.fronts import advise, show_result, unfinished
 from autopeft.cli.shown import safe
-from autopeft.cli.tables import console, show
+from autopeft.cli.tables import console
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment, changed, needing
 from autopeft.launch import RUNS, launch
 from autopeft.progress import progress_for
 from autopeft.result import SearchResult, evaluate, export
-from autopeft.searching.tables import columns, number, sentences
 
 if TYPE_CHECKING:
     from autopeft.exporting import Format
@@ -40,7 +40,8 @@ def run_search(
     if as_json:
         print(json.dumps(result.front.to_json(), indent=2))
     elif not quiet:
-        _show(result)
+        show_result(result)
+        advise(result, trust_remote_code)
         _next_steps(out)
 
 
@@ -60,15 +61,6 @@ def with_overrides(
     return changed(experiment, given, "command line") if given else experiment
 
 
-def show_front(run: Path, as_json: bool) -> None:
-    """`autopeft front`."""
-    result = SearchResult.open(run)
-    if as_json:
-        print(json.dumps(result.front.to_json(), indent=2))
-    else:
-        _show(result)
-
-
 def run_export(
     run: Path, pick: str, to: Path, max_params: int | None, format: str, seed: int | None, trust_remote_code: bool
 ) -> None:
@@ -85,7 +77,7 @@ def run_export(
         "autopeft": "PEFT type AUTOPEFT",
     }[record["format"]]
     _out.print(f"wrote candidate [bold]{safe(record['key'])}[/] to {safe(str(folder))} ({kind})", soft_wrap=True)
-    if (words := _unfinished(result)) is not None:
+    if (words := unfinished(result)) is not None:
         say(words)
     _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
 
@@ -108,53 +100,13 @@ def say(text: str) -> None:
     _out.print(text, soft_wrap=True, markup=False)
 
 
-def _show(result: SearchResult) -> None:
-    front, evaluations = result.front, result.evaluations
-    show(_out, f"Pareto front of {result.experiment.name}", columns(front, front.points))
-    if off := front.confirmed_off_front:
-        _out.print()
-        show(_out, "Trained with other seeds, and not on the front", columns(front, off))
-    if front.verdict.confirmed:
-        _out.print(
-            "[dim]±: standard deviation over seeds; p: probability of being on the true front[/]", soft_wrap=True
-        )
-    ended = ", ".join(f"{sum(e.status == s for e in evaluations)} {s}" for s in ("failed", "stopped"))
-    limits = ", ".join(f"{safe(name)} <= {number(limit)}" for name, limit in front.limits.items()) or "no budget"
-    head = next((e.metrics["head_params"] for e in evaluations if "head_params" in e.metrics), 0)
-    _out.print(
-        f"{len(evaluations)} candidates ({ended}); {limits}; the head's {head:,.0f} parameters are apart. "
-        "Selected on validation; test scores are reported only.",
-        soft_wrap=True,
-    )
-    for name, signature in result.signatures.items():
-        _out.print(f"{safe(name)}: {safe(signature)}", soft_wrap=True, style="dim")
-    for sentence in (*sentences(front), *filter(None, [_unfinished(result)])):
-        _out.print(safe(sentence), soft_wrap=True)
-
-
-def _unfinished(result: SearchResult) -> str | None:
-    """Of a search that has not come to its end: how far it is, and the command that goes on; None of another one."""
-    if result.finished:
-        return None
-    experiment, run, known = result.experiment, result.run_dir, len(result.evaluations)
-    command = ["autopeft", "search", str(run / "experiment.yaml"), "--out", str(run)]
-    if experiment.trust_remote_code:
-        command.append("--trust-remote-code")
-    of = f"{known:,} candidates" if experiment.trials is None else f"{known:,} of {experiment.trials:,} candidates"
-    rest = (
-        ", and the last steps (other seeds, test scores) are not done"
-        if known >= (experiment.trials or known + 1)
-        else ""
-    )
-    return f"Not finished: {of}{rest}. If it is not running now, it goes on with: {shlex.join(command)}"
-
-
 def _next_steps(out: Path) -> None:
     run = shlex.quote(str(out))
     _out.print("\nNext:", style="bold")
     for command in (
         f"autopeft export {run} --pick best --to out/best",
         "autopeft evaluate out/best",
+        f"autopeft report {run}",
         f"autopeft ui {run}",
     ):
         _out.print(f"  {safe(command)}", soft_wrap=True)

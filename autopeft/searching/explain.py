@@ -5,24 +5,19 @@ Shapes: N observations, D dimensions, L layers, B blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from autopeft.budget import Budget
-from autopeft.dimensions import Continuous
 from autopeft.errors import AutopeftError
+from autopeft.searching.advice import advice
+from autopeft.searching.explanation import Explanation, FrontUse, Quality, Share
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.importance import forest_quality, forest_shares, sobol_shares
 from autopeft.searching.known_cost.observations import Observations
 from autopeft.searching.known_cost.points import Points
 from autopeft.space import SearchSpace
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 #: With fewer finished evaluations there is nothing to say, with fewer than `ENOUGH` a warning.
 LEAST, ENOUGH = 5, 20
@@ -30,107 +25,6 @@ LEAST, ENOUGH = 5, 20
 MOST = 400
 #: An R2 under this is called poor.
 _POOR = 0.3
-#: How near to an end of a range, on a scale of 1, is at it.
-_END = 0.01
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a part of a candidate explains of the score's variance, each from 0 to 1.
-
-    By the surrogate, over points like those evaluated: `first` alone, `total` with all interactions with other parts
-    (Sobol' indices). By the random forest: `forest` alone, over the whole space (functional ANOVA; of a layer or a
-    block the sum over its dimensions).
-    """
-
-    first: float
-    total: float
-    forest: float
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How well each model predicts scores that it has not seen: R2 (1 is perfect, 0 no better than the mean) and
-    Spearman's rank correlation; the surrogate by leaving one out, the forest out of bag.
-
-    The surrogate's hyper-parameters have seen all scores, so that its figures flatter: on pure noise R2 was up to 0.9
-    with 8 evaluations, 0.3 with 20 and 0.2 with 40.
-    """
-
-    surrogate_r2: float
-    surrogate_rank: float
-    forest_r2: float
-
-
-@dataclass(frozen=True)
-class FrontUse:
-    """Of the front's `members`: how many have a block in a layer, `counts` [L, B], and its mean size in those that
-    have it, `sizes` [L, B] (0 where none has).
-    """
-
-    members: int
-    counts: np.ndarray
-    sizes: np.ndarray
-
-    @property
-    def shares(self) -> np.ndarray:
-        """The share of the members [L, B]."""
-        return self.counts / max(self.members, 1)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Shares of the variance of `score` by layer, by block, by training hyper-parameter, and by (layer, block) where
-    sizes are per layer; what the front is made of. `methods` is each block's method; `warnings` say what to mind.
-    """
-
-    score: str
-    observations: int
-    stopped: int
-    quality: Quality
-    layers: Mapping[int, Share]
-    blocks: Mapping[str, Share]
-    training: Mapping[str, Share]
-    cells: Mapping[tuple[int, str], Share]
-    methods: Mapping[str, str]
-    front: FrontUse
-    warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """All figures as plain data."""
-        use = zip(self.front.counts, self.front.shares, self.front.sizes, strict=True)
-        return {
-            "score": self.score,
-            "observations": self.observations,
-            "stopped": self.stopped,
-            "quality": asdict(self.quality),
-            "warnings": list(self.warnings),
-            "methods": dict(self.methods),
-            "layers": [{"layer": layer, **asdict(share)} for layer, share in self.layers.items()],
-            "blocks": [{"block": block, **asdict(share)} for block, share in self.blocks.items()],
-            "training": [{"name": name, **asdict(share)} for name, share in self.training.items()],
-            "cells": [{"layer": at, "block": block, **asdict(share)} for (at, block), share in self.cells.items()],
-            "front": {
-                "members": self.front.members,
-                "cells": [
-                    {"layer": layer, "block": block, "count": int(c), "share": float(s), "mean_size": float(size)}
-                    for layer, rows in enumerate(use)
-                    for block, c, s, size in zip(self.methods, *rows, strict=True)
-                ],
-            },
-        }
-
-    def plot(self) -> Figure:
-        """Heat maps and bars as an interactive figure."""
-        from autopeft.searching.explain_plots import explain_figure
-
-        return explain_figure(self)
-
-    def still(self, path: Path) -> None:
-        """The same as a PNG file; no browser is needed."""
-        from autopeft.searching.explain_plots import save_explanation
-
-        save_explanation(self, path)
 
 
 def explain(front: ParetoFront, space: SearchSpace, budget: Budget, epochs: int = 1) -> Explanation:
@@ -168,7 +62,9 @@ def explain(front: ParetoFront, space: SearchSpace, budget: Budget, epochs: int 
         cells={name: shares[columns] for name, columns in cells.items()},
         methods=space.methods,
         front=front_use(front, space),
-        warnings=(*_warnings(done, len(seen.scores), len(part), quality), *_at_ends(front, points)),
+        warnings=_warnings(done, len(seen.scores), len(part), quality),
+        advice=advice(front, space),
+        evaluations=len(front.evaluations),
     )
 
 
@@ -263,21 +159,3 @@ def _warnings(done: int, count: int, used: int, quality: Quality) -> tuple[str, 
     if used < count:
         found.append(f"fitted to {used} of {count} evaluations, drawn at random")
     return tuple(found)
-
-
-def _at_ends(front: ParetoFront, points: Points) -> Iterator[str]:
-    """Training hyper-parameters that most of the front has at an end of their range."""
-    known = [points.space.point_of(e.candidate) for e in front.points]
-    rows = np.array([points.row(point) for point in known if point is not None])
-    # There may be none within the limits.
-    unit = points.unit(rows.reshape(-1, len(points.dimensions)))
-    for dimension, column in zip(points.dimensions, unit.T, strict=True):
-        if not isinstance(dimension, Continuous):
-            continue
-        for end, value in ((0.0, dimension.low), (1.0, dimension.high)):
-            there = int((np.abs(column - end) < _END).sum())
-            if there > max(1, len(column) / 2):
-                yield (
-                    f"{there} of the front's {len(column)} members have {dimension.name} at the end of its range "
-                    f"({value:g}): there may be better ones beyond"
-                )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from plotly.graph_objects import Figure
 
-    from autopeft.searching.explain import Explanation, Share
+    from autopeft.searching.explanation import Explanation, Share
 
 _SCALE = "Blues"
 _FIRST, _TOTAL, _FOREST = "#1f4e9c", "#9db8e0", "#b0b7c3"
@@ -40,13 +40,14 @@ def explain_figure(explanation: Explanation) -> Figure:
         figure.update_xaxes(visible=False, row=1, col=2).update_yaxes(visible=False, row=1, col=2)
     for column, shares in enumerate(_bars(explanation), 1):
         _add_bars(figure, shares, column)
-    notes = "".join(f"<br><sup>{line}</sup>" for line in [_quality(explanation), *explanation.warnings])
+    notes = [_quality(explanation), *explanation.warnings, *explanation.advice]
+    said = "".join(f"<br><sup>{line}</sup>" for line in notes)
     figure.update_layout(
-        title=_title(explanation) + notes,
+        title=_title(explanation) + said,
         template="simple_white",
         barmode="group",
         height=900,
-        margin={"t": 150 + 20 * len(explanation.warnings)},
+        margin={"t": 150 + 20 * (len(notes) - 1)},
         legend={"orientation": "h", "y": -0.08},
     )
     return figure
@@ -72,7 +73,8 @@ def save_explanation(explanation: Explanation, path: Path) -> None:
     for at, title in zip(axes.flat, titles, strict=True):
         at.set_title(title, fontsize=10)
     axes[1, 1].legend(frameon=False, fontsize=8)
-    figure.suptitle("\n".join([_title(explanation), _quality(explanation), *explanation.warnings]), fontsize=10)
+    said = [_title(explanation), _quality(explanation), *explanation.warnings, *explanation.advice]
+    figure.suptitle("\n".join(said), fontsize=10)
     figure.savefig(path, format="png", dpi=130)
 
 

@@ -197,6 +197,19 @@ class ParetoFront:
         keys = ", ".join(e.key for e in self.points)
         raise AutopeftError(f"no point '{which}'; give 'best', 'knee' or a key of the front: {keys or '(none)'}")
 
+    def __repr__(self) -> str:
+        aims = ", ".join(f"{o.metric} ({o.direction})" for o in self.objectives)
+        said = f"ParetoFront({len(self.points)} of {len(self.evaluations)} candidates, {aims}"
+        if not self.points:
+            return f"{said})"
+        best, names = self.best(), [o.metric for o in self.objectives]
+        return f"{said}; best {best.key}: {', '.join(f'{name} {best.metrics[name]:,.6g}' for name in names)})"
+
+    def _repr_html_(self) -> str:
+        from autopeft.searching.tables import html
+
+        return html(self)
+
     def plot(self) -> Figure:
         """The front and the dominated evaluations, as an interactive figure."""
         from autopeft.searching.plots import front_figure

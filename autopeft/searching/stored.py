@@ -82,6 +82,14 @@ class Stored:
             raise AutopeftError(f"{self.path}: the test scores of trial {number} are damaged; {DAMAGED}")
         return metrics
 
+    @property
+    def span(self) -> tuple[str, str] | None:
+        """When the first finished trial began and the last one ended, in this machine's time; None where none has."""
+        ended = [(t.datetime_start, t.datetime_complete) for t in self.trials if t.state in FINISHED]
+        known = [(start, end) for start, end in ended if start and end]
+        times = [min(start for start, _ in known), max(end for _, end in known)] if known else []
+        return (f"{times[0]:%Y-%m-%d %H:%M}", f"{times[1]:%Y-%m-%d %H:%M}") if times else None
+
     def remembered(self, name: str) -> dict[str, Any] | None:
         """What was kept with the study under that name; None when nothing was."""
         if name not in self.attributes:

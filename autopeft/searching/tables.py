@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autopeft.candidate import SAMPLER
 from autopeft.costs import COSTS
+from autopeft.markup import Html, joined, table, tag
 from autopeft.metrics import is_of_texts
+from autopeft.searching.keys import short_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 
 _TEST = "test_"
+#: The header of hybrids in short.
+HYBRID = "hybrid (in layers)"
 
 
 @dataclass(frozen=True)
@@ -36,32 +41,73 @@ class Column:
 
 
 def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
-    """Of some of the front's candidates, with short headers: scores are means over seeds where there are several."""
+    """Of some of the front's candidates, with short headers: scores are means over seeds where there are several.
+
+    Keys are as short as tells them from all others of the search.
+    """
     score, confirmed = front.score.metric, front.verdict.confirmed
+    keys, picks = short_keys(e.key for e in front.evaluations), marks(front)
     over = [confirmed.get(e.number) for e in points]
     others = [o.metric for o in front.objectives if o.metric != score]
     roles = [role_of(front, e) for e in points]
     rates = dict.fromkeys(name for e in points for name in e.candidate.training)
     found = [
-        Column("key", [e.key for e in points], left=True),
+        Column("key", [keys[e.key] for e in points], left=True),
         Column(score, [_mean(e, known, score) for e, known in zip(points, over, strict=True)]),
         Column("test", [_mean(e, known, f"test_{score}") for e, known in zip(points, over, strict=True)], 1),
         *(
             Column(n, [_mean(e, c, f"test_{n}") for e, c in zip(points, over, strict=True)], 2)
             for n in _written(points)
         ),
-        *(Column(_short(n), [_mean(e, c, n) for e, c in zip(points, over, strict=True)], 4) for n in tested(front)),
-        *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 4 if i else 0) for i, n in enumerate(others)),
-        Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 3),
-        Column("seeds", ["" if c is None else str(c.seeds) for c in over], 6),
-        Column("from", [" ".join(role.split()[:1]) for role in roles], 2, left=True),
-        *(Column(_short(n), [number(e.candidate.training.get(n)) for e in points], 5) for n in rates),
-        Column("searched", [number(e.metrics.get(score)) if c else "" for e, c in zip(points, over, strict=True)], 7),
-        Column("hybrid (in layers)", [e.candidate.hybrid.summary() for e in points], left=True, least=16),
+        *(Column(_short(n), [_mean(e, c, n) for e, c in zip(points, over, strict=True)], 5) for n in tested(front)),
+        *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 5 if i else 0) for i, n in enumerate(others)),
+        Column("pick", [picks.get(e.number, "") for e in points], 2, left=True),
+        Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 4),
+        Column("seeds", ["" if c is None else str(c.seeds) for c in over], 7),
+        Column("from", [" ".join(role.split()[:1]) for role in roles], 3, left=True),
+        *(Column(_short(n), [number(e.candidate.training.get(n)) for e in points], 6) for n in rates),
+        Column("searched", [number(e.metrics.get(score)) if c else "" for e, c in zip(points, over, strict=True)], 8),
+        Column(HYBRID, [e.candidate.hybrid.summary() for e in points], left=True, least=22),
     ]
     # Where all are the sampler's, or nothing is confirmed, there is nothing to say.
     empty = {"", SAMPLER}
     return [column for column in found if not points or set(column.cells) - empty]
+
+
+def marks(front: ParetoFront) -> dict[int, str]:
+    """What `--pick` calls candidates of the front, `best` and `knee`, by their numbers."""
+    if not front.points:
+        return {}
+    return {front.knee().number: "knee", front.best().number: "best"}
+
+
+def leaderboard(front: ParetoFront) -> tuple[list[Evaluation], list[Column]]:
+    """All candidates, the best score first and the failed ones last, and their columns."""
+    score, confirmed = front.score.metric, front.verdict.confirmed
+    last = {"done": 0, "stopped": 0, "failed": 1}
+
+    def place(e: Evaluation) -> tuple[int, float, int]:
+        loss = front.loss_of(e, front.score) if score in e.metrics else math.inf
+        return last[e.status], math.inf if math.isnan(loss) else loss, e.number
+
+    ranked, on = sorted(front.evaluations, key=place), {e.number for e in front.points}
+    picks = dict.fromkeys(on, "yes") | marks(front)
+    costs = [o.metric for o in front.objectives if o.is_cost]
+    keys = short_keys(e.key for e in ranked)
+    found = [
+        Column("no.", [str(e.number) for e in ranked], 6),
+        Column("key", [keys[e.key] for e in ranked], left=True),
+        Column(score, [_mean(e, confirmed.get(e.number), score) for e in ranked]),
+        Column("test", [_mean(e, confirmed.get(e.number), f"test_{score}") for e in ranked], 4),
+        *(Column(_short(n), [number(e.metrics.get(n)) for e in ranked], 4 if i else 0) for i, n in enumerate(costs)),
+        Column("front", [picks.get(e.number, "") for e in ranked], 1, left=True),
+        Column("ended", ["" if e.status == "done" else e.status for e in ranked], 2, left=True),
+        Column("from", [" ".join(role_of(front, e).split()[:1]) for e in ranked], 3, left=True),
+        Column("epochs", [str(e.fidelity or "") for e in ranked], 7),
+        Column("seconds", [f"{e.seconds:.1f}" for e in ranked], 8),
+        Column(HYBRID, [e.candidate.hybrid.summary() for e in ranked], left=True, least=20),
+    ]
+    return ranked, [column for column in found if not ranked or any(column.cells)]
 
 
 def _written(points: Sequence[Evaluation]) -> list[str]:
@@ -147,6 +193,20 @@ def markdown(front: ParetoFront) -> str:
     headers, rows = cells(front)
     table = "".join(f"| {' | '.join(line)} |\n" for line in (headers, ["---"] * len(headers), *rows))
     return table + "".join(f"\n{sentence}\n" for sentence in sentences(front))
+
+
+def html(front: ParetoFront) -> Html:
+    """The table of `columns`, for a notebook; whole hybrids show when one points at short ones."""
+    if not front.points:
+        return tag("p", "No finished candidate is within the budget.")
+    found = columns(front, front.points)
+    left = [i for i, column in enumerate(found) if column.left]
+    rows = [list(row) for row in zip(*(column.cells for column in found), strict=True)]
+    whole = [
+        tag("span", row[-1], title=e.candidate.hybrid.describe()) for row, e in zip(rows, front.points, strict=True)
+    ]
+    lines = [[*row[:-1], last] for row, last in zip(rows, whole, strict=True)]
+    return joined([table([c.header for c in found], lines, left), *(tag("p", said) for said in sentences(front))])
 
 
 def sentences(front: ParetoFront) -> list[str]:

@@ -1,0 +1,66 @@
+"""A search as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isnan
+
+from autopeft.candidate import Evaluation
+from autopeft.reporting import asked, found
+from autopeft.reporting.document import Document
+from autopeft.reporting.searched import Searched
+from autopeft.searching.tables import number
+
+
+def document_of(run: Searched) -> Document:
+    """What was asked, what was found and how far to believe it, what it cost, and how to do it again."""
+    sections = [
+        asked.asked(run),
+        found.front_section(run),
+        found.gains(run),
+        found.layers(run),
+        found.courses(run),
+        found.members(run),
+        found.learned(run),
+        asked.costs(run),
+        asked.environment(run),
+        asked.again(run),
+    ]
+    kept = [section for section in sections if section.blocks]
+    return Document(f"Search {run.experiment.name}", list(_lead(run)), kept)
+
+
+def _lead(run: Searched) -> Iterator[str]:
+    front = run.front
+    if run.experiment.description:
+        yield run.experiment.description
+    if not run.finished:
+        yield f"This search has not come to its end: {len(run.evaluations)} candidates so far."
+    if not front.points:
+        yield "No finished candidate is within the budget."
+        return
+    counted = "member" if len(front.points) == 1 else "members"
+    yield f"{len(run.evaluations)} candidates were trained, and the front has {len(front.points)} {counted}."
+    best, knee = front.best(), front.knee()
+    yield f"Best: {_said(run, best)}."
+    if knee is not best:
+        yield f"Knee, where more cost stops to pay: {_said(run, knee)}."
+
+
+def _said(run: Searched, e: Evaluation) -> str:
+    """Scores and cost of a member in a few words."""
+    name = run.front.score.metric
+    parts = [f"{name.replace('_', ' ')} {_mean(run, e, name)}"]
+    if test := _mean(run, e, f"test_{name}"):
+        parts.append(f"{test} on test")
+    cost = run.front.cost
+    at = f" with {number(e.metrics[cost.metric])} {cost.metric.replace('_', ' ')}" if cost else ""
+    return f"{' and '.join(parts)}{at} ({run.keys[e.key]}: {e.candidate.hybrid.summary()})"
+
+
+def _mean(run: Searched, e: Evaluation, name: str) -> str:
+    known = run.front.verdict.confirmed.get(e.number)
+    spread = None if known is None else known.scores.get(name)
+    if spread is None:
+        return number(e.metrics.get(name))
+    return f"{spread.mean:.3f}" + ("" if isnan(spread.sd) else f" ± {spread.sd:.3f}")

@@ -1,0 +1,133 @@
+"""What a finished search says of its own space: which bounds its front sits at, and which it does not need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from autopeft.candidate import Evaluation
+from autopeft.dimensions import Continuous
+from autopeft.errors import AutopeftError
+from autopeft.searching.front import ParetoFront
+from autopeft.space import SearchSpace
+
+#: How near to an end of a range, on a scale of 1, is at it.
+_END = 0.01
+#: Members of the front, and candidates, that have had a block: fewer say nothing of it.
+_MEMBERS, _TRIED = 2, 5
+#: From which share of a limit on it binds, and up to which it does not matter.
+_BINDS, _IDLE = 0.9, 0.5
+
+
+def advice(front: ParetoFront, space: SearchSpace) -> tuple[str, ...]:
+    """Sentences, without a full stop, that say what to change in a next search; the most useful first.
+
+    They are of the front's members, so few of these say little, and none nothing.
+    """
+    if not front.points:
+        return ()
+    # What a search has widened is of the space that it saw.
+    space = space.ranging(e.candidate.training for e in front.evaluations)
+    return (*_ranges(front, space), *_sizes(front, space), *_limits(front), *_unused(front, space))
+
+
+def _ranges(front: ParetoFront, space: SearchSpace) -> Iterator[str]:
+    """Training hyper-parameters that most of the front has at an end of their range."""
+    known = [point for e in front.points if (point := space.point_of(e.candidate)) is not None]
+    for dimension in space.dimensions:
+        if not isinstance(dimension, Continuous):
+            continue
+        values = [float(point[dimension.name]) for point in known]
+        for end, value in ((0.0, dimension.low), (1.0, dimension.high)):
+            at = [v for v in values if abs(_part(dimension, v) - end) < _END]
+            if len(at) > max(1, len(values) / 2):
+                yield (
+                    f"{len(at)} of the front's {len(values)} members have {dimension.name} at the end of its range "
+                    f"({value:g}): there may be better ones beyond; give training.{dimension.name} a wider one"
+                )
+
+
+def _part(dimension: Continuous, value: float) -> float:
+    """How far a value is on the way from the low end (0) to the high one (1), on the dimension's scale."""
+    low, high = dimension.low, dimension.high
+    if dimension.log:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return (value - low) / ((high - low) or 1.0)
+
+
+def _sizes(front: ParetoFront, space: SearchSpace) -> Iterator[str]:
+    """Blocks that most members which have them have at the end of their list of sizes, in most of their layers."""
+    known = [_block_sizes(space, e) for e in front.points]
+    ends: dict[str, list[str]] = {"largest": [], "smallest": []}
+    for block in space.methods:
+        listed = list(dict.fromkeys(int(v) for d in space.structure if d.block == block for v in d.values if v))
+        members = [sizes for layers in known if (sizes := [layer[block] for layer in layers if layer[block]])]
+        if len(listed) < 2 or len(members) < _MEMBERS:
+            continue
+        # A control may be larger than all that the space has.
+        for word, end, there in (
+            ("largest", max(listed), [sum(v >= max(listed) for v in sizes) for sizes in members]),
+            ("smallest", min(listed), [sum(v <= min(listed) for v in sizes) for sizes in members]),
+        ):
+            at = sum(2 * count > len(sizes) for count, sizes in zip(there, members, strict=True))
+            if 2 * at > len(members) and not (word == "smallest" and end <= 1):
+                ends[word].append(f"{block} ({end}, {at} of the {len(members)} that have it)")
+    best = _block_sizes(space, front.best())
+    if alone := [b for b in space.methods if _is_large(space, best, b) and not _named(b, ends["largest"])]:
+        yield (
+            f"the best candidate has the largest size that the space lists of {', '.join(alone)}: larger ones may be "
+            "better; add them to the space"
+        )
+    for word, blocks in ends.items():
+        if blocks:
+            other = {"largest": "larger", "smallest": "smaller"}[word]
+            yield (
+                f"most members of the front have the {word} size that the space lists of {', '.join(blocks)}: {other} "
+                "ones may be better; add them to the space"
+            )
+
+
+def _is_large(space: SearchSpace, layers: tuple[dict[str, int], ...], block: str) -> bool:
+    """Whether a block has the largest of several sizes, or a larger one, in most of the layers that have it."""
+    listed = {int(v) for d in space.structure if d.block == block for v in d.values if v}
+    sizes = [layer[block] for layer in layers if layer[block]]
+    return len(listed) > 1 and bool(sizes) and 2 * sum(v >= max(listed) for v in sizes) > len(sizes)
+
+
+def _named(block: str, said: list[str]) -> bool:
+    return any(each.startswith(f"{block} (") for each in said)
+
+
+def _block_sizes(space: SearchSpace, evaluation: Evaluation) -> tuple[dict[str, int], ...]:
+    try:
+        return space.block_sizes(evaluation.candidate.hybrid)
+    except (AutopeftError, ValueError):
+        # A control for another number of layers is no part of the space.
+        return ()
+
+
+def _limits(front: ParetoFront) -> Iterator[str]:
+    """Limits that the best candidate has used up, or hardly uses."""
+    best = front.best()
+    for name, limit in front.limits.items():
+        share = best.metrics.get(name, 0) / limit if limit else 0.0
+        takes = f"the best candidate takes {100 * share:.2g}% of the limit on {name} ({limit:,})"
+        if share >= _BINDS:
+            yield (f"{takes}: more of it may give more; raise budget.{name}")
+        elif 0 < share <= _IDLE:
+            yield (f"{takes}: what is larger gained nothing; a lower budget.{name} searches the rest more densely")
+
+
+def _unused(front: ParetoFront, space: SearchSpace) -> Iterator[str]:
+    """Blocks that several candidates had and no member of the front has."""
+    on = [layer for e in front.points for layer in _block_sizes(space, e)]
+    tried = {
+        block: sum(any(layer[block] for layer in _block_sizes(space, e)) for e in front.done) for block in space.methods
+    }
+    idle = [
+        f"{block} ({count} candidates had it)"
+        for block, count in tried.items()
+        if count >= _TRIED and not any(layer[block] for layer in on)
+    ]
+    if idle:
+        yield f"no member of the front has {', '.join(idle)}: the space may do without"

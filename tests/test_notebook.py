@@ -1,0 +1,43 @@
+"""The notebook runs from its first cell to its last one, and is kept without outputs."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOTEBOOK = Path(__file__).parents[1] / "experiments" / "tour.ipynb"
+CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+
+
+def _run(source: str, names: dict[str, Any]) -> Any:
+    """Run a cell; what a notebook would show below it, or None."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, str(NOTEBOOK), "exec"), names)
+    return None if last is None else eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)  # type: ignore[attr-defined]
+
+
+def test_it_is_kept_without_outputs() -> None:
+    code = [cell for cell in CELLS if cell["cell_type"] == "code"]
+    assert len(code) > 5
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    for cell in code:
+        ast.parse("".join(cell["source"]))
+
+
+@pytest.mark.slow
+def test_it_runs_to_its_end() -> None:
+    names: dict[str, Any] = {}
+    shown = [_run("".join(cell["source"]), names) for cell in CELLS if cell["cell_type"] == "code"]
+    for value in shown:
+        if hasattr(value, "_repr_html_"):
+            assert "<" in value._repr_html_()
+    assert names["result"].front.points
+    assert names["page"].read_text().startswith("<!doctype html>")
+    assert names["facts"]["key"] == names["best"].key
+    measured = next(value for value in shown if isinstance(value, dict))
+    assert measured["test_accuracy"] == pytest.approx(names["facts"]["scores"]["test_accuracy"]["searched"])
