@@ -49,7 +49,7 @@ FLOORS: list[set[str]] = [
     {"export_folder"},
     {"begin", "confirming", "result"},
     {"scoring"},
-    {"comparing", "following", "launch"},
+    {"browsing", "comparing", "following", "launch"},
     {"cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
