@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from autopeft import __version__
-from autopeft.cli.browsing import compare_runs, ui
+from autopeft.cli.browsing import Register, compare_runs, ui
 from autopeft.cli.options import Json, Name, Plugins, Run, Trust, path_given
 from autopeft.doors import door
 
@@ -177,6 +177,7 @@ def export(
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Of a confirmed candidate's trainings; default the median one on validation."),
     ] = None,
+    register: Register = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
 ) -> None:
@@ -184,6 +185,10 @@ def export(
     from autopeft.cli.verbs import run_export
 
     run_export(run, pick, to, max_params, format, seed, trust_remote_code)
+    if register:
+        from autopeft.cli.registering import run_register
+
+        run_register(run, to, register)
 
 
 @app.command()

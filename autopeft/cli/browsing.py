@@ -10,6 +10,21 @@ import typer
 from autopeft.cli.options import Json, path_given
 
 
+def _registered(name: str | None) -> str | None:
+    """A name that MLflow would refuse is told before anything is exported."""
+    if name is not None:
+        from autopeft.browsing.names import check_name
+
+        check_name(name)
+    return name
+
+
+Register = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="NAME", callback=_registered, help="Make it a version of this model in MLflow, to be served."),
+]
+
+
 def ui(
     run: Annotated[
         Optional[Path],  # noqa: UP045

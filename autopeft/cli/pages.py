@@ -67,12 +67,10 @@ def _of_a_search(run: Path) -> tuple[Place, Page]:
         known = find(place, tracking.experiment, search_id)
         if known is None:
             raise AutopeftError(
-                f"{run}: {place.shown} is an MLflow server, and does not know this search; "
-                "the command that began it sends what is missing, and 'autopeft ui' on the folder of runs needs no server"
+                f"{run}: {place.shown} is an MLflow server, and does not know this search; the command that began it "
+                "sends what is missing, and 'autopeft ui' on the folder of runs needs no server"
             )
         return place, lambda server: page_of(server, known.info.experiment_id, known.info.run_id)
-    if not (RunFolder(run).study_file).is_file():
-        raise AutopeftError(f"{run}: this search has not begun yet, so there is nothing to show")
     say("bringing MLflow in step with the run folder ...")
     shown = show(result, tracking)
     return place, lambda server: page_of(server, shown.experiment_id, shown.run_id)

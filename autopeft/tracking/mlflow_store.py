@@ -29,7 +29,8 @@ from autopeft.tracking._mlflow_tracker import MlflowTracker
 from autopeft.tracking._mlflow_uri import Place, check_for_a_file, in_file, resolve
 
 __all__ = [
-    "MlflowTracking", "Place", "check_port", "find", "in_file", "list_of", "page_of", "resolve", "ui_command"
+    "MlflowTracking", "Place", "check_port", "find", "in_file", "list_of", "our_calls", "page_of", "relocate",
+    "resolve", "ui_command",
 ]  # fmt: skip
 
 
