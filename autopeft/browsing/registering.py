@@ -15,7 +15,7 @@ from autopeft.doors import door
 from autopeft.exporting._record import Record
 from autopeft.result import SearchResult
 from autopeft.searching.tables import number
-from autopeft.tracking.mlflow_store import Place, our_calls, relocate
+from autopeft.tracking.mlflow_store import Place, our_calls, relocate, upload_folder
 
 #: What a model is loaded with.
 _PACKAGES = ("autopeft", "mlflow", "torch", "transformers", "peft", "safetensors", "pandas")
@@ -57,7 +57,7 @@ def register(result: SearchResult, folder: Path, name: str) -> Registered:
         client, saved = MlflowClient(tracking_uri=place.uri), Path(temporary) / "model"
         _save(served, folder, saved)
         run, inside = client.get_run(shown.run_id), f"exports/{record.key}"
-        client.log_artifacts(run.info.run_id, str(saved), inside)
+        upload_folder(place, run.info.artifact_uri, saved, inside)
         made = _version(client, name, f"{run.info.artifact_uri}/{inside}", run.info.run_id, record)
     return Registered(name, str(made.version), place)
 

@@ -14,7 +14,7 @@ from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.highlights import STATE, figures, highlights
-from autopeft.tracking import Input, SearchInfo
+from autopeft.tracking import Input, SearchInfo, Status
 from autopeft.tracking.mlflow_store import MlflowTracking, find
 
 #: What a study remembers of how a tracker was told of it.
@@ -58,7 +58,7 @@ def show(result: SearchResult, tracking: MlflowTracking, search_id: str = "") ->
         opened.wait()
     else:
         curve, summary = front.hypervolume_curve(relative=True), figures(front)
-        status = "FINISHED" if result.finished else "KILLED"
+        status: Status = "FINISHED" if result.finished else "KILLED"
         opened.finish(result.evaluations, keys, RunFolder(result.run_dir).views, curve, summary, status, seen)
     return Shown(opened.tracker.experiment_id, opened.tracker.parent_id)
 

@@ -43,13 +43,35 @@ class Parent:
             self.client.log_batch(self.run_id, tags=entities[start : start + values.TAGS_A_BATCH])
 
     def upload(self, artifacts: str, name: str, text: str) -> None:
-        """Write a file of a run. The client would ask for the run again, to learn where its files go."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        """Write a file of a run, whose files are at that address."""
+        upload(self.place, artifacts, name, text)
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / name
-            path.write_text(text, encoding="utf-8")
-            get_artifact_repository(artifacts, tracking_uri=self.place.uri).log_artifact(str(path))
+    def keep(self, files: Sequence[Path]) -> None:
+        """Copy files to those of the search's own run; those that are not there are left out."""
+        if there := [path for path in files if path.is_file()]:
+            repository = _files(self.place, self.client.get_run(self.run_id).info.artifact_uri)
+            for path in there:
+                repository.log_artifact(str(path))
+
+
+def upload(place: Place, artifacts: str, name: str, text: str) -> None:
+    """Write a file of a run, whose files are at that address."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_text(text, encoding="utf-8")
+        _files(place, artifacts).log_artifact(str(path))
+
+
+def upload_folder(place: Place, artifacts: str, folder: Path, inside: str) -> None:
+    """Copy what a folder holds to a run's files."""
+    _files(place, artifacts).log_artifacts(str(folder), inside)
+
+
+def _files(place: Place, artifacts: str) -> Any:
+    """Where a run's files go. The client would ask for the run, and remembers where its files were before a move."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(artifacts, tracking_uri=place.uri)
 
 
 def now_ms() -> int:

@@ -81,9 +81,7 @@ class MlflowTracker(Tracker):
         def work() -> None:
             self._bring_up_to_date(evaluations, on_front, highlights)
             self._log_outcome(hypervolume, summary)
-            for path in files:
-                if path.is_file():
-                    self.parent.client.log_artifact(self.parent_id, str(path))
+            self.parent.keep(files)
             self.parent.client.set_terminated(self.parent_id, status)
 
         if not self._attempt(work):

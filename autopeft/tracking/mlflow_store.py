@@ -24,13 +24,13 @@ from autopeft.tracking._mlflow_inputs import inputs
 from autopeft.tracking._mlflow_moved import relocate
 from autopeft.tracking._mlflow_new import one_at_a_time
 from autopeft.tracking._mlflow_pages import EXPERIMENT_TAGS, columns_first, list_of, page_of, parent_run
-from autopeft.tracking._mlflow_parent import Parent
+from autopeft.tracking._mlflow_parent import Parent, upload, upload_folder
 from autopeft.tracking._mlflow_tracker import MlflowTracker
 from autopeft.tracking._mlflow_uri import Place, check_for_a_file, in_file, resolve
 
 __all__ = [
     "MlflowTracking", "Place", "check_port", "find", "in_file", "list_of", "our_calls", "page_of", "relocate",
-    "resolve", "ui_command",
+    "resolve", "ui_command", "upload_folder",
 ]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ class MlflowTracking(Tracking):
         relocate(place)
         client = MlflowClient(tracking_uri=place.uri)
         experiment_id = _experiment(client, self.experiment, _artifacts(place, search.run_dir))
-        parent = Parent(client, place, experiment_id, _parent(client, experiment_id, search))
+        parent = Parent(client, place, experiment_id, _parent(client, place, experiment_id, search))
         columns_first(client, experiment_id, search.objectives)
         hint = page_of(place.shown, experiment_id, parent.run_id)
         if not place.is_server:
@@ -178,7 +178,7 @@ def _check_moved(name: str, location: str, expected: str | None) -> None:
         )
 
 
-def _parent(client: Any, experiment_id: str, search: SearchInfo) -> str:
+def _parent(client: Any, place: Place, experiment_id: str, search: SearchInfo) -> str:
     from mlflow.entities import RunInputs
 
     run = parent_run(client, experiment_id, search.search_id)
@@ -194,7 +194,7 @@ def _parent(client: Any, experiment_id: str, search: SearchInfo) -> str:
     if search.inputs and not (there and there.dataset_inputs):
         client.log_inputs(run.info.run_id, datasets=inputs(search.inputs))
     if search.experiment_yaml is not None and search.experiment_yaml.is_file():
-        client.log_text(run.info.run_id, hidden(read_text(search.experiment_yaml)), "experiment.yaml")
+        upload(place, run.info.artifact_uri, "experiment.yaml", hidden(read_text(search.experiment_yaml)))
     return str(run.info.run_id)
 
 
