@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
 from concurrent.futures import Executor, Future
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from autopeft.run_folder import RunFolder, write_whole
 from autopeft.searching.identity import versions
 from autopeft.searching.stored import Stored
 from autopeft.session import Session, middle, typical_candidates
-from autopeft.tracking import SearchInfo
+from autopeft.tracking import Input, SearchInfo
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
@@ -124,14 +126,33 @@ def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo
         **{f"training.{name}": value for name, value in experiment.training.model_dump(exclude_none=True).items()},
         **_written(session),
     }
+    given = _inputs(session)
+    told = {"params": params, "inputs": [asdict(one) for one in given]}
+    if study.remembered("tracked") != told:
+        # So that the search can be shown again without its model and its data.
+        study.remember("tracked", told)
     return SearchInfo(
-        name=experiment.name,
+        name=folder.path.name,
         run_dir=folder.path,
         search_id=_search_id(folder, study),
         experiment_yaml=folder.experiment_file,
         params=params,
         objectives=[(o.metric, {"max": "maximize", "min": "minimize"}[o.direction]) for o in session.objectives],
+        inputs=given,
     )
+
+
+def _inputs(session: Session) -> list[Input]:
+    """The data and the model, by what they hold."""
+    experiment, data = session.experiment.resolved(), session.data
+    rows = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+    files = json.dumps(dict(session.model_files), sort_keys=True)
+    sizes = {"backbone_params": session.shape.backbone_params, "head_params": session.head_params}
+    model, name = {"model": experiment["model"], "files": dict(session.model_files)}, Path(experiment["model"]).name
+    return [
+        Input(data.name, data.fingerprint, "training", experiment["task"], {"num_rows": sum(rows.values()), **rows}),
+        Input(name, hashlib.sha256(files.encode()).hexdigest()[:16], "model", model, sizes),
+    ]
 
 
 def _written(session: Session) -> dict[str, str]:

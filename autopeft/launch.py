@@ -23,6 +23,7 @@ from autopeft.run_folder import RunFolder
 from autopeft.scoring import score_on_test
 from autopeft.searching.confirming.records import keep_end
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.highlights import figures, highlights
 from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.searching.sources import Source
 from autopeft.session import Session
@@ -215,8 +216,8 @@ class Views(Listener):
             raise
         finally:
             hypervolume, keys = front.hypervolume_curve(relative=True), [e.key for e in front.points]
-            summary = self._summary(evaluations, front)
-            self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, front.to_markdown())
+            summary, seen = self._summary(evaluations, front), highlights(front, self.folder.path)
+            self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, seen)
 
     def _tidy(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> None:
         """Weights of the front stay, of all its seeds, what they began at, and what is still asked for."""
@@ -229,14 +230,8 @@ class Views(Listener):
 
     def _summary(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> dict[str, float]:
         return {
-            "candidates": len(evaluations),
-            "failed": sum(e.status == "failed" for e in evaluations),
-            "stopped": sum(e.status == "stopped" for e in evaluations),
-            "repaired": sum(e.repaired for e in evaluations),
-            "on_front": len(front.points),
-            **self._confirmed(front),
+            **figures(front),
             **self._study.widened(),
-            "training_seconds": sum(e.seconds for e in evaluations),
             "training_samples": sum(e.fidelity for e in evaluations) * len(self._session.tokens.train),
             "share_of_optimal_flops": self._session.cost_model.share(
                 [e.candidate.hybrid for e in evaluations],
@@ -244,18 +239,6 @@ class Views(Listener):
                 [e.fidelity for e in evaluations],
             ),
         }
-
-    @staticmethod
-    def _confirmed(front: ParetoFront) -> dict[str, float]:
-        """What controls and other seeds say, in figures."""
-        verdict = front.verdict
-        found: dict[str, float] = {} if verdict.optimism is None else {"optimism": verdict.optimism}
-        gained = [gain.gain for gain in verdict.gains if gain.gain is not None]
-        if gained:
-            found |= {"gain_most": max(gained), "gain_sure": sum((gain.low or 0) > 0 for gain in verdict.gains)}
-        if verdict.names:
-            found["controls"] = len(set(verdict.names) & {e.key for e in front.evaluations})
-        return found
 
     def _catch_up(self) -> None:
         if self._behind and time.monotonic() >= self._next:
@@ -271,7 +254,7 @@ class Views(Listener):
         off_front = {training.weights_name(e.job) for e in evaluations if e.key not in needed}
         self.folder.drop_weights(off_front - self._dropped)
         self._dropped |= off_front
-        self._tracker.sync(evaluations, self._sizes_of, keys)
+        self._tracker.sync(evaluations, self._sizes_of, keys, highlights(front, self.folder.path))
         self._behind, self._next = False, time.monotonic() + _PAUSE
         return front
 

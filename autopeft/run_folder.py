@@ -47,6 +47,9 @@ class RunFolder:
         self.plot_page = path / "pareto.html"
         self.plot_image = path / "pareto.png"
         self.explanation_files = (path / "explain.html", path / "explain.png", path / "explain.json")
+        #: What is shown elsewhere of the search, too.
+        self.views = [self.front_file, self.trials_file, self.setup_file, self.plot_page, self.plot_image]
+        self.views += self.explanation_files
         # Views are written again and again, and an evaluation's part of them stays what it was.
         self._row = _Remembered(_row)
 
@@ -156,7 +159,7 @@ class RunFolder:
         """The interactive and the still Pareto plot."""
         figure = front.plot()
         write_whole(self.plot_page, figure.to_html(include_plotlyjs=True, full_html=True))
-        _write_still(self.plot_image, front.still)
+        write_still(self.plot_image, front.still)
         return [self.plot_page, self.plot_image]
 
     def write_explanation(self, explanation: Explanation) -> list[Path]:
@@ -164,7 +167,7 @@ class RunFolder:
         page, image, figures = self.explanation_files
         write_whole(figures, json.dumps(explanation.to_json(), indent=2) + "\n")
         write_whole(page, explanation.plot().to_html(include_plotlyjs=True, full_html=True))
-        _write_still(image, explanation.still)
+        write_still(image, explanation.still)
         return [page, image, figures]
 
     def drop_weights(self, names: Iterable[str]) -> None:
@@ -234,7 +237,8 @@ def write_whole(path: Path, text: str) -> None:
     _whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def _write_still(path: Path, save: Callable[[Path], None]) -> None:
+def write_still(path: Path, save: Callable[[Path], None]) -> None:
+    """Write a picture in the same way."""
     # Before the first file: fonts are looked up, and an error of that is none of the folder's.
     import matplotlib.font_manager  # noqa: F401
 

@@ -50,7 +50,7 @@ FLOORS: list[set[str]] = [
     {"export_folder", "reporting"},
     {"begin", "confirming", "result"},
     {"scoring"},
-    {"comparing", "following", "launch"},
+    {"browsing", "comparing", "following", "launch"},
     {"cli"},
 ]
 LEVEL = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

@@ -404,9 +404,10 @@ def test_mlflow_has_a_run_a_method(
 ) -> None:
     from mlflow import MlflowClient
 
-    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
+    (tmp_path / "out").mkdir()
+    shutil.copy(mlflow_database, tmp_path / "out" / "mlflow.db")
     done = run(tmp_path / "out", {**fields, "tracking": {"name": "mlflow"}})
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("autopeft").experiment_id])
     by_name = {r.data.params.get("method", "parent"): r for r in runs}
     assert by_name.keys() == {"parent", "lora", "full_fine_tuning"}

@@ -20,6 +20,7 @@ from autopeft.candidate import Candidate, Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
+from autopeft.searching.highlights import Highlights
 from autopeft.tracking import TRACKING, SearchInfo, Tracker, tracking_from
 from autopeft.tracking import _mlflow_values as values
 from autopeft.tracking._background import Background
@@ -52,15 +53,15 @@ def _no_uri_from_outside(monkeypatch):
 
 @pytest.fixture
 def info(tmp_path, mlflow_database) -> SearchInfo:
-    """A search whose run folder stands beside a database."""
-    runs = tmp_path / "my runs"
-    runs.mkdir()
-    shutil.copy(mlflow_database, runs / "mlflow.db")
+    """A search whose run folder holds a database."""
+    run = tmp_path / "my runs" / "run-1"
+    run.mkdir(parents=True)
+    shutil.copy(mlflow_database, run / "mlflow.db")
     experiment = tmp_path / "trec.yaml"
     experiment.write_text("name: trec\n")
     params = {"model": "minilm", "trials": 20, "budget": 1e5}
     objectives = (("accuracy", "maximize"), ("trainable_params", "minimize"))
-    return SearchInfo("trec", runs / "run-1", "id-1", experiment, params, {"team": "nlp"}, objectives)
+    return SearchInfo("trec", run, "id-1", experiment, params, {"team": "nlp"}, objectives)
 
 
 def opened(info: SearchInfo, uri: str | None = None) -> MlflowTracker:
@@ -69,12 +70,18 @@ def opened(info: SearchInfo, uri: str | None = None) -> MlflowTracker:
 
 
 def stored(tracker, kind: str = "candidate"):
-    """The runs that MLflow has, read back by its own client, by name."""
+    """The runs that MLflow has, read back by its own client: a search by its name, a candidate as `#001 key`."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracker.uri)
     runs = client.search_runs([tracker.experiment_id], f"tags.`autopeft.kind` = '{kind}'")
-    return client, {run.info.run_name: run for run in runs}
+    return client, {_called(run): run for run in runs}
+
+
+def _called(run) -> str:
+    tags = run.data.tags
+    number = int(tags.get("autopeft.number", -1))
+    return run.info.run_name if number < 0 else f"#{number:03d} {tags['autopeft.key']}"
 
 
 def texts(run) -> dict[str, str]:
@@ -123,7 +130,7 @@ def test_none_tracks_nothing(tmp_path):
 def test_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     default = resolve(None, Path("runs/a"))
-    assert (default.uri, default.source) == (f"sqlite:///{tmp_path}/runs/mlflow.db", "default")
+    assert (default.uri, default.source) == (f"sqlite:///{tmp_path}/runs/a/mlflow.db", "default")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000/")
     server = resolve(None, tmp_path / "runs/a")
     assert (server.uri, server.shown, server.source) == ("http://host:5000", "http://host:5000", "MLFLOW_TRACKING_URI")
@@ -137,7 +144,15 @@ def test_a_search_as_mlflow_shows_it(info, tmp_path):
     front.write_text("[]")
     done = [evaluation(0), evaluation(1, repaired=True)]
     files = [front, tmp_path / "is not there.png"]
-    tracker.finish(done, [done[1].key], files, [0.1, 0.3], {"best": 0.75}, "FINISHED", "| a |")
+    tracker.finish(
+        done,
+        [done[1].key],
+        files,
+        [0.1, 0.3],
+        {"best": 0.75},
+        "FINISHED",
+        Highlights({"best_accuracy": 0.75}, {"best_key": "k"}, "| a |"),
+    )
 
     client, parents = stored(tracker, "search")
     parent = parents["trec"]
@@ -146,7 +161,8 @@ def test_a_search_as_mlflow_shows_it(info, tmp_path):
     assert parent.data.params["objectives"] == "maximize accuracy, minimize trainable_params"
     assert parent.data.tags["team"] == "nlp"
     assert parent.data.tags["mlflow.note.content"] == "| a |"
-    assert parent.data.metrics == {"hypervolume": 0.3, "best": 0.75}
+    assert parent.data.tags["best_key"] == "k"
+    assert parent.data.metrics == {"hypervolume": 0.3, "best": 0.75, "best_accuracy": 0.75}
     history = client.get_metric_history(parent.info.run_id, "hypervolume")
     assert [(m.step, m.value) for m in history] == [(0, 0.1), (1, 0.3)]
     assert texts(parent) == {"experiment.yaml": "name: trec\n", "front.json": "[]"}
@@ -173,13 +189,13 @@ def _check_child(client, child, given: Evaluation, parent_id: str) -> None:
     assert Candidate.from_json(json.loads(Path(path).read_text())) == given.candidate
 
 
-def test_files_stand_beside_the_database_and_nowhere_else(info, tmp_path, monkeypatch):
+def test_files_stand_in_the_run_folder_and_nowhere_else(info, tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     tracker = opened(info)
     tracker.sync([evaluation(0)], sizes)
     assert list(Path.cwd().iterdir()) == []
-    names = {p.name for p in info.run_dir.parent.iterdir()} - {".mlflow.db.lock"}
+    names = {p.name for p in info.run_dir.iterdir()} - {".mlflow.db.lock"}
     assert names == {"mlartifacts", "mlflow.db"}
 
 
@@ -313,7 +329,7 @@ def _sync_often(tracker, *states) -> None:
 def test_a_failure_is_told_once_and_made_up_for(info, method):
     tracker = opened(info)
     tracker.sync([evaluation(0)], sizes)
-    tracker._client = breaking = _Breaking(tracker._client, method, OSError("connection\nlost"))
+    tracker.parent.client = breaking = _Breaking(tracker.parent.client, method, OSError("connection\nlost"))
     some, more = [evaluation(0), evaluation(1)], [evaluation(i) for i in range(3)]
     with pytest.warns(UserWarning, match=r"failed \(connection lost\); the search goes on") as caught:
         _sync_often(tracker, some, more)
@@ -334,7 +350,7 @@ def test_refused_values_do_not_hold_up_the_rest(info):
 
     tracker = opened(info)
     error = MlflowException.invalid_parameter_value("too long for this server")
-    tracker._client = _Breaking(tracker._client, "log_batch", error)
+    tracker.parent.client = _Breaking(tracker.parent.client, "log_batch", error)
     with pytest.warns(UserWarning, match="did not take some values"):
         tracker.sync([evaluation(0), evaluation(1)], sizes)
     assert len(stored(tracker)[1]) == 2
@@ -355,7 +371,7 @@ def test_whatever_goes_wrong_is_a_warning(info):
 
 def test_files_that_cannot_be_stored(info):
     tracker = opened(info)
-    artifacts = info.run_dir.parent / "mlartifacts"
+    artifacts = info.run_dir / "mlartifacts"
     shutil.rmtree(artifacts)
     artifacts.write_text("in the way")
     with pytest.warns(UserWarning, match="the search goes on"):
@@ -375,13 +391,13 @@ class _Held(Tracker):
         self.go, self.begun = threading.Event(), threading.Event()
         self.calls: list[str] = []
 
-    def sync(self, evaluations, sizes, on_front=None) -> None:
+    def sync(self, evaluations, sizes, on_front=None, highlights=None) -> None:
         self.begun.set()
         assert self.go.wait(60)
         self.calls.append(f"sync {len(evaluations)}")
         sizes(evaluations[0])
 
-    def finish(self, evaluations, on_front, files, hypervolume, summary, status, note="") -> None:
+    def finish(self, evaluations, on_front, files, hypervolume, summary, status, highlights=None) -> None:
         self.calls.append(f"finish {len(evaluations)} {status}")
 
 
@@ -428,7 +444,7 @@ def test_a_search_in_the_background(info):
 
 def test_a_failure_in_the_background_is_told_once(info):
     tracker = MlflowTracking().open(info)
-    tracker.tracker._client = _Breaking(tracker.tracker._client, "create_run", OSError("connection lost"))
+    tracker.tracker.parent.client = _Breaking(tracker.tracker.parent.client, "create_run", OSError("connection lost"))
     with pytest.warns(UserWarning, match="the search goes on") as caught:
         _sync_and_wait(tracker, [evaluation(0)], [evaluation(0), evaluation(1)])
     assert len(caught) == 1
@@ -512,7 +528,7 @@ def test_ui_command(mlflow_database, tmp_path):
     shutil.copy(mlflow_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     command, variables = ui_command(place_of(uri, "uri"), port=5001)
-    assert " ".join(command[1:]) == "-m mlflow ui --host 127.0.0.1 --port 5001"
+    assert " ".join(command[1:]) == "-m mlflow ui --host 127.0.0.1 --port 5001 --workers 1"
     assert variables == {"MLFLOW_BACKEND_STORE_URI": uri}
     with pytest.raises(AutopeftError, match="a server already"):
         ui_command(place_of("http://127.0.0.1:5000", "uri"))
@@ -541,7 +557,10 @@ def test_server_that_dies_in_the_middle(info, server, capfd):
     client, parents = stored(resumed, "search")
     assert len(parents) == 1
     assert parents["trec"].info.status == "FINISHED"
-    assert resumed.url_hint == f"{server.uri}/#/experiments/{resumed.experiment_id}/runs/{resumed.parent_id}"
+    assert (
+        resumed.url_hint
+        == f"{server.uri}/#/experiments/{resumed.experiment_id}/runs/{resumed.parent_id}?workflowType=machine_learning"
+    )
     _, children = stored(resumed)
     assert sorted(name[:4] for name in children) == ["#000", "#001"]
     assert client.list_artifacts(children[f"#001 {some[1].key}"].info.run_id)[0].path == "candidate.json"
@@ -552,7 +571,7 @@ def test_server_that_dies_in_the_middle(info, server, capfd):
 def test_ui_shows_what_was_logged_without_a_server(info):
     tracker = opened(info)
     tracker.finish([evaluation(0)], [], [], [], {}, "FINISHED")
-    server = Server(info.run_dir.parent / "mlflow.db")
+    server = Server(info.run_dir / "mlflow.db")
     try:
         server.start()
         url = f"{server.uri}/get-artifact?path=experiment.yaml&run_uuid={tracker.parent_id}"
@@ -565,6 +584,6 @@ def test_ui_shows_what_was_logged_without_a_server(info):
 @pytest.mark.slow
 def test_first_database_is_made_quietly(tmp_path, capfd):
     tracker = opened(SearchInfo("s", tmp_path / "runs" / "run", "id"))
-    assert (tmp_path / "runs" / "mlflow.db").is_file()
+    assert (tmp_path / "runs" / "run" / "mlflow.db").is_file()
     assert tracker.url_hint == f"autopeft ui {tmp_path / 'runs' / 'run'}"
     assert capfd.readouterr() == ("", "")

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ def _children(uri: str) -> tuple[str, list[str]]:
     runs = client.search_runs([found])
     (parent,) = [run for run in runs if run.data.tags["autopeft.kind"] == "search"]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    return parent.info.status, sorted(run.info.run_name[:4] for run in children if run.info.status == "FINISHED")
+    return parent.info.status, sorted(
+        run.info.run_name.split()[-2] for run in children if run.info.status == "FINISHED"
+    )
 
 
 def _numbers(count: int) -> list[str]:
@@ -77,9 +80,9 @@ def _numbers(count: int) -> list[str]:
 
 @pytest.fixture
 def runs(tmp_path, mlflow_database) -> Path:
-    """A folder of runs, with MLflow's database in it."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
+    """A run folder, with MLflow's database in it."""
+    folder = tmp_path / "runs" / "run"
+    folder.mkdir(parents=True)
     shutil.copy(mlflow_database, folder / "mlflow.db")
     return folder
 
@@ -87,7 +90,7 @@ def runs(tmp_path, mlflow_database) -> Path:
 def _opening(runs: Path) -> str:
     """What is said when a search in `runs` begins."""
     with pytest.raises(AutopeftError) as caught:
-        MlflowTracking().open(SearchInfo("s", runs / "run", "id"))
+        MlflowTracking().open(SearchInfo("s", runs, "id"))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -164,21 +167,35 @@ def test_a_locked_database_is_said_as_what_it_is(runs):
 
 
 def test_files_in_a_folder_that_was_moved(tmp_path, runs):
-    MlflowTracking().open(SearchInfo("s", runs / "run", "id"))
-    runs.rename(tmp_path / "moved")
-    said = _opening(tmp_path / "moved")
-    assert f"files of 'autopeft' are in {runs}/mlartifacts, which is gone; move it back, or give another name" in said
+    (tmp_path / "x.yaml").write_text("name: s\n")
+    before = SearchInfo("s", runs, "id", tmp_path / "x.yaml")
+    first = MlflowTracking().open(before).tracker
+    runs.rename(tmp_path / "moved to")
+    moved = MlflowTracking().open(replace(before, run_dir=tmp_path / "moved to")).tracker
+    assert moved.parent_id == first.parent_id
+    client, _ = _client(tmp_path / "moved to")
+    assert Path(client.download_artifacts(moved.parent_id, "experiment.yaml")).read_text() == "name: s\n"
     assert not runs.exists()
-    MlflowTracking(experiment="other").open(SearchInfo("s", tmp_path / "moved" / "run", "id"))
+
+
+def test_files_of_a_copy_are_its_own(tmp_path, runs):
+    (tmp_path / "x.yaml").write_text("name: s\n")
+    MlflowTracking().open(SearchInfo("s", runs, "id", tmp_path / "x.yaml"))
+    shutil.copytree(runs, tmp_path / "copy")
+    copied = MlflowTracking().open(SearchInfo("s", tmp_path / "copy", "id")).tracker
+    client, found = _client(tmp_path / "copy")
+    assert client.get_run(copied.parent_id).info.artifact_uri.startswith((tmp_path / "copy").as_uri())
+    assert client.get_experiment(found).artifact_location == (tmp_path / "copy" / "mlartifacts").as_uri()
+    assert _client(runs)[0].get_run(copied.parent_id).info.artifact_uri.startswith(runs.as_uri())
 
 
 @pytest.mark.slow
 def test_a_link_to_a_database_that_is_not_there_yet(tmp_path):
-    (tmp_path / "runs").mkdir()
+    (tmp_path / "run").mkdir()
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "runs" / "mlflow.db").symlink_to(tmp_path / "elsewhere" / "x.db")
-    MlflowTracking().open(SearchInfo("s", tmp_path / "runs" / "run", "id"))
-    assert (tmp_path / "runs" / "mlflow.db").is_symlink()
+    (tmp_path / "run" / "mlflow.db").symlink_to(tmp_path / "elsewhere" / "x.db")
+    MlflowTracking().open(SearchInfo("s", tmp_path / "run", "id"))
+    assert (tmp_path / "run" / "mlflow.db").is_symlink()
     assert (tmp_path / "elsewhere" / "x.db").stat().st_size > 100_000
 
 
@@ -314,7 +331,7 @@ def test_a_disk_that_is_full_or_read_only_at_the_start(tmp_path, mlflow_database
         remount("ro")
         assert re.search("can't be (made|written)", _opening(small))
         remount("rw")
-        MlflowTracking().open(SearchInfo("s", small / "run", "id"))
+        MlflowTracking().open(SearchInfo("s", small, "id"))
 
 
 @pytest.mark.slow
@@ -357,9 +374,9 @@ def test_two_searches_make_one_new_database(tmp_path):
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
         assert said == ""
-    client, found = _client(runs)
+    client, found = _client(runs / "run")
     assert {run.info.run_name for run in client.search_runs([found])} == {"s1", "s2"}
-    assert not list(runs.glob(".*.partial"))
+    assert not list(runs.rglob(".*.partial"))
 
 
 @pytest.mark.slow

@@ -31,7 +31,6 @@ class Server:
 
     def start(self) -> None:
         command, variables = ui_command(place_of(f"sqlite:///{self._database}", "uri"), self.port)
-        command += ["--workers", "1"]
         log = (self._database.parent / "server.log").open("a")
         self._process = subprocess.Popen(
             command,

@@ -9,6 +9,7 @@ import typer
 
 from autopeft import __version__
 from autopeft.cli import reading
+from autopeft.cli.browsing import Register, compare_runs, ui
 from autopeft.cli.options import Json, Name, Plugins, Run, Trust, path_given
 from autopeft.doors import door
 
@@ -165,6 +166,7 @@ def export(
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Of a confirmed candidate's trainings; default the median one on validation."),
     ] = None,
+    register: Register = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
 ) -> None:
@@ -172,6 +174,10 @@ def export(
     from autopeft.cli.verbs import run_export
 
     run_export(run, pick, to, max_params, format, seed, trust_remote_code)
+    if register:
+        from autopeft.cli.registering import run_register
+
+        run_register(run, to, register)
 
 
 @app.command()
@@ -230,21 +236,8 @@ def predict(
         run_predict(folder, texts, max_new_tokens, batch, trust_remote_code, as_json)
 
 
-@app.command()
-def ui(
-    run: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Argument(parser=path_given, metavar="FOLDER", help="A run folder; default: runs/mlflow.db."),
-    ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="On 127.0.0.1.")] = 5000,
-) -> None:
-    """Open MLflow on the store that holds a search (Ctrl-C ends it)."""
-    from autopeft.cli.signals import ended_by_signals
-
-    with ended_by_signals("MLflow's pages are closed"):
-        from autopeft.cli.pages import run_ui
-
-        run_ui(run, port)
+app.command()(ui)
+app.command("compare-runs")(compare_runs)
 
 
 @app.command("list")
@@ -253,13 +246,21 @@ def list_(
         str,
         typer.Argument(
             help="methods, baselines, tuners, readouts, tasks, formats, samplers, stopping, spaces, controls, "
-            "experiments, models, costs, metrics or runners."
+            "experiments, models, costs, metrics or runners; runs: the searches in a folder."
         ),
     ],
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(parser=path_given, metavar="FOLDER", help="Of runs; default: runs."),
+    ] = None,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """List what is known by name."""
+    if what == "runs":
+        from autopeft.cli.runs_list import print_runs
+
+        return print_runs(folder, as_json)
     from autopeft.cli.listing import run_list
 
-    run_list(what, as_json)
+    return run_list(what, as_json)

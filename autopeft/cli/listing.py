@@ -19,7 +19,7 @@ from autopeft.errors import AutopeftError, suggest
 def run_list(what: str, as_json: bool) -> None:
     """Print names and descriptions of one kind of thing."""
     if what not in _KINDS:
-        raise AutopeftError(f"list: unknown kind '{what}'; {suggest(what, _KINDS)}")
+        raise AutopeftError(f"list: unknown kind '{what}'; {suggest(what, (*_KINDS, 'runs'))}")
     if what == "methods":
         from autopeft.cli.methods_list import print_methods
 

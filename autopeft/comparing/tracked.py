@@ -12,6 +12,7 @@ from autopeft.comparing.result import Comparison
 from autopeft.comparing.rows import Row
 from autopeft.comparing.state import State
 from autopeft.hybrid import Hybrid
+from autopeft.searching.highlights import Highlights
 from autopeft.session import Session
 from autopeft.tracking import SearchInfo, Status
 
@@ -64,7 +65,7 @@ class Tracked:
         self._finished = True
         rows = self._comparison.rows
         summary = {"methods": float(len(rows)), "failed": float(sum(row["status"] == "failed" for row in rows))}
-        note = self._comparison.to_markdown()
+        note = Highlights(note=self._comparison.to_markdown())
         self._tracker.sync(self._evaluations(), self._sizes)
         self._tracker.finish(self._evaluations(), [], self._comparison.files, [], summary, status, note)
 

@@ -8,13 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from autopeft.candidate import Evaluation
+from autopeft.searching.highlights import Highlights
 from autopeft.secrets import hidden
 from autopeft.tracking._base import Sizes, Status, Tracker
 
 T = TypeVar("T", bound=Tracker)
+_State: TypeAlias = tuple[Sequence[Evaluation], Sizes, Collection[str] | None, Highlights | None]
 
 
 class Background(Tracker, Generic[T]):
@@ -27,14 +29,20 @@ class Background(Tracker, Generic[T]):
     def __init__(self, tracker: T) -> None:
         self.uri, self.url_hint, self.tracker = tracker.uri, tracker.url_hint, tracker
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tracking")
-        self._given: SimpleQueue[tuple[Sequence[Evaluation], Sizes, Collection[str] | None]] = SimpleQueue()
+        self._given: SimpleQueue[_State] = SimpleQueue()
         self._jobs: list[Future[None]] = []
         self._said = False
 
-    def sync(self, evaluations: Sequence[Evaluation], sizes: Sizes, on_front: Collection[str] | None = None) -> None:
+    def sync(
+        self,
+        evaluations: Sequence[Evaluation],
+        sizes: Sizes,
+        on_front: Collection[str] | None = None,
+        highlights: Highlights | None = None,
+    ) -> None:
         """Leave the state to the thread."""
         self._jobs = [job for job in self._jobs if not job.done()]
-        self._given.put((tuple(evaluations), sizes, on_front))
+        self._given.put((tuple(evaluations), sizes, on_front, highlights))
         self._jobs.append(self._thread.submit(self._log_newest))
 
     def wait(self) -> None:
@@ -50,12 +58,12 @@ class Background(Tracker, Generic[T]):
         hypervolume: Sequence[float],
         summary: Mapping[str, float],
         status: Status,
-        note: str = "",
+        highlights: Highlights | None = None,
     ) -> None:
         """Finish the other tracker, in this thread, after what it is at."""
         self.wait()
         with self._warned():
-            self.tracker.finish(evaluations, on_front, files, hypervolume, summary, status, note)
+            self.tracker.finish(evaluations, on_front, files, hypervolume, summary, status, highlights)
 
     def _log_newest(self) -> None:
         state = None

@@ -6,14 +6,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from autopeft.candidate import Evaluation
 from autopeft.config import Strict
+from autopeft.searching.highlights import Highlights
 
 #: Gives the sizes (and whatever else the search space chose) of an evaluation's candidate, by dimension.
 Sizes: TypeAlias = Callable[[Evaluation], Mapping[str, int | float]]
 Status: TypeAlias = Literal["FINISHED", "KILLED", "FAILED"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a search works on, its data or its model, without the thing itself.
+
+    `digest` tells it from others of its name, `source` says where it is from, and `profile` its sizes.
+    """
+
+    name: str
+    digest: str
+    context: Literal["training", "model"]
+    source: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,7 @@ class SearchInfo:
     params: Mapping[str, str | int | float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     objectives: Sequence[tuple[str, str]] = ()
+    inputs: Sequence[Input] = ()
 
 
 class Tracker(ABC):
@@ -46,7 +62,13 @@ class Tracker(ABC):
     url_hint: str
 
     @abstractmethod
-    def sync(self, evaluations: Sequence[Evaluation], sizes: Sizes, on_front: Collection[str] | None = None) -> None:
+    def sync(
+        self,
+        evaluations: Sequence[Evaluation],
+        sizes: Sizes,
+        on_front: Collection[str] | None = None,
+        highlights: Highlights | None = None,
+    ) -> None:
         """Log what is not logged yet; `on_front` are the keys on the Pareto front, None when not known now."""
 
     @abstractmethod
@@ -58,11 +80,11 @@ class Tracker(ABC):
         hypervolume: Sequence[float],
         summary: Mapping[str, float],
         status: Status,
-        note: str = "",
+        highlights: Highlights | None = None,
     ) -> None:
         """Log the search's outcome and close it; it may be opened again.
 
-        `files` go along as they are. `hypervolume[i]` is that after trial i. `note` is Markdown.
+        `files` go along as they are. `hypervolume[i]` is that after trial i.
         """
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
@@ -33,6 +35,7 @@ _OPTIONS = {
 # SQLAlchemy decodes what MLflow does not: two files.
 _ENCODED = re.compile(r"%[0-9a-f]{2}", re.IGNORECASE)
 _LONGEST = 2000
+_FILE = "mlflow.db"
 _VARIABLE = "MLFLOW_TRACKING_URI"
 #: The variables that MLflow takes a server's user or token from.
 _CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -67,9 +70,10 @@ class Place:
         return Path(match["path"]) if match else None
 
 
-def resolve(uri: str | None, run_dir: Path) -> Place:
-    """The given place, else that of MLFLOW_TRACKING_URI, else SQLite beside the run folder.
+def resolve(uri: str | None, run_dir: Path, search_id: str = "") -> Place:
+    """The given place, else that of MLFLOW_TRACKING_URI, else SQLite in the run folder.
 
+    Searches of earlier versions have it beside their folders: that is the place of a `search_id` that it holds.
     `AutopeftError` for an address that can't be one. A relative SQLite path is made absolute, as the working directory
     of whoever opens it later is another.
     """
@@ -77,10 +81,27 @@ def resolve(uri: str | None, run_dir: Path) -> Place:
         return place_of(uri, "uri")
     if from_environment := os.environ.get(_VARIABLE, "").strip():
         return place_of(from_environment, _VARIABLE)
-    path = run_dir.absolute().parent / "mlflow.db"
+    path, beside = run_dir.absolute() / _FILE, run_dir.absolute().parent / _FILE
+    if not path.exists() and search_id and _holds(beside, search_id):
+        path = beside
+    return in_file(path)
+
+
+def in_file(path: Path) -> Place:
+    """SQLite in that file; `AutopeftError` where no address can be written for it."""
     if "?" in str(path) or _ENCODED.search(str(path)):
         raise AutopeftError(f"tracking: no address can be written for {path} ('?', '%'); set tracking.uri")
-    return place_of(f"sqlite:///{path.as_posix()}", "default")
+    return place_of(f"sqlite:///{path.absolute().as_posix()}", "default")
+
+
+def _holds(database: Path, search_id: str) -> bool:
+    """Whether the search is in that database; what can't be read holds nothing."""
+    if not database.is_file():
+        return False
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        asked = "SELECT 1 FROM tags WHERE key = 'autopeft.search_id' AND value = ? LIMIT 1"
+        return connection.execute(asked, (search_id,)).fetchone() is not None
+    return False
 
 
 def place_of(uri: str, source: str) -> Place:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 from autopeft.candidate import Evaluation
+from autopeft.costs import COSTS
 
 NUMBER, KEY, STATUS, ON_FRONT = "autopeft.number", "autopeft.key", "autopeft.status", "autopeft.on_front"
 REPAIRED, ERROR, KIND, SEARCH_ID = "autopeft.repaired", "autopeft.error", "autopeft.kind", "autopeft.search_id"
@@ -20,6 +22,9 @@ _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
 _PARAMS_A_BATCH = 100
 _METRICS_A_BATCH = 800  # 1000 things in all, of which 100 may be parameters
+TAGS_A_BATCH = 100
+#: Characters of a cost in a name where no limit says how many there are.
+_WIDTH = 11
 
 
 def safe_name(name: str) -> str:
@@ -73,9 +78,37 @@ def batches(metric_list: list[Any], param_list: list[Any]) -> Iterator[tuple[lis
         i += 1
 
 
-def run_name(evaluation: Evaluation) -> str:
-    """`#012 key`; the key alone for what is no trial of the search."""
-    return f"#{evaluation.number:03d} {evaluation.key}" if evaluation.number >= 0 else evaluation.key
+@dataclass(frozen=True)
+class Naming:
+    """How a candidate's run is called: `0.7530   106,752 #012 key`, score and cost first, so that names sort by both.
+
+    `width` is that of the longest cost: shorter ones have spaces before them, which pages show as one.
+    """
+
+    score: str = ""
+    cost: str = ""
+    width: int = 0
+
+    @classmethod
+    def of(cls, objectives: Sequence[tuple[str, str]], params: Mapping[str, Any]) -> Self:
+        """Of a search's first score and first cost; without objectives names have neither."""
+        names = [name for name, _ in objectives]
+        score = next((name for name in names if name not in COSTS.names()), "")
+        cost = next((name for name in names if name in COSTS.names()), "")
+        limit = number(params.get(f"budget.{cost}"))
+        return cls(score, cost, len(f"{limit:,.0f}") if limit is not None and math.isfinite(limit) else _WIDTH)
+
+    def __call__(self, evaluation: Evaluation) -> str:
+        """The name; what is no trial of a search is called by its key."""
+        if evaluation.number < 0:
+            return evaluation.key
+        parts = [f"#{evaluation.number:03d} {evaluation.key}"]
+        if self.cost and (cost := number(evaluation.metrics.get(self.cost))) is not None:
+            parts.insert(0, f"{cost:,.0f}".rjust(self.width))
+        if self.score:
+            score = number(evaluation.metrics.get(self.score))
+            parts.insert(0, f"{score:.4f}" if score is not None and math.isfinite(score) else evaluation.status)
+        return " ".join(parts)
 
 
 def child_tags(evaluation: Evaluation, parent: str, on_front: bool) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""MLflow: a parent run a search, a child run a candidate; SQLite beside the run folders, or any server."""
+"""MLflow: a parent run a search, a child run a candidate; SQLite in the run folder, or any server."""
 
 from __future__ import annotations
 
@@ -20,23 +20,33 @@ from autopeft.tracking._background import Background
 from autopeft.tracking._base import SearchInfo, Tracking
 from autopeft.tracking._mlflow_calls import one_line, our_calls
 from autopeft.tracking._mlflow_check import check_place
+from autopeft.tracking._mlflow_inputs import inputs
+from autopeft.tracking._mlflow_moved import relocate
 from autopeft.tracking._mlflow_new import one_at_a_time
+from autopeft.tracking._mlflow_pages import EXPERIMENT_TAGS, columns_first, list_of, page_of, parent_run
+from autopeft.tracking._mlflow_parent import Parent, upload, upload_folder
 from autopeft.tracking._mlflow_tracker import MlflowTracker
-from autopeft.tracking._mlflow_uri import Place, check_for_a_file, resolve
+from autopeft.tracking._mlflow_uri import Place, check_for_a_file, in_file, resolve
+
+__all__ = [
+    "MlflowTracking", "Place", "check_port", "find", "in_file", "list_of", "our_calls", "page_of", "relocate",
+    "resolve", "ui_command", "upload_folder",
+]  # fmt: skip
 
 
 class MlflowTracking(Tracking):
-    """Where to: `uri`, else the environment's MLFLOW_TRACKING_URI, else `mlflow.db` beside the run folder.
+    """Where to: `uri`, else the environment's MLFLOW_TRACKING_URI, else `mlflow.db` in the run folder.
 
     `uri` is written down, so it may hold no user, password or token. `open` takes seconds when it makes a new database;
     it may run in a thread of its own.
     """
 
     name: ClassVar[str] = "mlflow"
-    description: ClassVar[str] = "MLflow: mlflow.db beside the run folders, or any MLflow server or database by URI"
+    description: ClassVar[str] = "MLflow: mlflow.db in the run folder, or any MLflow server or database by URI"
 
     uri: str | None = Field(None, min_length=1)
     experiment: str = Field("autopeft", min_length=1, max_length=500)
+    system_metrics: bool = Field(True, description="use of CPUs, memory, disk, network and GPUs, every 10 s")
 
     @field_validator("uri", mode="before")
     @classmethod
@@ -48,7 +58,7 @@ class MlflowTracking(Tracking):
 
     def open(self, search: SearchInfo) -> Background[MlflowTracker]:
         """The search's parent run, made now or found again by `search_id`, ready for children."""
-        place = self.place(search.run_dir)
+        place = self.place(search.run_dir, search.search_id)
         check_place(place)
         try:
             with one_at_a_time(place), our_calls(place):
@@ -61,21 +71,41 @@ class MlflowTracking(Tracking):
                 "set tracking.uri to another place, or tracking: none"
             ) from (None if spoken_of(error) else error)
 
-    def place(self, run_dir: Path) -> Place:
+    def place(self, run_dir: Path, search_id: str = "") -> Place:
         """The store for a search in `run_dir`."""
-        return resolve(self.uri, run_dir)
+        return resolve(self.uri, run_dir, search_id)
 
     def _connect(self, place: Place, search: SearchInfo) -> MlflowTracker:
         from mlflow import MlflowClient
 
+        relocate(place)
         client = MlflowClient(tracking_uri=place.uri)
         experiment_id = _experiment(client, self.experiment, _artifacts(place, search.run_dir))
-        parent_id = _parent(client, experiment_id, search)
-        hint = f"{place.shown}/#/experiments/{experiment_id}/runs/{parent_id}"
+        parent = Parent(client, place, experiment_id, _parent(client, place, experiment_id, search))
+        columns_first(client, experiment_id, search.objectives)
+        hint = page_of(place.shown, experiment_id, parent.run_id)
         if not place.is_server:
             # A database's whole address may hold a password; the command takes it from the environment.
             hint = shlex.join(["autopeft", "ui", str(search.run_dir)])
-        return MlflowTracker(client, place, hint, experiment_id, parent_id)
+        naming = values.Naming.of(search.objectives, search.params)
+        return MlflowTracker(parent, hint, naming, self.system_metrics)
+
+
+def find(place: Place, experiment: str, search_id: str) -> Any | None:
+    """The run of a search in a store, MLflow's entity; None where it, or the store, is not there.
+
+    `AutopeftError` when the store can't be used.
+    """
+    from mlflow import MlflowClient
+
+    if place.file is not None and not place.file.is_file():
+        return None
+    check_place(place)
+    with door(f"tracking: MLflow at {place.shown}", "can't be used"), our_calls(place):
+        relocate(place)
+        client = MlflowClient(tracking_uri=place.uri)
+        known = client.get_experiment_by_name(experiment)
+        return None if known is None else parent_run(client, known.experiment_id, search_id)
 
 
 def ui_command(place: Place, port: int = 5000) -> tuple[list[str], dict[str, str]]:
@@ -89,7 +119,8 @@ def ui_command(place: Place, port: int = 5000) -> tuple[list[str], dict[str, str
     if place.file is not None and not place.file.is_file():
         raise AutopeftError(f"tracking: there is no database {place.file} yet; a search makes it")
     check_place(place)
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    # One user on one machine: more workers begin later, and take their memory each.
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     return command, {"MLFLOW_BACKEND_STORE_URI": place.uri}
 
 
@@ -122,7 +153,7 @@ def _experiment(client: Any, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location=artifacts)
+            return client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -147,21 +178,24 @@ def _check_moved(name: str, location: str, expected: str | None) -> None:
         )
 
 
-def _parent(client: Any, experiment_id: str, search: SearchInfo) -> str:
-    search_id = search.search_id.replace("'", "_")
-    where = f"tags.`{values.SEARCH_ID}` = '{search_id}' AND tags.`{values.KIND}` = 'search'"
-    found = client.search_runs([experiment_id], where, max_results=1, order_by=["attributes.start_time ASC"])
+def _parent(client: Any, place: Place, experiment_id: str, search: SearchInfo) -> str:
+    from mlflow.entities import RunInputs
+
+    run = parent_run(client, experiment_id, search.search_id)
     tags = {k: values.cut(v) for k, v in search.tags.items()}
-    if found:
-        run = found[0]
+    known = run is not None
+    if run is not None:
         client.update_run(run.info.run_id, status="RUNNING")
     else:
-        own = {values.SEARCH_ID: search_id, values.KIND: "search", "mlflow.source.name": "autopeft"}
+        own = {values.SEARCH_ID: search.search_id, values.KIND: "search", "mlflow.source.name": "autopeft"}
         run = client.create_run(experiment_id, tags={**tags, **own}, run_name=search.name)
-    _log_parameters(client, run, search, tags if found else {})
+    _log_parameters(client, run, search, tags if known else {})
+    there: RunInputs | None = run.inputs
+    if search.inputs and not (there and there.dataset_inputs):
+        client.log_inputs(run.info.run_id, datasets=inputs(search.inputs))
     if search.experiment_yaml is not None and search.experiment_yaml.is_file():
-        client.log_text(run.info.run_id, hidden(read_text(search.experiment_yaml)), "experiment.yaml")
-    return run.info.run_id
+        upload(place, run.info.artifact_uri, "experiment.yaml", hidden(read_text(search.experiment_yaml)))
+    return str(run.info.run_id)
 
 
 def _log_parameters(client: Any, run: Any, search: SearchInfo, tags: Mapping[str, str]) -> None:

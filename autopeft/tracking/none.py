@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from autopeft.candidate import Evaluation
+from autopeft.searching.highlights import Highlights
 from autopeft.tracking._base import SearchInfo, Sizes, Status, Tracker, Tracking
 
 
@@ -25,7 +26,13 @@ class _NoTracker(Tracker):
     uri = ""
     url_hint = ""
 
-    def sync(self, evaluations: Sequence[Evaluation], sizes: Sizes, on_front: Collection[str] | None = None) -> None:
+    def sync(
+        self,
+        evaluations: Sequence[Evaluation],
+        sizes: Sizes,
+        on_front: Collection[str] | None = None,
+        highlights: Highlights | None = None,
+    ) -> None:
         """Nothing."""
 
     def finish(
@@ -36,6 +43,6 @@ class _NoTracker(Tracker):
         hypervolume: Sequence[float],
         summary: Mapping[str, float],
         status: Status,
-        note: str = "",
+        highlights: Highlights | None = None,
     ) -> None:
         """Nothing."""

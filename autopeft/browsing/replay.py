@@ -1,0 +1,131 @@
+"""A search shown in MLflow from its run folder alone: after a move, beside others, or where it was not tracked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autopeft.browsing.runs import is_running
+from autopeft.candidate import Evaluation
+from autopeft.errors import AutopeftError
+from autopeft.result import SearchResult
+from autopeft.run_folder import RunFolder
+from autopeft.searching.highlights import STATE, figures, highlights
+from autopeft.tracking import Input, SearchInfo, Status
+from autopeft.tracking.mlflow_store import MlflowTracking, find
+
+#: What a study remembers of how a tracker was told of it.
+TRACKED = "tracked"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where a search is seen: the run in a store."""
+
+    experiment_id: str
+    run_id: str
+
+
+def tracking_of(result: SearchResult, uri: str | None = None) -> MlflowTracking:
+    """How it is shown: as its experiment says; in a store of its own where it was not tracked, or at `uri`."""
+    own = result.experiment.tracking
+    own = own if isinstance(own, MlflowTracking) else MlflowTracking()
+    # What the machine does now has nothing to do with that search.
+    return own.model_copy(update={"system_metrics": False, **({"uri": uri} if uri else {})})
+
+
+def show(result: SearchResult, tracking: MlflowTracking, search_id: str = "") -> Shown:
+    """Bring MLflow in step with the run folder, and say where the search is there.
+
+    Nothing is written where all is there already, and to the store of a search that is running. Sizes that the search
+    space chose are not among parameters of candidates that are logged here, as the space needs its model.
+    """
+    info = info_of(result, search_id)
+    front, running = result.front, is_running(result.run_dir)
+    seen = highlights(front, result.run_dir.absolute())
+    known = find(tracking.place(info.run_dir, info.search_id), tracking.experiment, info.search_id)
+    if known is not None:
+        as_it_is = known.data.tags.get(STATE) == seen.tags[STATE] and known.info.status != "RUNNING"
+        if as_it_is or (running and not search_id):
+            return Shown(known.info.experiment_id, known.info.run_id)
+    opened = tracking.open(info)
+    keys = [e.key for e in front.points]
+    opened.sync(result.evaluations, _no_sizes, set(keys), seen)
+    if running:
+        opened.wait()
+    else:
+        curve, summary = front.hypervolume_curve(relative=True), figures(front)
+        status: Status = "FINISHED" if result.finished else "KILLED"
+        opened.finish(result.evaluations, keys, RunFolder(result.run_dir).views, curve, summary, status, seen)
+    return Shown(opened.tracker.experiment_id, opened.tracker.parent_id)
+
+
+def info_of(result: SearchResult, search_id: str = "") -> SearchInfo:
+    """What a tracker is told of the search: as the search told it, or as far as its header and experiment say."""
+    folder, told, header = RunFolder(result.run_dir.absolute()), result.remembered(TRACKED) or {}, result.header
+    directions = {"max": "maximize", "min": "minimize"}
+    return SearchInfo(
+        name=folder.path.name,
+        run_dir=folder.path,
+        search_id=search_id or id_of(result),
+        experiment_yaml=folder.experiment_file,
+        params=_params(told.get("params")) or _little(result),
+        objectives=[(o["metric"], directions[o["direction"]]) for o in header["objectives"]],
+        inputs=_inputs(told.get("inputs")),
+    )
+
+
+def id_of(result: SearchResult) -> str:
+    """The name that the search goes by in MLflow; of its place, where a version that had none began it."""
+    known = result.remembered("search") or {}
+    place = hashlib.sha256(str(result.run_dir.absolute()).encode()).hexdigest()[:32]
+    return str(known.get("id") or place)
+
+
+def _params(told: Any) -> dict[str, str | int | float]:
+    """Flat names and values; anything else in a study is left out."""
+    return {k: v for k, v in told.items() if isinstance(v, str | int | float)} if isinstance(told, dict) else {}
+
+
+def _little(result: SearchResult) -> dict[str, str | int | float]:
+    experiment = result.experiment
+    return {
+        "model": experiment.model,
+        "task": experiment.task.name,
+        "space": experiment.space if isinstance(experiment.space, str) else "own",
+        "sampler": experiment.sampler.name,
+        "sampler.seed": experiment.sampler.seed,
+        **{f"budget.{name}": limit for name, limit in result.header["budget"].items()},
+        **{f"training.{name}": value for name, value in experiment.training.model_dump(exclude_none=True).items()},
+    }
+
+
+def _inputs(told: Any) -> list[Input]:
+    try:
+        return [Input(**one) for one in told or []]
+    except TypeError as error:
+        raise AutopeftError(f"the study's '{TRACKED}' is damaged ({error})") from None
+
+
+def _no_sizes(evaluation: Evaluation) -> Mapping[str, int | float]:
+    return {}
+
+
+def gathered(folder: Path, runs: list[Path]) -> tuple[Path, Shown | None, list[str]]:
+    """All searches of a folder in one store, `mlflow.db` in it: the store, where one of them is, what was left out."""
+    database, shown, left_out = folder.absolute() / "mlflow.db", None, []
+    seen: set[str] = set()
+    for run in runs:
+        try:
+            result = SearchResult.open(run)
+            # A copy has the name of what it was copied from.
+            name = id_of(result)
+            name = f"{name}-{run.name}" if name in seen else name
+            seen.add(name)
+            shown = show(result, tracking_of(result, f"sqlite:///{database.as_posix()}"), name)
+        except AutopeftError as error:
+            left_out.append(str(error))
+    return database, shown, left_out

@@ -1,0 +1,18 @@
+"""`autopeft export --register NAME`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from autopeft.browsing.registering import register
+from autopeft.cli.verbs import say
+from autopeft.result import SearchResult
+
+
+def run_register(run: Path, folder: Path, name: str) -> None:
+    """Register what was just exported, and say how to serve it."""
+    made = register(SearchResult.open(run), folder, name)
+    say(f"registered as version {made.version} of {made.name} at {made.place.shown}")
+    served = f"mlflow models serve -m {shlex.quote(made.uri)} --env-manager local"
+    say(f"serve it:  MLFLOW_TRACKING_URI={shlex.quote(made.place.shown)} {served}")

@@ -1,0 +1,113 @@
+"""What a view of a search says first: its best and its knee in figures, the front as a table, how to export."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autopeft.candidate import Evaluation
+from autopeft.searching.front import ParetoFront
+from autopeft.searching.tables import Column, columns, number, sentences
+
+#: The tag that says which state of a search a view shows.
+STATE = "autopeft.state"
+#: Columns of the description's table: those of a higher rank are left out, as are rows beyond so many.
+_RANK, _ROWS = 4, 16
+#: Characters of a hybrid in it.
+_HYBRID = 90
+
+
+@dataclass(frozen=True)
+class Highlights:
+    """Figures by name, the same and more in words, and a description in Markdown."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+def highlights(front: ParetoFront, run: Path) -> Highlights:
+    """`best_<metric>`, `best_test_<metric>`, costs of best and knee, `best_key`, `knee_key`; the front as a table.
+
+    Scores are means over seeds where there are several. `run` is the folder that the export commands name.
+    """
+    if not front.points:
+        return _stamped(front, {}, {}, "No finished candidate is within the budget yet.\n")
+    picks = {"best": front.best(), "knee": front.knee()}
+    metrics = {f"{pick}_{name}": value for pick, e in picks.items() for name, value in _figures(front, e).items()}
+    tags = {f"{pick}_key": e.key for pick, e in picks.items()} | {name: number(v) for name, v in metrics.items()}
+    return _stamped(front, metrics, tags, _description(front, picks, run))
+
+
+def figures(front: ParetoFront) -> dict[str, float]:
+    """How many candidates there are, how they ended, and what controls and other seeds say."""
+    evaluations, verdict = front.evaluations, front.verdict
+    found: dict[str, float] = {
+        "candidates": len(evaluations),
+        **{status: sum(e.status == status for e in evaluations) for status in ("failed", "stopped")},
+        "repaired": sum(e.repaired for e in evaluations),
+        "on_front": len(front.points),
+        "training_seconds": sum(e.seconds for e in evaluations),
+    }
+    if verdict.optimism is not None:
+        found["optimism"] = verdict.optimism
+    gained = [gain.gain for gain in verdict.gains if gain.gain is not None]
+    if gained:
+        found |= {"gain_most": max(gained), "gain_sure": sum((gain.low or 0) > 0 for gain in verdict.gains)}
+    if verdict.names:
+        found["controls"] = len(set(verdict.names) & {e.key for e in evaluations})
+    return found
+
+
+def _stamped(front: ParetoFront, metrics: Mapping[str, float], tags: Mapping[str, str], note: str) -> Highlights:
+    state = json.dumps([len(front.evaluations), dict(metrics), note], sort_keys=True)
+    return Highlights(metrics, {**tags, STATE: hashlib.sha256(state.encode()).hexdigest()[:16]}, note)
+
+
+def _figures(front: ParetoFront, evaluation: Evaluation) -> dict[str, float]:
+    """Scores on validation and on test, and the costs that are objectives or limited."""
+    known = front.verdict.confirmed.get(evaluation.number)
+    over = {} if known is None else known.scores
+    scores = [o.metric for o in front.objectives if not o.is_cost]
+    costs = [o.metric for o in front.objectives if o.is_cost]
+    names = dict.fromkeys([*scores, *(f"test_{name}" for name in scores), *costs, *front.limits, "trainable_params"])
+    found = {n: over[n].mean if n in over else evaluation.metrics.get(n) for n in names}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _description(front: ParetoFront, picks: Mapping[str, Evaluation], run: Path) -> str:
+    folder = shlex.quote(str(run))
+    commands = [f"autopeft export {folder} --pick {pick} --to out/{pick}" for pick in picks]
+    lines = [*commands, f"autopeft export {folder} --pick KEY --to out/KEY   # any key of the table"]
+    said = "".join(f"\n{sentence}\n" for sentence in sentences(front))
+    return f"{_table(front, picks)}\n```bash\n{chr(10).join(lines)}\n```\n{said}"
+
+
+def _table(front: ParetoFront, picks: Mapping[str, Evaluation]) -> str:
+    """The front, cheapest first; of a long one best, knee and points evenly between its ends."""
+    points = _some(front.points, list(picks.values()))
+    marks = [" ".join(f"**{pick}**" for pick, one in picks.items() if one is e) for e in points]
+    kept = [Column("", marks), *(c for c in columns(front, points) if c.rank <= _RANK)]
+    rows = zip(*([_cell(text) for text in column.cells] for column in kept), strict=True)
+    head = [_cell(column.header) for column in kept]
+    lines = [head, ["---"] * len(head), *rows]
+    left_out = len(front.points) - len(points)
+    more = f"\n{left_out:,} more points of the front are in `front.json`.\n" if left_out else ""
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + more
+
+
+def _some(points: Sequence[Evaluation], always: Sequence[Evaluation]) -> list[Evaluation]:
+    if len(points) <= _ROWS:
+        return list(points)
+    step, numbers = (len(points) - 1) / (_ROWS - 1), {e.number for e in always}
+    kept = {round(i * step) for i in range(_ROWS)} | {i for i, e in enumerate(points) if e.number in numbers}
+    return [points[i] for i in sorted(kept)]
+
+
+def _cell(text: str) -> str:
+    short = " ".join(text.split()).replace("|", "\\|")
+    return short if len(short) <= _HYBRID else short[: _HYBRID - 1] + "…"
