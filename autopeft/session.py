@@ -16,6 +16,7 @@ from autopeft.budget import Budget, costs_of
 from autopeft.candidate import Candidate
 from autopeft.costs import COSTS
 from autopeft.dimensions import Dimension, Ordinal
+from autopeft.doing import doing
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
@@ -227,7 +228,8 @@ def _tokenised(session: Session, data: TaskData) -> TokenizedTask:
     from autopeft.engine.generated import tokenized
 
     most, slots = session.experiment.training.max_length, session.space.input_tokens
-    return tokenized(data, session.source, most, session.experiment.generation, slots)
+    with doing(f"tokenising {len(data.train) + len(data.validation) + len(data.test):,} rows"):
+        return tokenized(data, session.source, most, session.experiment.generation, slots)
 
 
 def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, Any]:

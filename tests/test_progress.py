@@ -11,15 +11,20 @@ from rich.console import Console
 from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
-from autopeft.progress import Lines, _in_line, duration
+from autopeft.progress import Lines, duration, in_line
 from autopeft.searching.study import Proposal
+from autopeft.watching.board import Board
 
 CANDIDATE = Candidate(Hybrid.uniform(2, LoRA(1)))
 
 
+def lines_to(console: Console, trials: int | None, epochs: int = 1, live: bool = False, sources: bool = False) -> Lines:
+    return Lines(console, Board(trials, 1, epochs), trials, epochs, live, sources)
+
+
 def said(*evaluations: Evaluation, trials: int | None = 3) -> list[str]:
     console = Console(file=StringIO(), width=200)
-    lines = Lines(console, trials, epochs=1, live=False)
+    lines = lines_to(console, trials)
     for evaluation in evaluations:
         lines.started(Proposal(evaluation.number, Job(CANDIDATE), False))
         lines.epoch(Proposal(evaluation.number, Job(CANDIDATE), False), {"epoch": 1, "accuracy": 0.5})
@@ -49,7 +54,7 @@ def test_what_is_stopped_early_says_when_and_is_counted() -> None:
 
 def test_what_was_finished_before_is_counted_and_its_best_stays() -> None:
     console = Console(file=StringIO(), width=200)
-    lines = Lines(console, 4, epochs=1, live=False)
+    lines = lines_to(console, 4)
     lines.resumed([done(0, accuracy=0.75), replace(done(1, accuracy=0.9), status="stopped")])
     lines.finished(done(3, accuracy=0.5))
     lines.finished(done(2, accuracy=0.25))
@@ -61,13 +66,13 @@ def test_what_was_finished_before_is_counted_and_its_best_stays() -> None:
 
 def test_lines_say_what_a_candidate_is_where_some_are_not_the_samplers() -> None:
     console = Console(file=StringIO(), width=200)
-    lines = Lines(console, 4, epochs=3, live=False, sources=True)
+    lines = lines_to(console, 4, epochs=3, sources=True)
     roles = ["control lora 1, top half", "large hybrid", "healed from abc", ""]
     for number, role in enumerate(roles):
         job = Job(CANDIDATE, epochs=1 if "healed" in role else None, role=role)
         lines.started(Proposal(number, job, False))
         lines.epoch(Proposal(number, job, False), {"epoch": 1, "accuracy": 0.5})
-    running = _in_line(lines._running)
+    running = in_line(lines._running)
     assert running == (
         "control lora 1, top half (#1 epoch 2, accuracy 0.500); large hybrid (#2 epoch 2, accuracy 0.500); "
         "healed from abc (#3 ending, accuracy 0.500); sampler (#4 epoch 2, accuracy 0.500)"
@@ -82,7 +87,7 @@ def test_lines_say_what_a_candidate_is_where_some_are_not_the_samplers() -> None
 @pytest.mark.parametrize("live", [False, True])
 def test_confirming_has_a_total_and_a_time_left(live: bool) -> None:
     console = Console(file=StringIO(), width=200)
-    lines = Lines(console, 4, epochs=3, live=live)
+    lines = lines_to(console, 4, epochs=3, live=live)
     lines.confirming("confirmations", 3, 12, 120.0)
     if live:
         assert lines._status is not None
