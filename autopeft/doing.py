@@ -19,7 +19,7 @@ class Stage:
     what: str
     total: int | None = None
     done: int = 0
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=lambda: time.monotonic())
 
     def step(self, count: int = 1) -> None:
         """So many more parts are done."""

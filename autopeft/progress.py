@@ -110,7 +110,7 @@ class Lines(Progress):
         self, console: Console, board: Board, trials: int | None, epochs: int, live: bool, sources: bool = False
     ) -> None:
         self._console, self._trials, self._epochs, self._sources = console, trials, epochs, sources
-        self._board, self._before, self._done = board, 0, 0
+        self._board, self._before, self._done, self._stopped = board, 0, 0, 0
         self._best = ""
         self._best_score: float | None = None
         self._running: dict[int, tuple[str, str]] = {}
@@ -126,6 +126,7 @@ class Lines(Progress):
         """A line on what is known; the best of it stays the best until it is beaten."""
         self._board.resumed(finished)
         self._before = len(finished)
+        self._stopped = sum(evaluation.status == "stopped" for evaluation in finished)
         for evaluation in finished:
             self._keep_best(evaluation)
         if finished:
@@ -177,14 +178,16 @@ class Lines(Progress):
         self._board.finished(evaluation)
         self._running.pop(evaluation.number, None)
         self._done += 1
+        self._stopped += evaluation.status == "stopped"
         self._keep_best(evaluation)
         count = self._before + self._done
         of = f"{count}/{self._trials}" if self._trials else f"{count}"
         role = f"{escape(role)}: " if (role := self._role(evaluation)) else ""
+        stopped = f", {self._stopped} stopped" if self._stopped else ""
         left = f"  [dim]{left}[/]" if (left := self._left()) else ""
         self._say(
             f"[bold]{of}[/]  #{evaluation.number} {role}{self._describe(evaluation)}  "
-            f"[dim]{evaluation.seconds:.0f} s[/]  best {self._best}{left}"
+            f"[dim]{evaluation.seconds:.0f} s[/]  best {self._best}{stopped}{left}"
         )
 
     def close(self) -> None:

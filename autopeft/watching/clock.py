@@ -46,9 +46,9 @@ class _Going:
 class Clock:
     """Reckons the seconds that are left of a search of `trials` trainings on `workers`, or of a `limit` of seconds.
 
-    What was expected of each training is set against what trainings have taken: those that have ended, and those that
-    run, as far as they are. The clock starts with the training itself, so that what workers need to start counts for
-    nothing.
+    What was expected of each training is set against what those have taken that have ended; what runs counts as far as
+    it is. Between packs a worker waits for the next one, as long as it has waited so far. What workers need to start
+    counts for nothing: the clock starts with the training itself.
     """
 
     def __init__(
@@ -68,6 +68,10 @@ class Clock:
         self._pack_of: dict[int, int] = {}
         self._training: float | None = None
         self._took = dict[int, float]()
+        #: When each pack was begun, when the last one ended, and what was lost beside trainings by packs after those.
+        self._sent = dict[int, float]()
+        self._ending: float | None = None
+        self._lost: list[float] = []
         self._make: Callable[[], Outlook] | None = None
 
     @cached_property
@@ -90,7 +94,12 @@ class Clock:
         self._count += 1
         self._phases[phase_of(proposal.job)] += 1
         pack = self._pack_of[proposal.number] = proposal.pack if proposal.pack >= 0 else proposal.number
-        going = self._packs.setdefault(pack, _Going({}, proposal.job.epochs or self._epochs, self._now()))
+        if pack not in self._packs:
+            self._packs[pack] = _Going({}, proposal.job.epochs or self._epochs, self._now())
+            if self._ending is not None:
+                # Not a worker's first one: since it was asked for, as another had ended.
+                self._sent[pack], self._ending = self._ending, None
+        going = self._packs[pack]
         going.jobs[proposal.number] = proposal.job
 
     def epoch(self, number: int, epoch: int) -> None:
@@ -108,19 +117,26 @@ class Clock:
             going.jobs.pop(number, None)
             if not going.jobs:
                 del self._packs[pack]
-                if self._training is None:
-                    # What came before the training of the first pack that has ended was the worker's start.
-                    self._training = self._now() - self._took[pack]
+                self._end(pack)
         self._ended.append((evaluation.job, evaluation.fidelity))
         if evaluation.status != "failed" and phase_of(evaluation.job) == SAMPLER:
             self._own.append(self._ended[-1])
+
+    def _end(self, pack: int) -> None:
+        now = self._ending = self._now()
+        if self._training is None:
+            # What came before the training of the first pack that has ended was the worker's start.
+            self._training = now - self._took[pack]
+        if pack in self._sent:
+            self._lost.append(max(0.0, now - self._sent.pop(pack) - self._took[pack]))
 
     def left(self) -> float | None:
         """Seconds until the last training ends; None where nobody knows."""
         end = None if self._limit is None else max(0.0, self._begun + self._limit - self._now())
         if self._trials is None or self._make is None:
             return end
-        left = self._pace() * (self._unbegun() + self._running()[1])
+        count = max(0, self._trials - self._count)
+        left = (self._pace() * (self._unbegun(count) + self._running()) + self._losses(count)) / self._workers
         return left if end is None else min(left, end)
 
     @property
@@ -129,30 +145,33 @@ class Clock:
         return 0.0 if self._make is None else self.outlook.later
 
     def _pace(self) -> float:
-        """Seconds of the clock for an expected second; as expected, until trainings have outweighed that."""
+        """Seconds of a worker for an expected second: as expected, until trainings have outweighed that."""
         usual = max(self.outlook.usual, 1e-9)
-        if self._training is None:
-            return 1 / self._workers
-        passed, done = self._now() - self._training, self._sum(self._ended) + self._running()[0]
-        return (passed + usual / self._workers) / (done + usual)
+        return (sum(self._took.values()) + usual) / (self._sum(self._ended) + usual)
 
-    def _running(self) -> tuple[float, float]:
-        """Expected seconds of what runs: those that are done, and those that are left."""
-        parts = [(self._whole(going), self._part(going)) for going in self._packs.values()]
-        return sum(s * part for s, part in parts), sum(s * (1 - part) for s, part in parts)
+    def _losses(self, count: int) -> float:
+        """Seconds of workers beside the trainings of so many more candidates, in packs as large as so far."""
+        if not self._lost:
+            return 0.0
+        each = sum(self._lost) / len(self._lost)
+        return each * count * len(self._took) / max(1, len(self._ended))
+
+    def _running(self) -> float:
+        """Expected seconds that are left of what runs."""
+        return sum(self._whole(going) * (1 - self._part(going)) for going in self._packs.values())
 
     def _part(self, going: _Going) -> float:
         """How far a pack is: its epochs, and of the one that runs what the one before lets expect."""
-        length = None if going.before is None else going.at - going.before
-        if length is None and self._training is not None and going.at >= self._training:
-            ratio = sum(self._took.values()) / max(self._sum(self._ended), 1e-9)
-            length = ratio * self._whole(going) / going.epochs
-        inside = min(0.95, (self._now() - going.at) / length) if length else 0.0
+        begun, length = going.at, None if going.before is None else going.at - going.before
+        if length is None and self._training is not None:
+            # Before its first epoch has ended a worker may have been starting.
+            begun = max(begun, self._training)
+            length = self._pace() * self._whole(going) / going.epochs
+        inside = min(0.95, (self._now() - begun) / length) if length else 0.0
         return min(1.0, (going.done + (inside if going.done < going.epochs else 0.0)) / going.epochs)
 
-    def _unbegun(self) -> float:
-        """Expected seconds of trainings that have not begun."""
-        left = max(0, (self._trials or 0) - self._count)
+    def _unbegun(self, left: int) -> float:
+        """Expected seconds of so many trainings that have not begun."""
         seconds = 0.0
         # Where the sampler is asked already, what comes before it has ended.
         for phase, (count, each) in () if self._phases[SAMPLER] else self.outlook.planned.items():
