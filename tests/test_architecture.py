@@ -43,7 +43,7 @@ FLOORS: list[set[str]] = [
     {"baselines", "searching"},
     {"runners", "tracking", "exporting"},
     {"after"},
-    {"experiment", "watching"},
+    {"experiment", "space_remarks", "watching"},
     {"session", "run_folder", "progress"},
     {"recording", "task_facts"},
     {"export_folder"},

@@ -139,9 +139,9 @@ def test_confirming_has_a_total_and_a_time_left(live: bool) -> None:
     lines.confirming("confirmations", 12, 12, 0.0)
     lines.close()
     text = [line for line in console.file.getvalue().splitlines() if "\x1b" not in line]  # type: ignore[attr-defined]
-    assert [line for line in text if line.endswith(("left", "ions"))] == ([] if live else ["3/12 confirmations, about 2.0 min left"]) + [
-        "12/12 confirmations"
-    ]
+    assert [line for line in text if line.endswith(("left", "ions"))] == (
+        [] if live else ["3/12 confirmations, about 2.0 min left"]
+    ) + ["12/12 confirmations"]
 
 
 def test_less_is_better_for_errors() -> None:

@@ -9,6 +9,7 @@ import typer
 
 from autopeft import __version__
 from autopeft.cli.options import Given, Json, Name, Plugins, Quiet, Run, Trust, path_given
+from autopeft.cli.watching import watch
 from autopeft.doors import door
 
 app = typer.Typer(
@@ -60,6 +61,9 @@ def search(
 
     with ended_by_signals("the search goes on with the same command"):
         run_search(experiment, out, trials, time_limit, workers, warm_start, given, quiet, trust_remote_code, as_json)
+
+
+app.command()(watch)
 
 
 @app.command()
