@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
+from autopeft.doing import doing
 from autopeft.engine.settings import EARLIER
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, as_begun
@@ -18,7 +21,7 @@ from autopeft.run_folder import RunFolder, write_whole
 from autopeft.searching.identity import versions
 from autopeft.searching.stored import Stored
 from autopeft.session import Session, middle, typical_candidates
-from autopeft.tracking import Input, SearchInfo
+from autopeft.tracking import Input, SearchInfo, Status, Tracker
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
@@ -70,6 +73,20 @@ def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
     return experiment
 
 
+@contextmanager
+def tracking_ended(opening: Future[Tracker]) -> Iterator[Event]:
+    """What ends the search before it has begun (the event is set then) ends its tracking too; later the views do."""
+    begun = Event()
+    try:
+        yield begun
+    except BaseException as error:
+        if not begun.is_set():
+            with suppress(Exception):
+                status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+                opening.result().finish([], [], [], [], {}, status)
+        raise
+
+
 def begin_measuring(session: Session, folder: RunFolder, study: Study, executor: Executor) -> Future[Setup] | None:
     """Begin to measure in a thread, while the runner starts its processes; None where that can't or needn't be."""
     # What cannot be measured on test is said before anything is trained.
@@ -104,8 +121,9 @@ def setup_of(session: Session, folder: RunFolder, study: Study, measuring: Futur
 
 
 def _measured(session: Session, folder: RunFolder) -> Setup:
-    typical = middle(session, typical_candidates(session))
-    return session.experiment.runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
+    with doing("measuring the engine"):
+        typical = middle(session, typical_candidates(session))
+        return session.experiment.runner.measure(session.worker_spec(folder.weights), session.tokens, typical)
 
 
 def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo:

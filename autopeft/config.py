@@ -136,6 +136,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_value(text: str, where: str) -> Any:
+    """The plain value that a short YAML text stands for: `5`, `1e-4`, `[a, b]`, `{name: tpe}`."""
+    with door(where, "not valid YAML"):
+        _check_events(text)
+        value = yaml.load(text, Loader=_Loader)
+    check_plain(value, where, _MOST_VALUES)
+    return value
+
+
 def _check_events(text: str) -> None:
     """`YAMLError` for what would take long to build, found while nothing is built.
 

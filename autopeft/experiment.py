@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,6 +15,7 @@ from autopeft.doors import within
 from autopeft.engine.settings import EARLIER, TrainingSettings
 from autopeft.errors import AutopeftError, suggest
 from autopeft.generating.settings import GenerationSettings
+from autopeft.given import PLACE, amounts, read_given, with_given
 from autopeft.quantising import BackboneSettings
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
@@ -27,9 +28,11 @@ from autopeft.secrets import holds_secret, remember
 from autopeft.tasks import OtherSets, Task, task_from
 from autopeft.tracking import Tracking, tracking_from
 
-_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([smhd]?)")
+#: One amount of a time (`1h30m` has two), and a time in seconds.
+_PART = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([smhd])"
+_DURATION = re.compile(rf"[0-9]{{1,15}}(?:\.[0-9]{{1,15}})?|{_PART}(?:\s*{_PART}){{0,3}}")
 _NAME = re.compile(r"\w[\w.-]*")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 #: Of a text that names something, in characters; and of a file's name, in bytes (what is made of it is longer).
 _LONG, _FILE_NAME = 4_096, 150
@@ -63,7 +66,9 @@ class Experiment(Strict):
         None, description="further test sets by name, files or tasks with the same labels, measured for the front"
     )
     space: str | dict[str, Any] = "hybrid_wide"
-    budget: dict[str, int | float | Text] = Field(default_factory=dict, max_length=100)
+    budget: Annotated[dict[str, int | float | Text], BeforeValidator(amounts)] = Field(
+        default_factory=dict, max_length=100, description="limits on costs: {trainable_params: 0.5%}, or 0.5% alone"
+    )
     objectives: list[Text] | None = Field(
         None, max_length=100, description="metrics and costs; default: the task's metric, parameters"
     )
@@ -92,7 +97,7 @@ class Experiment(Strict):
     training: TrainingSettings = TrainingSettings()
     trials: int | None = Field(None, ge=1, le=_MOST_TRIALS)
     time_limit: float | None = Field(
-        None, gt=0, le=_MOST_SECONDS, description="seconds, or '30m', '2h'; of one run of the command"
+        None, gt=0, le=_MOST_SECONDS, description="seconds, or '30m', '1h30m'; of one run of the command"
     )
     runner: Annotated[Runner, *plugin_field(Runner, runner_from)] = Field("ray", validate_default=True)
     tracking: Annotated[Tracking, *plugin_field(Tracking, tracking_from)] = Field("mlflow", validate_default=True)
@@ -110,10 +115,14 @@ class Experiment(Strict):
     @field_validator("time_limit", mode="before")
     @classmethod
     def _duration(cls, value: Any) -> Any:
-        match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-        if isinstance(value, str) and match is None:
-            raise ValueError("expected seconds, or a time like '90s', '30m', '2h'")
-        return float(match[1]) * _SECONDS[match[2]] if match else value
+        if not isinstance(value, str):
+            return value
+        parts = re.findall(_PART, value)
+        units = [unit for _, unit in parts]
+        # From days to seconds, each once: `30m1h` is more likely a slip.
+        if not _DURATION.fullmatch(value.strip()) or units != [unit for unit in _SECONDS if unit in units]:
+            raise ValueError("expected seconds, or a time like '90s', '30m', '1h30m'")
+        return sum(float(amount) * _SECONDS[unit] for amount, unit in parts) if parts else float(value)
 
     @field_validator("space", mode="before")
     @classmethod
@@ -149,10 +158,13 @@ class Experiment(Strict):
         return self
 
     @classmethod
-    def load(cls, name: str | Path, overrides: Mapping[str, Any] | None = None) -> Self:
+    def load(
+        cls, name: str | Path, overrides: Mapping[str, Any] | None = None, given: Sequence[str] | None = ()
+    ) -> Self:
         """The shipped experiment of that name, or the YAML file; `overrides` replace top-level fields.
 
-        Paths in the file are taken as they are, or relative to the file.
+        `given` are fields of any depth, as texts: `training.epochs=5`. Paths in the file are taken as they are, or
+        relative to the file.
         """
         known = shipped("experiments")
         path = known.get(str(name)) or Path(name)
@@ -160,7 +172,18 @@ class Experiment(Strict):
             hint = suggest(str(name), known)
             raise AutopeftError(f"experiment '{name}': no such file, and no experiment of that name; {hint}")
         data = _relocate(read_yaml(path), path.parent)
-        return cls.of({**data, **(overrides or {})}, str(path))
+        data |= overrides or {}
+        return cls._with(data, given, str(path)) if given else cls.of(data, str(path))
+
+    @classmethod
+    def _with(cls, data: Mapping[str, Any], given: Sequence[str], where: str) -> Self:
+        """What is wrong is said to be of the command line where the file is in order without that."""
+        values = read_given(given)
+        try:
+            return cls.of(with_given(data, values), PLACE)
+        except AutopeftError:
+            cls.of(data, where)
+            raise
 
     @classmethod
     def of(cls, data: Mapping[str, Any], where: str) -> Self:

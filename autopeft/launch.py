@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from autopeft.begin import begin_measuring, going_on, open_study, search_info, setup_of, upgraded
+from autopeft.begin import begin_measuring, going_on, open_study, search_info, setup_of, tracking_ended, upgraded
 from autopeft.candidate import UNITS, Evaluation
 from autopeft.confirming import confirm, front_of, needed_by, seeds_kept, sources_of
+from autopeft.doing import doing
 from autopeft.experiment import Experiment, needing
 from autopeft.fingerprint import model_bytes
+from autopeft.phases import outlook_of
 from autopeft.plugins import use_plugins
 from autopeft.progress import Progress
+from autopeft.recording import desk_of, recorded, terms_of
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.scoring import score_on_test
 from autopeft.searching.confirming.records import keep_end
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.highlights import figures, highlights
-from autopeft.searching.loop import Listener, SearchLoop
+from autopeft.searching.loop import Desk, Listener, SearchLoop
 from autopeft.searching.sources import Source
 from autopeft.session import Session
 from autopeft.task_facts import TaskFacts
@@ -81,46 +83,43 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
         experiment.runner.check()
         folder = RunFolder(out.absolute())
         experiment = going_on(experiment, folder)
-        session = Session(experiment, trust_remote_code)
+        with doing("reading the model and the data"):
+            session = Session(experiment, trust_remote_code)
         with folder.locked(), ThreadPoolExecutor(2) as background:
             if (size := model_bytes(session.source.location)) > _LARGE:
                 progress.remarked([f"the model's {size / 2**30:.0f} GiB are read once, to know it again"])
             study = open_study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, search_info(session, folder, study))
-            with _tracking_ended(opening) as begun:
-                progress.resumed(study.evaluations())
-                progress.remarked([*session.remarks, *upgraded(study)])
+            recording = recorded(folder.path, experiment, progress)
+            with tracking_ended(opening) as begun, recording as (watched, recorder):
+                watched.begun(terms_of(session))
+                watched.resumed(study.evaluations())
+                watched.remarked([*session.remarks, *upgraded(study)])
                 TaskFacts.of(session).keep(folder.path)
                 measuring = begin_measuring(session, folder, study, background)
                 with experiment.runner.session():
                     if opening.done():
                         opening.result()
                     setup = setup_of(session, folder, study, measuring)
-                    progress.measured(setup)
+                    watched.measured(setup)
+                    watched.expecting(lambda: outlook_of(session, setup))
                     sources = sources_of(session, study, folder)
                     views = Views(session, folder, study, opening.result(), needed_by(session, study, sources))
                     begun.set()
-                    _run(session, study, setup, views, progress, sources)
+                    desk = desk_of(session, folder.path, recorder)
+                    _run(session, study, setup, views, watched, sources, desk)
     return SearchResult(folder)
 
 
-@contextmanager
-def _tracking_ended(opening: Future[Tracker]) -> Iterator[Event]:
-    """What ends the search before it has begun (the event is set then) ends its tracking too; later the views do."""
-    begun = Event()
-    try:
-        yield begun
-    except BaseException as error:
-        if not begun.is_set():
-            with suppress(Exception):
-                status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-                opening.result().finish([], [], [], [], {}, status)
-        raise
-
-
 def _run(
-    session: Session, study: Study, setup: Setup, views: Views, progress: Progress, sources: Sequence[Source]
+    session: Session,
+    study: Study,
+    setup: Setup,
+    views: Views,
+    progress: Progress,
+    sources: Sequence[Source],
+    desk: Desk,
 ) -> None:
     """Search, and measure the front on test; the views are brought to their end whatever happens."""
     experiment = session.experiment
@@ -128,22 +127,15 @@ def _run(
     listeners: list[Listener] = [progress, views]
     try:
         spec = session.worker_spec(views.folder.weights, setup)
-        loop = SearchLoop(
-            study,
-            session.costs,
-            listeners,
-            experiment.trials,
-            experiment.time_limit,
-            experiment.stopping,
-            experiment.training.epochs,
-            sources,
-        )
+        ends = experiment.trials, experiment.time_limit, experiment.stopping, experiment.training.epochs
+        loop = SearchLoop(study, session.costs, listeners, *ends, sources, desk)
         keep_end(study, False)
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
             raise KeyboardInterrupt
         confirm(session, study, spec, setup.pack, progress)
+        progress.testing()
         score_on_test(session, study, spec)
         views.needed_later = lambda: loop.needed
         keep_end(study, True)
@@ -152,7 +144,8 @@ def _run(
         status = "KILLED"
         raise
     finally:
-        views.finish(status)
+        with doing("writing tables and plots"):
+            views.finish(status)
 
 
 class Views(Listener):

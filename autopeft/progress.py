@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.markup import escape
 
@@ -13,6 +12,11 @@ from autopeft.errors import printable
 from autopeft.experiment import Experiment
 from autopeft.searching.loop import Listener
 from autopeft.searching.objective import Objective
+from autopeft.watching.board import Board
+from autopeft.watching.clock import Outlook
+from autopeft.watching.picture import Terms
+from autopeft.watching.telling import Teller
+from autopeft.watching.view import duration, in_words, render
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,9 +24,15 @@ if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
     from autopeft.searching.study import Proposal
 
+__all__ = ["Lines", "Progress", "Silent", "board_of", "duration", "progress_for"]
+
 
 class Progress(Listener, Protocol):
     """A listener that also hears what is remarkable of the search, and how it trains."""
+
+    def begun(self, terms: Terms) -> None:
+        """What is searched is known."""
+        return
 
     def resumed(self, finished: Sequence[Evaluation]) -> None:
         """The search goes on; so many candidates are finished."""
@@ -33,6 +43,10 @@ class Progress(Listener, Protocol):
     def measured(self, setup: Setup) -> None:
         """The engine has been measured; training begins."""
 
+    def expecting(self, outlook: Callable[[], Outlook]) -> None:
+        """What the search is expected to take."""
+        return
+
     def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
         """The search has ended, and its front is trained again with other seeds: `done` of at most `total` trainings.
 
@@ -40,20 +54,27 @@ class Progress(Listener, Protocol):
         """
         return
 
+    def testing(self) -> None:
+        """What is reported is measured on test."""
+        return
+
 
 def progress_for(experiment: Experiment, quiet: bool, console: Console | None = None) -> Progress:
-    """Nothing when quiet, a live line in a terminal, plain lines elsewhere."""
+    """Nothing when quiet, a live view in a terminal, plain lines elsewhere."""
     from rich.console import Console
 
     console = console or Console(stderr=True, highlight=False)
     if quiet:
         return Silent()
     sources = bool(experiment.controls.names) or experiment.descent is not None
-    return Lines(console, experiment.trials, experiment.training.epochs, console.is_terminal, sources)
+    board = board_of(experiment)
+    return Lines(console, board, experiment.trials, experiment.training.epochs, console.is_terminal, sources)
 
 
-#: Seconds of silence after which a log file gets a line about what is running.
-_HEARTBEAT = 30.0
+def board_of(experiment: Experiment) -> Board:
+    """A board for a search that begins now."""
+    parallel, epochs = experiment.runner.parallel, experiment.training.epochs
+    return Board(experiment.trials, parallel, epochs, experiment.time_limit)
 
 
 class Silent(Progress):
@@ -79,25 +100,31 @@ class Silent(Progress):
 
 
 class Lines(Progress):
-    """A line for every finished candidate, and (in a terminal) a last line that says what is running.
+    """A line for every finished candidate, and below them (in a terminal) a view of the search that changes.
 
-    `sources`: not all candidates are the sampler's, so each line says what its candidate is.
+    Elsewhere something is said at least every 15 seconds. `sources`: not all candidates are the sampler's, so each line
+    says what its candidate is.
     """
 
-    def __init__(self, console: Console, trials: int | None, epochs: int, live: bool, sources: bool = False) -> None:
+    def __init__(
+        self, console: Console, board: Board, trials: int | None, epochs: int, live: bool, sources: bool = False
+    ) -> None:
         self._console, self._trials, self._epochs, self._sources = console, trials, epochs, sources
-        self._begin = time.monotonic()
-        self._before, self._done, self._stopped, self._best = 0, 0, 0, ""
+        self._board, self._before, self._done, self._stopped = board, 0, 0, 0
+        self._best = ""
         self._best_score: float | None = None
-        #: What runs, by number: its role, and how far it is.
         self._running: dict[int, tuple[str, str]] = {}
-        self._said = self._begin - _HEARTBEAT
-        self._status = console.status("starting workers") if live else None
-        if self._status:
-            self._status.start()
+        self._confirmed = ""
+        self._live = _view(console, board) if live else None
+        self._teller = Teller(self._dim, self._at_work, beats=not live)
+
+    def begun(self, terms: Terms) -> None:
+        """The view has axes."""
+        self._board.begun(terms)
 
     def resumed(self, finished: Sequence[Evaluation]) -> None:
         """A line on what is known; the best of it stays the best until it is beaten."""
+        self._board.resumed(finished)
         self._before = len(finished)
         self._stopped = sum(evaluation.status == "stopped" for evaluation in finished)
         for evaluation in finished:
@@ -108,58 +135,66 @@ class Lines(Progress):
 
     def remarked(self, remarks: Sequence[str]) -> None:
         """A line each."""
+        self._board.remarked(remarks)
         for remark in remarks:
             self._say(f"[yellow]note:[/] {escape(remark)}")
 
     def measured(self, setup: Setup) -> None:
         """A line on how it trains."""
-        how = f"{setup.precision}, {setup.attention} attention, packs of {setup.pack}"
-        # What is left is reckoned from trainings, without what came before them.
-        self._begin = time.monotonic()
-        self._say(f"[dim]training on {setup.device}: {how}[/]")
+        self._board.measured(setup.words)
+        self._say(f"[dim]{setup.words}[/]")
+
+    def expecting(self, outlook: Callable[[], Outlook]) -> None:
+        """A line on how long it will take."""
+        self._board.expecting(outlook)
+        if self._trials is None or self._trials > self._before:
+            self._say(f"[dim]expected: {self._left()}[/]")
 
     def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
-        """How far it is: in the last line, and in one that stays where there is none, or at the end."""
-        left = f", about {duration(seconds)} left" if seconds is not None and done < total else ""
-        text = escape(f"{done}/{total} {what}{left}")
-        if self._status:
-            self._status.update(text)
-        if not self._status or done == total:
-            self._say(text)
+        """How far it is: in the view, and in a line that stays where there is none, or at the end."""
+        self._confirmed = self._board.confirming(what, done, total, seconds)
+        if not self._live or done == total:
+            self._say(escape(self._confirmed))
+
+    def testing(self) -> None:
+        """The view says so; elsewhere the stage does."""
+        self._board.at("measuring")
 
     def started(self, proposal: Proposal) -> None:
         """A candidate is sent to a worker."""
-        self._runs(proposal, "epoch 1")
+        self._board.started(proposal)
+        self._running[proposal.number] = self._role(proposal.job), "epoch 1"
 
     def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
         """It has got through an epoch."""
+        self._board.epoch(proposal, metrics)
         score = next((f"{k} {v:.3f}" for k, v in metrics.items() if k not in ("epoch", "train_loss")), "")
         done, epochs = int(metrics.get("epoch", 0)), proposal.job.epochs or self._epochs
-        self._runs(proposal, f"epoch {done + 1}, {score}" if done < epochs else f"ending, {score}")
+        how_far = f"epoch {done + 1}, {score}" if done < epochs else f"ending, {score}"
+        self._running[proposal.number] = self._role(proposal.job), how_far
 
     def finished(self, evaluation: Evaluation) -> None:
         """It is recorded."""
+        self._board.finished(evaluation)
         self._running.pop(evaluation.number, None)
         self._done += 1
         self._stopped += evaluation.status == "stopped"
         self._keep_best(evaluation)
-        total = f"/{self._trials}" if self._trials else ""
+        count = self._before + self._done
+        of = f"{count}/{self._trials}" if self._trials else f"{count}"
         role = f"{escape(role)}: " if (role := self._role(evaluation)) else ""
         stopped = f", {self._stopped} stopped" if self._stopped else ""
+        left = f"  [dim]{left}[/]" if (left := self._left()) else ""
         self._say(
-            f"[bold]#{evaluation.number + 1}{total}[/] {role}{self._describe(evaluation)}  "
-            f"[dim]{evaluation.seconds:.0f} s[/]  best {self._best}{stopped}{self._left()}"
+            f"[bold]{of}[/]  #{evaluation.number} {role}{self._describe(evaluation)}  "
+            f"[dim]{evaluation.seconds:.0f} s[/]  best {self._best}{stopped}{left}"
         )
-        self._show()
 
     def close(self) -> None:
-        """Take the live line away."""
-        if self._status:
-            self._status.stop()
-
-    def _runs(self, proposal: Proposal, how_far: str) -> None:
-        self._running[proposal.number] = self._role(proposal.job), how_far
-        self._show()
+        """Take the view away."""
+        self._teller.end()
+        if self._live:
+            self._live.stop()
 
     def _role(self, trained: Job | Evaluation) -> str:
         """In lines of a search whose candidates have several; else nothing."""
@@ -184,37 +219,45 @@ class Lines(Progress):
             self._best_score, self._best = score, f"{score:.4f}"
 
     def _left(self) -> str:
-        left = self._trials - self._before - self._done if self._trials else 0
-        seconds = (time.monotonic() - self._begin) / self._done * left
-        return f"  [dim]about {duration(seconds)} left[/]" if left > 0 else ""
+        clock = self._board.clock
+        left = clock.left()
+        return in_words(left, clock.later) if left else ""
 
-    def _show(self) -> None:
-        text = f"training {_in_line(self._running)}" if self._running else "finishing"
-        if self._status:
-            self._status.update(text)
-        elif time.monotonic() - self._said > _HEARTBEAT:
-            self._say(text)
+    def _at_work(self) -> str:
+        """What is done where nothing was said for a while."""
+        if not self._running:
+            return self._confirmed
+        left = f"; {left}" if (left := self._left()) else ""
+        return f"training {in_line(self._running)}{left}"
+
+    def _dim(self, text: str) -> None:
+        self._console.print(text, style="dim", soft_wrap=True, markup=False)
 
     def _say(self, text: str) -> None:
-        self._said = time.monotonic()
+        self._teller.spoken()
         self._console.print(text, soft_wrap=True, markup=True)
 
 
-def _in_line(running: Mapping[int, tuple[str, str]]) -> str:
+def _view(console: Console, board: Board) -> Any:
+    """A view below the lines, drawn anew twice a second."""
+    from rich.live import Live
+
+    def drawn() -> Any:
+        return render(board.picture(), board.now(), console)
+
+    live = Live(get_renderable=drawn, console=console, refresh_per_second=2, transient=True)
+    live.start()
+    return live
+
+
+def in_line(running: Mapping[int, tuple[str, str]]) -> str:
     """What runs, those of one role together: `control lora 1 (#4 epoch 2; #5 epoch 2); sampler (#6 epoch 1)`."""
     by_role: dict[str, list[str]] = {}
-    for number, (role, how_far) in sorted(running.items()):
-        by_role.setdefault(role, []).append(f"#{number + 1} {how_far}")
-    return "; ".join(f"{escape(role)} ({'; '.join(own)})" if role else "; ".join(own) for role, own in by_role.items())
+    for number, (role, how_far) in sorted(dict(running).items()):
+        by_role.setdefault(role, []).append(f"#{number} {how_far}")
+    return "; ".join(f"{role} ({'; '.join(own)})" if role else "; ".join(own) for role, own in by_role.items())
 
 
 def _main_score(evaluation: Evaluation) -> tuple[str, float]:
     """The first validation metric: the task's main one comes first."""
     return next(((k, v) for k, v in evaluation.metrics.items() if k not in ("train_loss", "epoch")), ("score", 0.0))
-
-
-def duration(seconds: float) -> str:
-    """90 as '1.5 min'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -15,7 +15,7 @@ from autopeft.anatomy import remarks_of
 from autopeft.budget import Budget, costs_of
 from autopeft.candidate import Candidate
 from autopeft.costs import COSTS
-from autopeft.dimensions import Dimension, Ordinal
+from autopeft.doing import doing
 from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment
 from autopeft.fingerprint import model_files
@@ -31,6 +31,7 @@ from autopeft.runners._machine import cpus
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
+from autopeft.space_remarks import on_limits, on_objectives
 from autopeft.tasks import others_of
 from autopeft.trust import trusted
 
@@ -157,25 +158,14 @@ class Session:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know before a search, a sentence each: said by `plan`, `search` and the model card."""
-        own = (*self.data.remarks, *self.tokens.remarks, *self._flat_costs())
+        own = (*self.data.remarks, *self.tokens.remarks, *self._of_space())
         return (*own, *remarks_on(self.source.quantise), *remarks_of(self.shape))
 
-    def _flat_costs(self) -> list[str]:
-        """A sentence for each cost among the objectives that no candidate can change."""
-        if self.experiment.controls.names or self.experiment.descent is not None:
-            # These have candidates that are not of the space.
-            return []
-        shape, length = self.shape, self.length
-        # Costs never fall when a size grows, so the two ends tell.
-        ends = [self.space.hybrid({d.name: end(d) for d in self.space.dimensions}) for end in (_least, _most)]
-        least, most = (costs_of(hybrid, shape, length) for hybrid in ends)
-        flat = [o.metric for o in self.objectives if o.metric in least and least[o.metric] == most[o.metric]]
-        others = ", ".join(name for name in least if least[name] < most[name])
-        return [
-            f"objective {name} is {least[name]:,} for every candidate of this space, so none is cheaper than another; "
-            f"take one that varies ({others}), or leave it out"
-            for name in flat
-        ]
+    def _of_space(self) -> list[str]:
+        """Objectives and limits that say nothing."""
+        others = bool(self.experiment.controls.names) or self.experiment.descent is not None
+        said = on_objectives(self.space, self.objectives, self.length, others)
+        return [*said, *on_limits(self.space, self.budget)]
 
     @property
     def steps(self) -> int:
@@ -227,7 +217,8 @@ def _tokenised(session: Session, data: TaskData) -> TokenizedTask:
     from autopeft.engine.generated import tokenized
 
     most, slots = session.experiment.training.max_length, session.space.input_tokens
-    return tokenized(data, session.source, most, session.experiment.generation, slots)
+    with doing(f"tokenising {len(data.train) + len(data.validation) + len(data.test):,} rows"):
+        return tokenized(data, session.source, most, session.experiment.generation, slots)
 
 
 def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, Any]:
@@ -250,14 +241,6 @@ def spec_of(session: Session, weights: Path, setup: Setup | None = None) -> Work
     """A worker in this process, with the CPU threads that all workers of the experiment's runner have together."""
     spec, runner = session.worker_spec(weights, setup), session.experiment.runner
     return replace(spec, threads=min(runner.threads * runner.parallel, cpus()))
-
-
-def _least(dimension: Dimension) -> int:
-    return 0
-
-
-def _most(dimension: Dimension) -> int:
-    return len(dimension.values) - 1 if isinstance(dimension, Ordinal) else 0
 
 
 def typical_candidates(session: Session) -> list[Candidate]:

@@ -217,6 +217,11 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[
     return spec, blocks, where
 
 
+def read_space(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """A space as it is written, not checked: of a shipped name, a file or a mapping."""
+    return dict(_find(source)[0])
+
+
 def is_preset(source: str | Path | Mapping[str, Any]) -> bool:
     """Whether a space has one hybrid: each block has one size, and stands in every layer."""
     spec, blocks, _ = read_spec(source)

@@ -17,7 +17,7 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if "_shipped" not in p.parts)
 
 #: A room may import from rooms above it in this list, and from its own.
 FLOORS: list[set[str]] = [
-    {"secrets", "writing"},
+    {"doing", "secrets", "writing"},
     {"errors", "on_import"},
     {"cells", "doors", "hub", "markup", "resources", "trust"},
     {"plugins"},
@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
     {"peft_layer"},
     {"peft_tuner"},
     {"dimensions", "space_spec", "tasks"},
-    {"slots"},
+    {"given", "slots"},
     {"space"},
     {"budget"},
     {"generating"},
@@ -44,12 +44,12 @@ FLOORS: list[set[str]] = [
     {"baselines", "searching"},
     {"runners", "tracking", "exporting"},
     {"after"},
-    {"experiment"},
+    {"experiment", "space_remarks", "watching"},
     {"session", "run_folder", "progress"},
-    {"task_facts"},
+    {"recording", "task_facts"},
     {"export_folder", "reporting"},
     {"begin", "confirming", "result"},
-    {"scoring"},
+    {"phases", "scoring"},
     {"browsing", "comparing", "following", "launch"},
     {"cli"},
 ]

@@ -145,7 +145,7 @@ def test_a_search_and_the_verbs_after_it(tmp_path: Path, capsys: pytest.CaptureF
     path, out = str(write_experiment(tmp_path, trials=2)), str(tmp_path / "run")
     status, shown, progress = autopeft(capsys, "search", path, "--out", out)
     assert status == 0
-    assert "#1/2" in progress
+    assert "1/2  #0 " in progress
     assert "Pareto front" in shown
     assert [f"autopeft {verb}" in shown for verb in ("export", "evaluate", "report", "ui")] == [True] * 4
     front = json.loads(autopeft(capsys, "front", out, "--json")[1])

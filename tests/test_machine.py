@@ -43,7 +43,7 @@ def test_more_than_the_machine_has_is_refused_before_anything_is_done(
 ) -> None:
     path = write_experiment(tmp_path, runner=runner)
     with pytest.raises(AutopeftError, match=said):
-        run_plan(Experiment.load(path), 10, False, True)
+        run_plan(Experiment.load(path), 10, True, False, True)
     with pytest.raises(AutopeftError, match=said):
         launch(Experiment.load(path), tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()

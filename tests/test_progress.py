@@ -9,17 +9,25 @@ import pytest
 from rich.console import Console
 
 from autopeft.candidate import Candidate, Evaluation, Job
+from autopeft.doing import doing
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
-from autopeft.progress import Lines, _in_line, duration
+from autopeft.progress import Lines, duration, in_line
 from autopeft.searching.study import Proposal
+from autopeft.watching.board import Board
+from autopeft.watching.clock import Outlook
+from autopeft.watching.telling import Teller
 
 CANDIDATE = Candidate(Hybrid.uniform(2, LoRA(1)))
 
 
+def lines_to(console: Console, trials: int | None, epochs: int = 1, live: bool = False, sources: bool = False) -> Lines:
+    return Lines(console, Board(trials, 1, epochs), trials, epochs, live, sources)
+
+
 def said(*evaluations: Evaluation, trials: int | None = 3) -> list[str]:
     console = Console(file=StringIO(), width=200)
-    lines = Lines(console, trials, epochs=1, live=False)
+    lines = lines_to(console, trials)
     for evaluation in evaluations:
         lines.started(Proposal(evaluation.number, Job(CANDIDATE), False))
         lines.epoch(Proposal(evaluation.number, Job(CANDIDATE), False), {"epoch": 1, "accuracy": 0.5})
@@ -34,9 +42,21 @@ def done(number: int, **metrics: float) -> Evaluation:
 
 def test_every_candidate_has_a_line_with_the_best_and_what_is_left() -> None:
     lines = said(done(0, accuracy=0.5, trainable_params=1234), done(1, accuracy=0.25, trainable_params=10))
-    assert lines[0] == "training #1 epoch 1"
-    assert lines[1].startswith("#1/3 accuracy 0.5000 with 1,234 parameters  2 s  best 0.5000  about ")
-    assert lines[-1].startswith("#2/3 accuracy 0.2500 with 10 parameters  2 s  best 0.5000  about ")
+    assert lines[0] == "1/3  #0 accuracy 0.5000 with 1,234 parameters  2 s  best 0.5000"
+    assert lines[1] == "2/3  #1 accuracy 0.2500 with 10 parameters  2 s  best 0.5000"
+
+
+def test_what_is_left_is_said_once_it_can_be_known() -> None:
+    console = Console(file=StringIO(), width=200)
+    lines = lines_to(console, 3)
+    lines.expecting(lambda: Outlook({}, 10.0, lambda job, epochs: 10.0, later=5.0))
+    lines.started(Proposal(0, Job(CANDIDATE), False))
+    lines.finished(done(0, accuracy=0.5))
+    lines.close()
+    first, last = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert first == "expected: about 30 s left, then at most 5 s more"
+    # 2 seconds where 10 were expected, which count as much as one that took 10.
+    assert last.endswith("best 0.5000  about 12 s left, then at most 5 s more")
 
 
 def test_what_is_stopped_early_says_when_and_is_counted() -> None:
@@ -44,55 +64,84 @@ def test_what_is_stopped_early_says_when_and_is_counted() -> None:
     lines = said(done(0, accuracy=0.5), stopped, done(2, accuracy=0.25))
     assert "accuracy 0.9000 with 10 parameters after 1 of 1 epochs, stopped  2 s  best 0.5000, 1 stopped" in lines[-2]
     assert "best 0.5000, 1 stopped" in lines[-1]
-    assert "stopped" not in lines[1]
+    assert "stopped" not in lines[0]
 
 
 def test_what_was_finished_before_is_counted_and_its_best_stays() -> None:
     console = Console(file=StringIO(), width=200)
-    lines = Lines(console, 4, epochs=1, live=False)
+    lines = lines_to(console, 4)
     lines.resumed([done(0, accuracy=0.75), replace(done(1, accuracy=0.9), status="stopped")])
     lines.finished(done(3, accuracy=0.5))
     lines.finished(done(2, accuracy=0.25))
     text = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert text[0] == "going on after 2 finished candidates, best 0.7500"
-    assert "best 0.7500, 1 stopped  about " in text[1]
+    assert text[1].startswith("3/4  #3 ")
     assert text[2].endswith("best 0.7500, 1 stopped")
 
 
 def test_lines_say_what_a_candidate_is_where_some_are_not_the_samplers() -> None:
     console = Console(file=StringIO(), width=200)
-    lines = Lines(console, 4, epochs=3, live=False, sources=True)
+    lines = lines_to(console, 4, epochs=3, sources=True)
     roles = ["control lora 1, top half", "large hybrid", "healed from abc", ""]
     for number, role in enumerate(roles):
         job = Job(CANDIDATE, epochs=1 if "healed" in role else None, role=role)
         lines.started(Proposal(number, job, False))
         lines.epoch(Proposal(number, job, False), {"epoch": 1, "accuracy": 0.5})
-    running = _in_line(lines._running)
+    running = in_line(lines._running)
     assert running == (
-        "control lora 1, top half (#1 epoch 2, accuracy 0.500); large hybrid (#2 epoch 2, accuracy 0.500); "
-        "healed from abc (#3 ending, accuracy 0.500); sampler (#4 epoch 2, accuracy 0.500)"
+        "control lora 1, top half (#0 epoch 2, accuracy 0.500); large hybrid (#1 epoch 2, accuracy 0.500); "
+        "healed from abc (#2 ending, accuracy 0.500); sampler (#3 epoch 2, accuracy 0.500)"
     )
     for number, role in enumerate(roles):
         lines.finished(replace(done(number, accuracy=0.5), role=role))
-    text = console.file.getvalue().splitlines()[1:]  # type: ignore[attr-defined]
-    for line, role in zip(text, roles, strict=True):
-        assert f"/4 {role or 'sampler'}: accuracy 0.5000" in line
+    text = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    for number, (line, role) in enumerate(zip(text, roles, strict=True)):
+        assert line.startswith(f"{number + 1}/4  #{number} {role or 'sampler'}: accuracy 0.5000")
+
+
+def test_a_stage_is_said_while_it_lasts_and_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    clock = [100.0]
+    # One function for all that look at the time: a stage, and who speaks of it.
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    teller = Teller(said.append, lambda: "training #0", beats=False)
+    try:
+        with doing("tokenising 8 rows"):
+            teller.beat()
+            clock[0] += 2
+            teller.beat()
+            teller.beat()
+            clock[0] += 20
+            teller.beat()
+        clock[0] += 20
+        teller.beat()
+        with doing("what takes no time"):
+            pass
+    finally:
+        teller.end()
+    with doing("what nobody hears of"):
+        clock[0] += 20
+    assert said == [
+        "tokenising 8 rows ...",
+        "tokenising 8 rows, 22 s so far",
+        "tokenising 8 rows: 22 s",
+        "training #0",
+    ]
 
 
 @pytest.mark.parametrize("live", [False, True])
 def test_confirming_has_a_total_and_a_time_left(live: bool) -> None:
     console = Console(file=StringIO(), width=200)
-    lines = Lines(console, 4, epochs=3, live=live)
+    lines = lines_to(console, 4, epochs=3, live=live)
     lines.confirming("confirmations", 3, 12, 120.0)
     if live:
-        assert lines._status is not None
-        assert lines._status.status == "3/12 confirmations, about 2.0 min left"
+        assert lines._board.now().confirmed == "3/12 confirmations, about 2.0 min left"
     lines.confirming("confirmations", 12, 12, 0.0)
     lines.close()
-    text = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert [line for line in text if "/12" in line] == ([] if live else ["3/12 confirmations, about 2.0 min left"]) + [
-        "12/12 confirmations"
-    ]
+    text = [line for line in console.file.getvalue().splitlines() if "\x1b" not in line]  # type: ignore[attr-defined]
+    assert [line for line in text if line.endswith(("left", "ions"))] == (
+        [] if live else ["3/12 confirmations, about 2.0 min left"]
+    ) + ["12/12 confirmations"]
 
 
 def test_less_is_better_for_errors() -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autopeft.anatomy._families import FAMILIES
-from autopeft.anatomy._family import CROSS, INPUT, MAPS, PLACES, SITES, Family
+from autopeft.anatomy._family import CROSS, INPUT, MAPS, PLACES, SITES, SYNONYMS, Family
 from autopeft.anatomy._images import noise_images
 from autopeft.anatomy._limits import InputLimits, TrainingLoad, input_limits
 from autopeft.anatomy._lookup import AUTO_CLASS, build, class_for, family_of, is_recognised, unsupported
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
-    "AUTO_CLASS", "CROSS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "Family", "InputLimits", "ModelShape",
-    "Rows", "Site", "TrainingLoad", "embeddings_of", "family_of", "head_names", "hidden_of", "hidden_states",
-    "input_limits", "is_recognised", "joined", "layer_counts", "layers_of", "noise_images", "remarks_of",
-    "shape_from_config", "shape_of", "stacks_of", "unsupported", "vocabulary_of", "with_hidden", "without_weights",
+    "AUTO_CLASS", "CROSS", "FAMILIES", "INPUT", "MAPS", "PLACES", "SITES", "SYNONYMS", "Family", "InputLimits",
+    "ModelShape", "Rows", "Site", "TrainingLoad", "embeddings_of", "family_of", "head_names", "hidden_of",
+    "hidden_states", "input_limits", "is_recognised", "joined", "layer_counts", "layers_of", "noise_images",
+    "remarks_of", "shape_from_config", "shape_of", "stacks_of", "unsupported", "vocabulary_of", "with_hidden",
+    "without_weights",
 ]  # fmt: skip
 
 #: The places that are modules with a weight, and perhaps a bias.

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 SITES = ("q", "k", "v", "o", "up", "down")
 #: With the second input map of a gated feed-forward network.
 MAPS = ("q", "k", "v", "o", "up", "gate", "down")
+#: What models and papers call these maps, by which a place may be named too; `output` or `dense` would be several.
+SYNONYMS = {
+    **dict.fromkeys(("q_proj", "query", "query_proj"), "q"),
+    **dict.fromkeys(("k_proj", "key", "key_proj"), "k"),
+    **dict.fromkeys(("v_proj", "value", "value_proj"), "v"),
+    **dict.fromkeys(("o_proj", "out_proj"), "o"),
+    **dict.fromkeys(("up_proj", "fc1", "intermediate"), "up"),
+    "gate_proj": "gate",
+    **dict.fromkeys(("down_proj", "fc2"), "down"),
+}
 #: The maps of a decoder's attention to what the encoder gives.
 CROSS = ("cross.q", "cross.k", "cross.v", "cross.o")
 #: The place of methods of the whole model: vectors among those that its tokens are looked up as.

@@ -10,14 +10,14 @@ import typer
 from autopeft import __version__
 from autopeft.cli import reading
 from autopeft.cli.browsing import Register, compare_runs, ui
-from autopeft.cli.options import Json, Name, Plugins, Run, Trust, path_given
+from autopeft.cli.options import Given, Json, Name, Plugins, Quiet, Run, Trust, path_given
+from autopeft.cli.watching import watch
 from autopeft.doors import door
 
 app = typer.Typer(
     name="autopeft",
     help="Find which PEFT methods to put in which layers of a model, at which size, under a budget.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -45,13 +45,14 @@ def search(
         typer.Option(parser=path_given, metavar="FOLDER", help="Run folder; default runs/<name>."),
     ] = None,
     trials: Annotated[Optional[int], typer.Option(help="Candidates; replaces the file's.")] = None,  # noqa: UP045
-    time_limit: Annotated[Optional[str], typer.Option(help="Such as 30m; replaces the file's.")] = None,  # noqa: UP045
+    time_limit: Annotated[Optional[str], typer.Option(help="Such as 1h30m; replaces the file's.")] = None,  # noqa: UP045
     workers: Annotated[Optional[int], typer.Option(help="Replaces runner.workers.")] = None,  # noqa: UP045
     warm_start: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FOLDER", help="Run folder of an earlier search to learn from."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    given: Given = None,
+    quiet: Quiet = False,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
     as_json: Json = False,
@@ -61,13 +62,18 @@ def search(
     from autopeft.cli.verbs import run_search
 
     with ended_by_signals("the search goes on with the same command"):
-        run_search(experiment, out, trials, time_limit, workers, warm_start, quiet, trust_remote_code, as_json)
+        run_search(experiment, out, trials, time_limit, workers, warm_start, given, quiet, trust_remote_code, as_json)
+
+
+app.command()(watch)
 
 
 @app.command()
 def plan(
     experiment: Name,
     samples: Annotated[int, typer.Option(min=10, max=100_000, help="Uniform points to draw.")] = 1000,
+    given: Given = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not say what is being done.")] = False,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
     as_json: Json = False,
@@ -76,10 +82,10 @@ def plan(
     from autopeft.experiment import Experiment
 
     # Before torch is imported, which takes seconds: a mistake in the file is told at once.
-    loaded = Experiment.load(experiment)
+    loaded = Experiment.load(experiment, given=given)
     from autopeft.cli.planning import run_plan
 
-    run_plan(loaded, samples, trust_remote_code, as_json)
+    run_plan(loaded, samples, quiet, trust_remote_code, as_json)
 
 
 for _verb in (reading.front, reading.show, reading.report, reading.explain):
@@ -98,7 +104,8 @@ def compare(
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write; default runs/<name>-compare."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    given: Given = None,
+    quiet: Quiet = False,
     trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -108,7 +115,7 @@ def compare(
 
     with ended_by_signals("the comparison goes on with the same command"):
         # Before torch is imported, which takes seconds: a mistake in the file is told at once.
-        loaded = Experiment.load(experiment)
+        loaded = Experiment.load(experiment, given=given)
         from autopeft.cli.comparing import run_compare
 
         run_compare(loaded, methods, seeds, rates, out, quiet, trust_remote_code, as_json)
@@ -240,13 +247,20 @@ app.command()(ui)
 app.command("compare-runs")(compare_runs)
 
 
+def _kinds(typed: str) -> list[str]:
+    from autopeft.cli.listing import KINDS
+
+    return [name for name in (*KINDS, "runs") if name.startswith(typed)]
+
+
 @app.command("list")
 def list_(
     what: Annotated[
         str,
         typer.Argument(
+            autocompletion=_kinds,
             help="methods, baselines, tuners, readouts, tasks, formats, samplers, stopping, spaces, controls, "
-            "experiments, models, costs, metrics or runners; runs: the searches in a folder."
+            "experiments, models, costs, metrics or runners; runs: the searches in a folder.",
         ),
     ],
     folder: Annotated[

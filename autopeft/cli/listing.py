@@ -18,20 +18,20 @@ from autopeft.errors import AutopeftError, suggest
 
 def run_list(what: str, as_json: bool) -> None:
     """Print names and descriptions of one kind of thing."""
-    if what not in _KINDS:
-        raise AutopeftError(f"list: unknown kind '{what}'; {suggest(what, (*_KINDS, 'runs'))}")
+    if what not in KINDS:
+        raise AutopeftError(f"list: unknown kind '{what}'; {suggest(what, (*KINDS, 'runs'))}")
     if what == "methods":
         from autopeft.cli.methods_list import print_methods
 
         print_methods(as_json)
         return
-    found = {name: _Entry.of(entry) for name, entry in _KINDS[what]().items()}
+    found = {name: _Entry.of(entry) for name, entry in KINDS[what]().items()}
     if as_json:
         print(json.dumps([{"name": name, **asdict(entry)} for name, entry in found.items()], indent=2))
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, entry in found.items():
-        table.add_row(f"[bold]{name}[/]", entry.description)
+        table.add_row(f"[bold]{escape(name)}[/]", escape(entry.description))
         for option, text in entry.options.items():
             table.add_row("", f"  {option}: {escape(text)}")
     Console(highlight=False).print(table)
@@ -159,7 +159,7 @@ def _models() -> dict[str, str]:
     return built_in | {"<folder or hub id>": f"of a supported family: {', '.join(of_texts)}"}
 
 
-_KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
+KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "methods": dict,
     "tuners": _tuners,
     "tasks": _tasks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -18,13 +19,8 @@ def path_given(given: str | Path) -> Path:
     return Path(text)
 
 
-Run = Annotated[
-    Path,
-    typer.Argument(
-        parser=path_given, metavar="FOLDER", help="A run folder, such as runs/quickstart.", show_default=False
-    ),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")]
 Trust = Annotated[
     bool,
     typer.Option(
@@ -50,4 +46,54 @@ Plugins = Annotated[
         help="A folder with plug-ins: its Python files are run. Read them first.",
     ),
 ]
-Name = Annotated[str, typer.Argument(help="A shipped experiment (see 'autopeft list experiments') or a YAML file.")]
+
+
+def _experiments(typed: str) -> list[str]:
+    """For the shell: shipped experiments, and YAML files from here, that begin with what is typed."""
+    from autopeft.resources import shipped
+
+    folder, slash, begin = typed.rpartition("/")
+    with suppress(OSError):
+        files = [
+            f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}"
+            for path in sorted(Path(f"{folder}{slash}" or ".").iterdir())
+            if path.name.startswith(begin) and (path.suffix in (".yaml", ".yml") or path.is_dir())
+        ]
+        return [*(name for name in shipped("experiments") if name.startswith(typed)), *files]
+    return []
+
+
+def _runs(typed: str) -> list[str]:
+    """For the shell: run folders, and folders on the way to one, that begin with what is typed."""
+    folder, slash, begin = typed.rpartition("/")
+    with suppress(OSError):
+        there = [path for path in sorted(Path(f"{folder}{slash}" or ".").iterdir()) if path.is_dir()]
+        named = [(f"{folder}{slash}{path.name}", path) for path in there if path.name.startswith(begin)]
+        return [name if (path / "experiment.yaml").is_file() else f"{name}/" for name, path in named]
+    return []
+
+
+Run = Annotated[
+    Path,
+    typer.Argument(
+        parser=path_given,
+        metavar="FOLDER",
+        help="A run folder, such as runs/quickstart.",
+        show_default=False,
+        autocompletion=_runs,
+    ),
+]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="A shipped experiment (see 'autopeft list experiments') or a YAML file.", autocompletion=_experiments
+    ),
+]
+Given = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A field of the experiment, such as training.epochs=5; may be given several times.",
+    ),
+]

@@ -15,31 +15,35 @@ from rich.table import Table
 from autopeft.begin import going_on
 from autopeft.budget import share_within
 from autopeft.candidate import Candidate
-from autopeft.cli.phases import phases_of, seconds_of
 from autopeft.cli.shown import safe
 from autopeft.cli.written import lines_of, written_facts
+from autopeft.doing import doing
 from autopeft.engine.load import memory_here
 from autopeft.engine.setup import Setup
 from autopeft.engine.speed import measure
 from autopeft.experiment import Experiment, needing
 from autopeft.hybrid import Hybrid
 from autopeft.launch import RUNS
-from autopeft.progress import duration
+from autopeft.phases import phases_of, seconds_for, seconds_of
 from autopeft.quantising.loading import bytes_in_memory
 from autopeft.run_folder import RunFolder
 from autopeft.searching.study import FILE, Study
 from autopeft.searching.tables import number
 from autopeft.session import Session, middle, typical_candidates
+from autopeft.watching.telling import telling
+from autopeft.watching.view import duration
 
 _SEED = 0
 
 
-def run_plan(experiment: Experiment, samples: int, trust_remote_code: bool, as_json: bool) -> None:
-    """Print the plan."""
+def run_plan(experiment: Experiment, samples: int, quiet: bool, trust_remote_code: bool, as_json: bool) -> None:
+    """Print the plan; what is done meanwhile is said on standard error, unless quiet."""
     experiment = going_on(needing(experiment, trust_remote_code), RunFolder(RUNS / experiment.name))
     experiment.runner.check()
-    session = Session(experiment, trust_remote_code)
-    facts = plan(session, samples)
+    with telling(quiet or as_json):
+        with doing("reading the model and the data"):
+            session = Session(experiment, trust_remote_code)
+        facts = plan(session, samples)
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
@@ -55,10 +59,10 @@ def plan(session: Session, samples: int) -> dict[str, Any]:
     candidates, known = typical_candidates(session), _begun(experiment)
     setup = _setup(session, known, middle(session, candidates))
     correction, epochs = _correction(session, setup, known), experiment.training.epochs
-    each = float(np.mean([_seconds(session, setup, c.hybrid) for c in candidates])) * correction
+    each = float(np.mean([seconds_for(session, setup, c.hybrid) for c in candidates])) * correction
 
     def timed(hybrid: Hybrid, of: int) -> float:
-        return _seconds(session, setup, hybrid) * correction * of / epochs
+        return seconds_for(session, setup, hybrid) * correction * of / epochs
 
     phases = phases_of(session, timed, each, setup)
     total = seconds_of(phases, session)
@@ -126,12 +130,8 @@ def _setup(session: Session, known: RunFolder | None, typical: Candidate) -> Set
     """What the search's own folder says of the engine, if it has begun; measured here if not."""
     if known is not None and (measured := known.setup()) is not None:
         return measured
-    return measure(session.worker_spec(Path()), session.tokens, typical, session.experiment.runner.parallel)
-
-
-def _seconds(session: Session, setup: Setup, hybrid: Hybrid) -> float:
-    """Seconds of a worker for a hybrid's training and validation, all epochs."""
-    return setup.seconds(session.cost_model.candidate(hybrid), session.steps)
+    with doing("measuring the engine"):
+        return measure(session.worker_spec(Path()), session.tokens, typical, session.experiment.runner.parallel)
 
 
 def _correction(session: Session, setup: Setup, known: RunFolder | None) -> float:
@@ -140,7 +140,7 @@ def _correction(session: Session, setup: Setup, known: RunFolder | None) -> floa
         return 1.0
     done = [e for e in Study.read(known.path) if e.status == "done"]
     epochs = session.experiment.training.epochs
-    estimated = sum(_seconds(session, setup, e.candidate.hybrid) * e.fidelity / epochs for e in done)
+    estimated = sum(seconds_for(session, setup, e.candidate.hybrid) * e.fidelity / epochs for e in done)
     return sum(e.seconds for e in done) / estimated if done else 1.0
 
 

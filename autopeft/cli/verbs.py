@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,12 +30,13 @@ def run_search(
     time_limit: str | None,
     workers: int | None,
     warm_start: Path | None,
+    given: Sequence[str] | None,
     quiet: bool,
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
     """`autopeft search`."""
-    experiment = with_overrides(Experiment.load(name), trials, time_limit, workers, warm_start)
+    experiment = with_overrides(Experiment.load(name, given=given), trials, time_limit, workers, warm_start)
     experiment, out = needing(experiment, trust_remote_code), out or RUNS / experiment.name
     result = launch(experiment, out, progress_for(experiment, quiet or as_json), trust_remote_code)
     if as_json:

@@ -8,6 +8,7 @@ import torch
 
 from autopeft.attaching import Banks
 from autopeft.candidate import Candidate, Evaluation, Job
+from autopeft.doing import doing
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.generated import with_texts_on_test
@@ -33,7 +34,12 @@ def score_on_test(spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidat
     if not jobs:
         return []
     reporter, known = Worker(spec, task, purpose="report"), [Job.of(job) for job in jobs]
-    return with_texts_on_test(writers_of(reporter), spec.keep, known, [_score(reporter, job) for job in known])
+    with doing("measuring on test", len(known)) as stage:
+        scores = []
+        for job in known:
+            scores.append(_score(reporter, job))
+            stage.step()
+        return with_texts_on_test(writers_of(reporter), spec.keep, known, scores)
 
 
 def train_again(spec: WorkerSpec, task: TokenizedTask, job: Candidate | Job) -> Evaluation:

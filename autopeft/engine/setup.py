@@ -48,6 +48,11 @@ class Setup(Strict):
         """For the backbone."""
         return precision_of(self.precision, self.attention)
 
+    @property
+    def words(self) -> str:
+        """`training on cpu: fp32, matmul attention, packs of 4`."""
+        return f"training on {self.device}: {self.precision}, {self.attention} attention, packs of {self.pack}"
+
     def seconds(self, flops: int, steps: int) -> float:
         """Estimated seconds of a worker for a candidate's training."""
         return flops / self.flops_per_second + steps * self.seconds_per_step

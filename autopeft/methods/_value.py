@@ -7,7 +7,7 @@ from abc import ABC
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, cast
 
-from autopeft.anatomy import INPUT, MAPS
+from autopeft.anatomy import INPUT, MAPS, SYNONYMS
 from autopeft.errors import AutopeftError, shown, suggest
 
 #: Of a method's size in one layer: more than any width of a model, and little enough to count and compare with.
@@ -51,6 +51,7 @@ class MethodValue(ABC):
         if self.sites == ALL_LINEAR or tuple(self.sites) == (ALL_LINEAR,):
             object.__setattr__(self, "sites", tuple(s for s in self.allowed_sites if s in MAPS))
         sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
+        sites = tuple(SYNONYMS.get(site, site) if isinstance(site, str) else site for site in sites)
         for site in sites:
             if site not in self.allowed_sites:
                 hint = suggest(site, self.allowed_sites)

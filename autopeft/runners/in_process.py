@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from autopeft.candidate import Candidate, Job
+from autopeft.doing import doing
 from autopeft.runners._base import Runner
 from autopeft.runners._machine import check_cpus
 
@@ -46,7 +47,9 @@ class InProcess(Runner):
 
         worker: Worker | None = None
         while proposals := loop.next_pack(pack):
-            worker = worker or Worker(spec, task)
+            if worker is None:
+                with doing("loading the model"):
+                    worker = Worker(spec, task)
             run = worker.run([p.job for p in proposals])
             positions = {p.number: i for i, p in enumerate(proposals)}
             stopped: list[int] | None = None

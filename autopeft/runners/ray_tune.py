@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pydantic import Field, field_validator
 
 from autopeft.candidate import Candidate, Job
+from autopeft.doing import doing
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.runners._base import Runner
@@ -131,7 +132,7 @@ class RayTune(Runner):
             threads = max(self.threads, min(self.workers * self.threads, cpus()))
             return score_on_test(replace(spec, threads=threads), task, jobs)
         shares = [list(jobs[i :: self.workers]) for i in range(min(self.workers, len(jobs)))]
-        with self._ray() as session:
+        with self._ray() as session, doing(f"measuring {len(jobs)} on test"):
             inputs = [(spec, task, share) for share in shares]
             found = session.call(lambda: self._remote(_scored, inputs))
         answers = [scores or [{}] * len(share) for scores, share in zip(found, shares, strict=True)]
@@ -178,8 +179,10 @@ class RayTune(Runner):
     @contextmanager
     def _ray(self) -> Iterator[RaySession]:
         cpus = max(1, math.ceil(self.workers * self.cpus_per_worker))
-        with ray_session(self.address, cpus) as session:
-            session.call(lambda: check_resources(self.cpus_per_worker, self.gpus_per_worker))
+        with ExitStack() as stack:
+            with doing("starting Ray"):
+                session = stack.enter_context(ray_session(self.address, cpus))
+                session.call(lambda: check_resources(self.cpus_per_worker, self.gpus_per_worker))
             yield session
 
 

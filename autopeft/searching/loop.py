@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -59,6 +59,17 @@ class Loop(Protocol):
         """The worker of a training died."""
 
 
+class Desk(Source, Protocol):
+    """Requests from outside the search: who shall be stopped, whether it shall end, and what to train (a source)."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether no more trainings shall be begun."""
+
+    def stops(self, numbers: Iterable[int]) -> set[int]:
+        """Which of these running candidates shall be stopped."""
+
+
 class SearchLoop:
     """Proposals out, evaluations in.
 
@@ -77,8 +88,9 @@ class SearchLoop:
         stopping: StoppingPlugin | None = None,
         epochs: int = 1,
         sources: Sequence[Source] = (),
+        desk: Desk | None = None,
     ) -> None:
-        self._sources = list(sources)
+        self._sources, self._desk = [*([] if desk is None else [desk]), *sources], desk
         self._study, self._costs, self._listeners = study, costs, listeners
         self._trials = trials
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
@@ -101,7 +113,8 @@ class SearchLoop:
         """
         late = self._deadline is not None and time.monotonic() >= self._deadline
         left = None if self._trials is None else self._trials - self._study.finished - len(self._running)
-        if self._ended or late or (left is not None and left <= 0):
+        asked = self._desk is not None and self._desk.ending
+        if self._ended or late or asked or (left is not None and left <= 0):
             self._ended = True
             return []
         if self._left_over:
@@ -163,7 +176,7 @@ class SearchLoop:
         """Keys of ended candidates whose weights are still asked for: by sources that would have more."""
         ended = self._study.evaluations()
         # Asked, since a search that goes on after its last trial has not heard yet that they have none.
-        going = [source for source in self._sources if _goes_on(source, ended)]
+        going = [source for source in self._sources if source is not self._desk and _goes_on(source, ended)]
         return {key for source in going for key in source.needs(ended)}
 
     def epoch(self, pack: Mapping[int, Mapping[str, float]]) -> set[int]:
@@ -175,7 +188,8 @@ class SearchLoop:
             self._courses.epoch(number, metrics)
             for listener in self._listeners:
                 listener.epoch(self._running[number], metrics)
-        return self._courses.stop(pack)
+        stopped = self._courses.stop(pack)
+        return stopped if self._desk is None else stopped | self._desk.stops(pack)
 
     def done(self, evaluations: Mapping[int, Evaluation]) -> None:
         """Record the evaluations of a pack by number, all or none, with the candidates' costs among their metrics."""

@@ -37,13 +37,15 @@ _PACK = "pack"
 class Proposal:
     """A candidate to be evaluated under the trial's number.
 
-    `repeat`: the sampler has found nothing but what was there already, or is near it.
+    `repeat`: the sampler has found nothing but what was there already, or is near it. `pack`: the number of the first
+    of its pack; -1 where it was asked for in none.
     """
 
     number: int
     job: Job
     repaired: bool
     repeat: bool = False
+    pack: int = -1
 
     @property
     def candidate(self) -> Candidate:
@@ -141,7 +143,7 @@ class Study(Kept):
         _set_point(self._file, trial._trial_id, self._space, job)
         self._file.keep()
         self._asked.add(trial.number)
-        return Proposal(trial.number, job, repaired=False)
+        return Proposal(trial.number, job, repaired=False, pack=trial.number if pack is None else pack)
 
     def pending(self) -> list[Proposal]:
         """Proposals of a killed run that have no evaluation yet, to be evaluated under their numbers."""
@@ -218,7 +220,7 @@ def _proposal(trial: FrozenTrial, space: SearchSpace) -> Proposal:
     given = trial.user_attrs.get(JOB)
     job = Job(space.decode(trial.params)) if given is None else Job.from_json(given)
     repaired, repeat = (bool(trial.user_attrs.get(name, False)) for name in ("repaired", "repeat"))
-    return Proposal(trial.number, job, repaired, repeat)
+    return Proposal(trial.number, job, repaired, repeat, int(trial.user_attrs.get(_PACK, -1)))
 
 
 def _checked(evaluation: Evaluation, objectives: Sequence[Objective]) -> Evaluation:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autopeft.cells import broken
+from autopeft.cells import broken, shown
 from autopeft.tasks._data import Split
 from autopeft.tasks._rows import Raw
+
+#: A class is rare of which train has fewer rows than this, or than this part of an even share; how many are named; and
+#: the rows that there must be for each class before it is said.
+_FEW, _RARE, _LISTED, _EACH = 5, 0.1, 3, 20
 
 
 def of_rows(raw: Raw) -> tuple[str, ...]:
@@ -43,6 +48,7 @@ def of_parts(train: Split, validation: Split, test: Split, names: Sequence[str],
     if names and (clashes := _clashes(keys["train"], train.labels)):
         texts, rows = clashes
         said.append(f"{_n(texts, what)} of train with different labels (in {rows:,} rows): some of these must be wrong")
+    said += _rare(parts, names)
     sets = {name: set(found) for name, found in keys.items()}
     for later, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
         total = len(keys[later])
@@ -52,6 +58,33 @@ def of_parts(train: Split, validation: Split, test: Split, names: Sequence[str],
                 f"{share} {'is' if count == 1 else 'are'} in {earlier} too (the same {what}): scores on {later} flatter"
             )
     return tuple(said)
+
+
+def _rare(parts: Mapping[str, Split], names: Sequence[str]) -> list[str]:
+    """On classes of which train has few rows beside the others, and those that a split has none of."""
+    labels = parts["train"].labels
+    if len(names) < 2 or len(labels) < _EACH * len(names) or not all(isinstance(label, int) for label in labels):
+        return []
+    counts, even = Counter(labels), len(labels) / len(names)
+    rare = [i for i in range(len(names)) if counts[i] < max(_FEW, _RARE * even)]
+    said = []
+    if rare:
+        listed = ", ".join(f"{shown(names[i])} {counts[i]:,}" for i in rare[:_LISTED])
+        more = f" and {len(rare) - _LISTED:,} more" if len(rare) > _LISTED else ""
+        what = "1 class is rare" if len(rare) == 1 else f"{len(rare):,} classes are rare"
+        said.append(
+            f"{what} in train (rows: {listed}{more}; an even share would be {even:,.0f}): accuracy hardly shows "
+            "how well they are learned; f1_macro does"
+        )
+    for split in ("validation", "test"):
+        there = set(parts[split].labels)
+        missing = [shown(name) for i, name in enumerate(names) if i not in there]
+        if missing and len(parts[split]):
+            more = f" and {len(missing) - _LISTED:,} more" if len(missing) > _LISTED else ""
+            said.append(
+                f"{split} has no row of {', '.join(missing[:_LISTED])}{more}: no score there says anything of them"
+            )
+    return said
 
 
 def _keys(split: Split) -> list[int]:

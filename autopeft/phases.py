@@ -6,9 +6,11 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from autopeft.candidate import Job
 from autopeft.confirming import FACTORS, controls_for, descent_for, first_cost
 from autopeft.costs._flops import bare_flops
 from autopeft.engine.linear_probe import RATES
@@ -17,7 +19,8 @@ from autopeft.hybrid import Hybrid
 from autopeft.searching.controls import Controls
 from autopeft.searching.descent import Descent
 from autopeft.searching.tables import number
-from autopeft.session import Session
+from autopeft.session import Session, typical_candidates
+from autopeft.watching.clock import CONTROLS, HEALINGS, LARGE, SAMPLER, Outlook
 
 #: Phases that come after the search.
 _CONFIRM, _ALONE = "confirmations", "baselines"
@@ -45,16 +48,42 @@ class Phase:
         return {**{name: value for name, value in vars(self).items() if name != "facts"}, **self.facts}
 
 
+def seconds_for(session: Session, setup: Setup, hybrid: Hybrid) -> float:
+    """Seconds of a worker for a hybrid's training and validation, all epochs."""
+    return setup.seconds(session.cost_model.candidate(hybrid), session.steps)
+
+
+def outlook_of(session: Session, setup: Setup) -> Outlook:
+    """What a search is expected to take that trains as the engine was measured."""
+    epochs, workers = session.experiment.training.epochs, session.experiment.runner.parallel
+
+    @lru_cache(maxsize=65_536)
+    def whole(hybrid: Hybrid) -> float:
+        return seconds_for(session, setup, hybrid)
+
+    def expected(job: Job, of: int | None) -> float:
+        length = (job.epochs or epochs) if of is None else of
+        return whole(job.candidate.hybrid) * length / epochs
+
+    drawn = [whole(candidate.hybrid) for candidate in typical_candidates(session)]
+    usual = sum(drawn) / len(drawn)
+    phases = phases_of(session, lambda hybrid, of: whole(hybrid) * of / epochs, usual, setup)
+    before = {p.name: p for p in phases if p.name in (CONTROLS, LARGE, HEALINGS)}
+    planned = {name: (p.trainings, (p.seconds or 0.0) / p.trainings) for name, p in before.items() if p.trainings}
+    after = {p.name: p.seconds or 0.0 for p in phases}
+    return Outlook(planned, usual, expected, after.get(_CONFIRM, 0.0) / workers + after.get(_ALONE, 0.0))
+
+
 def phases_of(session: Session, timed: Timed, typical: float, setup: Setup) -> list[Phase]:
     """Those that the experiment has, in their order; `typical` are the seconds of a candidate of the sampler's."""
     experiment = session.experiment
     trials, epochs = experiment.trials, experiment.training.epochs
     found = [*_probe(session, setup), *_controls(session, timed)]
-    found += _descent(session, timed, sum(p.trainings or 0 for p in found if p.name == "controls"))
+    found += _descent(session, timed, sum(p.trainings or 0 for p in found if p.name == CONTROLS))
     taken = sum(p.trainings or 0 for p in found if p.name != "probe")
     left = None if trials is None else max(0, trials - taken)
     seconds = None if left is None else left * typical
-    found.append(Phase("sampler", left, epochs, seconds, experiment.sampler.name, {"sampler": experiment.sampler.name}))
+    found.append(Phase(SAMPLER, left, epochs, seconds, experiment.sampler.name, {"sampler": experiment.sampler.name}))
     return [*found, *_confirm(session, found), *_baselines(session, setup)]
 
 
@@ -77,7 +106,7 @@ def _controls(session: Session, timed: Timed) -> list[Phase]:
     words = f"{len(names)} at {rates} learning rates each: {'; '.join(names)}"
     listed = [{"name": name, cost: value} for name, value in zip(names, costs, strict=True)]
     facts = {"controls": listed, "rates": rates}
-    return [Phase("controls", len(jobs), epochs, sum(timed(c.hybrid, epochs) for c in jobs), words, facts)]
+    return [Phase(CONTROLS, len(jobs), epochs, sum(timed(c.hybrid, epochs) for c in jobs), words, facts)]
 
 
 def _within(steps: Sequence[tuple[T, float]], source: Controls | Descent) -> list[T]:
@@ -108,12 +137,12 @@ def _descent(session: Session, timed: Timed, before: int) -> list[Phase]:
         words += f", of {', '.join(map(str, lengths))} epochs"
     return [
         Phase(
-            "large hybrid", int(large), epochs, large * timed(hybrid, epochs),
+            LARGE, int(large), epochs, large * timed(hybrid, epochs),
             f"the largest that fits, {number(whole)} {cost}, at as many learning rates", {cost: whole},
         ),
         # A cut hybrid takes less time than the large one, nobody knows how much: that depends on where it is cut.
         Phase(
-            "healings", int(healings), lengths[0] if len(set(lengths)) == 1 else None,
+            HEALINGS, int(healings), lengths[0] if len(set(lengths)) == 1 else None,
             healings * sum(timed(hybrid, length) for length in lengths) / max(1, len(lengths)),
             words if cuts else "nothing is cut", facts,
         ),

@@ -1,0 +1,269 @@
+"""A search as it is seen from outside: how long it takes, what it has found, and what may be asked of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from autopeft.candidate import Candidate, Evaluation, Job
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.methods.lora import LoRA
+from autopeft.searching.objective import Objective
+from autopeft.searching.study import Proposal
+from autopeft.watching.clock import Clock, Outlook
+from autopeft.watching.desk import Desk
+from autopeft.watching.now import FILE, Answer, Now, Running
+from autopeft.watching.picture import Picture, Terms
+from autopeft.watching.requests import FOLDER, End, Enqueue, Stop, put, request_of, waiting
+from autopeft.watching.text_plot import ASCII, plot
+from autopeft.watching.view import render, status
+
+
+def candidate(rank: int, rate: float = 1e-3) -> Candidate:
+    return Candidate(Hybrid.uniform(2, LoRA(rank)), {"learning_rate": rate})
+
+
+def ended(number: int, accuracy: float, params: int, rank: int = 1, rate: float = 1e-3) -> Evaluation:
+    metrics = {"accuracy": accuracy, "trainable_params": params}
+    return Evaluation(candidate(rank, rate), "done", metrics, number=number, seconds=1.0)
+
+
+OBJECTIVES = (Objective.of("accuracy"), Objective.of("trainable_params"))
+TERMS = Terms("mine", 20, 2, OBJECTIVES, {}, {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}})
+SEEN = [ended(0, 0.5, 100), ended(1, 0.8, 10_000), ended(2, 0.7, 400), ended(3, 0.6, 9_000)]
+
+
+# --- the clock
+
+
+class Simulated:
+    """Packs on workers that train `slower` than expected, after a start of their own."""
+
+    def __init__(self, workers: int, trials: int, pack: int, start: float, slower: float, ask: float = 0.0) -> None:
+        self.now, self.workers, self.trials, self.pack = 0.0, workers, trials, pack
+        self.start, self.slower, self.ask, self.next = start, slower, ask, 0
+        self.clock = Clock(trials, workers, 2, now=lambda: self.now)
+        self.clock.expecting(lambda: Outlook({"controls": (pack, 1.0)}, 4.0, self.expected))
+        self.said: list[tuple[float, float]] = []
+
+    @staticmethod
+    def expected(job: Job, epochs: int | None) -> float:
+        return (1.0 if job.role else 4.0) * (2 if epochs is None else epochs) / 2
+
+    def run(self) -> float:
+        """(Time, seconds left) after each pack; returns when it ended."""
+        events: list[tuple[float, int, int, Sequence[Job]]] = []
+        for worker in range(self.workers):
+            self._send(events, self.start * (1 + worker / 4), worker)
+        while events:
+            events.sort()
+            self.now, epoch, first, jobs = events.pop(0)
+            numbers = range(first, first + len(jobs))
+            if epoch <= 2:
+                for number in numbers:
+                    self.clock.epoch(number, epoch)
+                continue
+            for number, job in zip(numbers, jobs, strict=True):
+                took = self.slower * self.expected(job, None)
+                found = Evaluation(job.candidate, "done", {}, number=number, seconds=took, role=job.role)
+                self.clock.finished(replace(found, curve=({}, {})))
+            self.said.append((self.now, self.clock.left() or 0.0))
+            self._send(events, self.now + self.ask, 0)
+        return self.now
+
+    def _send(self, events: list[tuple[float, int, int, Sequence[Job]]], begin: float, worker: int) -> None:
+        # As a search does it: near the end a pack is a worker's share of what is left.
+        first, count = self.next, min(self.pack, -(-(self.trials - self.next) // self.workers))
+        if count <= 0:
+            return
+        jobs = [Job(candidate(1), role="" if first else "control head_only")] * count
+        self.next += count
+        for i in range(count):
+            self.clock.started(Proposal(first + i, jobs[i], False, pack=first))
+        seconds = self.slower * sum(self.expected(job, None) for job in jobs)
+        events += [(begin + seconds / 2, 1, first, jobs), (begin + seconds, 2, first, jobs)]
+        events.append((begin + seconds + 1e-6, 3, first, jobs))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("slower", [0.8, 1.0, 1.3])
+def test_what_is_left_is_known_within_thirty_percent_after_the_first_pack(workers: int, slower: float) -> None:
+    simulated = Simulated(workers, 48, 4, start=25.0, slower=slower, ask=0.3)
+    end = simulated.run()
+    for at, left in simulated.said[: len(simulated.said) // 2]:
+        assert left == pytest.approx(end - at, rel=0.3), (at, left, end - at)
+
+
+def test_a_machine_much_slower_than_measured_is_found_out() -> None:
+    simulated = Simulated(1, 48, 4, start=60.0, slower=5.0)
+    end = simulated.run()
+    at, left = simulated.said[1]
+    assert left == pytest.approx(end - at, rel=0.3)
+
+
+def test_a_limit_of_time_ends_it_sooner() -> None:
+    now = [10.0]
+    clock = Clock(100, 1, 1, limit=60.0, now=lambda: now[0])
+    assert clock.left() == 60.0
+    clock.expecting(lambda: Outlook({}, 10.0, lambda job, epochs: 10.0))
+    now[0] += 15
+    assert clock.left() == 45.0
+    assert Clock(None, 1, 1).left() is None
+
+
+# --- the picture
+
+
+def test_a_picture_has_the_front_with_best_and_knee() -> None:
+    picture = Picture.of(TERMS, [*SEEN, Evaluation(candidate(1), "failed", {}, number=4, error="no [room]")])
+    assert [p.number for p in picture.points if p.on_front] == [0, 1, 2]
+    assert (picture.best and picture.best.number, picture.knee and picture.knee.number) == (1, 2)
+    assert picture.counts == {"done": 4, "failed": 1}
+    assert picture.failures == ("#4 no [room]",)
+    assert picture.said == ()
+
+
+def test_rates_at_the_end_of_their_range_are_said() -> None:
+    at_end = [ended(0, 0.5, 100, rate=9.9e-3), ended(1, 0.8, 10_000, rate=1e-2), ended(2, 0.1, 20_000, rate=1e-3)]
+    assert Picture.of(TERMS, at_end).said == (
+        "learning_rate: 2 of the front's 2 members are at the end of its range (0.01)",
+    )
+
+
+def test_a_plot_has_every_sign_at_its_place() -> None:
+    lines = plot(Picture.of(TERMS, SEEN), 40, 7, ASCII)
+    assert len(lines) == 9
+    assert lines[0].rstrip() == "     0.8 |                             B"
+    assert lines[6].rstrip() == "     0.5 |o"
+    assert sum(line.count("K") for line in lines) == 1
+    assert "trainable_params (log)" in lines[-1]
+    assert plot(Picture.of(TERMS, []), 40, 7) == []
+
+
+@pytest.mark.parametrize("height", [10, 24, 50])
+def test_the_view_fits_a_terminal_and_shows_foreign_text_as_it_is(height: int) -> None:
+    console = Console(file=StringIO(), width=80, height=height, force_terminal=True, color_system=None)
+    running = tuple(Running(number=i, key="k", words="lora [bold]1", epoch=1, epochs=2) for i in range(9))
+    now = Now(phase="searching", running=running, left=90.0, doing=("loading the model (3 s)",))
+    console.print(render(Picture.of(TERMS, SEEN), now, console))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) <= max(height, 18)
+    assert lines[0].startswith("mine searching · about 1.5 min left")
+    assert any("#0 epoch 2 of 2  lora [bold]1" in line for line in lines)
+    assert ("★ best: #1" in "\n".join(lines)) or ("B best: #1" in "\n".join(lines))
+    assert status(Picture.of(TERMS, SEEN), now) == (
+        "searching; 4 of 20 candidates: 4 done, 9 running, 0 stopped, 0 failed; best accuracy 0.8000 (#1); "
+        "loading the model (3 s); about 1.5 min left"
+    )
+
+
+def test_what_a_search_does_is_read_from_its_folder_and_not_believed(tmp_path: Path) -> None:
+    assert Now.read(tmp_path) is None
+    now = Now(phase="searching").signed()
+    now.write(tmp_path)
+    assert Now.read(tmp_path) == now
+    assert now.lives
+    assert not now.model_copy(update={"time": 0.0}).lives
+    assert not now.model_copy(update={"phase": "ended"}).lives
+    (tmp_path / FILE).write_text(json.dumps({"phase": "searching", "running": 3}))
+    assert Now.read(tmp_path) is None
+
+
+# --- requests
+
+
+class Heard:
+    def __init__(self, run: Path) -> None:
+        self.said: list[str] = []
+        self.desk = Desk(run, self.check, lambda answer: self.answers(answer), pause=0.0)
+
+    def answers(self, answer: Answer) -> None:
+        self.said.append(answer.said)
+
+    @staticmethod
+    def check(one: Candidate) -> None:
+        if len(one.hybrid.layers) != 2:
+            raise AutopeftError("hybrid: made for another model")
+
+
+def test_a_desk_sees_to_requests_and_answers(tmp_path: Path) -> None:
+    put(tmp_path, Stop(number=1))
+    heard = Heard(tmp_path)
+    # What was asked of an earlier run is dropped.
+    assert heard.desk.stops([1]) == set()
+    put(tmp_path, Stop(number=7))
+    assert heard.desk.stops([6]) == set()
+    assert heard.desk.stops([6, 7]) == {7}
+    assert heard.desk.stops([6, 7]) == set()
+    own = candidate(3)
+    for given in (own.to_json(), own.to_json(), Candidate(Hybrid.uniform(3, LoRA(1))).to_json()):
+        put(tmp_path, Enqueue(candidate=given))
+    assert [job.candidate for job in heard.desk.next([], [], 4)] == [own]
+    assert heard.desk.next([], [Job(own)], 4) == []
+    assert not heard.desk.ending
+    put(tmp_path, End())
+    assert heard.desk.ending
+    assert list((tmp_path / FOLDER).iterdir()) == []
+    assert [said for said in heard.said if "enqueued" not in said] == [
+        "#7 will be stopped after its epoch",
+        "#7 is stopped",
+        "hybrid: made for another model",
+        f"candidate {own.key} is trained now",
+        f"candidate {own.key} is trained already",
+        "no more trainings are begun",
+    ]
+
+
+def test_what_was_enqueued_and_not_begun_outlives_a_kill(tmp_path: Path) -> None:
+    put(tmp_path, Enqueue(candidate=candidate(3).hybrid.to_json()))
+    assert len(Heard(tmp_path).desk.next([], [], 0)) == 0
+    (job,) = Heard(tmp_path).desk.next([], [], 1)
+    assert (job.candidate, job.role) == (Candidate(candidate(3).hybrid), "enqueued")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "expected a JSON object"),
+        ("{", "not valid JSON"),
+        ('{"kind": "run", "code": "x"}', "unknown kind of request; known: stop, enqueue, end"),
+        ('{"kind": "stop", "number": -1}', "number"),
+        ('{"kind": "stop", "number": 1, "more": 2}', "more: unknown key"),
+        ('{"kind": "enqueue", "candidate": {"layers": [[{"method": "lorra"}]]}}', "lorra"),
+        ('{"kind": "enqueue", "candidate": {"layers": [], "training": {}}}', "hybrid"),
+    ],
+)
+def test_what_is_no_request_is_refused_in_a_line(text: str, said: str, tmp_path: Path) -> None:
+    heard = Heard(tmp_path)
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / f"{'0' * 32}.json").write_text(text)
+    (tmp_path / FOLDER / "other.json").write_text("not looked at")
+    assert not heard.desk.ending
+    assert len(heard.said) == 1
+    assert said in heard.said[0]
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["other.json"]
+
+
+def test_requests_behind_a_link_are_not_looked_at(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    other.mkdir()
+    put(other, End())
+    (run / FOLDER).symlink_to(other / FOLDER)
+    assert list(waiting(run)) == []
+    with pytest.raises(AutopeftError, match="is a link"):
+        put(run, End())
+    assert len(list((other / FOLDER).iterdir())) == 1
+
+
+def test_a_request_is_what_it_says() -> None:
+    assert request_of({"kind": "end"}, "request") == End()
+    with pytest.raises(AutopeftError, match="kind"):
+        request_of({"kind": ["end"]}, "request")
