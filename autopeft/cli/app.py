@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from autopeft import __version__
-from autopeft.cli.options import Json, Name, Plugins, Run, Trust, path_given
+from autopeft.cli.options import Json, Moved, Name, Plugins, Run, Trust, path_given
 from autopeft.doors import door
 
 app = typer.Typer(
@@ -170,19 +170,28 @@ def export(
     to: Annotated[Path, typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write.")] = Path("out/best"),
     max_params: Annotated[Optional[int], typer.Option(min=0, help="Leave out what has more parameters.")] = None,  # noqa: UP045
     format: Annotated[
-        str, typer.Option(help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, autopeft.")
+        str,
+        typer.Option(
+            help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, merged (no adapter), autopeft."
+        ),
     ] = "auto",
     seed: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Of a confirmed candidate's trainings; default the median one on validation."),
     ] = None,
+    model: Moved = None,
+    push: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="USER/NAME", help="A repository of the hub to upload it to; the token is HF_TOKEN's."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Of a repository that --push makes.")] = False,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
 ) -> None:
-    """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter."""
-    from autopeft.cli.verbs import run_export
+    """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter, or merged into its base model."""
+    from autopeft.cli.exporting import run_export
 
-    run_export(run, pick, to, max_params, format, seed, trust_remote_code)
+    run_export(run, pick, to, max_params, format, seed, model, push, private, trust_remote_code)
 
 
 @app.command()
@@ -199,6 +208,7 @@ def evaluate(
             parser=path_given, metavar="FILE", help="A file with the task's columns, in place of its test split."
         ),
     ] = None,
+    model: Moved = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
     as_json: Json = False,
@@ -206,7 +216,7 @@ def evaluate(
     """Load an exported adapter with Hugging Face PEFT and measure it on the test split."""
     from autopeft.cli.verbs import run_evaluate
 
-    run_evaluate(folder, on, trust_remote_code, as_json)
+    run_evaluate(folder, on, model, trust_remote_code, as_json)
 
 
 @app.command()
@@ -228,6 +238,7 @@ def predict(
         typer.Option(min=1, help="Of a text that a language model writes; default as it was measured, or 64."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Texts at a time.")] = 32,
+    model: Moved = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
     as_json: Json = False,
@@ -238,7 +249,7 @@ def predict(
     with ended_by_signals("the rest of the texts is left out"):
         from autopeft.cli.predicting import run_predict
 
-        run_predict(folder, texts, max_new_tokens, batch, trust_remote_code, as_json)
+        run_predict(folder, texts, max_new_tokens, batch, model, trust_remote_code, as_json)
 
 
 @app.command()

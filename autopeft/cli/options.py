@@ -51,3 +51,7 @@ Plugins = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Argument(help="A shipped experiment (see 'autopeft list experiments') or a YAML file.")]
+Moved = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--model", metavar="MODEL", help="Where the base model is now, if it was moved."),
+]
