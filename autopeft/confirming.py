@@ -69,7 +69,7 @@ def controls_for(session: Session) -> Controls | None:
         Allowance.of(experiment.controls.share, experiment.trials, experiment.seconds),
         session.costs,
         cost,
-        lambda hybrid: session.budget.fits(hybrid, session.shape),
+        lambda hybrid: session.budget.fits(hybrid, session.shape) and session.serving.takes(hybrid),
     )
 
 

@@ -25,6 +25,8 @@ from autopeft.searching.descent_settings import DescentSettings
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.searching.stopping import StoppingPlugin, stopping_from
 from autopeft.secrets import holds_secret, remember
+from autopeft.servable import Servable
+from autopeft.space_spec import read_spec
 from autopeft.tasks import OtherSets, Task, task_from
 from autopeft.tracking import Tracking, tracking_from
 
@@ -66,6 +68,9 @@ class Experiment(Strict):
         None, description="further test sets by name, files or tasks with the same labels, measured for the front"
     )
     space: str | dict[str, Any] = "hybrid_wide"
+    servable: Annotated[Servable | None, BeforeValidator(lambda value: switched(value, None))] = Field(
+        None, description="what a server shall take of all candidates: lora, merged, {kind: lora, max_rank: 16}"
+    )
     budget: Annotated[dict[str, int | float | Text], BeforeValidator(amounts)] = Field(
         default_factory=dict, max_length=100, description="limits on costs: {trainable_params: 0.5%}, or 0.5% alone"
     )
@@ -144,6 +149,14 @@ class Experiment(Strict):
             for name, off in (("controls", ControlSettings(names=())), ("descent", None)):
                 if name not in self.model_fields_set:
                     object.__setattr__(self, name, off)
+        return self
+
+    @model_validator(mode="after")
+    def _serves(self) -> Self:
+        """What cannot be served is refused before any model is looked at."""
+        if self.servable:
+            _, blocks, where = read_spec(self.space)
+            self.servable.check({b.name: b.make(b.method.step) for b in blocks}, f"servable: {where}")
         return self
 
     @model_validator(mode="after")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autopeft import __version__
 from autopeft.anatomy import ModelShape
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.doors import reason
@@ -15,6 +17,7 @@ from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.models import ModelSource
 from autopeft.recipe import Recipe
+from autopeft.searching.confirming.values import Spread
 from autopeft.task_facts import TaskFacts
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ class Trained:
     """A candidate's weights, the metrics of these very weights, and what a card says of their model and task.
 
     `files` is the model's fingerprint, `setup` how the engine was measured and `recipe` how the weights came about,
-    where that is known.
+    where that is known. `seeds` are the scores over so many seeds, where there were several.
     """
 
     source: ModelSource
@@ -39,6 +42,7 @@ class Trained:
     metrics: dict[str, float]
     setup: Setup | None = None
     recipe: Recipe | None = None
+    seeds: tuple[int, Mapping[str, Spread]] | None = None
 
 
 def write_export(
@@ -46,20 +50,21 @@ def write_export(
 ) -> None:
     """Write the adapter in a format (None: stock PEFT where it can be), then `hybrid.json` and the model card.
 
-    `UnfitWeights` for weights that are not of the candidate, before anything is written; `AutopeftError` with `remedy`
-    where the folder cannot be written.
+    All of it comes to its place when all is written. `UnfitWeights` for weights that are not of the candidate, before
+    anything is written; `AutopeftError` with `remedy` where the folder cannot be written.
     """
-    from autopeft.exporting import format_of, write_adapter, write_card, write_record
+    from autopeft.exporting import filling, format_of, write_adapter, write_card, write_record
 
     format_ = format_of(asked, chosen.candidate.hybrid, trained.source.quantise)
-    source = replace(trained.source, chat=trained.facts.chat)
-    with _writing(to, remedy):
+    source, most = replace(trained.source, chat=trained.facts.chat), experiment.training.max_length
+    with _writing(to, remedy), filling(to) as made:
         readout = trained.facts.readout
-        kind = write_adapter(source, chosen.candidate, trained.weights, readout, to, asked)
-    record = _record(experiment, trained, chosen, kind, "autopeft" if kind == "AUTOPEFT" else format_)
-    with _writing(to, remedy):
-        write_record(to, record)
-        write_card(to, record, source)
+        kind = write_adapter(source, chosen.candidate, trained.weights, readout, made, asked, most)
+        record = _record(experiment, trained, chosen, kind, "autopeft" if kind == "AUTOPEFT" else format_)
+        # What the folder will hold: the record and the card are written next.
+        record["files"] = sorted({*(path.name for path in made.iterdir()), "hybrid.json", "README.md"})
+        write_record(made, record)
+        write_card(made, record, source)
 
 
 def sizes_of(shape: ModelShape) -> dict[str, int]:
@@ -93,6 +98,7 @@ def _record(
     hybrid, setup = written(format_, candidate.hybrid), trained.setup
     sizes = sizes_of(source.shape(facts.readout))
     return {
+        "written_by": f"autopeft {__version__}",
         "key": chosen.key,
         "peft_type": peft_type,
         "format": format_,
@@ -107,6 +113,8 @@ def _record(
         **({"quantise": source.quantise} if source.quantise else {}),
         "num_labels": facts.readout.outputs,
         "labels": list(facts.labels),
+        "id2label": {str(number): name for number, name in enumerate(facts.labels)},
+        "max_length": experiment.training.max_length,
         "scores": list(facts.metrics),
         "positive": facts.positive,
         **({"readout": facts.kind} if facts.kind else {}),
@@ -119,5 +127,11 @@ def _record(
         **({"engine": setup.model_dump(include={"device", "precision", "attention"})} if setup else {}),
         **({"generation": facts.generation.model_dump(mode="json")} if facts.generation else {}),
         **({"asks": facts.asks} if facts.asks else {}),
+        **({"spread": _spread(*trained.seeds)} if trained.seeds else {}),
         **({"recipe": trained.recipe.to_json()} if trained.recipe else {}),
     }
+
+
+def _spread(seeds: int, scores: Mapping[str, Spread]) -> dict[str, Any]:
+    finite = {name: [s.mean, s.sd] for name, s in scores.items() if math.isfinite(s.mean) and math.isfinite(s.sd)}
+    return {"seeds": seeds, "scores": finite}

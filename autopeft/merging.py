@@ -60,6 +60,38 @@ def merge(model: PreTrainedModel, hybrid: Hybrid, weights: Weights, safe: bool =
         slot.write(*slot.merged(hybrid, weights))
 
 
+def biases_lacked(model: PreTrainedModel, hybrid: Hybrid) -> str:
+    """Why a hybrid that merges could not be saved in models of this kind, as its maps would need biases; else "".
+
+    `model` may be without weights, on PyTorch's device "meta".
+    """
+    lacking: dict[str, str] = {}
+    with torch.device("meta"):
+        for slot in _slots(model, hybrid):
+            if getattr(slot.module, "bias", None) is not None:
+                continue
+            own = [(place, m) for place, m in slot.methods if _gives_bias(slot.shape.at(slot.layer), place, m)]
+            if own:
+                lacking[slot.name] = " and ".join(dict.fromkeys(f"'{m.label}'" for _, m in own))
+    try:
+        _give_biases(model, lacking, False)
+    except AutopeftError as error:
+        return str(error)
+    return ""
+
+
+def _gives_bias(shape: ModelShape, place: str, method: Method) -> bool:
+    """Whether a method merges into a map without a bias as one with a bias."""
+    width, made = shape.width(place), method.folded()
+    frozen = torch.empty(width[1], width[0]) if place not in ("norm1", "norm2") else torch.empty(width[1])
+    held = {name: torch.empty(weight.shape) for name, weight in made.weights(shape, place).items()}
+    try:
+        return made.merge(place, held, frozen, None)[1] is not None
+    except (KeyError, NotImplementedError, RuntimeError):
+        # What it shares is not made here; such methods change weights.
+        return False
+
+
 @dataclass(frozen=True)
 class _Slot:
     """One map, rows of a fused map, or norm, and the methods that act there, in their order, each with its place."""
@@ -147,10 +179,11 @@ def _sum(now: _Map, changed: _Map, frozen: _Map) -> _Map:
     return weight, added if now[1] is None else now[1] + added
 
 
-def _give_biases(model: Any, lacking: Mapping[str, str]) -> None:
+def _give_biases(model: Any, lacking: Mapping[str, str], put: bool = True) -> None:
     """Zero biases, by the model's configuration, for maps that have none.
 
     `lacking` has the methods by the dotted names of the maps. `AutopeftError` where no configuration gives them.
+    Without `put` nothing else is done.
     """
     known = _names(model, model.config) if lacking else set()
     fields, given = [], set[str]()
@@ -165,10 +198,10 @@ def _give_biases(model: Any, lacking: Mapping[str, str]) -> None:
             raise AutopeftError(
                 f"{methods} would give {name} a bias, which a saved {type(model).__name__} cannot have; {_KEEP}"
             )
-    for name in given:
+    for name in given if put else ():
         module = model.get_submodule(name.removesuffix(".bias"))
         module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]), requires_grad=False)
-    for field in fields:
+    for field in fields if put else ():
         setattr(model.config, field, True)
 
 

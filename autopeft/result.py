@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +33,7 @@ _AS_IT_WAS = "the search itself is as it was"
 if TYPE_CHECKING:
     from autopeft.exporting import Format
     from autopeft.reporting import Searched
+    from autopeft.searching.confirming.values import Spread
     from autopeft.searching.explanation import Explanation
     from autopeft.searching.stored import Stored
 
@@ -104,10 +106,18 @@ class SearchResult:
         *,
         format: Format | None = None,
         seed: int | None = None,
+        model: str | None = None,
         trust_remote_code: bool = False,
     ) -> Path:
         """Write a candidate with its trained weights as a PEFT adapter; see `autopeft.export`."""
-        return export(self, pick, to, max_params, format=format, seed=seed, trust_remote_code=trust_remote_code)
+        trust = trust_remote_code
+        return export(self, pick, to, max_params, format=format, seed=seed, model=model, trust_remote_code=trust)
+
+    def on(self, model: str) -> Self:
+        """The same result with the model in another place."""
+        moved = type(self)(self._folder)
+        moved.__dict__["experiment"] = self.experiment.model_copy(update={"model": str(model)})
+        return moved
 
     def explain(self, *, trust_remote_code: bool = False) -> Explanation:
         """What the score depends on (layers, methods, training), and what the front is made of.
@@ -188,18 +198,23 @@ def export(
     *,
     format: Format | None = None,
     seed: int | None = None,
+    model: str | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
     """Write a candidate of a search as a PEFT adapter: weights, `adapter_config.json`, `hybrid.json`, a model card.
 
     `pick` is "best" (the best score), "knee" or a candidate's key; `max_params` leaves out what is larger. `format`:
     "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its own
-    rank), "peft" (another tuner of stock PEFT), "autopeft", or None for a stock one where it can express the candidate.
+    rank), "peft" (any tuner of stock PEFT), "merged" (the backbone with all in its own weights, an ordinary model of
+    transformers), "autopeft", or None for a stock adapter where it can express the candidate. `model`: where the base
+    model is now, if it was moved; its files must be the same.
     Of a candidate that was confirmed with several seeds, the weights of the median validation score, or those of
     `seed`. Weights that were not kept are trained again; only that, and test scores that are not known, needs the data.
     The model's own code runs only where the search needed it and the caller trusts it now. Returns the folder.
     """
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
+    if model is not None:
+        result = result.on(model)
     chosen, to = training_of(result.front, pick, max_params, seed, result.remembered), Path(to)
     # Now come torch and transformers, which takes many seconds: what is no candidate was refused before.
     from autopeft.exporting import UnfitWeights, check_free, format_of
@@ -244,7 +259,16 @@ def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> 
     files = model_files(source.location)
     codes = codes_of(map(type, chosen.candidate.hybrid.methods()))
     refuse_another(run.path, header, settings_of(result.experiment, files) | {"plugins": codes}, _OTHERWISE)
-    return Trained(source, files, facts, weights, dict(chosen.metrics), run.setup(), _recipe(result, chosen))
+    return Trained(
+        source,
+        files,
+        facts,
+        weights,
+        dict(chosen.metrics),
+        run.setup(),
+        _recipe(result, chosen),
+        _seeds(result, chosen),
+    )
 
 
 def _with_data(
@@ -273,8 +297,14 @@ def _with_data(
         for mark, task in session.tests.items():
             metrics |= marked(score_on_test(spec, task, [chosen.job])[0], mark)
     weights = load_weights(run.weights, name) or {}
-    facts, recipe = TaskFacts.of(session), _recipe(result, chosen)
-    return Trained(session.source, session.model_files, facts, weights, metrics, run.setup(), recipe)
+    facts, recipe, seeds = TaskFacts.of(session), _recipe(result, chosen), _seeds(result, chosen)
+    return Trained(session.source, session.model_files, facts, weights, metrics, run.setup(), recipe, seeds)
+
+
+def _seeds(result: SearchResult, chosen: Evaluation) -> tuple[int, Mapping[str, Spread]] | None:
+    """How many seeds the chosen one was trained with, and its scores over them; None of one alone."""
+    known = result.front.verdict.confirmed.get(chosen.number)
+    return (known.seeds, known.scores) if known and known.seeds > 1 else None
 
 
 def _recipe(result: SearchResult, chosen: Evaluation) -> Recipe | None:
@@ -284,12 +314,19 @@ def _recipe(result: SearchResult, chosen: Evaluation) -> Recipe | None:
     return recipe_of(chosen, result.evaluations, objectives, result.experiment.training, int(header["length"]))
 
 
-def evaluate(folder: str | Path, *, on: str | Path | None = None, trust_remote_code: bool = False) -> dict[str, float]:
+def evaluate(
+    folder: str | Path,
+    *,
+    on: str | Path | None = None,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> dict[str, float]:
     """Load an exported adapter on a fresh backbone, as its user would, and measure it on the test split.
 
-    `on`: a file with the task's columns, to measure on instead; the metrics then bear no `test_`. The folder is data:
+    `on`: a file with the task's columns, to measure on instead; the metrics then bear no `test_`. `model`: where the
+    base model is now, if it was moved. The folder is data:
     the model's own code runs only where the search needed it and the caller trusts it now.
     """
     from autopeft.exporting.evaluation import measure_export
 
-    return measure_export(Path(folder), None if on is None else Path(on), trust_remote_code)
+    return measure_export(Path(folder), None if on is None else Path(on), trust_remote_code, model)

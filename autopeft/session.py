@@ -30,6 +30,7 @@ from autopeft.readouts import Readout, bare
 from autopeft.runners._machine import cpus
 from autopeft.searching.budgeted import LEAST_SHARE
 from autopeft.searching.objective import Objective
+from autopeft.serving import Serving
 from autopeft.space import SearchSpace
 from autopeft.space_remarks import on_limits, on_objectives
 from autopeft.tasks import others_of
@@ -74,6 +75,9 @@ class Session:
         self.others = others_of(experiment.evaluate_on or {}, experiment.task, self.data)
         self.shape = self.source.shape(self.data.readout).loaded(self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
+        asked = experiment.servable or self.space.servable
+        self.serving = Serving(asked, self.source, self.data.readout, self.shape)
+        self.serving.check(self.space)
         self.check_positions(self.space.input_tokens, self.space.where)
         _check_phases(self.space, self.data.readout, experiment.training.epochs)
         self.budget = Budget.resolve(experiment.budget, self.shape, self.length)

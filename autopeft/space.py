@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 #: A value for every dimension by name: an index for ordinal dimensions, a number for continuous ones.
 Point = Mapping[str, int | float]
 
-
 #: Of a space; the largest models with all methods in all layers have a tenth of it. Python writes out no whole number
 #: of more than 4,300 digits.
 _MOST_DIMENSIONS, _MOST_DIGITS = 10_000, 4_000
@@ -46,7 +45,8 @@ class SearchSpace:
 
     def __init__(self, source: str | Path | Mapping[str, Any], shape: ModelShape) -> None:
         self._spec, self._blocks, self.where = read_spec(source)
-        self.shape, self.description, self.shared = shape, self._spec.description, self._spec.sizes == "shared"
+        self.shape, self.description, self.servable = shape, self._spec.description, self._spec.servable
+        self.shared = self._spec.sizes == "shared"
         self._sizes = {block.name: block.scaled(shape) for block in self._blocks}
         self._stood = layers_of_blocks(self._blocks, self._sizes, self._spec.stack, shape, self.where)
         training = {name: values for name, values in self._spec.training if values is not None}
@@ -59,8 +59,7 @@ class SearchSpace:
         self._by_name = {d.name: d for d in self.dimensions}
         self._made = {b.name: tuple(b.make(size) for size in self._sizes[b.name]) for b in self._blocks}
         self._seen_layers: dict[tuple[Method, ...], tuple[Method, ...]] = {}
-        self._layers = tuple(self._slots(i) for i in range(shape.layers))
-        self._model = self._slots(None)
+        self._layers, self._model = tuple(self._slots(i) for i in range(shape.layers)), self._slots(None)
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], shape: ModelShape) -> SearchSpace:
@@ -220,6 +219,7 @@ class SearchSpace:
             "sizes": self._spec.sizes,
             "blocks": {b.name: b.to_json(self._sizes[b.name]) for b in self._blocks},
             "training": {name: v.to_json() for name, v in self._spec.training if v is not None},
+            **({"servable": self.servable.to_json()} if self.servable else {}),
         }
 
     def _structure(self) -> list[Ordinal]:

@@ -18,6 +18,7 @@ from autopeft.doors import door, within
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods import METHODS, MOST_SIZE, Method
 from autopeft.resources import shipped
+from autopeft.servable import Servable
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _FRACTION = re.compile(r"d(?:\s*/\s*([1-9][0-9]{0,8}))?")
@@ -129,6 +130,7 @@ class SpaceSpec(Strict):
     sizes: Literal["per_layer", "shared"] = "per_layer"
     blocks: dict[str, dict[str, Any]] = Field(max_length=_MOST_BLOCKS)
     training: Training = Training()
+    servable: Servable | None = Field(None, description="what a server shall take: lora, merged")
 
     @field_validator("blocks")
     @classmethod
@@ -214,6 +216,8 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[
     spec = parse(SpaceSpec, data, where)
     blocks = tuple(_block(name, raw, f"{where}: blocks.{name}") for name, raw in spec.blocks.items())
     _check_collisions(blocks, where)
+    if spec.servable:
+        spec.servable.check({block.name: block.make(block.method.step) for block in blocks}, f"{where}: servable")
     return spec, blocks, where
 
 

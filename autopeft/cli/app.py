@@ -10,7 +10,7 @@ import typer
 from autopeft import __version__
 from autopeft.cli import reading
 from autopeft.cli.browsing import Register, compare_runs, ui
-from autopeft.cli.options import Given, Json, Name, Plugins, Quiet, Run, Trust, path_given
+from autopeft.cli.options import Given, Json, Moved, Name, Plugins, Quiet, Run, Trust, path_given
 from autopeft.cli.watching import watch
 from autopeft.doors import door
 
@@ -167,20 +167,29 @@ def export(
     to: Annotated[Path, typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write.")] = Path("out/best"),
     max_params: Annotated[Optional[int], typer.Option(min=0, help="Leave out what has more parameters.")] = None,  # noqa: UP045
     format: Annotated[
-        str, typer.Option(help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, autopeft.")
+        str,
+        typer.Option(
+            help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, merged (no adapter), autopeft."
+        ),
     ] = "auto",
     seed: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Of a confirmed candidate's trainings; default the median one on validation."),
     ] = None,
+    model: Moved = None,
+    push: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="USER/NAME", help="A repository of the hub to upload it to; the token is HF_TOKEN's."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Of a repository that --push makes.")] = False,
     register: Register = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
 ) -> None:
-    """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter."""
-    from autopeft.cli.verbs import run_export
+    """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter, or merged into its base model."""
+    from autopeft.cli.exporting import run_export
 
-    run_export(run, pick, to, max_params, format, seed, trust_remote_code)
+    run_export(run, pick, to, max_params, format, seed, model, push, private, trust_remote_code)
     if register:
         from autopeft.cli.registering import run_register
 
@@ -201,6 +210,7 @@ def evaluate(
             parser=path_given, metavar="FILE", help="A file with the task's columns, in place of its test split."
         ),
     ] = None,
+    model: Moved = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
     as_json: Json = False,
@@ -208,7 +218,7 @@ def evaluate(
     """Load an exported adapter with Hugging Face PEFT and measure it on the test split."""
     from autopeft.cli.verbs import run_evaluate
 
-    run_evaluate(folder, on, trust_remote_code, as_json)
+    run_evaluate(folder, on, model, trust_remote_code, as_json)
 
 
 @app.command()
@@ -230,6 +240,7 @@ def predict(
         typer.Option(min=1, help="Of a text that a language model writes; default as it was measured, or 64."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Texts at a time.")] = 32,
+    model: Moved = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
     as_json: Json = False,
@@ -240,7 +251,7 @@ def predict(
     with ended_by_signals("the rest of the texts is left out"):
         from autopeft.cli.predicting import run_predict
 
-        run_predict(folder, texts, max_new_tokens, batch, trust_remote_code, as_json)
+        run_predict(folder, texts, max_new_tokens, batch, model, trust_remote_code, as_json)
 
 
 app.command()(ui)

@@ -97,3 +97,7 @@ Given = Annotated[
         help="A field of the experiment, such as training.epochs=5; may be given several times.",
     ),
 ]
+Moved = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--model", metavar="MODEL", help="Where the base model is now, if it was moved."),
+]

@@ -19,10 +19,16 @@ _out = console()
 
 
 def run_predict(
-    folder: Path, name: str, max_new_tokens: int | None, batch: int, trust_remote_code: bool, as_json: bool
+    folder: Path,
+    name: str,
+    max_new_tokens: int | None,
+    batch: int,
+    model: str | None,
+    trust_remote_code: bool,
+    as_json: bool,
 ) -> None:
     """One line a text, as soon as its batch is done; lines that a terminal sends are answered one by one."""
-    predictor = Predictor(folder, trust_remote_code)
+    predictor = Predictor(folder, trust_remote_code, model)
     if name == "-":
         batch = 1 if sys.stdin.isatty() else batch
         rows: Iterable[Text] = (line for line in (raw.strip() for raw in sys.stdin) if line)

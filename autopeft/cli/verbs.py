@@ -6,19 +6,15 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from autopeft.cli.fronts import advise, show_result, unfinished
+from autopeft.cli.fronts import advise, show_result
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
-from autopeft.errors import AutopeftError, suggest
 from autopeft.experiment import Experiment, changed, needing
 from autopeft.launch import RUNS, launch
 from autopeft.progress import progress_for
-from autopeft.result import SearchResult, evaluate, export
-
-if TYPE_CHECKING:
-    from autopeft.exporting import Format
+from autopeft.result import evaluate
 
 _out = console()
 
@@ -63,33 +59,9 @@ def with_overrides(
     return changed(experiment, given, "command line") if given else experiment
 
 
-def run_export(
-    run: Path, pick: str, to: Path, max_params: int | None, format: str, seed: int | None, trust_remote_code: bool
-) -> None:
-    """`autopeft export`."""
-    if format not in _FORMATS:
-        raise AutopeftError(f"--format: unknown format '{format}'; {suggest(format, _FORMATS)}")
-    chosen, result = cast("Format", format) if format != "auto" else None, SearchResult.open(run)
-    folder = export(result, pick, to, max_params, format=chosen, seed=seed, trust_remote_code=trust_remote_code)
-    record = json.loads((folder / "hybrid.json").read_text(encoding="utf-8"))
-    kind = {
-        "lora": "stock PEFT LoRA",
-        "lora-padded": "stock PEFT LoRA of one rank",
-        "peft": f"stock PEFT, type {record['peft_type']}",
-        "autopeft": "PEFT type AUTOPEFT",
-    }[record["format"]]
-    _out.print(f"wrote candidate [bold]{safe(record['key'])}[/] to {safe(str(folder))} ({kind})", soft_wrap=True)
-    if (words := unfinished(result)) is not None:
-        say(words)
-    _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
-
-
-_FORMATS = ("auto", "lora", "lora-padded", "peft", "autopeft")
-
-
-def run_evaluate(folder: Path, on: Path | None, trust_remote_code: bool, as_json: bool) -> None:
+def run_evaluate(folder: Path, on: Path | None, model: str | None, trust_remote_code: bool, as_json: bool) -> None:
     """`autopeft evaluate`."""
-    metrics = evaluate(folder, on=on, trust_remote_code=trust_remote_code)
+    metrics = evaluate(folder, on=on, model=model, trust_remote_code=trust_remote_code)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return

@@ -15,13 +15,17 @@ from autopeft.engine.backbone import REPORTED, Backbone
 from autopeft.engine.images import processor_of
 from autopeft.engine.report import complaint
 from autopeft.errors import AutopeftError
+from autopeft.exporting._folder import WEIGHTS
 from autopeft.exporting._generating import write_tokenizer
 from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
-from autopeft.exporting._record import FILE, Format
+from autopeft.exporting._merged import part, write_merged
+from autopeft.exporting._prompts import computes_the_same, reads_prompts
+from autopeft.exporting._record import Format
 from autopeft.exporting._stock import is_stock, stock_config, stock_state
 from autopeft.exporting._tuner import is_one_tuner, tuner_config, tuner_state
 from autopeft.folding import Form, exported, fold, folded
 from autopeft.hybrid import Hybrid
+from autopeft.merging import unmerged
 from autopeft.models import ModelSource
 from autopeft.packing_bits import make_storable
 from autopeft.quantising import Kind
@@ -31,34 +35,23 @@ from autopeft.writing import replacing
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
 
 class UnfitWeights(AutopeftError):
     """Weights that are not of the candidate: a file of the run folder was damaged or exchanged."""
 
 
-def check_free(to: Path) -> None:
-    """`AutopeftError` when an export would overwrite what is no export's, there or where a link leads to."""
-    for name, whose in (("study.db", "a search"), ("config.json", "a model")):
-        if (to / name).exists():
-            raise AutopeftError(f"{to}: is the folder of {whose} (it has a {name}); give a folder of its own (to)")
-    for name in ("README.md", CONFIG, WEIGHTS, FILE):
-        if (to / name).is_symlink():
-            raise AutopeftError(f"{to}: its {name} is a link to another file; give another folder (to), or remove it")
-    if not (to / FILE).is_file():
-        taken = [name for name in ("README.md", CONFIG, WEIGHTS) if (to / name).exists()]
-        if taken:
-            raise AutopeftError(f"{to}: holds a {taken[0]} that is not of an export; give another folder (to)")
-
-
 def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None) -> Format:
     """The format to write: as asked, else stock LoRA or one other tuner of stock PEFT where it can express the hybrid.
+
+    LoRA is of stock PEFT too, so "peft" is "lora" for a hybrid of LoRA only.
 
     `quantise`: how the backbone is kept, where stock PEFT does not know all.
 
     `AutopeftError` when one of them is asked for, and can't.
     """
+    if asked == "merged":
+        _check_merges(hybrid, quantise)
+        return asked
     if quantise == "int4":
         if asked not in (None, "autopeft"):
             raise AutopeftError(f"format '{asked}': stock PEFT does not know maps kept as int4; take format autopeft")
@@ -69,11 +62,26 @@ def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None
             "pick another one, or search a space of LoRA only (space: lora_ranks)"
         )
     own = exported(hybrid)
-    if asked == "peft" and not (is_stock(own) or is_one_tuner(own)):
+    stock: Format | None = "lora" if is_lora_only(own) else "peft" if is_stock(own) or is_one_tuner(own) else None
+    if asked == "peft" and stock is None:
         raise AutopeftError(
             f"format '{asked}': the candidate is not one tuner of PEFT ({hybrid.describe()}); leave the format out"
         )
-    return asked or ("lora" if is_lora_only(own) else "peft" if is_stock(own) or is_one_tuner(own) else "autopeft")
+    return stock or "autopeft" if asked in (None, "peft") else asked
+
+
+def _check_merges(hybrid: Hybrid, quantise: Kind | None) -> None:
+    """`AutopeftError` where a hybrid cannot be put into the backbone's weights."""
+    if names := unmerged(hybrid):
+        which, do = ", ".join(f"'{name}'" for name in names), "do" if len(names) > 1 else "does"
+        raise AutopeftError(
+            f"format 'merged': {which} {do} not merge into the backbone; pick another candidate, or search with "
+            "'servable: merged'"
+        )
+    if quantise:
+        raise AutopeftError(
+            f"format 'merged': the backbone is kept as {quantise}, and cannot take what is merged; export an adapter"
+        )
 
 
 def written(format_: Format, hybrid: Hybrid) -> Hybrid:
@@ -88,8 +96,12 @@ def write_adapter(
     readout: Readout,
     to: Path,
     asked: Format | None = None,
+    max_length: int | None = None,
 ) -> str:
     """Write `adapter_config.json` and `adapter_model.safetensors`; the PEFT type written ("LORA", "AUTOPEFT", ...).
+
+    A "merged" one is the backbone's `config.json` and weights, and called "MERGED". With `max_length` the tokenizer is
+    written beside it, which cuts texts of classifiers at so many tokens; that of a model that writes texts always is.
 
     The hybrid is folded first (see `written`). One of LoRA only becomes stock PEFT LoRA, and one of (IA)3, VeRA or
     one tuner of PEFT that tuner's files; all load without autopeft. What a tuner's configuration cannot say of this
@@ -101,19 +113,20 @@ def write_adapter(
     backbone = Backbone(source, readout, REPORTED, torch.device("cpu"))
     if wrong := complaint(backbone, candidate.hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
+    if format_ == "merged":
+        to.mkdir(parents=True, exist_ok=True)
+        pad_id = source.tokenizer().pad_token_id if max_length else None
+        write_merged(candidate.hybrid, weights, backbone, pad_id, to)
+        _write_beside(source, backbone, to, max_length)
+        return "MERGED"
     hybrid, weights = _folded(format_, candidate.hybrid, weights, backbone)
-    config = None if format_ == "autopeft" else config_of(format_, hybrid, backbone.model, readout)
+    config, state = _of_peft(format_, hybrid, weights, backbone)
     if config is None and asked == "peft":
         raise _cannot_say(hybrid)
-    _prepare(source, backbone, to)
+    _write_beside(source, backbone, to, max_length)
     if config is None:
         _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
-    if format_ == "peft":
-        of_peft = tuner_state if is_one_tuner(hybrid) else stock_state
-        state = of_peft(hybrid, weights, backbone.model)
-    else:
-        state = lora_state(hybrid, weights, backbone.model, format_ == "lora-padded")
     config.base_model_name_or_path = source.location
     config.save_pretrained(str(to))
     with replacing(to / WEIGHTS) as partial:
@@ -122,11 +135,28 @@ def write_adapter(
     return str(config.peft_type.value)
 
 
-def _prepare(source: ModelSource, backbone: Backbone, to: Path) -> None:
-    """Make the folder, with what generating, or reading images, takes beside an adapter."""
+def _of_peft(
+    format_: Format, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], backbone: Backbone
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Configuration and weights for stock PEFT; None where it has none that computes the same on this model."""
+    model = backbone.model
+    config = None if format_ == "autopeft" else config_of(format_, hybrid, model, backbone.readout)
+    if config is None:
+        return None, {}
+    if format_ != "peft":
+        return config, lora_state(hybrid, weights, model, format_ == "lora-padded")
+    state = (tuner_state if is_one_tuner(hybrid) else stock_state)(hybrid, weights, model)
+    if reads_prompts(config) and not computes_the_same(config, state, hybrid, part(weights, "hybrid."), model):
+        return None, {}
+    return config, state
+
+
+def _write_beside(source: ModelSource, backbone: Backbone, to: Path, max_length: int | None) -> None:
+    """Make the folder, with what reads texts, or images, and says how to generate."""
     to.mkdir(parents=True, exist_ok=True)
-    if backbone.readout.generates:
-        write_tokenizer(source, backbone.model, to)
+    readout = backbone.readout
+    if readout.generates or (max_length and readout.given == "text"):
+        write_tokenizer(source, backbone.model, to, None if readout.generates else max_length)
     if backbone.readout.given == "image":
         with door(to, "the image processor cannot be written here"):
             processor_of(source).save_pretrained(str(to))
@@ -146,7 +176,7 @@ def _folded(
 ) -> tuple[Hybrid, dict[str, torch.Tensor]]:
     """`written` with its weights."""
     form: Form = "folded" if format_ in ("lora", "lora-padded") else "exported"
-    new, own = fold(hybrid, _part(weights, "hybrid."), backbone.shape, form)
+    new, own = fold(hybrid, part(weights, "hybrid."), backbone.shape, form)
     heads = {name: w for name, w in weights.items() if name.startswith("head.")}
     return new, {f"hybrid.{name}": w for name, w in own.items()} | heads
 
@@ -166,25 +196,25 @@ def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel, readout: 
 def _write_hybrid(
     source: ModelSource, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], backbone: Backbone, to: Path
 ) -> None:
+    wrapped = hybrid_on(backbone.model, hybrid, weights, backbone.readout)
+    wrapped.peft_config["default"].base_model_name_or_path = source.location
+    make_storable(wrapped.base_model.model.autopeft.autopeft_banks["default"])
+    wrapped.save_pretrained(str(to), save_embedding_layers=False)
+
+
+def hybrid_on(model: Any, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], readout: Readout) -> Any:
+    """A `PeftModel` of type AUTOPEFT with these weights, its head's among them."""
     from peft import get_peft_model
 
     from autopeft.peft_tuner import HybridConfig
 
-    task = backbone.readout.peft_task
+    task, heads = readout.peft_task, readout.heads(model)
     # What PEFT knows a task for it adds itself.
-    heads = list(backbone.heads) if task is None else None
-    config = HybridConfig(hybrid=hybrid, task_type=task, inference_mode=False, modules_to_save=heads)
-    config.base_model_name_or_path = source.location
-    wrapped = get_peft_model(backbone.model, config)
-    layer: Any = wrapped.base_model.model.autopeft
-    banks = layer.autopeft_banks["default"]
-    banks.load(_part(weights, "hybrid."))
-    make_storable(banks)
-    for name in backbone.heads:
-        head: Any = wrapped.base_model.model.get_submodule(name)
-        head.modules_to_save["default"].load_state_dict(_part(weights, f"head.{name}."))
-    wrapped.save_pretrained(str(to), save_embedding_layers=False)
-
-
-def _part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+    own = list(heads) if task is None else None
+    config = HybridConfig(hybrid=hybrid, task_type=task, inference_mode=False, modules_to_save=own)
+    wrapped: Any = get_peft_model(model, config)
+    wrapped.base_model.model.autopeft.autopeft_banks["default"].load(part(weights, "hybrid."))
+    for name in heads:
+        head = wrapped.base_model.model.get_submodule(name)
+        head.modules_to_save["default"].load_state_dict(part(weights, f"head.{name}."))
+    return wrapped

@@ -38,18 +38,21 @@ print(tokenizer.decode(found[0], skip_special_tokens=True))
 _PARTS = (Part("a"), Part("b", True))
 
 
-def write_tokenizer(source: ModelSource, model: PreTrainedModel, to: Path) -> None:
-    """Write the tokenizer's files, its chat template among them, and `generation_config.json` where there is one.
+def write_tokenizer(source: ModelSource, model: PreTrainedModel, to: Path, max_length: int | None) -> None:
+    """Write the tokenizer's files, its chat template among them, and how to generate.
 
-    That is the checkpoint's, with the token that ended texts in training, where the checkpoint does not end at it.
+    With `max_length` it is one for a model that writes nothing, and cuts texts there. `generation_config.json` is the
+    checkpoint's, with the token that ended texts in training, where the checkpoint does not end at it.
     """
     with door(to, "the tokenizer cannot be written here"):
         tokenizer = source.tokenizer()
         if source.chat is not None:
             # It shall be asked as it was trained: that may be another template than the model brings.
             tokenizer = with_template(tokenizer, source.chat)
+        if max_length is not None:
+            tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
         tokenizer.save_pretrained(str(to))
-        if model.generation_config is not None:
+        if max_length is None and model.generation_config is not None:
             # What the checkpoint says of sampling may be odd, and is not ours to refuse.
             config = copy.deepcopy(model.generation_config)
             config.eos_token_id = _ends(config.eos_token_id, tokenizer, source.chat is not None)

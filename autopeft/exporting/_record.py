@@ -21,9 +21,9 @@ from autopeft.readouts import Readout, complaint, implied, readout_from
 from autopeft.writing import replacing
 
 FILE = "hybrid.json"
-#: How a hybrid is written: stock LoRA with each module's own rank or with one rank, another tuner of stock PEFT, or
-#: PEFT type AUTOPEFT.
-Format = Literal["lora", "lora-padded", "peft", "autopeft"]
+#: How a hybrid is written: stock LoRA with each module's own rank or with one rank, another tuner of stock PEFT, the
+#: backbone with all folded in, or PEFT type AUTOPEFT.
+Format = Literal["lora", "lora-padded", "peft", "merged", "autopeft"]
 _REMEDY = "give a folder that 'autopeft export' wrote"
 
 
@@ -42,6 +42,13 @@ class Engine(BaseModel):
     device: str
     precision: Literal["fp32", "bf16"]
     attention: Literal["fused", "matmul"]
+
+
+class Spread(BaseModel):
+    """Scores over seeds: mean and sample standard deviation by metric."""
+
+    seeds: int = Field(ge=2)
+    scores: dict[str, tuple[float, float]]
 
 
 class Record(BaseModel):
@@ -72,6 +79,10 @@ class Record(BaseModel):
     remarks: list[str] = []
     data: str
     settings: dict[str, Any]
+    files: list[str] = Field([], description="what the export wrote into its folder")
+    id2label: dict[str, str] = Field({}, description="the classes by number")
+    max_length: int | None = Field(None, description="tokens of an example at most, as in training")
+    spread: Spread | None = Field(None, description="the scores over the seeds that it was trained with")
     engine: Engine | None = None
     asks: Asks | None = Field(None, description="of a language model: how the rows that it learned ask")
     generation: Generation | None = Field(None, description="how texts were written and measured on test")

@@ -1,16 +1,21 @@
-"""Hybrids of one method that a tuner of stock PEFT other than LoRA holds: (IA)3 and VeRA."""
+"""Hybrids that a configuration of stock PEFT other than LoRA's for maps holds.
+
+(IA)3, VeRA, prompts and prefixes alone; and LoRA's configuration without any map, which holds a trained head, and
+changed biases (`bias: all`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn.functional import pad
 
-from autopeft.anatomy import shape_of
+from autopeft.anatomy import head_names, shape_of
 from autopeft.exporting._lora import has_transposed, module_name
+from autopeft.exporting._prompts import prefix_config, prefix_state, prompt_config, prompt_state
 from autopeft.hybrid import Hybrid
 from autopeft.readouts import Readout
 
@@ -36,7 +41,7 @@ def stock_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dic
     """The weights under PEFT's names."""
     kind = _kind(hybrid)
     assert kind is not None, "asked of what is stock"
-    state = {f"base_model.model.{n.removeprefix('head.')}": w for n, w in weights.items() if n.startswith("head.")}
+    state = {f"{kind.prefix}{n.removeprefix('head.')}": w for n, w in weights.items() if n.startswith("head.")}
     own = {n.removeprefix("hybrid."): w for n, w in weights.items() if n.startswith("hybrid.")}
     return {name: w.contiguous() for name, w in (state | kind.state(hybrid, own, model)).items()}
 
@@ -45,9 +50,15 @@ def stock_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dic
 class _Kind:
     config: Callable[[Hybrid, Any, dict[str, Any]], PeftConfig | None]
     state: Callable[[Hybrid, Weights, Any], dict[str, torch.Tensor]]
+    #: Of the model's names: PEFT puts no tuner of maps around a model for prompts.
+    prefix: str = "base_model.model."
 
 
 def _kind(hybrid: Hybrid) -> _Kind | None:
+    if hybrid.is_empty:
+        return _HEAD
+    if all(m.biases for m in hybrid.methods()):
+        return _BIASES
     names = {(m.name, m.peft_type) for m in hybrid.methods()}
     return _KINDS.get(next(iter(names))[1] or "") if len(names) == 1 else None
 
@@ -119,7 +130,47 @@ def _vera_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dic
     return state
 
 
+# --- no map: a head alone, and biases ---------------------------------------------------------------------------------
+
+
+def _no_map(common: dict[str, Any], bias: str) -> PeftConfig:
+    """LoRA's configuration for no module at all, which PEFT takes under this name."""
+    from peft import LoraConfig
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
+    return LoraConfig(target_modules=DUMMY_TARGET_MODULES, r=1, lora_alpha=1, bias=cast(Any, bias), **common)
+
+
+def _head_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) -> PeftConfig | None:
+    # Of a language model nothing is trained then.
+    return _no_map(common, "none") if common["modules_to_save"] else None
+
+
+def _no_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {}
+
+
+def _bias_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) -> PeftConfig | None:
+    names = _targets(hybrid, model)
+    there = all(getattr(model.get_submodule(name), "bias", None) is not None for name in names)
+    return _no_map(common, "all") if there else None
+
+
+def _bias_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """All that PEFT takes for a bias, outside of the heads: it stores the whole biases."""
+    shape, heads = shape_of(model), tuple(f"{name}." for name in head_names(model))
+    found = {n: t.clone() for n, t in model.state_dict().items() if "bias" in n and not n.startswith(heads)}
+    for i, place, method in hybrid.placed(shape):
+        name = f"{module_name(model, i, place, shape)}.bias"
+        change = weights[f"layers.{i}.{place}.{method.bank_name}.bias"]
+        found[name] += shape.at(i).rows(place).spread(change)
+    return {f"base_model.model.{name}": tensor for name, tensor in found.items()}
+
+
+_HEAD, _BIASES = _Kind(_head_config, _no_state), _Kind(_bias_config, _bias_state)
 _KINDS: Mapping[str, _Kind] = {
     "IA3": _Kind(_ia3_config, _ia3_state),
     "VERA": _Kind(_vera_config, _vera_state),
+    "PROMPT_TUNING": _Kind(prompt_config, prompt_state, "base_model."),
+    "PREFIX_TUNING": _Kind(prefix_config, prefix_state, "base_model."),
 }

@@ -7,6 +7,7 @@ safetensors are read, and the configuration that PEFT gets is made here, of the 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,14 +23,17 @@ from autopeft.engine.data import TokenizedTask
 from autopeft.engine.generated import tokenized
 from autopeft.engine.train import measure
 from autopeft.errors import AutopeftError
-from autopeft.exporting._adapter import CONFIG, WEIGHTS, config_of
+from autopeft.exporting._adapter import config_of, hybrid_on
+from autopeft.exporting._folder import CONFIG, WEIGHTS
+from autopeft.exporting._prompts import reads_prompts, stored_weights
 from autopeft.exporting._record import FILE, Record
 from autopeft.fingerprint import difference, model_files
 from autopeft.generating.settings import GenerationSettings, check_writes
 from autopeft.generating.writing import compared, tokens_at_once, write
 from autopeft.hybrid import Hybrid
-from autopeft.models import ModelSource, find_model
+from autopeft.models import BUILT_IN, ModelSource, find_model
 from autopeft.packing_bits import is_packed
+from autopeft.readouts._frozen_head import plain
 from autopeft.tasks import TaskData, others_of, set_from, task_from
 from autopeft.tasks._other_file import data_of_file
 from autopeft.trust import trusted
@@ -43,21 +47,25 @@ _FREE = {
     "task_type",
 }  # fmt: skip
 _REMEDY = "export it again"
+_TWICE = re.compile(r"\.(modules_to_save|original_module)\.")
 
 
-def measure_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> dict[str, float]:
+def measure_export(
+    folder: Path, on: Path | None = None, trust_remote_code: bool = False, model: str | None = None
+) -> dict[str, float]:
     """`test_<metric>` of the adapter in `folder`, for the model, task and settings that `hybrid.json` names.
 
     `test_<set>_<metric>` too where its search had further test sets.
     `on`: a file with the task's columns, to measure on in place of its test split (the names are then those of the
-    metrics alone). `AutopeftError` for a folder that is not what an export writes.
+    metrics alone). `model`: where the base model is now. `AutopeftError` for a folder that is not what an export
+    writes.
     """
-    opened = open_export(folder, on, trust_remote_code)
+    opened = open_export(folder, on, trust_remote_code, model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = opened.model.to(device)
+    measured_on = opened.model.to(device)
     found: dict[str, float] = {}
     for mark, task in {"" if on else "test_": opened.task, **opened.others}.items():
-        measured = measure(model, task, task.test) | _texts(opened, task)
+        measured = measure(measured_on, task, task.test) | _texts(opened, task)
         found |= {f"{mark}{name}": value for name, value in measured.items()}
     return found
 
@@ -67,15 +75,18 @@ def _texts(opened: OpenedExport, task: TokenizedTask) -> dict[str, float]:
     asking, model = task.asking, opened.model
     if asking is None:
         return {}
-    tokens = tokens_at_once(model.get_base_model().config, next(model.parameters()).device)
+    tokens = tokens_at_once(plain(model).config, next(model.parameters()).device)
     return compared(asking, "test", write(model, asking, "test", opened.source.tokenizer(), tokens)[0])
 
 
 def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) -> Any:
-    """The adapter of an export on its base model, a `PeftModel` in evaluation mode.
+    """The adapter of an export on its base model, a `PeftModel` in evaluation mode; a merged one is a plain model.
 
-    `AutopeftError` unless PEFT has taken over every tensor of the file, to the bit, and the file has all.
+    `AutopeftError` unless PEFT has taken over every tensor of the file, to the bit, and the file has all. Prompts and
+    prefixes of stock PEFT come back as the hybrid that computes the same: PEFT has them beside the model, not in it.
     """
+    if record.written_as == "merged":
+        return source.model(record.kind, torch.float32, pad_id)
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
@@ -93,8 +104,13 @@ def load_export(folder: Path, record: Record, source: ModelSource, pad_id: int) 
     if record.written_as == "autopeft":
         # Dense: earlier versions wrote all so.
         stored, taken = (as_dense(model, model.active_adapter, tensors) for tensors in (stored, taken))
+    # Of a head PEFT counts biases twice, where it stores those of the model.
+    taken = {name: tensor for name, tensor in taken.items() if not _TWICE.search(name)}
     _check_taken(folder / WEIGHTS, stored, taken)
-    return model
+    if not reads_prompts(config):
+        return model
+    hybrid, base = record.value(str(folder / FILE)), source.model(record.kind, torch.float32, pad_id)
+    return hybrid_on(base, hybrid, stored_weights(hybrid, stored, base), record.kind).eval()
 
 
 @contextmanager
@@ -217,16 +233,38 @@ class OpenedExport:
     others: dict[str, TokenizedTask] = field(default_factory=dict)
 
 
-def source_of(folder: Path, record: Record, trust_remote_code: bool) -> ModelSource:
-    """The base model of an export, with a warning where its files are not those that the adapter was trained on."""
+def source_of(folder: Path, record: Record, trust_remote_code: bool, model: str | None = None) -> ModelSource:
+    """The base model of an export, with a warning where its files are not those that the adapter was trained on.
+
+    `model`: where it is now. A merged export is a model of its own.
+    """
     trust = trusted(record.trust_remote_code, trust_remote_code, str(folder / FILE))
-    source = replace(find_model(record.model.name, trust), quantise=record.quantise)
+    if record.written_as == "merged":
+        if model is not None:
+            raise AutopeftError(f"{folder}: is a merged model, which needs no other one; leave --model out")
+        return find_model(str(folder.resolve()), trust)
+    try:
+        found = find_model(model or _now_at(record), trust)
+    except AutopeftError as error:
+        if model or record.model.name in BUILT_IN:
+            raise
+        raise AutopeftError(f"{error}; if it was moved, say where it is: --model FOLDER") from error
+    source = replace(found, quantise=record.quantise)
     if differs := difference(record.model.files, model_files(source.location)):
         warnings.warn(f"the base model is not the one that the adapter was trained on: {differs}", stacklevel=4)
     return source
 
 
-def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = False) -> OpenedExport:
+def _now_at(record: Record) -> str:
+    """The folder where the base model was, if it is there still: its name may have been of another folder."""
+    name, location = record.model.name, record.model.location
+    here = name not in BUILT_IN and not Path(name).exists() and Path(location).is_absolute()
+    return location if here and Path(location).exists() else name
+
+
+def open_export(
+    folder: Path, on: Path | None = None, trust_remote_code: bool = False, model: str | None = None
+) -> OpenedExport:
     """Open the adapter in `folder` with its model and task; arguments and errors as those of `measure_export`."""
     record = Record.read(folder)
     settings = record.settings_of(str(folder / FILE))
@@ -235,7 +273,7 @@ def open_export(folder: Path, on: Path | None = None, trust_remote_code: bool = 
         if on is None
         else data_of_file(_task(record, folder), on, record.kind, record.metrics_of_task)
     )
-    source = source_of(folder, record, trust_remote_code)
+    source = source_of(folder, record, trust_remote_code, model)
     asked, room = _asked(record, folder)
     task = tokenized(data, source, settings.max_length, asked, room=room)
     others = {}

@@ -21,6 +21,7 @@ from autopeft.formats import PairTokenizer, RowTokenizer, asking, with_template
 from autopeft.generating.asking import Asking, Prompts
 from autopeft.generating.settings import GenerationSettings
 from autopeft.generating.writing import tokens_at_once, write
+from autopeft.readouts._frozen_head import plain
 from autopeft.tasks import Split, task_from
 
 #: One text, or the two of a pair.
@@ -30,19 +31,19 @@ _MOST_CHARACTERS = 1_000_000
 
 
 class Predictor:
-    """An export on its base model, in memory.
+    """An export on its base model, in memory; `model` is where that is now, if it was moved.
 
     `AutopeftError` for a folder that is not what an export writes, and for labels that are not of whole texts.
     """
 
-    def __init__(self, folder: Path, trust_remote_code: bool = False) -> None:
+    def __init__(self, folder: Path, trust_remote_code: bool = False, model: str | None = None) -> None:
         record = Record.read(folder)
         self._record, self._readout, self._where = record, record.kind, str(folder / FILE)
         if not self._readout.generates and not self._readout.describes:
             raise AutopeftError(
                 f"{folder}: predictions are not made of {self._readout.called}; use 'autopeft evaluate'"
             )
-        self._source = source_of(folder, record, trust_remote_code)
+        self._source = source_of(folder, record, trust_remote_code, model)
         self._tokenizer = self._source.tokenizer()
         self._most = record.settings_of(self._where).max_length
         self._template = _template(folder)
@@ -85,7 +86,7 @@ class Predictor:
     def _written(self, texts: Sequence[Text], max_new_tokens: int | None) -> list[str]:
         settings = self._settings(max_new_tokens)
         asking = self._asking([text if isinstance(text, str) else "\n".join(text) for text in texts], settings)
-        tokens = tokens_at_once(self._model.get_base_model().config, self._device)
+        tokens = tokens_at_once(plain(self._model).config, self._device)
         return write(self._model, asking, "texts", self._tokenizer, tokens)[0]
 
     def _settings(self, max_new_tokens: int | None) -> GenerationSettings:

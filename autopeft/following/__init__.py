@@ -6,4 +6,6 @@ from typing import Any
 
 #: Fields of an experiment that say what is searched, and how long: a recipe needs none of them, and whatever they say
 #: is no mistake then.
-UNUSED: dict[str, Any] = {"space": "lora_ranks", "budget": {}, "objectives": None, "trials": 1, "warm_start": None}
+UNUSED: dict[str, Any] = {
+    "space": "lora_ranks", "servable": None, "budget": {}, "objectives": None, "trials": 1, "warm_start": None
+}  # fmt: skip

@@ -127,6 +127,7 @@ def _export(result: TrainResult, session: Session, follower: Follower, setup: Se
         dict(median.metrics),
         setup,
         median.recipe,
+        (len(result.done), result.scores) if len(result.done) > 1 else None,
     )
     write_export(to, session.experiment, trained, median.last, None)
 

@@ -24,6 +24,8 @@ class Folds:
     joins: ClassVar[bool] = False
     #: False when the folded form is larger than what is trained, so that it is exported as it is.
     exports_folded: ClassVar[bool] = True
+    #: True when all that it changes is biases: its weight "bias" is added to that of its place.
+    biases: ClassVar[bool] = False
     #: The type of stock PEFT that can hold it, alone or folded.
     peft_type: ClassVar[str | None] = None
 

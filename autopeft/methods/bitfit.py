@@ -37,6 +37,9 @@ class BitFit(Method):
     adds: ClassVar[bool] = True
     random_init: ClassVar[bool] = False
     mergeable: ClassVar[bool] = True
+    biases: ClassVar[bool] = True
+    # LoRA's configuration for no map, with `bias: all`.
+    peft_type: ClassVar[str | None] = "LORA"
     unit_axes: ClassVar[Mapping[str, int] | None] = {}
 
     active: int

@@ -35,6 +35,7 @@ class Prefix(Gated):
     allowed_sites: ClassVar[tuple[str, ...]] = ("attention",)
     stage: ClassVar[int] = 0
     zero_init: ClassVar[bool] = False
+    peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     unit_axes: ClassVar[Mapping[str, int] | None] = {"key": 0, "value": 0}
 
     length: int

@@ -1,0 +1,77 @@
+"""`autopeft export`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from autopeft.cli.fronts import unfinished
+from autopeft.cli.shown import safe
+from autopeft.cli.tables import console
+from autopeft.cli.verbs import say
+from autopeft.errors import AutopeftError, suggest
+from autopeft.result import SearchResult, export
+
+if TYPE_CHECKING:
+    from autopeft.exporting import Format
+
+_out = console()
+_FORMATS = ("auto", "lora", "lora-padded", "peft", "merged", "autopeft")
+
+
+def run_export(
+    run: Path,
+    pick: str,
+    to: Path,
+    max_params: int | None,
+    format: str,
+    seed: int | None,
+    model: str | None,
+    push: str | None,
+    private: bool,
+    trust_remote_code: bool,
+) -> None:
+    """Write a candidate, say what was written and how to go on, and upload it where that was asked for."""
+    if format not in _FORMATS:
+        raise AutopeftError(f"--format: unknown format '{format}'; {suggest(format, _FORMATS)}")
+    chosen, result = cast("Format", format) if format != "auto" else None, SearchResult.open(run)
+    _check_push(push, private)
+    folder = export(
+        result, pick, to, max_params, format=chosen, seed=seed, model=model, trust_remote_code=trust_remote_code
+    )
+    record = json.loads((folder / "hybrid.json").read_text(encoding="utf-8"))
+    kind = {
+        "lora": "stock PEFT LoRA",
+        "lora-padded": "stock PEFT LoRA of one rank",
+        "peft": f"stock PEFT, type {record['peft_type']}",
+        "merged": "an ordinary folder of transformers",
+        "autopeft": "PEFT type AUTOPEFT",
+    }[record["format"]]
+    _out.print(f"wrote candidate [bold]{safe(record['key'])}[/] to {safe(str(folder))} ({kind})", soft_wrap=True)
+    if (words := unfinished(result)) is not None:
+        say(words)
+    _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
+    if push is not None:
+        _push(folder, push, private, record)
+
+
+def _check_push(push: str | None, private: bool) -> None:
+    """What cannot be uploaded is said before anything is trained again."""
+    if push is None:
+        if private:
+            raise AutopeftError("--private: is of a repository that --push makes; give --push USER/NAME too")
+        return
+    from autopeft.exporting.pushing import check_push
+
+    check_push(push)
+
+
+def _push(folder: Path, repository: str, private: bool, record: dict[str, object]) -> None:
+    from autopeft.exporting.pushing import push
+
+    say(f"pushed to {push(folder, repository, private)}")
+    model = cast("dict[str, str]", record["model"])
+    if record["format"] != "merged" and Path(model["location"]).exists():
+        say(f"its base model is a folder of this machine ({model['location']}); --format merged needs none")
