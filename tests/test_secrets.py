@@ -289,7 +289,7 @@ def test_a_search_on_a_server_leaves_no_trace(tmp_path, mlflow_database):
             assert b"autopeft" in arguments
             assert S.encode() not in arguments
             tracking = yaml.safe_load((run / "experiment.yaml").read_text())["tracking"]
-            assert tracking == {"name": "mlflow", "experiment": "autopeft"}
+            assert tracking == {"name": "mlflow", "experiment": "autopeft", "system_metrics": True}
         server.kill()
         last = subprocess.run(
             [*command, run], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300

@@ -528,7 +528,10 @@ def test_ui_command(mlflow_database, tmp_path):
     shutil.copy(mlflow_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     command, variables = ui_command(place_of(uri, "uri"), port=5001)
-    assert " ".join(command[1:]) == "-m mlflow ui --host 127.0.0.1 --port 5001 --workers 1"
+    assert (
+        " ".join(command[1:])
+        == "-m mlflow ui --host 127.0.0.1 --port 5001 --workers 1 --uvicorn-opts=--log-level=warning"
+    )
     assert variables == {"MLFLOW_BACKEND_STORE_URI": uri}
     with pytest.raises(AutopeftError, match="a server already"):
         ui_command(place_of("http://127.0.0.1:5000", "uri"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from autopeft.result import SearchResult
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.tables import Column, number
 
-#: Limits of the first cost at which the best scores are compared.
+#: Costs at which the best scores are compared.
 _LEVELS = 5
 
 
@@ -85,14 +84,12 @@ class Fronts:
 
     @cached_property
     def levels(self) -> list[dict[str, Any]]:
-        """At a few limits of the first cost, the best score of each search; none without a cost."""
+        """At a few costs that points of the fronts have, the best score of each search; none without a cost."""
         cost = self.members[0].front.cost
         if cost is None:
             return []
-        values = [e.metrics[cost.metric] for one in self.members for e in one.front.points]
-        low, high = max(1.0, min(values)), max(values)
-        steps = [low * (high / low) ** (i / (_LEVELS - 1)) for i in range(_LEVELS)] if high > low else [high]
-        limits = dict.fromkeys([*(math.ceil(step) for step in steps[:-1]), math.ceil(high)])
+        values = sorted({e.metrics[cost.metric] for one in self.members for e in one.front.points})
+        limits = dict.fromkeys(values[round(i * (len(values) - 1) / (_LEVELS - 1))] for i in range(_LEVELS))
         return [{"limit": limit, **{one.name: _under(one.front, limit) for one in self.members}} for limit in limits]
 
     def to_json(self) -> dict[str, Any]:
@@ -121,7 +118,7 @@ class Fronts:
         """The levels for people."""
         cost = self.members[0].front.cost
         named = [Column(one.name, [number(level[one.name]) for level in self.levels]) for one in self.members]
-        return [Column(f"{cost.metric} <=" if cost else "", [f"{level['limit']:,}" for level in self.levels]), *named]
+        return [Column(f"{cost.metric} <=" if cost else "", [number(level["limit"]) for level in self.levels]), *named]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -75,7 +75,14 @@ def info_of(result: SearchResult, search_id: str = "") -> SearchInfo:
         params=_params(told.get("params")) or _little(result),
         objectives=[(o["metric"], directions[o["direction"]]) for o in header["objectives"]],
         inputs=_inputs(told.get("inputs")),
+        period=_period(result),
     )
+
+
+def _period(result: SearchResult) -> tuple[float, float]:
+    """When the search ended, as its study's file says, and so long before that as its trainings took."""
+    ended = RunFolder(result.run_dir).study_file.stat().st_mtime
+    return ended - sum(e.seconds for e in result.evaluations) / result.experiment.runner.parallel, ended
 
 
 def id_of(result: SearchResult) -> str:

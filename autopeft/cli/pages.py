@@ -124,7 +124,9 @@ def away_from_here() -> dict[str, str]:
     Python (with `-m`) and uvicorn import from the current folder before all others.
     """
     artifacts = {"MLFLOW_ARTIFACTS_DESTINATION": str(Path("mlartifacts").absolute())}
-    return {**artifacts, **os.environ, "PYTHONSAFEPATH": "1"}
+    # Its words at the start would hide ours.
+    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+    return {**artifacts, **quiet, **os.environ, "PYTHONSAFEPATH": "1"}
 
 
 def serve(

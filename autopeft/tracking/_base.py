@@ -36,7 +36,8 @@ class SearchInfo:
     """What a tracker is told of a search when it begins or goes on.
 
     `search_id` is the run folder's own, and stays when the search is resumed. `params` (model, task, budget, ...) are
-    flat. `objectives` are (metric, "maximize" or "minimize") pairs.
+    flat. `objectives` are (metric, "maximize" or "minimize") pairs. `period`: when it began and ended, in seconds since
+    1970, where it is told of afterwards.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SearchInfo:
     tags: Mapping[str, str] = field(default_factory=dict)
     objectives: Sequence[tuple[str, str]] = ()
     inputs: Sequence[Input] = ()
+    period: tuple[float, float] | None = None
 
 
 class Tracker(ABC):

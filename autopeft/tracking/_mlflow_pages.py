@@ -65,4 +65,4 @@ def _columns(names: Sequence[str]) -> list[str]:
     own = [*scores, *(f"test_{name}" for name in scores), *(name for name in names if name in COSTS.names())]
     metrics = [*(f"best_{name}" for name in own), "hypervolume", *own]
     shown = [f"metrics.`{values.safe_name(name)}`" for name in metrics]
-    return ["attributes.`Dataset`", *shown, "tags.`best_key`", f"tags.`{values.ON_FRONT}`"]
+    return [*shown, "tags.`best_key`", f"tags.`{values.ON_FRONT}`"]

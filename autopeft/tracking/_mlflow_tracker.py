@@ -27,15 +27,18 @@ class MlflowTracker(Tracker):
     """Writes the search's run and its children.
 
     `_children` is what MLflow is known to have. It is read from MLflow at first and after a failure, because a call
-    that failed may have done half of its work. With `sampled` the machine is watched from the first `sync` on.
+    that failed may have done half of its work. With `sampled` the machine is watched from the first `sync` on. `ended`:
+    when the search ended, where that is not when its run does.
     """
 
-    def __init__(self, parent: Parent, url_hint: str, naming: values.Naming, sampled: bool = False) -> None:
+    def __init__(
+        self, parent: Parent, url_hint: str, naming: values.Naming, sampled: bool = False, ended: int | None = None
+    ) -> None:
         self.uri, self.url_hint, self.parent = parent.place.shown, url_hint, parent
         self._naming, self._children = naming, None
         self._sizes: Sizes = _no_sizes
         self._shown: Highlights | None = None
-        self._sampled, self._system = sampled, None
+        self._sampled, self._system, self._ended = sampled, None, ended
         self._reason, self._failures, self._next = "", 0, 0.0
 
     _children: Children | None
@@ -82,7 +85,7 @@ class MlflowTracker(Tracker):
             self._bring_up_to_date(evaluations, on_front, highlights)
             self._log_outcome(hypervolume, summary)
             self.parent.keep(files)
-            self.parent.client.set_terminated(self.parent_id, status)
+            self.parent.client.set_terminated(self.parent_id, status, self._ended)
 
         if not self._attempt(work):
             self._warn("this search is not complete there; the same command completes it when MLflow is back")

@@ -88,7 +88,8 @@ class MlflowTracking(Tracking):
             # A database's whole address may hold a password; the command takes it from the environment.
             hint = shlex.join(["autopeft", "ui", str(search.run_dir)])
         naming = values.Naming.of(search.objectives, search.params)
-        return MlflowTracker(parent, hint, naming, self.system_metrics)
+        ended = None if search.period is None else round(search.period[1] * 1000)
+        return MlflowTracker(parent, hint, naming, self.system_metrics, ended)
 
 
 def find(place: Place, experiment: str, search_id: str) -> Any | None:
@@ -119,9 +120,12 @@ def ui_command(place: Place, port: int = 5000) -> tuple[list[str], dict[str, str
     if place.file is not None and not place.file.is_file():
         raise AutopeftError(f"tracking: there is no database {place.file} yet; a search makes it")
     check_place(place)
-    # One user on one machine: more workers begin later, and take their memory each.
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), *_OURS]
     return command, {"MLFLOW_BACKEND_STORE_URI": place.uri}
+
+
+#: One worker, as there is one user, and more begin later and take their memory each; no line for each request.
+_OURS = ("--workers", "1", "--uvicorn-opts=--log-level=warning")
 
 
 def check_port(port: int) -> None:
@@ -188,7 +192,8 @@ def _parent(client: Any, place: Place, experiment_id: str, search: SearchInfo) -
         client.update_run(run.info.run_id, status="RUNNING")
     else:
         own = {values.SEARCH_ID: search.search_id, values.KIND: "search", "mlflow.source.name": "autopeft"}
-        run = client.create_run(experiment_id, tags={**tags, **own}, run_name=search.name)
+        began = None if search.period is None else round(search.period[0] * 1000)
+        run = client.create_run(experiment_id, began, {**tags, **own}, run_name=search.name)
     _log_parameters(client, run, search, tags if known else {})
     there: RunInputs | None = run.inputs
     if search.inputs and not (there and there.dataset_inputs):
