@@ -47,9 +47,8 @@ class RunFolder:
         self.plot_page = path / "pareto.html"
         self.plot_image = path / "pareto.png"
         self.explanation_files = (path / "explain.html", path / "explain.png", path / "explain.json")
-        #: What is shown elsewhere of the search, too.
-        self.views = [self.front_file, self.trials_file, self.setup_file, self.plot_page, self.plot_image]
-        self.views += self.explanation_files
+        plots = (self.plot_page, self.plot_image)
+        self.views = [self.front_file, self.trials_file, self.setup_file, *plots, *self.explanation_files]
         # Views are written again and again, and an evaluation's part of them stays what it was.
         self._row = _Remembered(_row)
 

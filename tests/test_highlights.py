@@ -37,7 +37,7 @@ def test_best_and_knee_in_figures_and_in_words() -> None:
     assert (found.tags["best_accuracy"], found.tags["best_trainable_params"]) == ("0.8000", "100,000")
     lines = found.note.splitlines()
     assert lines[0].startswith("|  | key | accuracy |")
-    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["", "**knee**", "**best**"]
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["**best**", "**knee**", ""]
     assert "autopeft export '/runs/my search' --pick best --to out/best" in lines
     assert "autopeft export '/runs/my search' --pick knee --to out/knee" in lines
 

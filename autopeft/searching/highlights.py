@@ -88,8 +88,8 @@ def _description(front: ParetoFront, picks: Mapping[str, Evaluation], run: Path)
 
 
 def _table(front: ParetoFront, picks: Mapping[str, Evaluation]) -> str:
-    """The front, cheapest first; of a long one best, knee and points evenly between its ends."""
-    points = _some(front.points, list(picks.values()))
+    """The front, dearest first, since pages show the first lines; of a long one best, knee and some evenly between."""
+    points = _some(front.points, list(picks.values()))[::-1]
     marks = [" ".join(f"**{pick}**" for pick, one in picks.items() if one is e) for e in points]
     kept = [Column("", marks), *(c for c in columns(front, points) if c.rank <= _RANK)]
     rows = zip(*([_cell(text) for text in column.cells] for column in kept), strict=True)
