@@ -145,7 +145,8 @@ def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo
         **_written(session),
     }
     given = _inputs(session)
-    told = {"params": params, "inputs": [asdict(one) for one in given]}
+    plain = {name: value if isinstance(value, str | int | float) else str(value) for name, value in params.items()}
+    told = {"params": plain, "inputs": [asdict(one) for one in given]}
     if study.remembered("tracked") != told:
         # So that the search can be shown again without its model and its data.
         study.remember("tracked", told)
