@@ -15,7 +15,7 @@ from autopeft.doors import within
 from autopeft.engine.settings import EARLIER, TrainingSettings
 from autopeft.errors import AutopeftError, suggest
 from autopeft.generating.settings import GenerationSettings
-from autopeft.given import PLACE, amounts, read_given, with_given
+from autopeft.given import PLACE, amounts, in_seconds, read_given, with_given
 from autopeft.quantising import BackboneSettings
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
@@ -30,11 +30,7 @@ from autopeft.space_spec import read_spec
 from autopeft.tasks import OtherSets, Task, task_from
 from autopeft.tracking import Tracking, tracking_from
 
-#: One amount of a time (`1h30m` has two), and a time in seconds.
-_PART = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([smhd])"
-_DURATION = re.compile(rf"[0-9]{{1,15}}(?:\.[0-9]{{1,15}})?|{_PART}(?:\s*{_PART}){{0,3}}")
 _NAME = re.compile(r"\w[\w.-]*")
-_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 #: Of a text that names something, in characters; and of a file's name, in bytes (what is made of it is longer).
 _LONG, _FILE_NAME = 4_096, 150
@@ -101,7 +97,7 @@ class Experiment(Strict):
     )
     training: TrainingSettings = TrainingSettings()
     trials: int | None = Field(None, ge=1, le=_MOST_TRIALS)
-    time_limit: float | None = Field(
+    time_limit: Annotated[float | None, BeforeValidator(in_seconds)] = Field(
         None, gt=0, le=_MOST_SECONDS, description="seconds, or '30m', '1h30m'; of one run of the command"
     )
     runner: Annotated[Runner, *plugin_field(Runner, runner_from)] = Field("ray", validate_default=True)
@@ -116,18 +112,6 @@ class Experiment(Strict):
         if len(name.encode()) > _FILE_NAME:
             raise ValueError(f"a name has at most {_FILE_NAME} bytes, since a folder is called so")
         return name
-
-    @field_validator("time_limit", mode="before")
-    @classmethod
-    def _duration(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        parts = re.findall(_PART, value)
-        units = [unit for _, unit in parts]
-        # From days to seconds, each once: `30m1h` is more likely a slip.
-        if not _DURATION.fullmatch(value.strip()) or units != [unit for unit in _SECONDS if unit in units]:
-            raise ValueError("expected seconds, or a time like '90s', '30m', '1h30m'")
-        return sum(float(amount) * _SECONDS[unit] for amount, unit in parts) if parts else float(value)
 
     @field_validator("space", mode="before")
     @classmethod

@@ -8,13 +8,18 @@ from typing import Any
 
 from autopeft.config import read_value
 from autopeft.errors import AutopeftError, shown
-from autopeft.space_spec import read_space
+from autopeft.space_spec import find_space
 
 #: What messages call the place.
 PLACE = "--set"
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_0-9][\w-]*)*")
 #: The limit that a budget of one amount is.
 LIMITED = "trainable_params"
+
+#: One amount of a time (`1h30m` has two), and a time in seconds.
+_PART = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([smhd])"
+_DURATION = re.compile(rf"[0-9]{{1,15}}(?:\.[0-9]{{1,15}})?|{_PART}(?:\s*{_PART}){{0,3}}")
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 Given = Mapping[tuple[str, ...], Any]
 
@@ -57,6 +62,18 @@ def with_given(data: Mapping[str, Any], given: Given) -> dict[str, Any]:
     return found
 
 
+def in_seconds(value: Any) -> Any:
+    """Seconds of a time such as `1h30m`; `ValueError` for a text that is none, and what is no text as it is."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(_PART, value)
+    units = [unit for _, unit in parts]
+    # From days to seconds, each once: `30m1h` is more likely a slip.
+    if not _DURATION.fullmatch(value.strip()) or units != [unit for unit in _SECONDS if unit in units]:
+        raise ValueError("expected seconds, or a time like '90s', '30m', '1h30m'")
+    return sum(float(amount) * _SECONDS[unit] for amount, unit in parts) if parts else float(value)
+
+
 def amounts(value: Any) -> Any:
     """A budget: one amount alone is a limit on trained parameters, and `none` is no limit."""
     if value is None or value == "none":
@@ -77,7 +94,7 @@ def _switched(value: Any) -> Any:
 _SHORT: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("task", "sampler", "stopping", "runner", "tracking"), _named),
     **dict.fromkeys(("descent", "confirm", "generation", "backbone", "evaluate_on"), _switched),
-    "space": read_space,
+    "space": lambda value: find_space(value)[0],
     "budget": amounts,
     "controls": lambda value: {"names": value},
 }

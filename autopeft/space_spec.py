@@ -212,7 +212,7 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[
 
     `AutopeftError` for the first thing that is wrong, with the file and the path inside it.
     """
-    data, where = _find(source)
+    data, where = find_space(source)
     spec = parse(SpaceSpec, data, where)
     blocks = tuple(_block(name, raw, f"{where}: blocks.{name}") for name, raw in spec.blocks.items())
     _check_collisions(blocks, where)
@@ -221,18 +221,14 @@ def read_spec(source: str | Path | Mapping[str, Any]) -> tuple[SpaceSpec, tuple[
     return spec, blocks, where
 
 
-def read_space(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """A space as it is written, not checked: of a shipped name, a file or a mapping."""
-    return dict(_find(source)[0])
-
-
 def is_preset(source: str | Path | Mapping[str, Any]) -> bool:
     """Whether a space has one hybrid: each block has one size, and stands in every layer."""
     spec, blocks, _ = read_spec(source)
     return spec.sizes == "per_layer" and all(len(set(block.sizes)) == 1 for block in blocks)
 
 
-def _find(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+def find_space(source: str | Path | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """A space as it is written, not checked, and what messages call it: of a shipped name, a file or a mapping."""
     if isinstance(source, Mapping):
         return source, "search space"
     if not isinstance(source, (str, Path)):

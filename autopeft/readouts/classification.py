@@ -96,8 +96,8 @@ class Classification(Readout):
         if self.positive is not None:
             return (f"f1 is that of the class '{self.labels[self.positive]}', as task.positive says",)
         return (
-            f"f1 is that of the class '{self.labels[1]}', the later of the two; "
-            f"for that of '{self.labels[0]}' set task.positive to it",
+            f"f1 is that of the class '{self.labels[1]}', which is a guess (the later of the two): name it, "
+            f"task.positive: {self.labels[1]} or {self.labels[0]}",
         )
 
     def array(self, labels: Sequence[Any]) -> np.ndarray:

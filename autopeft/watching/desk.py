@@ -27,9 +27,14 @@ class Desk:
     """
 
     def __init__(
-        self, run: Path, check: Callable[[Candidate], None], answer: Callable[[Answer], None], pause: float = _PAUSE
+        self,
+        run: Path,
+        check: Callable[[Candidate], None],
+        answer: Callable[[Answer], None],
+        pause: float | None = None,
     ) -> None:
-        self._run, self._check, self._answer, self._pause = run, check, answer, pause
+        self._run, self._check, self._answer = run, check, answer
+        self._pause = _PAUSE if pause is None else pause
         self._stops: dict[int, str] = {}
         self._queue: list[tuple[str, Candidate]] = []
         self._known: set[str] = set()

@@ -1,0 +1,72 @@
+"""A whole tiny search that is watched, and asked for things while it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tiny_project import experiment, not_measured, search
+
+from autopeft.candidate import Candidate
+from autopeft.cli import main
+from autopeft.hybrid import Hybrid
+from autopeft.methods.lora import LoRA
+from autopeft.progress import Silent
+from autopeft.searching.study import Proposal
+from autopeft.watching import desk
+from autopeft.watching.now import Now
+from autopeft.watching.requests import End, Enqueue, Stop, put
+
+
+class Asks(Silent):
+    """Asks as a user with a page would: stop the first candidate, train my own, then end."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.own = run, list[Candidate]()
+
+    def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
+        assert Now.read(self.run) is not None
+        if self.own:
+            return
+        layers = len(proposal.candidate.hybrid.layers)
+        self.own = [Candidate(Hybrid.from_layers(layers, {layers - 1: [LoRA(3)]}), {"learning_rate": 2e-3})]
+        huge = Candidate(Hybrid.uniform(layers, LoRA(16)), {"learning_rate": 2e-3})
+        put(self.run, Stop(number=proposal.number))
+        for one in (*self.own, huge, *self.own):
+            put(self.run, Enqueue(candidate=one.to_json()))
+
+    def started(self, proposal: Proposal) -> None:
+        if proposal.job.role == "enqueued":
+            put(self.run, End())
+
+
+def test_a_search_does_what_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "_PAUSE", 0.0)
+    run, training = tmp_path / "run", {"epochs": 2, "batch_size": 16, "max_length": 16, "precision": "fp32"}
+    fields = experiment(tmp_path, trials=10, training=training, runner={"name": "in_process", "cpus": 1, "pack": 2})
+    asks = Asks(run)
+    with not_measured():
+        result = search(tmp_path, run, fields, asks)
+    assert [e.status for e in result.evaluations] == ["stopped", "done", "done"]
+    assert result.evaluations[0].fidelity == 1
+    assert (result.evaluations[2].key, result.evaluations[2].role) == (asks.own[0].key, "enqueued")
+    assert result.finished
+    now = Now.read(run)
+    assert now is not None
+    assert now.phase == "ended"
+    said = " | ".join(answer.said for answer in now.answers)
+    assert "#0 is stopped" in said
+    assert "candidate: trainable_params is " in said
+    assert f"candidate {asks.own[0].key} is trained already" in said
+    assert said.endswith("no more trainings are begun")
+    sys.argv = ["autopeft", "watch", str(run), "--once"]
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert capsys.readouterr().out.startswith("ended; 3 of 10 candidates: 2 done, 0 running, 1 stopped, 0 failed; best ")
+    assert json.loads((run / "progress.json").read_text())["phase"] == "ended"
