@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from autopeft.config import Strict, parse, plugin_field, read_yaml, switched
 from autopeft.doors import within
@@ -50,10 +50,25 @@ LEAST_TRIALS = 10
 RESUMABLE = ("name", "trials", "time_limit", "evaluate_on", "confirm", "generation", "runner", "tracking")
 
 
+def _names_a_folder(name: str) -> str:
+    """The run folder is called so: `..` or `.` would be another folder, and `-x` an option of any command."""
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name is letters, digits, '_', '-' and '.', and begins with a letter, a digit or '_'")
+    if len(name.encode()) > _FILE_NAME:
+        raise ValueError(f"a name has at most {_FILE_NAME} bytes, since a folder is called so")
+    return name
+
+
+def _space_in_a_file(value: Any) -> Any:
+    """A space's file is read here, so that a run folder does not depend on it."""
+    is_file = isinstance(value, (str, Path)) and Path(value).suffix in (".yaml", ".yml")
+    return read_yaml(Path(value)) if is_file else value
+
+
 class Experiment(Strict):
     """One search, as its YAML says it."""
 
-    name: Text
+    name: Annotated[Text, AfterValidator(_names_a_folder)]
     description: str = ""
     model: Text = Field(description="built-in name, hub id or folder")
     #: That the model needs Python code of its own. Whether that runs is up to the caller: see `autopeft.trust`.
@@ -63,7 +78,7 @@ class Experiment(Strict):
     evaluate_on: OtherSets | None = Field(
         None, description="further test sets by name, files or tasks with the same labels, measured for the front"
     )
-    space: str | dict[str, Any] = "hybrid_wide"
+    space: Annotated[str | dict[str, Any], BeforeValidator(_space_in_a_file)] = "hybrid_wide"
     servable: Annotated[Servable | None, BeforeValidator(lambda value: switched(value, None))] = Field(
         None, description="what a server shall take of all candidates: lora, merged, {kind: lora, max_rank: 16}"
     )
@@ -102,23 +117,6 @@ class Experiment(Strict):
     )
     runner: Annotated[Runner, *plugin_field(Runner, runner_from)] = Field("ray", validate_default=True)
     tracking: Annotated[Tracking, *plugin_field(Tracking, tracking_from)] = Field("mlflow", validate_default=True)
-
-    @field_validator("name")
-    @classmethod
-    def _names_a_folder(cls, name: str) -> str:
-        """The run folder is called so: `..` or `.` would be another folder, and `-x` an option of any command."""
-        if not _NAME.fullmatch(name):
-            raise ValueError("a name is letters, digits, '_', '-' and '.', and begins with a letter, a digit or '_'")
-        if len(name.encode()) > _FILE_NAME:
-            raise ValueError(f"a name has at most {_FILE_NAME} bytes, since a folder is called so")
-        return name
-
-    @field_validator("space", mode="before")
-    @classmethod
-    def _space_in_a_file(cls, value: Any) -> Any:
-        """A space's file is read here, so that a run folder does not depend on it."""
-        is_file = isinstance(value, (str, Path)) and Path(value).suffix in (".yaml", ".yml")
-        return read_yaml(Path(value)) if is_file else value
 
     @model_validator(mode="after")
     def _ends(self) -> Self:

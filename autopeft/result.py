@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,28 +11,22 @@ from autopeft.budget import Budget
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
-from autopeft.export_folder import Trained, write_export
-from autopeft.fingerprint import model_files
-from autopeft.plugins import codes_of
-from autopeft.recipe import Recipe
+from autopeft.export_folder import write_export
+from autopeft.exported import Found
 from autopeft.run_folder import RunFolder, write_whole
 from autopeft.searching.confirming.records import baselines_in, has_ended
 from autopeft.searching.confirming.verdict import judged, training_of
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.identity import refuse_another
-from autopeft.searching.lineage import recipe_of
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
 from autopeft.task_facts import TaskFacts
 
-#: What to do with a run folder whose experiment was changed, for messages.
-_OTHERWISE = "export from it then"
+#: Of a folder that an export is not written into, for messages.
 _AS_IT_WAS = "the search itself is as it was"
 
 if TYPE_CHECKING:
     from autopeft.exporting import Format
     from autopeft.reporting import Searched
-    from autopeft.searching.confirming.values import Spread
     from autopeft.searching.explanation import Explanation
     from autopeft.searching.stored import Stored
 
@@ -155,6 +148,10 @@ class SearchResult:
 
         return facts_of(self._searched(), chosen(self.front, self.evaluations, pick))
 
+    @property
+    def _found(self) -> Found:
+        return Found(self._folder, self.experiment, self.header, self.front, self.evaluations)
+
     def _space(self, trust_remote_code: bool) -> SearchSpace:
         from autopeft.reporting.learning import space_of
 
@@ -175,7 +172,7 @@ class SearchResult:
 
         return Searched(
             self._folder, self.experiment, self.front, self.evaluations, self.finished, self._stored,
-            partial(_recipe, self), explanation, unexplained,
+            self._found.recipe, explanation, unexplained,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -222,96 +219,19 @@ def export(
     # What cannot be is said before anything is trained again.
     format_of(format, chosen.candidate.hybrid, _quantised(result.experiment))
     check_free(to)
-    trained = _kept(result, chosen, trust_remote_code)
+    found = result._found
+    trained = found.trained(chosen, trust_remote_code)
     try:
         write_export(to, result.experiment, trained, chosen, format, _AS_IT_WAS)
     except UnfitWeights as error:
         print(f"{error}: training it again", file=sys.stderr)
-        trained = _with_data(result, chosen, trust_remote_code, why=str(error), again=True)
+        trained = found.with_data(chosen, trust_remote_code, why=str(error), again=True)
         write_export(to, result.experiment, trained, chosen, format, _AS_IT_WAS)
     return to
 
 
 def _quantised(experiment: Experiment) -> Any:
     return experiment.backbone.quantise if experiment.backbone else None
-
-
-def _kept(result: SearchResult, chosen: Evaluation, trust_remote_code: bool) -> Trained:
-    """What the run folder has; what it lacks is trained and measured again, which needs the task's data."""
-    from autopeft.engine.kept import load_weights
-    from autopeft.session import settings_of, source_of
-
-    run, header = RunFolder(result.run_dir), result.header
-    name = result.experiment.training.weights_name(chosen.job)
-    facts = TaskFacts.kept(run.path, header["fingerprint"])
-    weights = load_weights(run.weights, name)
-    why = ""
-    if weights is None:
-        there = (run.weights / f"{name}.safetensors").exists()
-        why = f"the weights of {chosen.key} {'cannot be read' if there else 'were not kept'}"
-    elif facts is None:
-        why = f"{run.path} does not say enough of the task"
-    elif f"test_{facts.metrics[0]}" not in chosen.metrics:
-        why = f"{chosen.key} is not measured on test yet"
-    if facts is None or weights is None or why:
-        return _with_data(result, chosen, trust_remote_code, why)
-    source = source_of(result.experiment, trust_remote_code)
-    files = model_files(source.location)
-    codes = codes_of(map(type, chosen.candidate.hybrid.methods()))
-    refuse_another(run.path, header, settings_of(result.experiment, files) | {"plugins": codes}, _OTHERWISE)
-    return Trained(
-        source,
-        files,
-        facts,
-        weights,
-        dict(chosen.metrics),
-        run.setup(),
-        _recipe(result, chosen),
-        _seeds(result, chosen),
-    )
-
-
-def _with_data(
-    result: SearchResult, chosen: Evaluation, trust_remote_code: bool, why: str, again: bool = False
-) -> Trained:
-    """The same with the task's data, which `AutopeftError` says `why` they are needed when they can't be read."""
-    from autopeft.engine.kept import load_weights
-    from autopeft.engine.report import marked, score_on_test, train_again
-    from autopeft.session import Session
-
-    try:
-        session = Session(result.experiment, trust_remote_code)
-        now = {"fingerprint": session.data.fingerprint, **session.settings}
-        refuse_another(result.run_dir, result.header, now, _OTHERWISE)
-    except AutopeftError as error:
-        raise AutopeftError(f"{error} ({why}, so the search's model and data are needed)") from error
-    run, metrics = RunFolder(result.run_dir), dict(chosen.metrics)
-    name = result.experiment.training.weights_name(chosen.job)
-    spec = session.worker_spec(run.weights, run.setup())
-    if again or load_weights(run.weights, name) is None:
-        if not again:
-            print(f"{why}: training it again", file=sys.stderr)
-        metrics |= train_again(spec, session.tokens, chosen.job).metrics
-        again = True
-    if again or f"test_{session.data.metrics[0]}" not in metrics:
-        for mark, task in session.tests.items():
-            metrics |= marked(score_on_test(spec, task, [chosen.job])[0], mark)
-    weights = load_weights(run.weights, name) or {}
-    facts, recipe, seeds = TaskFacts.of(session), _recipe(result, chosen), _seeds(result, chosen)
-    return Trained(session.source, session.model_files, facts, weights, metrics, run.setup(), recipe, seeds)
-
-
-def _seeds(result: SearchResult, chosen: Evaluation) -> tuple[int, Mapping[str, Spread]] | None:
-    """How many seeds the chosen one was trained with, and its scores over them; None of one alone."""
-    known = result.front.verdict.confirmed.get(chosen.number)
-    return (known.seeds, known.scores) if known and known.seeds > 1 else None
-
-
-def _recipe(result: SearchResult, chosen: Evaluation) -> Recipe | None:
-    """How the chosen one came about in its search."""
-    header = result.header
-    objectives = [Objective(**o) for o in header["objectives"]]
-    return recipe_of(chosen, result.evaluations, objectives, result.experiment.training, int(header["length"]))
 
 
 def evaluate(

@@ -295,7 +295,5 @@ def _check_collisions(blocks: Iterable[Block], where: str) -> None:
         for site in method.sites:
             other = taken.setdefault((method.claim, site), block.name)
             if other != block.name:
-                raise AutopeftError(
-                    f"{where}: blocks.{block.name}: method '{method.claim}' at site '{site}' is already in "
-                    f"blocks.{other}; give the two different sites"
-                )
+                what = f"method '{method.claim}' at site '{site}' is already in blocks.{other}"
+                raise AutopeftError(f"{where}: blocks.{block.name}: {what}; give the two different sites")

@@ -68,5 +68,6 @@ def test_a_search_does_what_it_is_asked_for(
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
-    assert capsys.readouterr().out.startswith("ended; 3 of 10 candidates: 2 done, 0 running, 1 stopped, 0 failed; best ")
+    said = capsys.readouterr().out
+    assert said.startswith("ended; 3 of 10 candidates: 2 done, 0 running, 1 stopped, 0 failed; best ")
     assert json.loads((run / "progress.json").read_text())["phase"] == "ended"
