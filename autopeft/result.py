@@ -138,7 +138,7 @@ class SearchResult:
         from autopeft.reporting import document_of, to_html, to_markdown
 
         name = Path(to) if to is not None else self.run_dir / ("report.md" if markdown else "report.html")
-        document = document_of(self._searched(*self._explained(trust_remote_code)))
+        document = document_of(self._searched(*_explained(self, trust_remote_code)))
         write_whole(name, to_markdown(document) if markdown else to_html(document))
         return name
 
@@ -156,16 +156,6 @@ class SearchResult:
         from autopeft.reporting.learning import space_of
 
         return space_of(self._folder, self.header, trust_remote_code)
-
-    def _explained(self, trust_remote_code: bool) -> tuple[Explanation | None, str]:
-        """What was learned, from the run folder where it is of now; else why it can't be said."""
-        from autopeft.reporting.learning import explanation_in
-
-        try:
-            known = explanation_in(self._folder, len(self.evaluations))
-            return known or self.explain(trust_remote_code=trust_remote_code), ""
-        except AutopeftError as error:
-            return None, str(error)
 
     def _searched(self, explanation: Explanation | None = None, unexplained: str = "") -> Searched:
         from autopeft.reporting import Searched
@@ -232,6 +222,17 @@ def export(
 
 def _quantised(experiment: Experiment) -> Any:
     return experiment.backbone.quantise if experiment.backbone else None
+
+
+def _explained(result: SearchResult, trust_remote_code: bool) -> tuple[Explanation | None, str]:
+    """What was learned, from the run folder where it is of now; else why it can't be said."""
+    from autopeft.reporting.learning import explanation_in
+
+    try:
+        known = explanation_in(RunFolder(result.run_dir), len(result.evaluations))
+        return known or result.explain(trust_remote_code=trust_remote_code), ""
+    except AutopeftError as error:
+        return None, str(error)
 
 
 def evaluate(
