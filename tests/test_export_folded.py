@@ -31,6 +31,7 @@ from autopeft.methods.pasta import PASTA
 from autopeft.methods.peft import PeftBlock
 from autopeft.methods.prefix import Prefix
 from autopeft.methods.prefix_mlp import PrefixMLP
+from autopeft.methods.sequential import Sequential
 from autopeft.methods.vera import VeRA
 
 FAMILIES = ["bert", "llama", "gpt2"]
@@ -119,6 +120,6 @@ def test_formats() -> None:
     with pytest.raises(AutopeftError, match=r"^format 'lora': the candidate is no LoRA alone"):
         format_of("lora", everywhere(IA3(1)))
     with pytest.raises(AutopeftError, match=r"^format 'peft': the candidate is not one tuner of PEFT"):
-        format_of("peft", everywhere(Prefix(1)))
+        format_of("peft", everywhere(Sequential(1)))
     with pytest.raises(AutopeftError, match=r"^format 'peft': stock PEFT does not know maps kept as int4"):
         format_of("peft", vera, "int4")

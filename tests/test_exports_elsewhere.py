@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_models import LABELS, LAYERS, classifier, everywhere, perturb, right_padded
-from tiny_seq2seq import inputs_of
+from tiny_seq2seq import ENCODER, inputs_of
+from tiny_seq2seq import LAYERS as PAIR
 from tiny_seq2seq import save as save_pair
 from tiny_task import classes, save_language_model
 from transformers import AutoConfig
@@ -43,7 +44,7 @@ from autopeft.readouts.seq2seq_lm import Seq2SeqLM
 
 MIXED = Hybrid.from_layers(LAYERS, {0: [LoRA(2, scale=2.5), IA3(1)], 1: [DoRA(2, ("up",)), Norm(1)], 2: [LoRA(3)]})
 RANKS = Hybrid.from_layers(LAYERS, {0: [LoRA(2, ("q",), 2.0)], 2: [LoRA(5, ("k", "v")), LoRA(1, ("o", "up"))]})
-CROSSED = Hybrid.from_layers(2 * LAYERS, {1: [LoRA(2)], LAYERS: [LoRA(3, ("q", "cross.v")), IA3(1, ("down_in",))]})
+CROSSED = Hybrid.from_layers(PAIR, {1: [LoRA(2)], ENCODER: [LoRA(3, ("q", "cross.v")), IA3(1, ("down_in",))]})
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,6 @@ CASES = {
     "llama prompt": Case("llama", CausalLM(), Hybrid.uniform(LAYERS, PromptTuning(3)), "peft", "PROMPT_TUNING"),
     "gpt2 prompt": Case("gpt2", CausalLM(), Hybrid.uniform(LAYERS, PromptTuning(3)), None, "PROMPT_TUNING"),
     "llama prefix": Case("llama", CausalLM(), everywhere(Prefix(3)), "peft", "PREFIX_TUNING"),
-    "llama prefix, classes": Case("llama", classes(LABELS), everywhere(Prefix(2)), None, "PREFIX_TUNING"),
     "llama padded": Case("llama", CausalLM(), RANKS, "lora-padded", "LORA"),
 }
 SCRIPT = """
@@ -168,7 +168,7 @@ def test_a_merged_folder_is_an_ordinary_one(tmp_path: Path) -> None:
     ("family", "readout", "method"),
     [
         ("gpt2", CausalLM(), Prefix(2)),
-        ("bert", classes(LABELS), Prefix(2)),
+        ("llama", classes(LABELS), Prefix(2)),
         ("llama", classes(LABELS), PromptTuning(2)),
         ("llama", CausalLM(), BitFit(1)),
     ],

@@ -48,13 +48,14 @@ def prompt_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> di
 
 
 def prefix_config(hybrid: Hybrid, model: PreTrainedModel, common: Mapping[str, Any]) -> PeftConfig | None:
-    """Of prefixes of one length in all layers, on a model with rotary positions and no sliding window."""
+    """Of prefixes of one length in all layers, on a language model with rotary positions and no sliding window."""
     from peft import PrefixTuningConfig
 
     shape, lengths = shape_of(model), {m.size_value for _, _, m in hybrid.placed()}
     everywhere = all(len(methods) == 1 for methods in hybrid.layers) and len(lengths) == 1
     windowed = getattr(model.config, "sliding_window", None) and getattr(model.config, "use_sliding_window", True)
-    if shape.stacks or windowed or not everywhere or _rotary(model) is None:
+    writes = common["task_type"] == "CAUSAL_LM"
+    if not writes or shape.stacks or windowed or not everywhere or _rotary(model) is None:
         return None
     (length,) = lengths
     sizes = _sizes(length, shape.layers, shape.kv_heads)
@@ -71,7 +72,7 @@ def prefix_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> di
 
 
 def stored_weights(hybrid: Hybrid, stored: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The weights of a hybrid whose `prompt_state` or `prefix_state` a file holds, heads among them."""
+    """The weights of a hybrid whose `prompt_state` or `prefix_state` a file holds."""
     vectors, own = stored["prompt_embeddings"], dict[str, torch.Tensor]()
     placed = list(hybrid.placed())
     if not placed:
@@ -81,8 +82,7 @@ def stored_weights(hybrid: Hybrid, stored: Weights, model: PreTrainedModel) -> d
         key, value = vectors.view(len(vectors), len(placed), 2, shape.kv_heads, shape.head_dim)[:, n].unbind(1)
         prefix = f"hybrid.layers.{i}.{place}.{method.bank_name}"
         own |= {f"{prefix}.key": _turned(key, model, back=True), f"{prefix}.value": value}
-    heads = {name.removeprefix("base_model."): w for name, w in stored.items() if name.startswith("base_model.")}
-    return own | {f"head.{name}": tensor for name, tensor in heads.items()}
+    return own
 
 
 def _sizes(length: int, layers: int, heads: int) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def reads_prompts(config: PeftConfig) -> bool:
 def computes_the_same(config: PeftConfig, state: Weights, hybrid: Hybrid, weights: Weights, model: Any) -> bool:
     """Whether PEFT's own gives the hybrid's logits, on two short texts of which one is padded.
 
-    The model is as it was afterwards.
+    A language model is as it was afterwards: PEFT puts nothing on it.
     """
     from peft import get_peft_model
     from peft.utils import set_peft_model_state_dict
@@ -142,18 +142,12 @@ def computes_the_same(config: PeftConfig, state: Weights, hybrid: Hybrid, weight
     with Attachment(model, hybrid) as attached:
         attached.banks.load(weights)
         expected = model(**inputs).logits
-    heads = dict(model.named_children())
     try:
         wrapped = get_peft_model(model, config)
-        set_peft_model_state_dict(wrapped, {name: tensor for name, tensor in state.items() if "prompt" in name})
+        set_peft_model_state_dict(wrapped, dict(state))
         found = wrapped.eval()(**inputs).logits[:, -expected.shape[1] :]
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
         # What PEFT cannot put on this model is not stock there.
         return False
-    finally:
-        for name, module in heads.items():
-            setattr(model, name, module)
-        model.requires_grad_(False)
-    if found.dim() == expected.dim() == 3:
-        found, expected = found[mask.bool()], expected[mask.bool()]
+    found, expected = found[mask.bool()], expected[mask.bool()]
     return found.shape == expected.shape and bool((found - expected).abs().max() <= _CLOSE * expected.abs().max())

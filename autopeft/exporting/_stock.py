@@ -41,7 +41,7 @@ def stock_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dic
     """The weights under PEFT's names."""
     kind = _kind(hybrid)
     assert kind is not None, "asked of what is stock"
-    state = {f"{kind.prefix}{n.removeprefix('head.')}": w for n, w in weights.items() if n.startswith("head.")}
+    state = {f"base_model.model.{n.removeprefix('head.')}": w for n, w in weights.items() if n.startswith("head.")}
     own = {n.removeprefix("hybrid."): w for n, w in weights.items() if n.startswith("hybrid.")}
     return {name: w.contiguous() for name, w in (state | kind.state(hybrid, own, model)).items()}
 
@@ -50,8 +50,6 @@ def stock_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dic
 class _Kind:
     config: Callable[[Hybrid, Any, dict[str, Any]], PeftConfig | None]
     state: Callable[[Hybrid, Weights, Any], dict[str, torch.Tensor]]
-    #: Of the model's names: PEFT puts no tuner of maps around a model for prompts.
-    prefix: str = "base_model.model."
 
 
 def _kind(hybrid: Hybrid) -> _Kind | None:
@@ -171,6 +169,6 @@ _HEAD, _BIASES = _Kind(_head_config, _no_state), _Kind(_bias_config, _bias_state
 _KINDS: Mapping[str, _Kind] = {
     "IA3": _Kind(_ia3_config, _ia3_state),
     "VERA": _Kind(_vera_config, _vera_state),
-    "PROMPT_TUNING": _Kind(prompt_config, prompt_state, "base_model."),
-    "PREFIX_TUNING": _Kind(prefix_config, prefix_state, "base_model."),
+    "PROMPT_TUNING": _Kind(prompt_config, prompt_state),
+    "PREFIX_TUNING": _Kind(prefix_config, prefix_state),
 }
