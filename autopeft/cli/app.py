@@ -251,7 +251,7 @@ def predict(
     with ended_by_signals("the rest of the texts is left out"):
         from autopeft.cli.predicting import run_predict
 
-        run_predict(folder, texts, max_new_tokens, batch, model, trust_remote_code, as_json)
+        run_predict(folder, texts, max_new_tokens, batch, trust_remote_code, as_json, model)
 
 
 app.command()(ui)

@@ -23,9 +23,9 @@ def run_predict(
     name: str,
     max_new_tokens: int | None,
     batch: int,
-    model: str | None,
     trust_remote_code: bool,
     as_json: bool,
+    model: str | None = None,
 ) -> None:
     """One line a text, as soon as its batch is done; lines that a terminal sends are answered one by one."""
     predictor = Predictor(folder, trust_remote_code, model)
