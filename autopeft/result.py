@@ -194,24 +194,23 @@ def export(
     "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its own
     rank), "peft" (any tuner of stock PEFT), "merged" (the backbone with all in its own weights, an ordinary model of
     transformers), "autopeft", or None for a stock adapter where it can express the candidate. `model`: where the base
-    model is now, if it was moved; its files must be the same.
-    Of a candidate that was confirmed with several seeds, the weights of the median validation score, or those of
-    `seed`. Weights that were not kept are trained again; only that, and test scores that are not known, needs the data.
-    The model's own code runs only where the search needed it and the caller trusts it now. Returns the folder.
+    model is now, if it was moved; its files must be the same. Of a candidate that was confirmed with several seeds, the
+    weights of the median validation score, or those of `seed`. Weights that were not kept are trained again; only that,
+    and test scores that are not known, needs the data. The model's own code runs only where the search needed it and
+    the caller trusts it now. Returns the folder.
     """
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     if model is not None:
         result = result.on(model)
-    chosen, to = training_of(result.front, pick, max_params, seed, result.remembered), Path(to)
+    chosen, to, found = training_of(result.front, pick, max_params, seed, result.remembered), Path(to), result._found
     # Now come torch and transformers, which takes many seconds: what is no candidate was refused before.
     from autopeft.exporting import UnfitWeights, check_free, format_of
 
     # What cannot be is said before anything is trained again.
     format_of(format, chosen.candidate.hybrid, _quantised(result.experiment))
     check_free(to)
-    found = result._found
-    trained = found.trained(chosen, trust_remote_code)
     try:
+        trained = found.trained(chosen, trust_remote_code)
         write_export(to, result.experiment, trained, chosen, format, _AS_IT_WAS)
     except UnfitWeights as error:
         print(f"{error}: training it again", file=sys.stderr)
