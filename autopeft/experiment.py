@@ -36,6 +36,7 @@ _NAME = re.compile(r"\w[\w.-]*")
 _LONG, _FILE_NAME = 4_096, 150
 _MOST_TRIALS, _MOST_SECONDS = 1_000_000, 10 * 366 * 86_400
 Text = Annotated[str, Field(min_length=1, max_length=_LONG)]
+Served = Annotated[Servable | None, BeforeValidator(lambda value: switched(value, None))]
 
 #: What a search does beside its sampler's trainings. Where an experiment does not say, a search that goes on has what
 #: it began with.
@@ -78,13 +79,9 @@ class Experiment(Strict):
     evaluate_on: OtherSets | None = Field(
         None, description="further test sets by name, files or tasks with the same labels, measured for the front"
     )
-    space: Annotated[str | dict[str, Any], BeforeValidator(_space_in_a_file)] = "hybrid_wide"
-    servable: Annotated[Servable | None, BeforeValidator(lambda value: switched(value, None))] = Field(
-        None, description="what a server shall take of all candidates: lora, merged, {kind: lora, max_rank: 16}"
-    )
-    budget: Annotated[dict[str, int | float | Text], BeforeValidator(amounts)] = Field(
-        default_factory=dict, max_length=100, description="limits on costs: {trainable_params: 0.5%}, or 0.5% alone"
-    )
+    space: str | dict[str, Any] = "hybrid_wide"
+    servable: Served = Field(None, description="what a server shall take: lora, merged, {kind: lora, max_rank: 16}")
+    budget: dict[str, int | float | Text] = Field(default_factory=dict, max_length=100)
     objectives: list[Text] | None = Field(
         None, max_length=100, description="metrics and costs; default: the task's metric, parameters"
     )

@@ -111,9 +111,7 @@ def _record(
         "model": {"name": source.name, "location": source.location, "files": trained.files, "sizes": sizes},
         "trust_remote_code": source.trust_remote_code,
         "num_labels": facts.readout.outputs,
-        "labels": list(facts.labels),
-        "id2label": {str(number): name for number, name in enumerate(facts.labels)},
-        "max_length": experiment.training.max_length,
+        **_asking(experiment, facts),
         "scores": list(facts.metrics),
         "positive": facts.positive,
         "task": resolved["task"],
@@ -137,6 +135,15 @@ def _where_there(trained: Trained, resolved: Mapping[str, Any]) -> dict[str, Any
         **({"asks": facts.asks} if facts.asks else {}),
         **({"spread": _spread(*trained.seeds)} if trained.seeds else {}),
         **({"recipe": trained.recipe.to_json()} if trained.recipe else {}),
+    }
+
+
+def _asking(experiment: Experiment, facts: TaskFacts) -> dict[str, Any]:
+    """What asking the model takes."""
+    return {
+        "labels": list(facts.labels),
+        "id2label": {str(number): name for number, name in enumerate(facts.labels)},
+        "max_length": experiment.training.max_length,
     }
 
 

@@ -75,8 +75,7 @@ class Session:
         self.others = others_of(experiment.evaluate_on or {}, experiment.task, self.data)
         self.shape = self.source.shape(self.data.readout).loaded(self.load())
         self.space = SearchSpace.load(experiment.space, self.shape)
-        asked = experiment.servable or self.space.servable
-        self.serving = Serving(asked, self.source, self.data.readout, self.shape)
+        self.serving = Serving(experiment.servable or self.space.servable, self.source, self.data.readout, self.shape)
         self.serving.check(self.space)
         self.check_positions(self.space.input_tokens, self.space.where)
         _check_phases(self.space, self.data.readout, experiment.training.epochs)

@@ -113,11 +113,7 @@ def write_adapter(
     if wrong := complaint(backbone, candidate.hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
     if format_ == "merged":
-        to.mkdir(parents=True, exist_ok=True)
-        pad_id = source.tokenizer().pad_token_id if max_length else None
-        write_merged(candidate.hybrid, weights, backbone, pad_id, to)
-        _write_beside(source, backbone, to, max_length)
-        return "MERGED"
+        return _write_merged(source, candidate.hybrid, weights, backbone, to, max_length)
     hybrid, weights = _folded(format_, candidate.hybrid, weights, backbone)
     config, state = _of_peft(format_, hybrid, weights, backbone)
     if config is None and asked == "peft":
@@ -136,6 +132,21 @@ def _save(config: Any, state: dict[str, torch.Tensor], to: Path) -> None:
     with replacing(to / WEIGHTS) as partial:
         # Not `save_file`, whose files nobody else may read, whatever the umask.
         partial.write_bytes(save(state, metadata={"format": "pt"}))
+
+
+def _write_merged(
+    source: ModelSource,
+    hybrid: Hybrid,
+    weights: Mapping[str, torch.Tensor],
+    backbone: Backbone,
+    to: Path,
+    max_length: int | None,
+) -> str:
+    pad_id = source.tokenizer().pad_token_id if max_length else None
+    to.mkdir(parents=True, exist_ok=True)
+    write_merged(hybrid, weights, backbone, pad_id, to)
+    _write_beside(source, backbone, to, max_length)
+    return "MERGED"
 
 
 def _of_peft(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,9 @@ def write_tokenizer(source: ModelSource, model: PreTrainedModel, to: Path, max_l
         if source.chat is not None:
             # It shall be asked as it was trained: that may be another template than the model brings.
             tokenizer = with_template(tokenizer, source.chat)
+        if "token_type_ids" not in signature(model.forward).parameters:
+            # A tokenizer of no family in particular gives them, and `generate` refuses what the model does not take.
+            tokenizer.model_input_names = [n for n in tokenizer.model_input_names if n != "token_type_ids"]
         if max_length is not None:
             tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
         tokenizer.save_pretrained(str(to))
