@@ -95,7 +95,7 @@ def _record(
     from autopeft.exporting import written
 
     resolved, facts, candidate, source = experiment.resolved(), trained.facts, chosen.candidate, trained.source
-    hybrid = written(format_, candidate.hybrid)
+    hybrid, setup = written(format_, candidate.hybrid), trained.setup
     sizes = sizes_of(source.shape(facts.readout))
     return {
         "written_by": f"autopeft {__version__}",
@@ -110,26 +110,18 @@ def _record(
         "metrics": trained.metrics,
         "model": {"name": source.name, "location": source.location, "files": trained.files, "sizes": sizes},
         "trust_remote_code": source.trust_remote_code,
+        **({"quantise": source.quantise} if source.quantise else {}),
         "num_labels": facts.readout.outputs,
         **_asking(experiment, facts),
         "scores": list(facts.metrics),
         "positive": facts.positive,
+        **({"readout": facts.kind} if facts.kind else {}),
         "task": resolved["task"],
+        **({"evaluate_on": resolved["evaluate_on"]} if "evaluate_on" in resolved else {}),
         "splits": facts.splits,
         "remarks": list(facts.remarks),
         "data": facts.fingerprint,
         "settings": {**resolved["training"], "seed": chosen.seed},
-        **_where_there(trained, resolved),
-    }
-
-
-def _where_there(trained: Trained, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says only of some candidates."""
-    source, facts, setup = trained.source, trained.facts, trained.setup
-    return {
-        **({"quantise": source.quantise} if source.quantise else {}),
-        **({"readout": facts.kind} if facts.kind else {}),
-        **({"evaluate_on": resolved["evaluate_on"]} if "evaluate_on" in resolved else {}),
         **({"engine": setup.model_dump(include={"device", "precision", "attention"})} if setup else {}),
         **({"generation": facts.generation.model_dump(mode="json")} if facts.generation else {}),
         **({"asks": facts.asks} if facts.asks else {}),

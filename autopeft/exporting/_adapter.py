@@ -106,7 +106,8 @@ def write_adapter(
     The hybrid is folded first (see `written`). One of LoRA only becomes stock PEFT LoRA, and one of (IA)3, VeRA or
     one tuner of PEFT that tuner's files; all load without autopeft. What a tuner's configuration cannot say of this
     model is written as AUTOPEFT, unless the format was asked for.
-    First of all: `UnfitWeights` for weights of another candidate, `AutopeftError` for a format that cannot be.
+    Before anything is written: `UnfitWeights` for weights that are not of the candidate, `AutopeftError` for a format
+    that cannot be.
     """
     format_ = format_of(asked, candidate.hybrid, source.quantise)
     backbone = Backbone(source, readout, REPORTED, torch.device("cpu"))
@@ -123,15 +124,11 @@ def write_adapter(
         _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
     config.base_model_name_or_path = source.location
-    _save(config, state, to)
-    return str(config.peft_type.value)
-
-
-def _save(config: Any, state: dict[str, torch.Tensor], to: Path) -> None:
     config.save_pretrained(str(to))
     with replacing(to / WEIGHTS) as partial:
         # Not `save_file`, whose files nobody else may read, whatever the umask.
         partial.write_bytes(save(state, metadata={"format": "pt"}))
+    return str(config.peft_type.value)
 
 
 def _write_merged(
