@@ -15,7 +15,7 @@ from autopeft.doors import within
 from autopeft.engine.settings import EARLIER, TrainingSettings
 from autopeft.errors import AutopeftError, suggest
 from autopeft.generating.settings import GenerationSettings
-from autopeft.given import PLACE, amounts, in_seconds, read_given, with_given
+from autopeft.given import PLACE, in_seconds, read_given, with_given
 from autopeft.quantising import BackboneSettings
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
