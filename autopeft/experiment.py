@@ -15,7 +15,7 @@ from autopeft.doors import within
 from autopeft.engine.settings import EARLIER, TrainingSettings
 from autopeft.errors import AutopeftError, suggest
 from autopeft.generating.settings import GenerationSettings
-from autopeft.given import PLACE, in_seconds, read_given, with_given
+from autopeft.given import PLACE, amounts, in_seconds, read_given, with_given
 from autopeft.quantising import BackboneSettings
 from autopeft.resources import shipped
 from autopeft.runners import Runner, runner_from
@@ -36,6 +36,7 @@ _NAME = re.compile(r"\w[\w.-]*")
 _LONG, _FILE_NAME = 4_096, 150
 _MOST_TRIALS, _MOST_SECONDS = 1_000_000, 10 * 366 * 86_400
 Text = Annotated[str, Field(min_length=1, max_length=_LONG)]
+Limits = Annotated[dict[str, int | float | Text], BeforeValidator(amounts)]
 Served = Annotated[Servable | None, BeforeValidator(lambda value: switched(value, None))]
 
 #: What a search does beside its sampler's trainings. Where an experiment does not say, a search that goes on has what
@@ -81,7 +82,7 @@ class Experiment(Strict):
     )
     space: str | dict[str, Any] = "hybrid_wide"
     servable: Served = Field(None, description="what a server shall take: lora, merged, {kind: lora, max_rank: 16}")
-    budget: dict[str, int | float | Text] = Field(default_factory=dict, max_length=100)
+    budget: Limits = Field(default_factory=dict, max_length=100, description="{trainable_params: 1%}, or 1% alone")
     objectives: list[Text] | None = Field(
         None, max_length=100, description="metrics and costs; default: the task's metric, parameters"
     )

@@ -1,4 +1,4 @@
-"""What the README and the pages say: commands parse, experiments and spaces are read, Python compiles, links lead somewhere."""
+"""What the README and the pages say: commands parse, experiments are read, Python compiles, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_python_compiles_and_its_imports_are_there(text: str) -> None:
 def test_the_method_of_the_readme_is_one() -> None:
     (text,) = (str(block.values[0]) for block in _blocks("python") if "class Shift" in str(block.values[0]))
     found: dict[str, Any] = {"__name__": "page"}
-    exec(compile(text, "README.md", "exec"), found)
+    exec(compile(text, "page", "exec", dont_inherit=True), found)
     shift = found["Shift"](4, sites=("q", "v"))
     assert shift.num_params(TINY) == 8
 
