@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from test_architecture import LEVEL
 from test_space import TINY
 from typer.main import get_command
 
@@ -151,6 +152,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert there.is_file(), f"{page.name}: {target}"
         headings = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE) if anchor else []
         assert not anchor or anchor in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    named = set(re.findall(r"`([\w/]+)`", (ROOT / "ARCHITECTURE.md").read_text().split("## Floors")[1]))
+    assert {room for room in LEVEL if not {room, f"{room}/"} & named} == set()
 
 
 def test_all_pages_are_in_the_contents() -> None:
