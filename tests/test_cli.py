@@ -232,7 +232,7 @@ def test_list_of_methods_says_what_each_is(capsys: pytest.CaptureFixture[str]) -
     told = ("size", "packs", "folds_to", "merges", "exports_as", "zero_init")
     assert [found["vera"][key] for key in told] == ["rank", "yes", "lora", True, "VERA", True]
     assert [found["ia3"][key] for key in told] == ["on or off", "yes", None, True, "IA3", True]
-    assert [found["prefix_mlp"][key] for key in told] == ["length", "yes", "prefix", False, "AUTOPEFT", False]
+    assert [found["prefix_mlp"][key] for key in told] == ["length", "yes", "prefix", False, "PREFIX_TUNING", False]
     assert found["delta_lora"]["packs"] == "16 at most"
     lines = [line for line in autopeft(capsys, "list", "methods")[1].splitlines() if line.strip()]
     lines = lines[: next((i for i, line in enumerate(lines) if line.split()[0] == "baseline"), len(lines))]
