@@ -80,7 +80,7 @@ class Experiment(Strict):
     evaluate_on: OtherSets | None = Field(
         None, description="further test sets by name, files or tasks with the same labels, measured for the front"
     )
-    space: str | dict[str, Any] = "hybrid_wide"
+    space: Annotated[str | dict[str, Any], BeforeValidator(_space_in_a_file)] = "hybrid_wide"
     servable: Served = Field(None, description="what a server shall take: lora, merged, {kind: lora, max_rank: 16}")
     budget: Limits = Field(default_factory=dict, max_length=100, description="{trainable_params: 1%}, or 1% alone")
     objectives: list[Text] | None = Field(

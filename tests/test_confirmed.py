@@ -14,7 +14,7 @@ from kill_points import CONFIRMING, Killed, arm, ended
 from test_resumed import assert_same, facts
 
 from autopeft import confirming
-from autopeft.cli.verbs import show_front
+from autopeft.cli.fronts import show_front
 from autopeft.result import SearchResult, export
 from autopeft.searching.confirming.records import runs_in
 

@@ -199,7 +199,7 @@ def test_exports_say_where_a_text_ends(chat: str | None, ends: list[int | str], 
     save_language_model(tmp_path / "model", vocab_size=300)
     own.save_pretrained(tmp_path / "model")
     source = replace(find_model(str(tmp_path / "model")), chat=chat)
-    write_tokenizer(source, source.model(CausalLM(), torch.float32), tmp_path / "out")
+    write_tokenizer(source, source.model(CausalLM(), torch.float32), tmp_path / "out", None)
     found = GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
     assert found == [own.convert_tokens_to_ids(end) if isinstance(end, str) else end for end in ends]
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == CHATML

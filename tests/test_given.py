@@ -97,14 +97,14 @@ def test_fields_are_set_at_any_depth_beside_what_is_written_in_short() -> None:
         ("trials", "--set: expected key=value, such as training.epochs=5 (given: 'trials')"),
         ("=5", "--set: expected key=value"),
         ("trials=[1", "--set trials: not valid YAML"),
-        ("tracking.uri=http://user:word@host", "--set: tracking"),
+        ("tracking.uri=http://user:hidden-word@host", "--set: tracking"),
     ],
 )
 def test_what_cannot_be_set_is_one_line_with_the_place(text: str, said: str) -> None:
     with pytest.raises(AutopeftError) as caught:
         Experiment.load("quickstart", given=[text])
     assert said in str(caught.value)
-    assert "user:word" not in str(caught.value)
+    assert "hidden-word" not in str(caught.value)
 
 
 def test_a_mistake_of_the_file_is_said_to_be_the_files(tmp_path: Path) -> None:

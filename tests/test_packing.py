@@ -90,7 +90,9 @@ def train_once(
 # --- stacks ----------------------------------------------------------------------------------------------------------
 
 
-@each_family
+@pytest.mark.parametrize(
+    "family", [f if f in {"bert", "llama"} else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
 def test_stacked_methods_give_one_network_in_whatever_order_they_are_written(family: str) -> None:
     model, methods = classifier(family), [make(name) for name in TOGETHER]
     orders = [everywhere(*order) for order in permutations(methods)][:: max(1, math.factorial(len(methods)) // 6)]

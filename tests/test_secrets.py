@@ -243,7 +243,7 @@ def test_a_search_leaves_no_trace_of_tokens(tmp_path, mlflow_database, monkeypat
     with not_measured():
         launch(given, tmp_path / "run", progress_for(given, quiet=False))
     said = capfd.readouterr()
-    assert "#4/4" in said.err
+    assert "4/4  #3" in said.err
     assert S not in said.err + said.out
     assert _files_with(S, tmp_path) == []
 

@@ -115,7 +115,8 @@ def test_every_source_is_tried() -> None:
                 if isinstance(node, ast.ClassDef) and _methods(node) >= {"next", "needs"}:
                     found.add(node.name)
     tried = {cls.__name__ for make in SOURCES.values() for cls in type(make()).mro()}
-    assert found - {"Source"} <= tried
+    # Whoever watches a search may enqueue at any time, so a desk has no end: see test_watching.py.
+    assert found - {"Source", "Desk"} <= tried
     assert len(found) > 2
 
 

@@ -169,7 +169,7 @@ def test_what_was_enqueued_with_optuna_goes_first(tmp_path: Path) -> None:
     in_optuna(tmp_path).enqueue_trial(chosen)
     study = opened(tmp_path)
     proposal = study.ask()
-    assert proposal == Proposal(1, Job(SPACE.decode(chosen)), False)
+    assert proposal == Proposal(1, Job(SPACE.decode(chosen)), False, pack=1)
     assert opened(tmp_path).pending()[1] == proposal
     study.tell(evaluated(proposal))
     assert in_optuna(tmp_path).trials[1].params == chosen

@@ -88,7 +88,7 @@ def is_running(folder: Path) -> bool:
 def columns_of(runs: Sequence[Run]) -> list[Column]:
     """A table of them for people."""
     return [
-        Column("run", [str(run.folder) for run in runs], left=True),
+        Column("run", [run.folder.name for run in runs], left=True, least=12),
         Column("state", [run.state for run in runs], left=True),
         Column("candidates", [_count(run) for run in runs]),
         Column("best", [number(run.best) for run in runs]),

@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,14 @@ def _version(library: str) -> str:
     try:
         return metadata.version(_OTHER_NAMES.get(library, library))
     except metadata.PackageNotFoundError:
-        names = metadata.packages_distributions().get(library, [])
+        names = _distributions().get(library, [])
         return ",".join(f"{name} {metadata.version(name)}" for name in sorted(set(names)))
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Those of each package: a look into every installed one, which takes a second."""
+    return metadata.packages_distributions()
 
 
 def _cache_file(task: str, key: str) -> Path | None:
