@@ -13,7 +13,7 @@ from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.export_folder import write_export
 from autopeft.exported import Found
-from autopeft.run_folder import RunFolder, write_whole
+from autopeft.run_folder import RunFolder
 from autopeft.searching.confirming.records import baselines_in, has_ended
 from autopeft.searching.confirming.verdict import judged, training_of
 from autopeft.searching.front import ParetoFront
@@ -135,12 +135,9 @@ class SearchResult:
         `markdown` writes what a pull request can show (`report.md`). What `explain` has not said yet is worked out,
         where enough candidates are finished.
         """
-        from autopeft.reporting import document_of, to_html, to_markdown
+        from autopeft.reporting import explained, write
 
-        name = Path(to) if to is not None else self.run_dir / ("report.md" if markdown else "report.html")
-        document = document_of(self._searched(*_explained(self, trust_remote_code)))
-        write_whole(name, to_markdown(document) if markdown else to_html(document))
-        return name
+        return write(self._searched(*explained(self, trust_remote_code)), to, markdown)
 
     def candidate(self, pick: str) -> dict[str, Any]:
         """One candidate whole, as plain data: `best`, `knee` or the beginning of a key, of any that was trained."""
@@ -221,17 +218,6 @@ def export(
 
 def _quantised(experiment: Experiment) -> Any:
     return experiment.backbone.quantise if experiment.backbone else None
-
-
-def _explained(result: SearchResult, trust_remote_code: bool) -> tuple[Explanation | None, str]:
-    """What was learned, from the run folder where it is of now; else why it can't be said."""
-    from autopeft.reporting.learning import explanation_in
-
-    try:
-        known = explanation_in(RunFolder(result.run_dir), len(result.evaluations))
-        return known or result.explain(trust_remote_code=trust_remote_code), ""
-    except AutopeftError as error:
-        return None, str(error)
 
 
 def evaluate(

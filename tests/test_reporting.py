@@ -296,6 +296,12 @@ def test_the_markdown_twin_says_the_same(run: Path, capsys: pytest.CaptureFixtur
     assert all(f"| {e.key[:6]}" in plain for e in front.points)
 
 
+def test_a_page_that_cannot_be_written_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = autopeft(capsys, "report", str(run), "--to", str(run / "study.db" / "x.html"))
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "give another file (to)" in err
+
+
 def test_a_search_without_anything_is_reported_too(tmp_path: Path) -> None:
     session = Session(Experiment.load(write_experiment(tmp_path)))
     folder = RunFolder(tmp_path / "run")

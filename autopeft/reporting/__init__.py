@@ -4,9 +4,8 @@ A report is a `Document`, made of what a run folder says (`Searched`); two rende
 """
 
 from autopeft.reporting.candidate import chosen, facts_of
-from autopeft.reporting.page import to_html
-from autopeft.reporting.pull_request import to_markdown
-from autopeft.reporting.report import document_of
+from autopeft.reporting.learning import explained
+from autopeft.reporting.report import document_of, write
 from autopeft.reporting.searched import Searched
 
-__all__ = ["Searched", "chosen", "document_of", "facts_of", "to_html", "to_markdown"]
+__all__ = ["Searched", "chosen", "document_of", "explained", "facts_of", "write"]

@@ -74,7 +74,9 @@ def score_rows(facts: Mapping[str, Any]) -> Iterator[list[str]]:
         yield [
             name.replace("_", " "),
             number(known.get("searched")),
-            *(number(known.get(part)) for part in ("mean", "sd", "seeds")),
+            number(known.get("mean")),
+            "" if known.get("sd") is None else f"{known['sd']:.4f}",
+            number(known.get("seeds")),
         ]
 
 
@@ -121,10 +123,14 @@ def _runs(run: Searched, e: Evaluation) -> list[dict[str, Any]]:
 
 def _steps(recipe: Recipe) -> Iterator[str]:
     first = recipe.first
-    yield f"train {first.train.describe()} for {first.epochs} epochs{_rates(first.training)}"
+    yield f"train {first.train.describe()} for {_epochs(first.epochs)}{_rates(first.training)}"
     for cut, healing in recipe.cuts:
         yield f"cut to {number(cut.limit)} {cut.cost.replace('_', ' ')}: {cut.hybrid.describe()}"
-        yield f"heal for {healing.epochs} epochs{_rates(healing.training)}"
+        yield f"heal for {_epochs(healing.epochs)}{_rates(healing.training)}"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
 
 
 def _rates(training: Mapping[str, float]) -> str:
@@ -136,4 +142,5 @@ def _commands(run: Searched, e: Evaluation) -> Iterator[str]:
     """How to take it home; only what was trained to its end can be."""
     if e.status == "done" and any(e is other for other in run.front.done):
         short = run.keys[e.key]
-        yield run.command("export", "--pick", short, "--to", f"out/{short}")
+        trust = ["--trust-remote-code"] if run.experiment.trust_remote_code else []
+        yield run.command("export", "--pick", short, "--to", f"out/{short}", *trust)

@@ -69,7 +69,7 @@ def heat_drawing(rows: Sequence[tuple[str, Sequence[tuple[float, str]]]], column
     The first row is the lowest layer, and stands at the bottom.
     """
     wide, high, left, top = 78, 24, 56, 64
-    inside: list[Html] = []
+    inside = [_words(left - 8, top - 8, "layer", "label", "end")]
     for column, name in enumerate(columns):
         at = left + column * wide + wide / 2
         inside.append(_words(at, top - 10, name, "tick", "start", rotate=-30))
@@ -191,12 +191,11 @@ def _frame(x: Axis, y: Axis, below: str, beside: str, ticks: Sequence[float] | N
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Html:
-    parts, at = [], float(_WIDTH - _RIGHT)
-    for kind, words in reversed(entries):
-        parts.append(_words(at, _TOP - 16, words, "tick", "end"))
-        at -= 7 * len(words) + 6
-        parts.append(_mark(at, _TOP - 20.0, kind))
-        at -= 16
+    """Marks with what they are, at the right end."""
+    parts, at = [], _WIDTH - _RIGHT - sum(7.0 * len(words) + 26 for _, words in entries)
+    for kind, words in entries:
+        parts += [_mark(at, _TOP - 20.0, kind), _words(at + 9, _TOP - 16, words, "tick", "start")]
+        at += 7.0 * len(words) + 26
     return joined(parts)
 
 

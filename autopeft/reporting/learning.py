@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
+from autopeft.candidate import Evaluation
 from autopeft.doors import read_json, within
+from autopeft.errors import AutopeftError
 from autopeft.run_folder import RunFolder
 from autopeft.searching.confirming.records import Remembered
 from autopeft.searching.explanation import Explanation
 from autopeft.searching.identity import refuse_another
 from autopeft.space import SearchSpace
 from autopeft.task_facts import TaskFacts
+
+
+class _Result(Protocol):
+    """What is needed of a `SearchResult`."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder."""
+        ...
+
+    @property
+    def evaluations(self) -> Sequence[Evaluation]:
+        """All finished candidates."""
+        ...
+
+    def explain(self, *, trust_remote_code: bool = False) -> Explanation:
+        """What the search has learned."""
+        ...
+
+
+def explained(result: _Result, trust_remote_code: bool) -> tuple[Explanation | None, str]:
+    """What was learned, from the run folder where it is of now; else why it can't be said."""
+    try:
+        known = explanation_in(RunFolder(result.run_dir), len(result.evaluations))
+        return known or result.explain(trust_remote_code=trust_remote_code), ""
+    except AutopeftError as error:
+        return None, str(error)
 
 
 def explanation_in(folder: RunFolder, evaluations: int) -> Explanation | None:

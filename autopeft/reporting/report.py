@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import isnan
+from pathlib import Path
 
 from autopeft.candidate import Evaluation
+from autopeft.doors import door
 from autopeft.reporting import asked, found
 from autopeft.reporting.document import Document
+from autopeft.reporting.page import to_html
+from autopeft.reporting.pull_request import to_markdown
 from autopeft.reporting.searched import Searched
 from autopeft.searching.tables import number
+from autopeft.writing import replacing
+
+
+def write(run: Searched, to: str | Path | None, markdown: bool = False) -> Path:
+    """Write the page, or its Markdown twin, and return the file: `report.html` or `report.md` in the run folder."""
+    name = Path(to) if to is not None else run.run / ("report.md" if markdown else "report.html")
+    document = document_of(run)
+    with door(name, "cannot be written", "give another file (to)"), replacing(name) as partial:
+        partial.write_text(to_markdown(document) if markdown else to_html(document), encoding="utf-8")
+    return name
 
 
 def document_of(run: Searched) -> Document:

@@ -46,7 +46,7 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
     Keys are as short as tells them from all others of the search.
     """
     score, confirmed = front.score.metric, front.verdict.confirmed
-    keys, picks = short_keys(e.key for e in front.evaluations), marks(front)
+    keys, picks = short_keys(e.key for e in (*front.evaluations, *points)), marks(front)
     over = [confirmed.get(e.number) for e in points]
     others = [o.metric for o in front.objectives if o.metric != score]
     roles = [role_of(front, e) for e in points]
