@@ -56,7 +56,7 @@ def open_study(session: Session, folder: RunFolder) -> Study:
 
 
 def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
-    """The experiment; of controls, descent, confirmation and later defaults it has what was begun with.
+    """The experiment; of space, controls, descent, confirmation and later defaults it has what was begun with.
 
     Only where it does not say what it wants of them, and the folder has results. What is wrong with the folder shows
     when it is opened.
@@ -68,7 +68,8 @@ def going_on(experiment: Experiment, folder: RunFolder) -> Experiment:
             there = {"controls": header.get("controls"), "descent": header.get("descent")}
             there |= {name: header.get("training", {}).get(name, first) for name, first in EARLIER.items()}
             with suppress(AutopeftError):
-                there["confirm"] = folder.experiment().confirm
+                begun = folder.experiment()
+                there |= {"confirm": begun.confirm, "space": begun.space}
             return as_begun(experiment, there)
     return experiment
 

@@ -215,7 +215,7 @@ def needing(experiment: Experiment, trust_remote_code: bool) -> Experiment:
 
 def changed(experiment: Experiment, changes: Mapping[str, Any], where: str) -> Experiment:
     """The experiment with other fields; what it has left open is open still."""
-    left = set(_BESIDE) - experiment.model_fields_set
+    left = {*_BESIDE, "space"} - experiment.model_fields_set
     said = {name: value for name, value in experiment.resolved().items() if name not in left}
     for name in EARLIER.keys() - experiment.training.model_fields_set:
         del said["training"][name]
@@ -225,10 +225,11 @@ def changed(experiment: Experiment, changes: Mapping[str, Any], where: str) -> E
 def as_begun(experiment: Experiment, there: Mapping[str, Any] = _EARLIER) -> Experiment:
     """The experiment of a search that has begun: what it leaves open is `there`'s.
 
-    That is controls, descent, confirmation, and those options of its training whose default has changed. Experiments
-    of earlier versions leave open what they do not have.
+    That is space, controls, descent, confirmation, and those options of its training whose default has changed.
+    Experiments of earlier versions leave open what they do not have.
     """
-    known = {name: there[name] for name in _BESIDE if name in there and name not in experiment.model_fields_set}
+    left = {*_BESIDE, "space"} - experiment.model_fields_set
+    known = {name: there[name] for name in left & there.keys()}
     open_ = (there.keys() & EARLIER.keys()) - experiment.training.model_fields_set
     if open_:
         known["training"] = {**experiment.resolved()["training"], **{name: there[name] for name in open_}}

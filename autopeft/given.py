@@ -96,6 +96,7 @@ _SHORT: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("descent", "confirm", "generation", "backbone", "evaluate_on"), _switched),
     "space": lambda value: find_space(value)[0],
     "budget": amounts,
+    "servable": lambda value: {} if value in ("none", False) else {"kind": value},
     "controls": lambda value: {"names": value},
 }
 

@@ -67,6 +67,8 @@ def check_candidate(session: Session, candidate: Candidate) -> None:
     check_outputs(hybrid.methods(), session.data.readout)
     Company.of(hybrid).epochs(session.experiment.training.epochs)
     session.check_positions(hybrid.input_tokens, "candidate")
+    if not session.serving.takes(hybrid):
+        raise AutopeftError("candidate: cannot be served as the search asks (servable); leave out what cannot")
     for name, more in session.budget.excess(hybrid, shape).items():
         limit = session.budget.limits[name]
         raise AutopeftError(f"candidate: {name} is {limit + more:,}, and the budget allows {limit:,}; make it smaller")

@@ -235,6 +235,7 @@ def settings_of(experiment: Experiment, files: Mapping[str, str]) -> dict[str, A
         "warm_start": experiment.resolved().get("warm_start"),
         "training": training.identity(),
         **({"descent": experiment.descent.model_dump(mode="json")} if experiment.descent else {}),
+        **({"servable": experiment.servable.to_json()} if experiment.servable else {}),
         "stopping": {"name": stopping.name, **stopping.model_dump(mode="json")},
         "controls": experiment.controls.identity(),
     }

@@ -128,12 +128,14 @@ def test_later_defaults_are_those_that_the_search_began_with(project: Path, tmp_
     said = experiment(project, trials=3, **off).resolved()
     for name in EARLIER:
         del said["training"][name]
+    del said["space"]
     silent = Experiment.of(said, "test")
     assert (silent.training.head, silent.training.method_rates) == ("probe", "usual")
     assert with_overrides(silent, 4, None, None).training.model_fields_set == set(said["training"])
     found = launch(silent, tmp_path / "run", Heard())
     assert found.evaluations[:2] == began
     assert (found.experiment.training.head, found.experiment.training.method_rates) == ("drawn", "shared")
+    assert (silent.space, found.experiment.space) == ("hybrid_wide", "hybrid")
 
 
 def test_nothing_that_ended_is_not_confirmed(project: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def at_once(work: Callable[[int], Any], count: int) -> list[Any]:
         return list(pool.map(run, range(count)))
 
 
-@pytest.mark.parametrize("family", ["bert", *(pytest.param(f, marks=pytest.mark.slow) for f in ("gpt2", "llama"))])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 @torch.no_grad()
 def test_threads_on_one_model_compute_what_one_thread_does(family: str) -> None:
     model = attached(family)

@@ -14,7 +14,7 @@ from tiny_project import experiment
 
 from autopeft.experiment import Experiment
 from autopeft.watching.folder import Watched
-from autopeft.watching.now import Now
+from autopeft.watching.now import Now, Running
 from autopeft.watching.requests import Stop, waiting
 from autopeft.watching.server import HEADER, HOST, Server
 
@@ -72,7 +72,14 @@ def test_others_are_refused(method: str, path: str, headers: dict[str, str], ser
 
 
 def test_a_request_lands_in_the_run_folder(server: Server, tmp_path: Path) -> None:
-    token = {HEADER: server.token}
+    token, three = {HEADER: server.token}, Running(number=3, key="k", words="lora 1 in 1", epoch=0, epochs=2)
+    status, text, _ = ask(server, "POST", "/requests", {"kind": "stop", "number": 3}, **token)
+    assert (status, json.loads(text)["error"]) == (400, "request: #3 is not in training")
+    Now(phase="confirming").signed().write(tmp_path)
+    status, text, _ = ask(server, "POST", "/requests", {"kind": "end"}, **token)
+    assert status == 400
+    assert "at its last steps" in json.loads(text)["error"]
+    Now(phase="searching", running=(three,)).signed().write(tmp_path)
     status, text, _ = ask(server, "POST", "/requests", {"kind": "stop", "number": 3}, **token)
     assert (status, [request for _, request in waiting(tmp_path)]) == (200, [Stop(number=3)])
     assert [name for name, _ in waiting(tmp_path)] == [json.loads(text)["id"]]

@@ -226,6 +226,11 @@ def test_what_was_enqueued_and_not_begun_outlives_a_kill(tmp_path: Path) -> None
     assert len(Heard(tmp_path).desk.next([], [], 0)) == 0
     (job,) = Heard(tmp_path).desk.next([], [], 1)
     assert (job.candidate, job.role) == (Candidate(candidate(3).hybrid), "enqueued")
+    # It was handed out, and not written down: so it comes again, until it was.
+    desk = Heard(tmp_path).desk
+    assert desk.next([], [], 1) == [job]
+    assert desk.next([], [job], 1) == []
+    assert list((tmp_path / FOLDER).iterdir()) == []
 
 
 @pytest.mark.parametrize(

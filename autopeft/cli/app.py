@@ -187,8 +187,9 @@ def export(
     plugins: Plugins = None,
 ) -> None:
     """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter, or merged into its base model."""
-    from autopeft.cli.exporting import run_export
+    from autopeft.cli.exporting import check_register, run_export
 
+    check_register(register, trust_remote_code)
     run_export(run, pick, to, max_params, format, seed, model, push, private, trust_remote_code)
     if register:
         from autopeft.cli.registering import run_register

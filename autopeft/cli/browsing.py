@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from autopeft.cli.options import Json, path_given
+from autopeft.cli.options import Json, Plugins, path_given
 
 
 def _registered(name: str | None) -> str | None:
@@ -32,6 +32,7 @@ def ui(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="On 127.0.0.1.")] = 5000,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    plugins: Plugins = None,
 ) -> None:
     """Open MLflow on a search, or on all searches of a folder side by side (Ctrl-C ends it)."""
     from autopeft.cli.signals import ended_by_signals
@@ -50,6 +51,7 @@ def compare_runs(
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write; default beside the first, A-vs-B."),
     ] = None,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Compare the fronts of searches: one corner for their hypervolumes, one plot, a table."""

@@ -75,3 +75,9 @@ def _push(folder: Path, repository: str, private: bool, record: dict[str, object
     model = cast("dict[str, str]", record["model"])
     if record["format"] != "merged" and Path(model["location"]).exists():
         say(f"its base model is a folder of this machine ({model['location']}); --format merged needs none")
+
+
+def check_register(register: str | None, trust_remote_code: bool) -> None:
+    """`AutopeftError` where MLflow's server could not open what would be registered."""
+    if register and trust_remote_code:
+        raise AutopeftError("--register: MLflow's server cannot be told to run a model's own code; leave it out")

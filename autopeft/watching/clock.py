@@ -12,7 +12,7 @@ from autopeft.candidate import Evaluation, Job
 from autopeft.searching.study import Proposal
 
 #: Phases of a search, by what its trainings are.
-CONTROLS, LARGE, HEALINGS, SAMPLER = "controls", "large hybrid", "healings", "sampler"
+CONTROLS, LARGE, HEALINGS, SAMPLER, ENQUEUED = "controls", "large hybrid", "healings", "sampler", "enqueued"
 #: Of so many of the sampler's trainings the usual length counts beside what those took that have ended.
 _USUAL = 4
 
@@ -193,4 +193,5 @@ def phase_of(job: Job) -> str:
         return HEALINGS
     if job.role.startswith("control"):
         return CONTROLS
-    return LARGE if job.role == LARGE else SAMPLER
+    # What is enqueued may come before all else, so it says nothing of how far the others are.
+    return job.role if job.role in (LARGE, ENQUEUED) else SAMPLER

@@ -37,6 +37,7 @@ class Desk:
         self._pause = _PAUSE if pause is None else pause
         self._stops: dict[int, str] = {}
         self._queue: list[tuple[str, Candidate]] = []
+        self._begun: dict[str, str] = {}
         self._known: set[str] = set()
         self._looked = 0.0
         self._ending = False
@@ -63,6 +64,9 @@ class Desk:
         """What was enqueued; never None, since there may be more at any time."""
         self._look()
         known = {e.key for e in ended} | {job.candidate.key for job in running}
+        # Only now the study has them: so a kill in between does not lose one.
+        for key in known & self._begun.keys():
+            self._drop(self._begun.pop(key))
         jobs: list[Job] = []
         while self._queue and len(jobs) < most:
             name, candidate = self._queue.pop(0)
@@ -71,7 +75,8 @@ class Desk:
                 continue
             known.add(candidate.key)
             jobs.append(Job(candidate, role=ROLE))
-            self._done(name, f"candidate {candidate.key} is trained now")
+            self._begun[candidate.key] = name
+            self._answer(Answer(id=name, said=f"candidate {candidate.key} is trained now", done=True))
         return jobs
 
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
@@ -97,7 +102,6 @@ class Desk:
         if isinstance(request, Enqueue):
             candidate = candidate_of(request)
             self._check(candidate)
-            # Its file stays until it is begun: so a kill does not lose it.
             self._queue.append((name, candidate))
             self._answer(Answer(id=name, said=f"candidate {candidate.key} is enqueued", done=False))
         elif isinstance(request, Stop):

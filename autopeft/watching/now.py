@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import psutil
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from autopeft.config import Strict, parse
 from autopeft.doors import read_json
-from autopeft.errors import AutopeftError
+from autopeft.errors import AutopeftError, printable
 from autopeft.writing import replacing
 
 #: The file in a run folder.
@@ -21,7 +21,8 @@ FILE = "progress.json"
 #: Seconds without a sign of life after which a search is taken not to run.
 _SILENT = 60.0
 
-Short = Annotated[str, Field(max_length=1_000)]
+#: Whoever wrote the file: no terminal obeys what it holds.
+Short = Annotated[str, Field(max_length=1_000), AfterValidator(printable)]
 
 
 class Running(Strict):

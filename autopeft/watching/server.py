@@ -17,7 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from autopeft.errors import AutopeftError
 from autopeft.watching.folder import Watched
-from autopeft.watching.requests import put, request_of
+from autopeft.watching.now import Now
+from autopeft.watching.requests import Request, Stop, put, request_of
 
 HOST = "127.0.0.1"
 #: Where the page sends its token.
@@ -94,8 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(data, dict):
             raise AutopeftError("request: expected a JSON object")
         request = request_of(data, "request")
-        if not self.server.watched.now().lives:
-            raise AutopeftError("request: the search is not running")
+        _check(request, self.server.watched.now())
         return {"id": put(self.server.watched.run, request)}
 
     def _is_ours(self, token: str) -> bool:
@@ -134,3 +134,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the address holds the token."""
+
+
+def _check(request: Request, now: Now) -> None:
+    """`AutopeftError` for what the search would not see to."""
+    if not now.lives:
+        raise AutopeftError("request: the search is not running")
+    if now.phase not in ("beginning", "searching"):
+        raise AutopeftError("request: the search begins no more trainings of its own; it is at its last steps")
+    if isinstance(request, Stop) and request.number not in {one.number for one in now.running}:
+        raise AutopeftError(f"request: #{request.number} is not in training")
