@@ -5,10 +5,12 @@ import logging
 import os
 import shutil
 import socket
+import sqlite3
 import threading
 import time
 import urllib.request
 import warnings
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +29,7 @@ from autopeft.tracking._background import Background
 from autopeft.tracking._mlflow_calls import our_calls
 from autopeft.tracking._mlflow_tracker import MlflowTracker
 from autopeft.tracking._mlflow_uri import place_of, resolve
-from autopeft.tracking.mlflow_store import MlflowTracking, ui_command
+from autopeft.tracking.mlflow_store import MlflowTracking, ui_command, upload_folder
 
 # What is said must be expected: a mistake of ours shows as a warning, too.
 pytestmark = pytest.mark.filterwarnings("error:tracking:UserWarning")
@@ -187,6 +189,58 @@ def _check_child(client, child, given: Evaluation, parent_id: str) -> None:
     assert steps == [(1, 0.5), (2, 0.75)]
     path = client.download_artifacts(child.info.run_id, "candidate.json")
     assert Candidate.from_json(json.loads(Path(path).read_text())) == given.candidate
+
+
+@pytest.mark.parametrize("named", ["file://{}", "{}", "file://{}/../run-1/mlartifacts/../../../elsewhere"])
+def test_a_database_says_where_files_are_but_they_stay_beside_it(info, tmp_path, named):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    _let_files_be_in(opened(info), info, named.format(elsewhere))
+    with pytest.raises(AutopeftError, match="not in mlartifacts beside it, and nothing is written there"):
+        opened(info)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_database_of_yours_has_its_files_where_it_says(info, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    _let_files_be_in(opened(info), info, elsewhere.as_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{info.run_dir}/mlflow.db")
+    opened(info)
+    assert [file.name for file in elsewhere.iterdir()] == ["experiment.yaml"]
+
+
+def _let_files_be_in(tracker, info, address: str) -> None:
+    with closing(sqlite3.connect(info.run_dir / "mlflow.db")) as connection:
+        connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (address, tracker.parent_id))
+        connection.commit()
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "mlartifacts", ".mlflow.db.lock", "mlflow.db-journal"])
+def test_nothing_is_written_through_a_link_in_a_run_folder(info, tmp_path, name):
+    (info.run_dir / "mlflow.db").unlink()
+    (info.run_dir / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AutopeftError, match=f"{name} is a link"):
+        opened(info)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_export_is_not_copied_through_links(info, tmp_path):
+    tracker = opened(info)
+    place, files = tracker.parent.place, info.run_dir / "mlartifacts" / "r"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text("new")
+    (files / "exports" / "k").mkdir(parents=True)
+    upload_folder(place, files.as_uri(), tmp_path / "model", "exports/k")
+    assert (files / "exports" / "k" / "MLmodel").read_text() == "new"
+    (tmp_path / "mine").write_text("mine")
+    (files / "exports" / "k" / "MLmodel").unlink()
+    (files / "exports" / "k" / "MLmodel").symlink_to(tmp_path / "mine")
+    with pytest.raises(AutopeftError, match="MLmodel is a link"):
+        upload_folder(place, files.as_uri(), tmp_path / "model", "exports/k")
+    (files / "exports" / "out").symlink_to(tmp_path)
+    with pytest.raises(AutopeftError, match="nothing is written there"):
+        upload_folder(place, files.as_uri(), tmp_path / "model", "exports/out")
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_files_stand_in_the_run_folder_and_nowhere_else(info, tmp_path, monkeypatch):

@@ -194,7 +194,8 @@ def test_a_link_to_a_database_that_is_not_there_yet(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run" / "mlflow.db").symlink_to(tmp_path / "elsewhere" / "x.db")
-    MlflowTracking().open(SearchInfo("s", tmp_path / "run", "id"))
+    tracking = MlflowTracking(uri=f"sqlite:///{tmp_path}/run/mlflow.db")
+    tracking.open(SearchInfo("s", tmp_path / "run", "id"))
     assert (tmp_path / "run" / "mlflow.db").is_symlink()
     assert (tmp_path / "elsewhere" / "x.db").stat().st_size > 100_000
 

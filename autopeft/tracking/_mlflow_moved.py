@@ -8,10 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from autopeft.doors import door
-from autopeft.tracking._mlflow_uri import Place
+from autopeft.tracking._mlflow_uri import FOLDER, Place
 
-#: The folder of files beside a database.
-FOLDER = "mlartifacts"
 #: Tables and columns that hold addresses of files.
 _COLUMNS = (
     *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 import warnings
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autopeft.errors import AutopeftError
 from autopeft.tracking import _mlflow_values as values
 from autopeft.tracking._mlflow_calls import one_line, refused
-from autopeft.tracking._mlflow_uri import Place
+from autopeft.tracking._mlflow_uri import FOLDER, Place
 
 
 @dataclass
@@ -64,14 +66,39 @@ def upload(place: Place, artifacts: str, name: str, text: str) -> None:
 
 def upload_folder(place: Place, artifacts: str, folder: Path, inside: str) -> None:
     """Copy what a folder holds to a run's files."""
-    _files(place, artifacts).log_artifacts(str(folder), inside)
+    _files(place, artifacts, inside).log_artifacts(str(folder), inside)
 
 
-def _files(place: Place, artifacts: str) -> Any:
-    """Where a run's files go. The client would ask for the run, and remembers where its files were before a move."""
+def _files(place: Place, artifacts: str, inside: str = "") -> Any:
+    """Where a run's files go. The client would ask for the run, and remembers where its files were before a move.
+
+    `inside` is a folder there that is written to. `AutopeftError` where the place does not allow it.
+    """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+    if place.bounded and place.file is not None:
+        _check_beside(place.file, artifacts, inside)
     return get_artifact_repository(artifacts, tracking_uri=place.uri)
+
+
+def _check_beside(database: Path, artifacts: str, inside: str) -> None:
+    """`AutopeftError` for an address that is not below the folder beside the database, or leads out of it by links."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    beside = database.parent.resolve() / FOLDER
+    folder = Path(local_file_uri_to_path(artifacts)) / inside if artifacts.startswith("file:") else None
+    if folder is None or not folder.resolve().is_relative_to(beside):
+        raise AutopeftError(
+            f"tracking: MLflow's database {database} has files in {artifacts[:200]!r}, not in {FOLDER} beside it, and "
+            "nothing is written there; if it is yours, name the database in MLFLOW_TRACKING_URI"
+        )
+    # A file is put in place of a link, but a folder's are copied through those that stand there.
+    for place, folders, files in os.walk(folder) if inside else ():
+        if links := [name for name in (*folders, *files) if Path(place, name).is_symlink()]:
+            raise AutopeftError(
+                f"tracking: {Path(place, links[0])} is a link, and nothing is written through links in a run folder; "
+                "take it away"
+            )
 
 
 def now_ms() -> int:

@@ -7,7 +7,7 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
@@ -36,6 +36,10 @@ _OPTIONS = {
 _ENCODED = re.compile(r"%[0-9a-f]{2}", re.IGNORECASE)
 _LONGEST = 2000
 _FILE = "mlflow.db"
+#: The folder of files beside a database.
+FOLDER = "mlartifacts"
+#: What is written beside a database, and by SQLite, with `{}` for its name.
+_BESIDE = ("{}", ".{}.lock", "{}-journal", "{}-wal", "{}-shm", FOLDER)
 _VARIABLE = "MLFLOW_TRACKING_URI"
 #: The variables that MLflow takes a server's user or token from.
 _CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -46,12 +50,14 @@ class Place:
     """A store. `uri` is for MLflow alone, as a database's may hold a password; `shown` is for everything else.
 
     `source` is what gave the address. `environment` are the variables that MLflow takes a server's user from.
+    `bounded`: files are written beside the database only, as its rows, which say where, may be a stranger's.
     """
 
     uri: str = field(repr=False)
     shown: str
     source: str = "uri"
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    bounded: bool = False
 
     @property
     def is_server(self) -> bool:
@@ -91,7 +97,24 @@ def in_file(path: Path) -> Place:
     """SQLite in that file; `AutopeftError` where no address can be written for it."""
     if "?" in str(path) or _ENCODED.search(str(path)):
         raise AutopeftError(f"tracking: no address can be written for {path} ('?', '%'); set tracking.uri")
-    return place_of(f"sqlite:///{path.absolute().as_posix()}", "default")
+    return bounded(place_of(f"sqlite:///{path.absolute().as_posix()}", "default"))
+
+
+def bounded(place: Place) -> Place:
+    """The place of a database that may have come with a folder; other places than SQLite's are as they were.
+
+    `AutopeftError` where it, or what is written beside it, is a link: whoever made the folder chose its target.
+    """
+    if place.file is None:
+        return place
+    for name in _BESIDE:
+        path = place.file.with_name(name.format(place.file.name))
+        if path.is_symlink():
+            raise AutopeftError(
+                f"tracking: {path} is a link, and nothing is written through links in a run folder; take it away, "
+                f"or name the database in {_VARIABLE} if it is yours"
+            )
+    return replace(place, bounded=True)
 
 
 def _holds(database: Path, search_id: str) -> bool:
