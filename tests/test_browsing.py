@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from autopeft.browsing.fronts import Fronts
 from autopeft.browsing.replay import gathered, id_of, show, tracking_of
 from autopeft.browsing.runs import folders_in, is_running, run_of
 from autopeft.cli.comparing_runs import run_compare_runs
+from autopeft.cli.pages import run_ui
 from autopeft.cli.runs_list import print_runs
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
@@ -125,6 +127,47 @@ def test_a_store_beside_the_run_folders_is_still_that_of_its_searches(runs: Path
     shown = show(result, tracking_of(result))
     assert not (runs / "a" / "mlflow.db").exists()
     assert files_of(runs / "mlflow.db", shown.run_id) == (runs / "mlartifacts").as_uri()
+
+
+def naming(run: Path, uri: str) -> SearchResult:
+    """The search, whose file names that store."""
+    text = (run / "experiment.yaml").read_text()
+    (run / "experiment.yaml").write_text(
+        re.sub(r"(?m)^tracking:.*\n( .*\n)*", "", text) + f"tracking: {{uri: '{uri}'}}\n"
+    )
+    return SearchResult.open(run)
+
+
+def test_a_server_that_a_run_folder_names_is_not_asked(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        stranger.settimeout(0)
+        server = f"http://127.0.0.1:{stranger.getsockname()[1]}"
+        result = naming(runs / "a", server)
+        with pytest.raises(AutopeftError, match=f"nothing is sent to {server}"):
+            tracking_of(result)
+        run_ui(runs / "a", 5000)
+        with pytest.raises(BlockingIOError):
+            stranger.accept()
+    assert f"already: {server}" in capsys.readouterr().out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server.replace('//', '//me:open-sesame-41@')}/")
+    assert tracking_of(result).place(result.run_dir).environment["MLFLOW_TRACKING_USERNAME"] == "me"
+    with pytest.raises(AutopeftError, match="nothing is sent to postgresql://127"):
+        tracking_of(naming(runs / "a", "postgresql://127.0.0.1:9/x"))
+
+
+def test_a_database_that_a_run_folder_names_holds_the_search_or_is_not_used(runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "others" / "x.db"
+    result = naming(runs / "a", f"sqlite:///{other}")
+    assert tracking_of(result).place(runs / "a").file == runs / "a" / "mlflow.db"
+    assert not other.parent.exists()
+    other.parent.mkdir()
+    shutil.copy(runs / "a" / "mlflow.db", other)
+    place = tracking_of(result).place(runs / "a")
+    assert (place.file, place.bounded) == (other, True)
 
 
 def test_searches_of_a_folder_in_one_store(runs: Path, mlflow_database: Path) -> None:

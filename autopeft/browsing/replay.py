@@ -15,7 +15,7 @@ from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.highlights import STATE, figures, highlights
 from autopeft.tracking import Input, SearchInfo, Status
-from autopeft.tracking.mlflow_store import MlflowTracking, find
+from autopeft.tracking.mlflow_store import MlflowTracking, Place, bounded, find, given, holds, place_of
 
 #: What a study remembers of how a tracker was told of it.
 TRACKED = "tracked"
@@ -29,12 +29,52 @@ class Shown:
     run_id: str
 
 
+class _OfAFolder(MlflowTracking):
+    """What a run folder's file says. `uri` may be a stranger's, and so may the rows of the database there."""
+
+    def place(self, run_dir: Path, search_id: str = "") -> Place:
+        place = super().place(run_dir, search_id)
+        return bounded(place) if self.uri else place
+
+
 def tracking_of(result: SearchResult, uri: str | None = None) -> MlflowTracking:
-    """How it is shown: as its experiment says; in a store of its own where it was not tracked, or at `uri`."""
+    """How it is shown: as its experiment says; in a store of its own where it was not tracked, or at `uri`.
+
+    A database in a file is believed if it holds the search, and what is `elsewhere` is an `AutopeftError`.
+    """
     own = result.experiment.tracking
     own = own if isinstance(own, MlflowTracking) else MlflowTracking()
     # What the machine does now has nothing to do with that search.
-    return own.model_copy(update={"system_metrics": False, **({"uri": uri} if uri else {})})
+    kept = _OfAFolder(experiment=own.experiment, system_metrics=False)
+    return kept.model_copy(update={"uri": uri or _believed(result)})
+
+
+def elsewhere(result: SearchResult) -> Place | None:
+    """The server that the folder's own file names, or the database on one, unless MLFLOW_TRACKING_URI does too.
+
+    Nothing is sent there: MLflow would send a user's password or token along.
+    """
+    place = _named(result)
+    return None if place is None or place.file is not None else place
+
+
+def _named(result: SearchResult) -> Place | None:
+    """What the folder's own file names, and the environment does not."""
+    own, yours = result.experiment.tracking, given()
+    place = place_of(own.uri, "uri") if isinstance(own, MlflowTracking) and own.uri else None
+    return None if place is None or (yours is not None and yours.shown == place.shown) else place
+
+
+def _believed(result: SearchResult) -> str | None:
+    """The database of the folder's own file, if the search is there; None where the environment or the folder is."""
+    if (place := elsewhere(result)) is not None:
+        raise AutopeftError(
+            f"{RunFolder(result.run_dir).experiment_file}: tracking.uri: nothing is sent to {place.shown}, which a "
+            "stranger may have written there; if it is yours, name it in MLFLOW_TRACKING_URI"
+        )
+    named = _named(result)
+    there = named is not None and named.file is not None and holds(named.file, id_of(result))
+    return named.uri if named is not None and there else None
 
 
 def show(result: SearchResult, tracking: MlflowTracking, search_id: str = "") -> Shown:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from autopeft.browsing.replay import gathered, id_of, show, tracking_of
+from autopeft.browsing.replay import elsewhere, gathered, id_of, show, tracking_of
 from autopeft.browsing.runs import folders_in
 from autopeft.cli.verbs import say
 from autopeft.errors import AutopeftError
@@ -44,7 +44,10 @@ def run_ui(folder: Path | None, port: int, open_it: bool = True) -> None:
     place, page = _of_a_search(folder) if folder and _is_search(folder) else _of_a_folder(folder)
     if place.is_server:
         say(f"{place.shown} is an MLflow server, which has these pages already: {page(place.shown)}")
-        _opened(page(place.shown), open_it)
+        if place.source == "uri":
+            say("a run folder names it; it is asked for the search's own page if MLFLOW_TRACKING_URI names it too")
+        else:
+            _opened(page(place.shown), open_it)
         return
     command, variables = ui_command(place, port)
     check_port(port)
@@ -61,6 +64,8 @@ def _is_search(folder: Path) -> bool:
 def _of_a_search(run: Path) -> tuple[Place, Page]:
     """The search's own page, in its store, which is brought in step with the run folder first."""
     result = SearchResult.open(run)
+    if (named := elsewhere(result)) is not None and named.is_server:
+        return named, _front_page
     tracking, search_id = tracking_of(result), id_of(result)
     place = tracking.place(result.run_dir.absolute(), search_id)
     if place.is_server:

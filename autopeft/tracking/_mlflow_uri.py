@@ -85,12 +85,18 @@ def resolve(uri: str | None, run_dir: Path, search_id: str = "") -> Place:
     """
     if uri:
         return place_of(uri, "uri")
-    if from_environment := os.environ.get(_VARIABLE, "").strip():
-        return place_of(from_environment, _VARIABLE)
+    if (from_environment := given()) is not None:
+        return from_environment
     path, beside = run_dir.absolute() / _FILE, run_dir.absolute().parent / _FILE
-    if not path.exists() and search_id and _holds(beside, search_id):
+    if not path.exists() and search_id and holds(beside, search_id):
         path = beside
     return in_file(path)
+
+
+def given() -> Place | None:
+    """What MLFLOW_TRACKING_URI names; None where it is not set."""
+    uri = os.environ.get(_VARIABLE, "").strip()
+    return place_of(uri, _VARIABLE) if uri else None
 
 
 def in_file(path: Path) -> Place:
@@ -117,7 +123,7 @@ def bounded(place: Place) -> Place:
     return replace(place, bounded=True)
 
 
-def _holds(database: Path, search_id: str) -> bool:
+def holds(database: Path, search_id: str) -> bool:
     """Whether the search is in that database; what can't be read holds nothing."""
     if not database.is_file():
         return False

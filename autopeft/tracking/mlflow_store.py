@@ -26,11 +26,11 @@ from autopeft.tracking._mlflow_new import one_at_a_time
 from autopeft.tracking._mlflow_pages import EXPERIMENT_TAGS, columns_first, list_of, page_of, parent_run
 from autopeft.tracking._mlflow_parent import Parent, upload, upload_folder
 from autopeft.tracking._mlflow_tracker import MlflowTracker
-from autopeft.tracking._mlflow_uri import Place, check_for_a_file, in_file, resolve
+from autopeft.tracking._mlflow_uri import Place, bounded, check_for_a_file, given, holds, in_file, place_of, resolve
 
 __all__ = [
-    "MlflowTracking", "Place", "check_port", "find", "in_file", "list_of", "our_calls", "page_of", "relocate",
-    "resolve", "ui_command", "upload_folder",
+    "MlflowTracking", "Place", "bounded", "check_port", "find", "given", "holds", "in_file", "list_of", "our_calls",
+    "page_of", "place_of", "relocate", "resolve", "ui_command", "upload_folder",
 ]  # fmt: skip
 
 
