@@ -129,6 +129,20 @@ def test_a_store_beside_the_run_folders_is_still_that_of_its_searches(runs: Path
     assert files_of(runs / "mlflow.db", shown.run_id) == (runs / "mlartifacts").as_uri()
 
 
+def test_a_search_of_version_0_1_has_its_name_in_a_file(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = SearchResult.open(runs / "a")
+    name = id_of(result)
+    assert (runs / "a" / ".search_id").read_text() == name
+    for file in ("mlflow.db", "mlartifacts"):
+        (runs / "a" / file).rename(runs / file)
+    monkeypatch.setattr(result, "remembered", lambda what: None)
+    assert id_of(result) == name
+    assert tracking_of(result).place(runs / "a", id_of(result)).file == runs / "mlflow.db"
+    (runs / "a" / ".search_id").write_text("no' name")
+    assert re.fullmatch("[0-9a-f]{32}", id_of(result))
+    assert id_of(result) != name
+
+
 def naming(run: Path, uri: str) -> SearchResult:
     """The search, whose file names that store."""
     text = (run / "experiment.yaml").read_text()

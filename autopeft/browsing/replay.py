@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from autopeft.browsing.runs import is_running
 from autopeft.candidate import Evaluation
+from autopeft.doors import read_text
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
@@ -126,10 +128,20 @@ def _period(result: SearchResult) -> tuple[float, float]:
 
 
 def id_of(result: SearchResult) -> str:
-    """The name that the search goes by in MLflow; of its place, where a version that had none began it."""
-    known = result.remembered("search") or {}
+    """The name that the search goes by in MLflow; of its place, where a version that had none began it.
+
+    Version 0.1 wrote it into a file of the folder only.
+    """
+    known = (result.remembered("search") or {}).get("id")
     place = hashlib.sha256(str(result.run_dir.absolute()).encode()).hexdigest()[:32]
-    return str(known.get("id") or place)
+    return str(known or _id_in_file(RunFolder(result.run_dir).search_id_file) or place)
+
+
+def _id_in_file(path: Path) -> str | None:
+    try:
+        return uuid.UUID(read_text(path).strip()).hex
+    except (AutopeftError, ValueError):
+        return None
 
 
 def _params(told: Any) -> dict[str, str | int | float]:
