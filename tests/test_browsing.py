@@ -205,6 +205,25 @@ def test_searches_of_a_folder_in_one_store(runs: Path, mlflow_database: Path) ->
     assert [r.info.end_time for r in runs_in(database, "search")] == [r.info.end_time for r in parents]
 
 
+def test_the_store_of_a_search_that_runs_is_left_to_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(runs / "b")
+    for name in ("mlflow.db", "mlartifacts"):
+        (runs / "a" / name).rename(runs / name)
+    client, (parent,) = client_of(runs / "mlflow.db"), runs_in(runs / "mlflow.db", "search")
+    client.update_run(parent.info.run_id, status="RUNNING")
+    tags = {"autopeft.kind": "candidate", "autopeft.number": "9", "mlflow.parentRunId": parent.info.run_id}
+    half = client.create_run(parent.info.experiment_id, tags=tags).info.run_id
+    monkeypatch.setattr("autopeft.browsing.replay.is_running", lambda folder: True)
+    _, shown, left_out = gathered(runs, folders_in(runs))
+    assert shown is not None
+    assert (shown.run_id, left_out) == (parent.info.run_id, [])
+    assert client.get_run(half).info.lifecycle_stage == "active"
+    monkeypatch.setattr("autopeft.browsing.replay.is_running", lambda folder: False)
+    gathered(runs, folders_in(runs))
+    assert client.get_run(half).info.lifecycle_stage == "deleted"
+    assert runs_in(runs / "mlflow.db", "search")[0].info.status == "FINISHED"
+
+
 def test_list_of_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(runs / "b", runs / "damaged")
     (runs / "damaged" / "study.db").write_bytes(b"no study")

@@ -184,7 +184,26 @@ def gathered(folder: Path, runs: list[Path]) -> tuple[Path, Shown | None, list[s
             name = id_of(result)
             name = f"{name}-{run.name}" if name in seen else name
             seen.add(name)
-            shown = show(result, tracking_of(result, f"sqlite:///{database.as_posix()}"), name)
+            shown = _in_store(result, database, name)
         except AutopeftError as error:
             left_out.append(str(error))
     return database, shown, left_out
+
+
+def _in_store(result: SearchResult, database: Path, name: str) -> Shown:
+    """Where the search is in that store, brought in step with its folder unless it may be logging there itself now."""
+    tracking = tracking_of(result, f"sqlite:///{database.as_posix()}")
+    if _logs_to(result, database, name):
+        known = find(tracking.place(result.run_dir.absolute(), name), tracking.experiment, name)
+        if known is not None:
+            return Shown(known.info.experiment_id, known.info.run_id)
+    return show(result, tracking, name)
+
+
+def _logs_to(result: SearchResult, database: Path, name: str) -> bool:
+    """Whether the search runs, and that store, which has it, may be its own: two would delete each other's runs."""
+    own = result.experiment.tracking
+    if not isinstance(own, MlflowTracking) or not is_running(result.run_dir) or not holds(database, name):
+        return False
+    # With a store of its own in its folder it does not log to one beside it.
+    return own.uri is not None or not (result.run_dir / database.name).is_file()
