@@ -17,10 +17,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
@@ -39,12 +41,19 @@ _MOST_BYTES = 300_000  # a file; longer ones are generated
 _SKIPPED = re.compile(r"^(tests?|testing|_?vendor(ed)?|_?extern(als?)?|thirdparty\w*|third_party|site-packages)$")
 
 
-def top_level(names: list[str] | None) -> list[str] | None:
-    """`names`, which must be names that can be imported; `ValueError` otherwise."""
+def _checked(names: list[str] | None, least: int, words: str) -> list[str] | None:
+    if names is not None and len(set(names)) < max(least, len(names)):
+        raise ValueError(f"{words} needed, each once")
     for name in names or []:
         if not name.isidentifier():  # find_spec would import the parents of a dotted name
             raise ValueError(f"'{name}' is no top-level import name")
     return names
+
+
+#: A field of names of libraries that can be imported, each once; None for the task's own.
+Libraries = Annotated[list[str] | None, AfterValidator(partial(_checked, least=1, words="at least one library is"))]
+#: The same where the libraries are classes.
+Classes = Annotated[list[str] | None, AfterValidator(partial(_checked, least=2, words="at least two libraries are"))]
 
 
 @dataclass(frozen=True)

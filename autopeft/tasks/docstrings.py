@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from autopeft.tasks._base import Task
-from autopeft.tasks._library_sources import LIBRARIES, LibraryTexts, first_paragraph, top_level
+from autopeft.tasks._library_sources import LIBRARIES, Classes, LibraryTexts, first_paragraph
 from autopeft.tasks._rows import Raw, Rows
 
 _CHARACTERS = (20, 400)  # of a text, both included
@@ -26,15 +26,8 @@ class Docstrings(Task):
     description: ClassVar[str] = "which installed library a docstring is from: 12 classes, real text, no download"
 
     per_class: int = Field(default=300, ge=10, description="examples of each library")
-    libraries: list[str] | None = None
+    libraries: Classes = None
     validation_share: float = Field(default=0.15, gt=0, le=0.3)
-
-    @field_validator("libraries")
-    @classmethod
-    def _top_level_names(cls, value: list[str] | None) -> list[str] | None:
-        if value is not None and (len(set(value)) < 2 or len(set(value)) < len(value)):
-            raise ValueError("at least two libraries are needed, each once")
-        return top_level(value)
 
     def _read(self) -> Raw:
         libraries = tuple(self.libraries or LIBRARIES)

@@ -6,11 +6,11 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from autopeft.formats import Conversation, Turn
 from autopeft.tasks._base import Task
-from autopeft.tasks._library_sources import LIBRARIES, LibraryTexts, first_paragraph, top_level
+from autopeft.tasks._library_sources import LIBRARIES, Libraries, LibraryTexts, first_paragraph
 from autopeft.tasks._rows import Raw, Rows
 
 _SIGNATURE = (20, 140)  # characters, both included
@@ -28,15 +28,8 @@ class WriteDocstrings(Task):
     description: ClassVar[str] = "write a function's docstring: instructions from installed libraries, no download"
 
     per_library: int = Field(default=50, ge=5, description="functions of each library")
-    libraries: list[str] | None = None
+    libraries: Libraries = None
     validation_share: float = Field(default=0.15, gt=0, le=0.3)
-
-    @field_validator("libraries")
-    @classmethod
-    def _top_level_names(cls, value: list[str] | None) -> list[str] | None:
-        if value is not None and len(set(value)) < max(1, len(value)):
-            raise ValueError("at least one library is needed, each once")
-        return top_level(value)
 
     def _read(self) -> Raw:
         libraries = tuple(self.libraries or LIBRARIES)
