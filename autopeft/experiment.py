@@ -42,6 +42,7 @@ Served = Annotated[Servable | None, BeforeValidator(lambda value: switched(value
 #: What a search does beside its sampler's trainings. Where an experiment does not say, a search that goes on has what
 #: it began with.
 _BESIDE = ("controls", "descent", "confirm")
+_OPEN = {*_BESIDE, "space"}
 #: The same of earlier versions, and how they trained.
 _EARLIER = {**dict.fromkeys(_BESIDE, "none"), **EARLIER}
 #: A search of fewer trials begins with its sampler, where it does not say otherwise: a control is three of them, and a
@@ -215,7 +216,7 @@ def needing(experiment: Experiment, trust_remote_code: bool) -> Experiment:
 
 def changed(experiment: Experiment, changes: Mapping[str, Any], where: str) -> Experiment:
     """The experiment with other fields; what it has left open is open still."""
-    left = {*_BESIDE, "space"} - experiment.model_fields_set
+    left = _OPEN - experiment.model_fields_set
     said = {name: value for name, value in experiment.resolved().items() if name not in left}
     for name in EARLIER.keys() - experiment.training.model_fields_set:
         del said["training"][name]
@@ -228,7 +229,7 @@ def as_begun(experiment: Experiment, there: Mapping[str, Any] = _EARLIER) -> Exp
     That is space, controls, descent, confirmation, and those options of its training whose default has changed.
     Experiments of earlier versions leave open what they do not have.
     """
-    left = {*_BESIDE, "space"} - experiment.model_fields_set
+    left = _OPEN - experiment.model_fields_set
     known = {name: there[name] for name in left & there.keys()}
     open_ = (there.keys() & EARLIER.keys()) - experiment.training.model_fields_set
     if open_:

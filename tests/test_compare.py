@@ -372,6 +372,9 @@ def test_a_method_may_stand_for_many(fields: dict[str, Any], monkeypatch: pytest
     assert "bottleneck must be a whole number" in (bad.error or "")
     # Times the method's factor, that is the usual rate again.
     assert contenders(shape, ["parallel:2"], "usual")[0].rate * adapter.relative_rate() == 0.5
+    for name, factor in (("houlsby", METHODS.get("sequential").relative_rate()), ("mam", 1.0)):
+        (shared,), (usual,) = contenders(shape, [name]), contenders(shape, [name], "usual")
+        assert usual.rate * factor == pytest.approx(shared.rate)
     # Size 0 is the head alone, which has a row.
     assert "parallel:0" not in {c.name for c in contenders(shape)}
 

@@ -57,7 +57,8 @@ def contenders(shape: ModelShape, wanted: str | Sequence[str] = "all", method_ra
     """The contenders of these names (a list, or text with commas), or all of them; `AutopeftError` for an unknown one.
 
     All are the baselines, the head alone, each method and each preset, a hybrid that two of them name being taken once.
-    With `method_rates` "usual" a method's grid lies where its weights still learn around its usual rate.
+    With `method_rates` "usual" the grid of one method, or of a preset of one, lies where its weights still learn around
+    the usual rate.
     """
     makers = _makers(shape, method_rates)
     if wanted == "all":
@@ -83,7 +84,7 @@ def _makers(shape: ModelShape, method_rates: str) -> dict[str, Callable[[], Cont
     for cls in METHODS.all().values():
         found |= {name: partial(_method, name, cls, make, shape, method_rates) for name, make in cls.variants().items()}
     # A method keeps its name where a preset is called the same.
-    return found | {name: partial(_preset, name, shape) for name in presets() if name not in found}
+    return found | {name: partial(_preset, name, shape, method_rates) for name in presets() if name not in found}
 
 
 def _baseline(name: str) -> Contender:
@@ -99,12 +100,15 @@ def _method(
     return _hybrid(contender, shape, lambda: Hybrid.uniform(shape.layers, make()))
 
 
-def _preset(name: str, shape: ModelShape) -> Contender:
+def _preset(name: str, shape: ModelShape, method_rates: str) -> Contender:
     space = SearchSpace.load(name, shape)
     rate = next((d for d in space.dimensions if d.name == "learning_rate" and isinstance(d, Continuous)), None)
     middle = math.sqrt(rate.low * rate.high) if rate else _RATE
-    families = {METHODS.get(method).family for method in space.methods.values()}
-    family = families.pop() if len(space.methods) == 1 else "hybrid"
+    kinds, family = {METHODS.get(method) for method in space.methods.values()}, "hybrid"
+    if len(kinds) == 1:
+        (cls,) = kinds
+        family = cls.family if len(space.methods) == 1 else family
+        middle /= cls.relative_rate() if method_rates == "usual" else 1.0
     return _hybrid(Contender(name, family, middle), shape, lambda: space.hybrid({}))
 
 

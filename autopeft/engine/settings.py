@@ -15,7 +15,7 @@ _LATER: dict[str, Any] = {
     "head": "drawn", "method_rates": "shared", "head_learning_rate": None, "batch_tokens": None, "checkpoint": False,
 }  # fmt: skip
 #: Options whose default has changed since, and what it was.
-EARLIER: dict[str, str] = {"head": "drawn", "method_rates": "shared"}
+EARLIER = {name: _LATER[name] for name in ("head", "method_rates")}
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def experiment(name: str) -> dict[str, Any]:
         "descent": "none",
         "confirm": "none",
         "stopping": "none",
-        "training": {"epochs": 2, "batch_size": 16, "max_length": 48},
+        "training": {"epochs": 2, "batch_size": 16, "max_length": 48, "method_rates": "shared"},
         "trials": 10,
         "runner": {"name": "in_process"},
         "tracking": {"name": "none"},

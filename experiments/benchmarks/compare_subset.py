@@ -50,7 +50,8 @@ def write(name: str, out: Path, seed: int) -> Path:
         "task": task,
         "space": "hybrid",
         "objectives": [METRICS[name], "trainable_params"],
-        "training": {n: sizes[n] for n in ("epochs", "batch_size", "max_length")} | {"head": HEADS[name]},
+        "training": {n: sizes[n] for n in ("epochs", "batch_size", "max_length")}
+        | {"head": HEADS[name], "method_rates": "shared"},
         "trials": 10,
     }
     path = out / "experiment.yaml"

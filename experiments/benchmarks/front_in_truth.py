@@ -59,6 +59,7 @@ def search(task: str, kind: str, seed: int, asked: Mapping[str, Any], runs: Path
     own = dict(KINDS[kind])
     trials = max(1, round(own.pop("trials") * asked["trials"]))
     training = {"epochs": asked["epochs"], "batch_size": asked["batch"], "max_length": 64, "head": asked["head"]}
+    training["method_rates"] = "shared"
     out, started, budget = runs / f"{task}-{kind}-{seed}", time.time(), own.pop("budget", BUDGET)
     space = own.pop("space", SPACE)
     training |= own.pop("training", {})

@@ -47,7 +47,7 @@ def uniform(model: str, trials: int) -> list[dict[str, float]]:
 
 
 def kinds(model: str, trials: int, seed: int) -> dict[str, dict[str, Any]]:
-    """The two searches: what is on by default, and the grid alone."""
+    """The two searches: space `hybrid` at one rate with the phases that are on by default; the grid alone."""
     grid = {"name": "given", "points": uniform(model, trials)}
     return {
         "search": {"space": "hybrid", "sampler": {"name": "known_cost", "seed": seed}},
@@ -71,6 +71,7 @@ def search(name: str, own: Mapping[str, Any], asked: Mapping[str, Any]) -> Searc
             "batch_size": asked["batch"],
             "max_length": asked["length"],
             "seed": asked["seed"],
+            "method_rates": "shared",
         },
         trials=asked["trials"],
         confirm={"seeds": asked["seeds"], "time": asked["time"]},

@@ -75,7 +75,7 @@ def reached(points: Sequence[tuple[float, float]], goal: float) -> float | None:
 
 
 def confirmed(members: Sequence[Candidate], seeds: int, asked: Mapping[str, Any]) -> dict[str, float]:
-    """Mean test scores of candidates by key, over seeds, by the engine."""
+    """Mean test scores of candidates by key, over seeds, trained as an older checkout did: drawn heads, one rate."""
     from autopeft.candidate import Job
     from autopeft.engine.data import TokenizedTask
     from autopeft.engine.kept import load_weights
@@ -195,7 +195,7 @@ def main(
     scratch.mkdir(parents=True, exist_ok=True)
     asked, shared = {"epochs": epochs, "scratch": str(scratch)}, asked_for(runs, seed, epochs)
     own = {k: v for k, v in KINDS[kind].items() if k != "trials"}
-    training = {**shared["training"], "head": head, **own.get("training", {})}
+    training = {**shared["training"], "head": head, "method_rates": "shared", **own.get("training", {})}
     own |= {"training": training, "confirm": {"seeds": seeds, "time": confirm_time}}
     now = searched(runs / f"now-{kind}-{trials}-{seed}", HERE.parents[1], {**shared, **own, "trials": trials})
     earlier = searched(runs / f"before-{seed}", before, {**shared, "trials": others})

@@ -73,7 +73,13 @@ def _start(task: str, seed: int) -> None:
     limits = {"train_limit": chosen["train"], "validation_limit": chosen["validation"], "metric": "accuracy"}
     data = TokenizedTask.of(task_from(_trec.task(task) | limits).load(), source.tokenizer(), _draw.MAX_LENGTH)
     settings = TrainingSettings(
-        epochs=chosen["epochs"], batch_size=chosen["batch_size"], max_length=_draw.MAX_LENGTH, seed=seed
+        epochs=chosen["epochs"],
+        batch_size=chosen["batch_size"],
+        max_length=_draw.MAX_LENGTH,
+        seed=seed,
+        # As the rows that are there.
+        head="drawn",
+        method_rates="shared",
     )
     _worker.update(worker=Worker(WorkerSpec(source, settings, threads=1), data), box=_draw.space(), seed=seed)
 
