@@ -21,8 +21,9 @@ Status = Literal["done", "stopped", "failed"]
 #: How a candidate's weights came about: from their beginning, or from a larger candidate's that were cut and healed.
 Born = Literal["trained", "healed"]
 
-#: What is said of candidates without a role of their own.
-SAMPLER = "sampler"
+#: What candidates are in their search: the sampler's, where they have no role of their own; a large hybrid that will be
+#: cut; asked for by who watches.
+SAMPLER, LARGE, ENQUEUED = "sampler", "large hybrid", "enqueued"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autopeft.candidate import Job
+from autopeft.candidate import LARGE, SAMPLER, Job
 from autopeft.confirming import FACTORS, controls_for, descent_for, first_cost
 from autopeft.costs._flops import bare_flops
 from autopeft.engine.linear_probe import RATES
@@ -20,7 +20,7 @@ from autopeft.searching.controls import Controls
 from autopeft.searching.descent import Descent
 from autopeft.searching.tables import number
 from autopeft.session import Session, typical_candidates
-from autopeft.watching.clock import CONTROLS, HEALINGS, LARGE, SAMPLER, Outlook
+from autopeft.watching.clock import CONTROLS, HEALINGS, Outlook
 
 #: Phases that come after the search.
 _CONFIRM, _ALONE = "confirmations", "baselines"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autopeft.browsing.runs import is_running
-from autopeft.candidate import Evaluation
 from autopeft.doors import read_text
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.highlights import STATE, figures, highlights
-from autopeft.tracking import Input, SearchInfo, Status
+from autopeft.tracking import Input, SearchInfo, Status, no_sizes
 from autopeft.tracking.mlflow_store import MlflowTracking, Place, bounded, find, given, holds, place_of
 
 #: What a study remembers of how a tracker was told of it.
@@ -95,7 +93,7 @@ def show(result: SearchResult, tracking: MlflowTracking, search_id: str = "") ->
             return Shown(known.info.experiment_id, known.info.run_id)
     opened = tracking.open(info)
     keys = [e.key for e in front.points]
-    opened.sync(result.evaluations, _no_sizes, set(keys), seen)
+    opened.sync(result.evaluations, no_sizes, set(keys), seen)
     if running:
         opened.wait()
     else:
@@ -167,10 +165,6 @@ def _inputs(told: Any) -> list[Input]:
         return [Input(**one) for one in told or []]
     except TypeError as error:
         raise AutopeftError(f"the study's '{TRACKED}' is damaged ({error})") from None
-
-
-def _no_sizes(evaluation: Evaluation) -> Mapping[str, int | float]:
-    return {}
 
 
 def gathered(folder: Path, runs: list[Path]) -> tuple[Path, Shown | None, list[str]]:

@@ -89,9 +89,10 @@ def _show_all(result: SearchResult, layers: bool) -> None:
     show(_out, title, [column for column in found if not (layers and column.header == HYBRID)])
     if layers:
         _layers(result, ranked)
+    keys = short_keys(e.key for e in ranked)
     for e in ranked:
         if e.error:
-            _say(f"{short_keys(x.key for x in ranked)[e.key]} failed: {e.error}")
+            _say(f"{keys[e.key]} failed: {e.error}")
     _say(_counts(result))
     _say(f"One of them whole: autopeft show {shlex.quote(str(result.run_dir))} KEY")
 

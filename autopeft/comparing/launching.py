@@ -49,7 +49,8 @@ def compare(
     `runs/<name>-compare`); the same call with the same folder goes on, and may ask for more methods or seeds. A method
     that fails is a row with its reason. With `training.method_rates` "usual" the grid of one method lies so that its
     weights still learn around its usual rate, and its head around LoRA's; presets that mix methods have grids around
-    the middle of their spaces' rates, of which each method learns at its multiple. With `training.head_learning_rate` all rates of `head_only` are one training.
+    the middle of their spaces' rates, of which each method learns at its multiple. With `training.head_learning_rate`
+    all rates of `head_only` are one training.
     `AutopeftError` for whatever can be known to be wrong before training.
     """
     if experiment is None:

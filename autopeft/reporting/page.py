@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopeft.markup import Html, tag
+from autopeft.markup import Html, table, tag
 from autopeft.reporting.document import Block, Code, Document, Figure, Items, More, Section, Table, Text
 from autopeft.reporting.style import STYLE
 from autopeft.secrets import hidden
@@ -51,11 +51,7 @@ def _block(block: Block) -> Html:
 
 def _table(block: Table) -> Html:
     """With links to what says more of a row in its first cell."""
-
-    def line(kind: str, cells: list[object]) -> Html:
-        return tag("tr", *(tag(kind, c, class_="t" if i in block.left else None) for i, c in enumerate(cells)))
-
     rows: list[list[object]] = [list(row) for row in block.rows]
     for row, link in zip(rows, block.links, strict=False):
         row[0] = tag("a", row[0], href=f"#{link}")
-    return tag("table", tag("thead", line("th", list(block.headers))), tag("tbody", *(line("td", r) for r in rows)))
+    return table(block.headers, rows, block.left)

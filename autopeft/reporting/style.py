@@ -40,7 +40,6 @@ svg .name { fill: var(--accent); font-weight: 700; font-size: 13px }
 .dot { fill: var(--other) }
 .dot.on { fill: var(--accent); stroke: var(--ground) }
 .dot.control { fill: none; stroke: var(--control); stroke-width: 1.6 }
-circle.dot.control { fill: none }
 .dot.control.on { fill: var(--control); stroke: var(--ground) }
 a:hover .dot, .dot:hover { stroke: var(--text); stroke-width: 2 }
 .stairs { fill: none; stroke: var(--accent); stroke-width: 1.8 }

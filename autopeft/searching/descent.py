@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.budget import Budget
-from autopeft.candidate import Candidate, Evaluation, Job, Origin
+from autopeft.candidate import LARGE, Candidate, Evaluation, Job, Origin
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_hybrid, least_cost
 from autopeft.dimensions import Continuous
@@ -116,7 +116,7 @@ class Descent:
         low, high = self._range()
         rates = [low * (high / low) ** part for part in _PARTS]
         candidates = [Candidate(hybrid, {"learning_rate": rate}) for rate in rates]
-        return [Job(candidate, cuttable=True, role="large hybrid") for candidate in candidates]
+        return [Job(candidate, cuttable=True, role=LARGE) for candidate in candidates]
 
     def _healings(self, parent: Evaluation, hybrid: Hybrid, start: str) -> list[Job]:
         """Trainings of the parent's cut, one at each rate of healing."""

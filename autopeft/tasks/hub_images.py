@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from autopeft.cells import label_cell
 from autopeft.doors import door
-from autopeft.errors import AutopeftError, suggest
 from autopeft.tasks._hub_sets import HubSet, class_name, class_names
 from autopeft.tasks._pictures import picture_of
 from autopeft.tasks._rows import Raw, Rows, columns_of
@@ -31,8 +30,7 @@ class HubImages(HubSet, ImageTask):
         parts = self._parts()
         splits = {name: self._optional(parts, name) for name in ("train", "validation", "test")}
         train = splits["train"]
-        if train is None:
-            raise AutopeftError(f"{self.path}: no split '{self.train}'; {suggest(self.train, map(str, parts))}")
+        assert train is not None, "a split that is not there was refused"
         part = parts[self.train]
         declared = class_names(part, self._columns(part, self.path)[1])
         return Raw(train, splits["validation"], splits["test"], declared, READOUT)

@@ -7,14 +7,25 @@ from typing import Any
 
 from autopeft.config import read_plugin
 from autopeft.registry import Registry
-from autopeft.tracking._base import Input, SearchInfo, Sizes, Status, Tracker, Tracking
+from autopeft.tracking._base import Input, SearchInfo, Sizes, Status, Tracker, Tracking, no_sizes
 
 TRACKING: Registry[Tracking] = Registry("autopeft.tracking", Tracking, "tracking")
 
 #: What a configuration gets that does not say.
 DEFAULT = "mlflow"
 
-__all__ = ["DEFAULT", "TRACKING", "Input", "SearchInfo", "Sizes", "Status", "Tracker", "Tracking", "tracking_from"]
+__all__ = [
+    "DEFAULT",
+    "TRACKING",
+    "Input",
+    "SearchInfo",
+    "Sizes",
+    "Status",
+    "Tracker",
+    "Tracking",
+    "no_sizes",
+    "tracking_from",
+]
 
 
 def tracking_from(spec: str | Mapping[str, Any] | None, where: str = "tracking") -> Tracking:

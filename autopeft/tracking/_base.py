@@ -17,6 +17,11 @@ Sizes: TypeAlias = Callable[[Evaluation], Mapping[str, int | float]]
 Status: TypeAlias = Literal["FINISHED", "KILLED", "FAILED"]
 
 
+def no_sizes(evaluation: Evaluation) -> Mapping[str, int | float]:
+    """Where the space is not known."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Input:
     """What a search works on, its data or its model, without the thing itself.

@@ -12,7 +12,7 @@ from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.searching.highlights import Highlights
 from autopeft.tracking import _mlflow_values as values
-from autopeft.tracking._base import Sizes, Status, Tracker
+from autopeft.tracking._base import Sizes, Status, Tracker, no_sizes
 from autopeft.tracking._mlflow_calls import one_line, our_calls
 from autopeft.tracking._mlflow_check import check_place
 from autopeft.tracking._mlflow_children import Children
@@ -36,7 +36,7 @@ class MlflowTracker(Tracker):
     ) -> None:
         self.uri, self.url_hint, self.parent = parent.place.shown, url_hint, parent
         self._naming, self._children = naming, None
-        self._sizes: Sizes = _no_sizes
+        self._sizes: Sizes = no_sizes
         self._shown: Highlights | None = None
         self._sampled, self._system, self._ended = sampled, None, ended
         self._reason, self._failures, self._next = "", 0, 0.0
@@ -151,7 +151,3 @@ class MlflowTracker(Tracker):
         points = [v for i, h in enumerate(hypervolume) for v in values.metrics({"hypervolume": h}, now, i)]
         new = [m for m in points if m.step not in known or known[m.step] != m.value]
         self.parent.log(self.parent_id, new + values.metrics(summary, now, 0))
-
-
-def _no_sizes(evaluation: Evaluation) -> Mapping[str, int | float]:
-    return {}

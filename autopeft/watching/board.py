@@ -13,7 +13,7 @@ from autopeft.doing import stages
 from autopeft.errors import printable
 from autopeft.watching.clock import Clock, Outlook
 from autopeft.watching.machine import Meter
-from autopeft.watching.now import Answer, Machine, Now, Running
+from autopeft.watching.now import Answer, Now, Running
 from autopeft.watching.picture import Picture, Terms
 from autopeft.watching.view import duration
 
@@ -111,8 +111,9 @@ class Board:
 
     def now(self) -> Now:
         """All of it that changes from second to second."""
+        # Looking at the machine may take seconds, and the search must not wait for it.
+        machine = self._meter.read()
         with self._lock:
-            machine: Machine = self._meter.read()
             searching = self._now.phase == "searching"
             changes = {
                 "running": tuple(running for _, running in sorted(self._running.items())),

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from autopeft.candidate import Evaluation, Job
+from autopeft.candidate import ENQUEUED, LARGE, SAMPLER, Evaluation, Job
 from autopeft.searching.study import Proposal
 
 #: Phases of a search, by what its trainings are.
-CONTROLS, LARGE, HEALINGS, SAMPLER, ENQUEUED = "controls", "large hybrid", "healings", "sampler", "enqueued"
+CONTROLS, HEALINGS = "controls", "healings"
 #: Of so many of the sampler's trainings the usual length counts beside what those took that have ended.
 _USUAL = 4
 

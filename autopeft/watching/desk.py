@@ -7,13 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from autopeft.candidate import Candidate, Evaluation, Job
+from autopeft.candidate import ENQUEUED, Candidate, Evaluation, Job
 from autopeft.errors import AutopeftError
 from autopeft.watching.now import Answer
 from autopeft.watching.requests import End, Enqueue, Stop, candidate_of, drop, waiting
 
-#: What an enqueued candidate is in its search.
-ROLE = "enqueued"
 #: Seconds between two looks into the folder.
 _PAUSE = 0.5
 
@@ -74,7 +72,7 @@ class Desk:
                 self._done(name, f"candidate {candidate.key} is trained already", done=False)
                 continue
             known.add(candidate.key)
-            jobs.append(Job(candidate, role=ROLE))
+            jobs.append(Job(candidate, role=ENQUEUED))
             self._begun[candidate.key] = name
             self._answer(Answer(id=name, said=f"candidate {candidate.key} is trained now", done=True))
         return jobs

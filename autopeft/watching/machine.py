@@ -20,13 +20,15 @@ class Meter:
     """Looks at the machine every few seconds, whoever asks how often."""
 
     def __init__(self) -> None:
-        self._last, self._at = Machine(), 0.0
+        self._last, self._at = Machine(), -_PAUSE
         self._tool = shutil.which("nvidia-smi")
 
     def read(self) -> Machine:
         """As it was at the last look."""
         if time.monotonic() - self._at >= _PAUSE:
-            self._last, self._at = self._look(), time.monotonic()
+            # First, so that another thread that asks meanwhile has the last look.
+            self._at = time.monotonic()
+            self._last = self._look()
         return self._last
 
     def _look(self) -> Machine:
