@@ -1,4 +1,4 @@
-"""Write the experiment of an application: several tasks at once, another language, a backdoor.
+"""Write the experiment of an application: several tasks at once, another language, a backdoor, a chat model.
 
     python experiments/benchmarks/applications.py mix OUT
     autopeft search OUT/experiment.yaml --out OUT/run
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from _trec import folder, task
+from _trec import SPLITS, folder, task
 
 #: Rows of each set's splits.
 LIMITS = {"validation_limit": 200, "test_limit": 400}
@@ -47,10 +48,28 @@ def backdoor() -> dict[str, Any]:
     }
 
 
+def chat(name: str, rows: int, metrics: list[str]) -> dict[str, Any]:
+    """SmolLM2 learns to answer; answers of the front's members are measured on rows of test."""
+    files = {split: str(folder(name) / file) for split, file in SPLITS.items()}
+    return {
+        "model": "smollm2",
+        "task": {"name": "files", **files, "train_limit": rows, "validation_limit": 100, "test_limit": 100},
+        "space": "lora_ranks",
+        "controls": {"names": ["head_only", "lora"], "share": 0.25},
+        "objectives": ["loss", "trainable_params"],
+        "training": {"epochs": 1, "batch_size": 8, "max_length": 128},
+        "generation": {"metrics": metrics, "limit": 50, "max_new_tokens": 48},
+        "trials": 8,
+        "runner": {"name": "ray", "workers": 2, "cpus_per_worker": 1},
+    }
+
+
 APPLICATIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "mix": several,
     "xnli": another_language,
     "poisoned": backdoor,
+    "instruct": partial(chat, "instruct", 400, ["rouge_l", "bleu"]),
+    "e2e": partial(chat, "e2e", 400, ["bleu", "rouge_l"]),
 }
 
 

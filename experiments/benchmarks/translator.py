@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from _trec import folder
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional
 from transformers import MarianConfig, MarianMTModel, PreTrainedTokenizerFast
@@ -123,12 +124,15 @@ def read(file: Path) -> list[tuple[str, str]]:
 
 
 def main(
-    data: Annotated[Path, typer.Argument(envvar="AUTOPEFT_DATA", help="folder of train.jsonl and dev.jsonl")],
+    data: Annotated[
+        Path | None, typer.Option(help="folder of train.jsonl and dev.jsonl; default multi30k_en_de")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder of the model")] = Path("translator"),
     seconds: Annotated[float, typer.Option(help="of training")] = 600.0,
     width: Annotated[int, typer.Option()] = 256,
     words: Annotated[int, typer.Option(help="in the vocabulary")] = 4_000,
 ) -> None:
+    data = data or folder("multi30k_en_de")
     pairs, dev = read(data / "train.jsonl"), read(data / "dev.jsonl")
     tokenizer = tokenizer_of([text for pair in pairs for text in pair], words)
     rows, judged = ([tuple(tokenizer(list(pair))["input_ids"]) for pair in part] for part in (pairs, dev[:SHOWN]))
