@@ -30,7 +30,7 @@ RANKS = (1, 2, 4, 8, 16, 32)
 LORA: dict[str, Any] = {
     "sizes": "per_layer",
     "blocks": {"lora": {"rank": [0, *RANKS], "sites": ["q", "v"]}},
-    "training": {"learning_rate": {"low": 2e-4, "high": 3e-2, "log": True}},
+    "training": {"learning_rate": {"low": 2e-3, "high": 3e-1, "log": True}},
 }
 
 
