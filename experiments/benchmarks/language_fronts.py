@@ -47,17 +47,17 @@ def uniform(model: str, trials: int) -> list[dict[str, float]]:
 
 
 def kinds(model: str, trials: int, seed: int) -> dict[str, dict[str, Any]]:
-    """The two searches: space `hybrid` at one rate with the phases that are on by default; the grid alone."""
+    """The two searches: all defaults, its space too; the grid alone."""
     grid = {"name": "given", "points": uniform(model, trials)}
     return {
-        "search": {"space": "hybrid", "sampler": {"name": "known_cost", "seed": seed}},
-        "uniform LoRA": {"space": LORA, "sampler": grid, "stopping": "none"},
+        "search": {"sampler": {"name": "known_cost", "seed": seed}},
+        "uniform LoRA": {"space": LORA, "sampler": grid, "stopping": "none", "training": {"method_rates": "shared"}},
     }
 
 
 def search(name: str, own: Mapping[str, Any], asked: Mapping[str, Any]) -> SearchResult:
     """A search of that kind; it goes on where it was."""
-    folder = _trec.folder("instruct")
+    folder, own = _trec.folder("instruct"), dict(own)
     files = {split: str(folder / file) for split, file in _trec.SPLITS.items()}
     runs = asked["runs"]
     return autopeft.search(
@@ -71,7 +71,7 @@ def search(name: str, own: Mapping[str, Any], asked: Mapping[str, Any]) -> Searc
             "batch_size": asked["batch"],
             "max_length": asked["length"],
             "seed": asked["seed"],
-            "method_rates": "shared",
+            **own.pop("training", {}),
         },
         trials=asked["trials"],
         confirm={"seeds": asked["seeds"], "time": asked["time"]},
