@@ -70,6 +70,7 @@ def controls_for(session: Session) -> Controls | None:
         session.costs,
         cost,
         lambda hybrid: session.budget.fits(hybrid, session.shape) and session.serving.takes(hybrid),
+        next((o for o in session.objectives if not o.is_cost), None),
     )
 
 

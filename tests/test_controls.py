@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from autopeft.experiment import Experiment
 from autopeft.hybrid import Hybrid
 from autopeft.methods import LoRA
 from autopeft.resources import shipped
-from autopeft.searching.controls import DEFAULT, Controls, ControlSettings, controls_of, trainings_of
+from autopeft.searching.controls import DEFAULT, Controls, ControlSettings, controls_of
 from autopeft.searching.loop import SearchLoop
+from autopeft.searching.objective import Objective
+from autopeft.searching.rates import Rates, next_rung, rates_of
 from autopeft.searching.sources import Allowance
 from autopeft.session import Session
 from autopeft.space import SearchSpace
@@ -37,7 +40,8 @@ def cost(hybrid: Hybrid) -> int:
 def source(most: int | None, limit: int = 10**9, names: tuple[str, ...] = ALL) -> Controls:
     trainings = [{"learning_rate": rate} for rate in (1e-3, 3e-3, 9e-3)]
     allowed = Allowance.of(1.0, most, None)
-    return Controls(controls_of(names, SHAPE), lambda hybrid: trainings, cost, lambda h: cost(h) <= limit, allowed)
+    rates = Rates(trainings, 0, len(trainings))
+    return Controls(controls_of(names, SHAPE), lambda hybrid: rates, cost, lambda h: cost(h) <= limit, allowed)
 
 
 def all_jobs(controls: Controls, pack: int) -> list[list[Job]]:
@@ -100,11 +104,78 @@ def test_the_rates_of_a_control_share_a_pack_where_they_fit() -> None:
 def test_rates_are_around_the_usual_ones_or_those_of_the_space(training: dict[str, Any], rates: list[float]) -> None:
     blocks = {"lora": {"rank": [0, 1]}}
     space = SearchSpace.load({"blocks": blocks, "training": {**training, "weight_decay": 0.1}}, SHAPE)
-    found = trainings_of(space, 1e-3, Hybrid.uniform(6, LoRA(2)))
-    assert [t["learning_rate"] for t in found] == pytest.approx(rates)
+    found, first, count = rates_of(space, 1e-3, Hybrid.uniform(6, LoRA(2)))
+    assert [t["learning_rate"] for t in found[first : first + count]] == pytest.approx(rates)
     assert all(t["weight_decay"] == 0.1 for t in found)
+    # Further ones are as far as the range may be widened.
+    beyond = [1e-3 / 9, 1e-3 / 3, 27e-3, 81e-3] if "low" in str(training) else []
+    assert [t["learning_rate"] for t in (*found[:first], *found[first + count :])] == pytest.approx(beyond)
     # The head alone begins where a linear probe ended, and is trained once.
-    assert len(trainings_of(space, 1e-3, Hybrid.uniform(6))) == 1
+    assert len(rates_of(space, 1e-3, Hybrid.uniform(6)).trainings) == 1
+
+
+def climbing(wants: float, most: int = 12) -> tuple[Controls, list[tuple[str, float]]]:
+    """LoRA's controls of a space with a range, and what is trained where the loss is least at a rate."""
+    blocks = {"lora": {"rank": [0, 1]}}
+    space = SearchSpace.load({"blocks": blocks, "training": {"learning_rate": RANGE}}, SHAPE)
+    some = Controls(
+        controls_of(("head", "lora"), SHAPE), lambda hybrid: rates_of(space, 1e-3, hybrid), cost, lambda hybrid: True,
+        Allowance.of(1.0, most, None), Objective(metric="loss", direction="min"),
+    )  # fmt: skip
+    ended: list[Evaluation] = []
+    found = []
+    while (jobs := some.next(ended, [], 3)) is not None:
+        assert jobs
+        for job in jobs:
+            rate = job.candidate.training["learning_rate"]
+            ended.append(Evaluation(job.candidate, "done", {"loss": abs(math.log(rate / wants))}, role=job.role))
+            found.append((job.role, rate))
+    return some, found
+
+
+RANGE = {"low": 1e-3, "high": 3e-2, "log": True}
+
+
+def test_a_control_is_trained_at_further_rates_while_it_gets_better() -> None:
+    """And the next one begins there; the third of what is allowed comes on top."""
+    some, found = climbing(1.0)
+    first, second, third = (list(group) for _, group in itertools.groupby(found[1:], key=lambda one: one[0]))
+    usual = 2 * 1e-3
+    assert [rate / usual for _, rate in first] == pytest.approx([0.5, 1.5, 4.5, 13.5, 40.5])
+    assert [rate / usual for _, rate in second] == pytest.approx([4.5, 13.5, 40.5])
+    assert [rate / usual for _, rate in third] == pytest.approx([4.5, 13.5, 40.5])
+    assert {job.key for job in (Candidate(g[0].hybrid, g[0].training) for _, g in some.groups)} <= some.names.keys()
+    assert len(found) == 1 + 5 + 3 + 3
+
+
+def test_a_control_is_trained_at_lower_rates_while_it_gets_better() -> None:
+    _, found = climbing(1e-6)
+    assert [rate / 2e-3 for _, rate in found[1:6]] == pytest.approx([0.5, 1.5, 4.5, 0.5 / 3, 0.5 / 9])
+    assert [rate / 2e-3 for _, rate in found[6:9]] == pytest.approx([0.5 / 9, 0.5 / 3, 0.5])
+
+
+def test_usual_rates_suffice_where_the_best_lies_between() -> None:
+    _, found = climbing(3e-3)
+    assert len(found) == 1 + 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("losses", "rung"),
+    [
+        ({1: 3.0, 2: 2.0, 3: 1.5}, 4),
+        ({1: 3.0, 2: 2.0, 3: 1.6}, None),
+        ({1: 3.0, 2: 2.0, 3: 2.5}, None),
+        ({1: 1.0, 2: 2.0, 3: 3.0}, 0),
+        ({1: 1.0, 2: 2.0, 3: math.inf}, None),
+        ({1: math.inf, 2: 2.0, 3: 1.0}, None),
+        ({1: math.inf, 2: math.inf, 3: math.inf}, None),
+        ({0: 1.0, 1: 2.0, 2: 3.0}, None),
+        ({2: 3.0, 3: 2.0, 4: 1.0}, None),
+        ({1: 3.0, 2: 2.0}, None),
+    ],
+)
+def test_the_next_rung(losses: dict[int, float], rung: int | None) -> None:
+    assert next_rung(losses, 5) == rung
 
 
 def test_samplers_learn_from_controls_that_are_in_their_space(tmp_path: Path) -> None:
@@ -124,7 +195,8 @@ def test_samplers_learn_from_controls_that_are_in_their_space(tmp_path: Path) ->
 
 def test_of_a_time_limit_controls_have_their_share() -> None:
     trainings, allowed = [{"learning_rate": rate} for rate in (1e-3, 3e-3)], Allowance.of(1 / 3, None, 30.0)
-    some = Controls(controls_of(ALL, SHAPE), lambda hybrid: trainings, cost, lambda hybrid: True, allowed)
+    rates = Rates(trainings, 0, 2)
+    some = Controls(controls_of(ALL, SHAPE), lambda hybrid: rates, cost, lambda hybrid: True, allowed)
     names = [name for name, _ in some.groups]
     costs = [cost(group[0].hybrid) for _, group in some.groups]
     # Whenever it ends, the range of costs has some: its ends come first, then its middle.

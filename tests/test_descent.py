@@ -18,13 +18,15 @@ from test_study import OBJECTIVES, SPACE
 
 from autopeft import train
 from autopeft.budget import Budget
-from autopeft.candidate import Evaluation, Job
+from autopeft.candidate import Evaluation, Job, Origin
 from autopeft.cli import planning
+from autopeft.config import read_yaml
 from autopeft.engine.kept import load_weights
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.progress import Progress, Silent
+from autopeft.resources import shipped
 from autopeft.result import SearchResult, export
 from autopeft.searching.confirming.plan import job_with
 from autopeft.searching.confirming.records import runs_in
@@ -35,8 +37,12 @@ from autopeft.searching.study import Proposal
 from autopeft.session import Session
 from autopeft.space import SearchSpace
 
+#: Its range of rates is fixed, so that the large hybrid has as many trainings as a plan says.
+FIXED = read_yaml(shipped("search_spaces")["hybrid"])
+FIXED["training"]["learning_rate"] |= {"widen": False}
 FIELDS: dict[str, Any] = {
     "trials": 11,
+    "space": FIXED,
     "runner": {"name": "in_process", "cpus": 1, "pack": 4},
     "sampler": {"name": "known_cost", "startup": 2, "seed": 3},
     "training": {"epochs": 3, "batch_size": 16, "max_length": 16, "precision": "fp32", "seed": 5},
@@ -270,6 +276,28 @@ def test_it_waits_for_a_step_to_end() -> None:
     assert source.next([], [*jobs, third], 4) == []
     # The first is done, the others run: nobody goes on from a step that is not over.
     assert source.next([ended(jobs[0], 0.5)], [jobs[1], third], 4) == []
+
+
+def test_the_large_hybrid_is_trained_at_further_rates_while_it_gets_better() -> None:
+    low, high = 1e-3, 3e-2
+    rate = {"low": low, "high": high, "log": True}
+    blocks = {"lora": {"rank": [0, 2, 4, 8]}, "prefix": {"length": [0, 1, 4]}}
+    space = SearchSpace.load({"blocks": blocks, "training": {"learning_rate": rate}}, SPACE.shape)
+    source = descent(space=space, units=lambda name: None, allowed=Allowance.of(1.0, 40, None))
+    tried = [ended(job, 0.5 + 0.1 * i) for i, job in enumerate(source.trunk())]
+    [fourth] = source.next(tried, [], 4) or []
+    rates = [job.candidate.training["learning_rate"] for job in (*source.trunk(), fourth)]
+    assert rates == pytest.approx([low * (high / low) ** part for part in (0.35, 0.6, 0.85, 1.1)])
+    assert fourth.cuttable
+    assert source.next(tried, [fourth], 4) == []
+    # Nothing is gained by it: the step is over, and what is cut is the third.
+    assert source.needs([*tried, ended(fourth, 0.6)]) == {job.candidate.key for job in (*source.trunk(), fourth)}
+    assert source.next([*tried, ended(fourth, 0.6)], [], 4) is None
+    [fifth] = source.next([*tried, ended(fourth, 0.8)], [], 4) or []
+    assert fifth.candidate.training["learning_rate"] < 9 * high
+    # A search that has cut one of three goes on from there.
+    begun = Job(fourth.candidate, None, 1, Origin(tried[2].key, f"{tried[2].key}-cut-9"))
+    assert all(job.name != fourth.name for job in source.next(tried, [begun], 4) or [])
 
 
 def test_it_leaves_trials_to_the_sampler() -> None:

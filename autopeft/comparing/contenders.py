@@ -15,7 +15,8 @@ from autopeft.hybrid import Hybrid, short_hash
 from autopeft.methods import METHODS, Method
 from autopeft.plugins import codes_of
 from autopeft.resources import shipped
-from autopeft.searching.controls import HEAD_RATE, named
+from autopeft.searching.controls import named
+from autopeft.searching.rates import HEAD_RATE
 from autopeft.space import SearchSpace
 from autopeft.space_spec import is_preset
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -17,10 +16,11 @@ from pydantic import Field, field_validator, model_validator
 from autopeft.anatomy import ModelShape
 from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.config import Strict, read_yaml
-from autopeft.dimensions import Ordinal
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hybrid import Hybrid
 from autopeft.resources import Kind, shipped
+from autopeft.searching.objective import Objective
+from autopeft.searching.rates import Rates, Rungs, Tried, rates_of
 from autopeft.searching.sources import UNLIMITED, Allowance
 from autopeft.space import SearchSpace
 from autopeft.space_spec import Block, read_spec
@@ -31,12 +31,8 @@ if TYPE_CHECKING:
 _KIND: Kind = "search_spaces/controls"
 #: What `controls: default` stands for.
 DEFAULT = ("head_only", "bitfit", "lora", "pfeiffer", "houlsby", "parallel", "mam")
-#: Factors on the usual rate of what is trained, as small hybrids want higher ones and a control shall not lose by its
-#: rate; on a rate that the space fixes; and parts of a list of rates.
-_FACTORS, _AROUND, _PARTS = (0.5, 1.5, 4.5), (1 / math.sqrt(10), 1.0, math.sqrt(10)), (1 / 3, 2 / 3, 1.0)
-_RATE = "learning_rate"
-#: The learning rate of a head that is trained alone: a linear map on frozen features moves slowly at adapters' rates.
-HEAD_RATE = 3e-2
+#: What the role of a control's training begins with.
+_ROLE = "control "
 
 
 @cache
@@ -153,39 +149,6 @@ def _depths(layers: int) -> list[tuple[str, int]]:
     ]
 
 
-def usual_rate(hybrid: Hybrid, relative: bool = False) -> float:
-    """A learning rate to begin with: the geometric mean of those of its methods, a head's own where it has none.
-
-    `relative`: where each method learns at its factor times that (`Method.relative_rate`).
-    """
-    methods = {m.name: m for m in hybrid.methods()}.values()
-    rates = [m.usual_rate / (m.relative_rate() if relative else 1.0) for m in methods]
-    return math.exp(fmean(map(math.log, rates))) if rates else HEAD_RATE
-
-
-def trainings_of(space: SearchSpace, rate: float, hybrid: Hybrid, relative: bool = False) -> list[dict[str, float]]:
-    """What a control is trained with: three learning rates around the usual one of its methods, the head alone one.
-
-    They may lie outside of the space's range: a control shall be as good as it can be. Where the space has a list of
-    rates they are of it, and where it fixes the rate, or says nothing of it (then it is `rate`), around that.
-    `relative` is as for `usual_rate`.
-    """
-    low = {d.name: 0 if isinstance(d, Ordinal) else d.low for d in space.dimensions}
-    searched = {d.name for d in space.dimensions}
-    fixed = {name: value for name, value in space.decode(low).training.items() if name not in searched}
-    dimension = next((d for d in space.dimensions if d.name == _RATE), None)
-    if dimension is None:
-        rates = [fixed.get(_RATE, rate) * factor for factor in _AROUND]
-    elif isinstance(dimension, Ordinal):
-        rates = [float(dimension.values[round(part * (len(dimension.values) - 1))]) for part in _PARTS]
-    else:
-        rates = [usual_rate(hybrid, relative) * factor for factor in _FACTORS]
-    if hybrid.is_empty:
-        # It begins at a linear probe, and ends near it at any of them.
-        rates = rates[1:2] or rates
-    return [{**fixed, _RATE: rate} for rate in dict.fromkeys(rates)]
-
-
 class Controls:
     """A source of a search: each control with all its trainings (learning rates), the cheapest first.
 
@@ -193,57 +156,72 @@ class Controls:
     so many trainings as are `allowed`: of more, those are taken that span the costs evenly on a logarithmic scale, and
     what costs nothing. Where seconds are limited too nobody knows how many there will be: the cheapest and
     the dearest come first then, and each next one between others.
+
+    With a `score` a control whose best rate is the highest or the lowest of its own is trained at further ones while
+    the score still rises, and the next control begins there; these come on top, a third of what is allowed at most.
     """
 
     def __init__(
         self,
         controls: Sequence[Control],
-        trainings: Callable[[Hybrid], Sequence[Mapping[str, float]]],
+        trainings: Callable[[Hybrid], Rates],
         cost: Callable[[Hybrid], float],
         fits: Callable[[Hybrid], bool],
         allowed: Allowance = UNLIMITED,
+        score: Objective | None = None,
     ) -> None:
         within = sorted((c for c in controls if fits(c.hybrid)), key=lambda c: cost(c.hybrid))
-        groups = [(c.name, [Candidate(c.hybrid, training) for training in trainings(c.hybrid)]) for c in within]
+        rungs = [Rungs.of(c.hybrid, trainings(c.hybrid), f"{_ROLE}{c.name}") for c in within]
         costs = [float(cost(c.hybrid)) for c in within]
         picks = (_spanning(costs, count) for count in range(len(within), -1, -1))
-        chosen = next(pick for pick in picks if sum(len(groups[i][1]) for i in pick) <= allowed.trainings)
+        chosen = next(pick for pick in picks if sum(rungs[i].count for i in pick) <= allowed.trainings)
         if math.isfinite(allowed.seconds):
             chosen = [chosen[i] for i in _spread(len(chosen))]
-        self.allowed = allowed
-        self._groups = [groups[i] for i in chosen]
+        self.allowed, self._score = allowed, score
+        self._rungs = [rungs[i] for i in chosen]
 
     @property
     def groups(self) -> list[tuple[str, list[Candidate]]]:
-        """Names, and candidates that differ in their rates."""
-        return list(self._groups)
+        """Names, and the candidates that each begins with, which differ in their rates."""
+        return [(_name(rungs), [job.candidate for job in rungs.usual]) for rungs in self._rungs]
 
     def only(self, keys: Collection[str]) -> None:
         """Keep to candidates with these keys: a search that is resumed for more trials has the controls that it had."""
-        self._groups = [(name, [c for c in group if c.key in keys]) for name, group in self._groups]
+        self._rungs = [kept for rungs in self._rungs if (kept := rungs.only(keys)).jobs]
 
     @property
     def names(self) -> dict[str, str]:
-        """Names of controls by the keys of their candidates."""
-        return {candidate.key: name for name, group in self._groups for candidate in group}
+        """Names of controls by the keys of their candidates, at further rates too."""
+        return {job.candidate.key: _name(rungs) for rungs in self._rungs for job in rungs.jobs}
 
     def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
         """The next controls, a pack having all rates of one where it holds so many; see `Source`."""
         names = self.names
-        if self.allowed.left([e for e in ended if e.key in names], 0) <= 0:
+        seconds = Allowance(seconds=self.allowed.seconds)
+        if self.allowed.trainings <= 0 or seconds.left([e for e in ended if e.key in names], 0) <= 0:
             return None
-        known = {e.job.name for e in ended} | {job.name for job in running}
-        pack: list[Job] = []
-        for name, group in self._groups:
-            left = [job for job in (Job(c, role=f"control {name}") for c in group) if job.name not in known]
-            if pack and len(pack) + len(left) > most:
+        tried, pack, shift, waits = Tried.of(ended, running, self._score), list[Job](), 0, False
+        for rungs in self._rungs:
+            left = rungs.left(tried, shift, self._may_go_further(tried))
+            waits |= left is None
+            if left == []:
+                shift = rungs.shift(tried)
+            if left and pack and len(pack) + len(left) > most:
                 break
-            pack += left[: most - len(pack)]
-        return pack or None
+            pack += (left or [])[: most - len(pack)]
+        return pack or ([] if waits else None)
+
+    def _may_go_further(self, tried: Tried) -> bool:
+        beyond = sum(max(0, len(rungs.begun(tried)) - rungs.count) for rungs in self._rungs)
+        return self._score is not None and beyond < max(1, self.allowed.trainings // 3)
 
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
         """None: a control is whole."""
         return ()
+
+
+def _name(rungs: Rungs) -> str:
+    return rungs.role.removeprefix(_ROLE)
 
 
 def _spanning(costs: Sequence[float], count: int) -> list[int]:
@@ -279,8 +257,9 @@ def control_source(
     costs: Callable[[Hybrid], Mapping[str, float]],
     cost: str,
     fits: Callable[[Hybrid], bool],
+    score: Objective | None = None,
 ) -> Controls:
-    """The source of an experiment's controls; `cost` is the name of the first cost."""
+    """The source of an experiment's controls: `cost` is the name of the first cost, rates are chosen by the score."""
     controls = controls_of(settings.names, space.shape)
-    trainings = partial(trainings_of, space, training.learning_rate, relative=training.method_rates == "usual")
-    return Controls(controls, trainings, lambda hybrid: costs(hybrid)[cost], fits, allowed)
+    trainings = partial(rates_of, space, training.learning_rate, relative=training.method_rates == "usual")
+    return Controls(controls, trainings, lambda hybrid: costs(hybrid)[cost], fits, allowed, score)

@@ -24,6 +24,7 @@ from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
 from autopeft.searching.descent_settings import DescentSettings
 from autopeft.searching.objective import Objective
+from autopeft.searching.rates import Rates, Rungs, Tried
 from autopeft.searching.sources import UNLIMITED, Allowance
 from autopeft.space import SearchSpace
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     #: Canonical weights and importance by bank, of a training's name.
     Units = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
-#: Where on the range of learning rates (0 to 1) the large hybrids are tried.
-_PARTS = (0.35, 0.6, 0.85)
+#: Where on the range of learning rates (0 to 1) the large hybrids are tried, and where else while the score rises.
+_PARTS, _LOWER, _HIGHER = (0.35, 0.6, 0.85), (0.1,), (1.1, 1.35, 1.6)
 #: In the name of a cut's weights, between the parent's key and the limit.
 _CUT = "-cut-"
 #: Steps of the search for the largest hybrid of equal shares.
@@ -67,7 +68,8 @@ class Descent:
 
     def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
         """The jobs of the step that it has come to; none is begun that does not fit in what it may take."""
-        trunk = {job.name for job in self.trunk()}
+        rungs = self._rungs
+        trunk = set() if rungs is None else {job.name for job in rungs.jobs}
         own = [e for e in ended if e.origin is not None or e.job.name in trunk]
         left = self.allowed.left(own, sum(job.origin is not None or job.name in trunk for job in running))
         done, begun = {e.job.name for e in ended}, {job.name for job in [*(e.job for e in ended), *running]}
@@ -87,7 +89,7 @@ class Descent:
 
     def _step(self, ended: Sequence[Evaluation], running: Sequence[Job]) -> list[Job]:
         """The jobs of the last step that has begun."""
-        jobs, proposed = self.trunk(), [*(e.job for e in ended), *running]
+        jobs, proposed = self._tried_trunk(ended, running), [*(e.job for e in ended), *running]
         while jobs:
             best = self._best(jobs, ended)
             begun = [j for j in proposed if best and j.origin is not None and j.origin.parent == best.key]
@@ -110,19 +112,36 @@ class Descent:
 
     def trunk(self) -> list[Job]:
         """The largest hybrid of the space that fits, at several rates; nothing where none fits, or it cannot be cut."""
-        hybrid = self._largest
-        if hybrid is None:
+        return [] if self._rungs is None else list(self._rungs.usual)
+
+    @cached_property
+    def _rungs(self) -> Rungs | None:
+        if self._largest is None:
+            return None
+        low, high, widest = self._range()
+        rates = {part: low * (high / low) ** part for part in (*_LOWER, *_PARTS, *_HIGHER)}
+        kept = [rate for part, rate in rates.items() if part in _PARTS or (widest and widest[0] <= rate <= widest[1])]
+        below = sum(rates[part] in kept for part in _LOWER)
+        trainings = [{"learning_rate": rate} for rate in kept]
+        return Rungs.of(self._largest, Rates(trainings, below, len(_PARTS)), LARGE, cuttable=True)
+
+    def _tried_trunk(self, ended: Sequence[Evaluation], running: Sequence[Job]) -> list[Job]:
+        """The trunk with the further rates that were begun, and the next one where the score still rises."""
+        rungs, tried = self._rungs, Tried.of(ended, running, self.score)
+        if rungs is None:
             return []
-        low, high = self._range()
-        rates = [low * (high / low) ** part for part in _PARTS]
-        candidates = [Candidate(hybrid, {"learning_rate": rate}) for rate in rates]
-        return [Job(candidate, cuttable=True, role=LARGE) for candidate in candidates]
+        begun = [rungs.jobs[i] for i in rungs.begun(tried)]
+        keys = {job.candidate.key for job in begun}
+        is_cut = any(job.origin and job.origin.parent in keys for job in [*(e.job for e in ended), *running])
+        more = [] if is_cut or len(begun) < rungs.count else rungs.left(tried, 0, True) or []
+        return [*(begun if len(begun) >= rungs.count else rungs.usual), *more]
 
     def _healings(self, parent: Evaluation, hybrid: Hybrid, start: str) -> list[Job]:
         """Trainings of the parent's cut, one at each rate of healing."""
-        low, high = self._range()
+        low, high, widest = self._range()
+        most = max(_BEYOND * high, widest[1] if widest else 0.0)
         rate = parent.candidate.training.get("learning_rate", self.training.learning_rate)
-        rates = [min(rate * times, _BEYOND * high) for times in self.settings.rates]
+        rates = [min(rate * times, most) for times in self.settings.rates]
         epochs = self.healing_epochs(self.cost_of(hybrid))
         own = None if epochs == self.training.epochs else epochs
         origin = Origin(parent.key, start)
@@ -194,11 +213,12 @@ class Descent:
         whole = [e for e in found if e.status == "done" and math.isfinite(e.metrics.get(metric, math.nan))]
         return min(whole, key=lambda e: (self.score.loss(e.metrics[metric]), e.number), default=None)
 
-    def _range(self) -> tuple[float, float]:
+    def _range(self) -> tuple[float, float, tuple[float, float] | None]:
+        """The range of learning rates, and how far it may be widened, if at all."""
         for d in self.space.dimensions:
             if d.name == "learning_rate" and isinstance(d, Continuous):
-                return d.low, d.high
-        return self.training.learning_rate / _AROUND, self.training.learning_rate * _AROUND
+                return d.low, d.high, d.bounds
+        return self.training.learning_rate / _AROUND, self.training.learning_rate * _AROUND, None
 
 
 def largest(space: SearchSpace, budget: Budget) -> Hybrid | None:

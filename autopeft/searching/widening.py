@@ -18,7 +18,7 @@ from autopeft.dimensions import Continuous
 from autopeft.searching.dominance import non_dominated
 from autopeft.searching.stored import EVALUATION
 from autopeft.space import SearchSpace
-from autopeft.space_spec import WIDER
+from autopeft.space_spec import TIMES, WIDER
 
 #: The part of a range, on its logarithmic scale, that is its end.
 _END = 0.05
@@ -38,7 +38,10 @@ def widened(space: SearchSpace, study: Study) -> SearchSpace:
     if not any(d.bounds for d in _ranges(space)):
         return space
     trials, drawn = study.get_trials(deepcopy=False), drawn_from(space, study)
-    return drawn.ranging(_wanted(drawn, trials, study.directions))
+    # Controls may be far outside of a range: it grows until the best are no longer at its end.
+    for _ in range(TIMES):
+        drawn = drawn.ranging(_wanted(drawn, trials, study.directions))
+    return drawn
 
 
 def in_words(before: SearchSpace, now: SearchSpace) -> list[str]:
