@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopeft.budget import Budget
-from autopeft.candidate import LARGE, Candidate, Evaluation, Job, Origin
+from autopeft.candidate import Candidate, Evaluation, Job, Origin
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_hybrid, least_cost
 from autopeft.dimensions import Continuous
@@ -24,7 +24,7 @@ from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS
 from autopeft.searching.descent_settings import DescentSettings
 from autopeft.searching.objective import Objective
-from autopeft.searching.rates import Rates, Rungs, Tried
+from autopeft.searching.rates import LARGE_AT, Rungs, Tried, healing_range, large_rungs
 from autopeft.searching.sources import UNLIMITED, Allowance
 from autopeft.space import SearchSpace
 
@@ -36,15 +36,10 @@ if TYPE_CHECKING:
     #: Canonical weights and importance by bank, of a training's name.
     Units = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
-#: Where on the range of learning rates (0 to 1) the large hybrids are tried, and where else while the score rises.
-_PARTS, _LOWER, _HIGHER = (0.35, 0.6, 0.85), (0.1,), (1.1, 1.35, 1.6)
 #: In the name of a cut's weights, between the parent's key and the limit.
 _CUT = "-cut-"
 #: Steps of the search for the largest hybrid of equal shares.
 _LEVELS = 64
-#: A range of learning rates around the one of the training, where the space has none, and how far above the range
-#: healings may go: the smaller a hybrid the higher the rate that it wants.
-_AROUND, _BEYOND = 5.0, 4.0
 #: Below these shares of the largest hybrid's cost a healing takes this share of a training's epochs.
 _LONGER = ((0.01, 1.0), (0.05, 2 / 3), (1.0, 1 / 3))
 
@@ -68,8 +63,7 @@ class Descent:
 
     def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
         """The jobs of the step that it has come to; none is begun that does not fit in what it may take."""
-        rungs = self._rungs
-        trunk = set() if rungs is None else {job.name for job in rungs.jobs}
+        trunk = {job.name for job in self._rungs.jobs}
         own = [e for e in ended if e.origin is not None or e.job.name in trunk]
         left = self.allowed.left(own, sum(job.origin is not None or job.name in trunk for job in running))
         done, begun = {e.job.name for e in ended}, {job.name for job in [*(e.job for e in ended), *running]}
@@ -112,34 +106,23 @@ class Descent:
 
     def trunk(self) -> list[Job]:
         """The largest hybrid of the space that fits, at several rates; nothing where none fits, or it cannot be cut."""
-        return [] if self._rungs is None else list(self._rungs.usual)
+        return list(self._rungs.usual)
 
     @cached_property
-    def _rungs(self) -> Rungs | None:
-        if self._largest is None:
-            return None
-        low, high, widest = self._range()
-        rates = {part: low * (high / low) ** part for part in (*_LOWER, *_PARTS, *_HIGHER)}
-        kept = [rate for part, rate in rates.items() if part in _PARTS or (widest and widest[0] <= rate <= widest[1])]
-        below = sum(rates[part] in kept for part in _LOWER)
-        trainings = [{"learning_rate": rate} for rate in kept]
-        return Rungs.of(self._largest, Rates(trainings, below, len(_PARTS)), LARGE, cuttable=True)
+    def _rungs(self) -> Rungs:
+        return large_rungs(self._largest, self.space, self.training.learning_rate)
 
     def _tried_trunk(self, ended: Sequence[Evaluation], running: Sequence[Job]) -> list[Job]:
-        """The trunk with the further rates that were begun, and the next one where the score still rises."""
-        rungs, tried = self._rungs, Tried.of(ended, running, self.score)
-        if rungs is None:
-            return []
-        begun = [rungs.jobs[i] for i in rungs.begun(tried)]
-        keys = {job.candidate.key for job in begun}
-        is_cut = any(job.origin and job.origin.parent in keys for job in [*(e.job for e in ended), *running])
-        more = [] if is_cut or len(begun) < rungs.count else rungs.left(tried, 0, True) or []
-        return [*(begun if len(begun) >= rungs.count else rungs.usual), *more]
+        """The trunk at the rates that were begun, and the next while nothing is cut and a step of healings fits."""
+        cut = {job.origin.parent for job in [*(e.job for e in ended), *running] if job.origin}
+        tried = Tried.of(ended, running, self.score)
+        fits = len(self._rungs.begun(tried)) + 1 + len(self.settings.rates) <= self.allowed.trainings
+        further = fits and cut.isdisjoint(job.candidate.key for job in self._rungs.jobs)
+        return self._rungs.climbed(tried, further)
 
     def _healings(self, parent: Evaluation, hybrid: Hybrid, start: str) -> list[Job]:
         """Trainings of the parent's cut, one at each rate of healing."""
-        low, high, widest = self._range()
-        most = max(_BEYOND * high, widest[1] if widest else 0.0)
+        low, most = healing_range(self.space, self.training.learning_rate)
         rate = parent.candidate.training.get("learning_rate", self.training.learning_rate)
         rates = [min(rate * times, most) for times in self.settings.rates]
         epochs = self.healing_epochs(self.cost_of(hybrid))
@@ -174,7 +157,7 @@ class Descent:
 
     def _below(self, hybrid_cost: int, most: int) -> int | None:
         empty = self._bare
-        steps = (self.allowed.trainings - len(_PARTS)) / len(self.settings.rates)
+        steps = (self.allowed.trainings - len(LARGE_AT)) / len(self.settings.rates)
         limit = empty + int((hybrid_cost - empty) * self.settings.factor_for(steps))
         # Of a cost that the large hybrid does not change there is nothing to cut.
         ends = most <= empty or limit >= hybrid_cost or limit - empty < self.settings.least * (most - empty)
@@ -212,13 +195,6 @@ class Descent:
             return None
         whole = [e for e in found if e.status == "done" and math.isfinite(e.metrics.get(metric, math.nan))]
         return min(whole, key=lambda e: (self.score.loss(e.metrics[metric]), e.number), default=None)
-
-    def _range(self) -> tuple[float, float, tuple[float, float] | None]:
-        """The range of learning rates, and how far it may be widened, if at all."""
-        for d in self.space.dimensions:
-            if d.name == "learning_rate" and isinstance(d, Continuous):
-                return d.low, d.high, d.bounds
-        return self.training.learning_rate / _AROUND, self.training.learning_rate * _AROUND, None
 
 
 def largest(space: SearchSpace, budget: Budget) -> Hybrid | None:

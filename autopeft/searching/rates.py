@@ -12,28 +12,35 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
-from autopeft.candidate import Candidate, Evaluation, Job
+from autopeft.candidate import LARGE, Candidate, Evaluation, Job, Origin
 from autopeft.dimensions import Continuous, Ordinal
 from autopeft.hybrid import Hybrid
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
 
+#: What a job is named by.
+JobName = tuple[str, int | None, Origin | None]
 #: Factors on the usual rate of what is trained, as small hybrids want higher ones and a control shall not lose by its
 #: rate; on a rate that the space fixes; and parts of a list of rates.
 _FACTORS, _AROUND, _PARTS = (0.5, 1.5, 4.5), (1 / math.sqrt(10), 1.0, math.sqrt(10)), (1 / 3, 2 / 3, 1.0)
 #: Further ones below and above the first of these.
 _LOWER, _HIGHER = (0.5 / 9, 0.5 / 3), (4.5 * 3, 4.5 * 9)
+#: Where on the range of learning rates (0 to 1) the large hybrids are tried, and where else while the score rises.
+LARGE_AT, _LARGE_LOWER, _LARGE_HIGHER = (0.35, 0.6, 0.85), (0.1,), (1.1, 1.35, 1.6)
+#: A range around the training's own rate, where the space has none, and how far above the range healings may go: the
+#: smaller a hybrid the higher the rate that it wants.
+_WIDTH, _BEYOND = 5.0, 4.0
 _RATE = "learning_rate"
 #: The learning rate of a head that is trained alone: a linear map on frozen features moves slowly at adapters' rates.
 HEAD_RATE = 3e-2
 
 
 class Rates(NamedTuple):
-    """Trainings of one hybrid by rising learning rate; `count` of them from `first` on are the usual ones."""
+    """Trainings of one hybrid by rising learning rate; so many from `first` on are the `usual` ones."""
 
     trainings: Sequence[Mapping[str, float]]
     first: int
-    count: int
+    usual: int
 
 
 def usual_rate(hybrid: Hybrid, relative: bool = False) -> float:
@@ -85,8 +92,8 @@ class Tried:
     The loss of what was stopped or has failed is infinite.
     """
 
-    begun: Collection[str]
-    losses: Mapping[str, float]
+    begun: Collection[JobName]
+    losses: Mapping[JobName, float]
 
     @classmethod
     def of(cls, ended: Sequence[Evaluation], running: Sequence[Job], score: Objective | None) -> Tried:
@@ -117,7 +124,7 @@ class Rungs:
     def of(cls, hybrid: Hybrid, rates: Rates, role: str, cuttable: bool = False) -> Rungs:
         """A hybrid at these rates, as jobs of that role."""
         jobs = [Job(Candidate(hybrid, training), cuttable=cuttable, role=role) for training in rates.trainings]
-        return cls(jobs, rates.first, rates.count, role)
+        return cls(jobs, rates.first, rates.usual, role)
 
     @property
     def usual(self) -> Sequence[Job]:
@@ -152,6 +159,13 @@ class Rungs:
         rung = next_rung(losses, len(self.jobs))
         return [] if rung is None else [self.jobs[rung]]
 
+    def climbed(self, tried: Tried, further: bool) -> list[Job]:
+        """Those that it has come to: the usual ones, further ones that were begun, and with `further` the next."""
+        begun = [self.jobs[i] for i in self.begun(tried)]
+        if len(begun) < self.count:
+            return list(self.usual)
+        return [*begun, *(self.left(tried, 0, further) or [])]
+
     def shift(self, tried: Tried) -> int:
         """How many rungs above its first ones (below: less than 0) the best of them is; 0 where it is among them."""
         losses = self._losses(tried)
@@ -177,3 +191,31 @@ def next_rung(losses: Mapping[int, float], count: int) -> int | None:
         if best == end and 0 <= end + step < count and gain > 0 and gain >= gained / 2:
             return end + step
     return None
+
+
+def large_rungs(hybrid: Hybrid | None, space: SearchSpace, rate: float) -> Rungs:
+    """The large hybrid of a descent, if any, at rates of the range, and at further ones as far as it may be widened.
+
+    `rate` is the training's own, around which they are where the space has none.
+    """
+    if hybrid is None:
+        return Rungs((), 0, 0, LARGE)
+    low, high, widest = _range(space, rate)
+    rates = {part: low * (high / low) ** part for part in (*_LARGE_LOWER, *LARGE_AT, *_LARGE_HIGHER)}
+    kept = [r for part, r in rates.items() if part in LARGE_AT or (widest and widest[0] <= r <= widest[1])]
+    trainings = [{_RATE: r} for r in kept]
+    return Rungs.of(hybrid, Rates(trainings, kept.index(rates[LARGE_AT[0]]), len(LARGE_AT)), LARGE, cuttable=True)
+
+
+def healing_range(space: SearchSpace, rate: float) -> tuple[float, float]:
+    """The least and the highest learning rate of a healing; `rate` is as for `large_rungs`."""
+    low, high, widest = _range(space, rate)
+    return low, max(_BEYOND * high, widest[1] if widest else 0.0)
+
+
+def _range(space: SearchSpace, rate: float) -> tuple[float, float, tuple[float, float] | None]:
+    """The range of learning rates, and how far it may be widened, if at all."""
+    for d in space.dimensions:
+        if d.name == _RATE and isinstance(d, Continuous):
+            return d.low, d.high, d.bounds
+    return rate / _WIDTH, rate * _WIDTH, None
