@@ -19,7 +19,7 @@ from autopeft.fingerprint import model_bytes
 from autopeft.phases import outlook_of
 from autopeft.plugins import use_plugins
 from autopeft.progress import Progress
-from autopeft.recording import desk_of, recorded, terms_of
+from autopeft.recording import board_of, desk_of, recorded, terms_of
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.scoring import score_on_test
@@ -83,6 +83,7 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
         experiment.runner.check()
         folder = RunFolder(out.absolute())
         experiment = going_on(experiment, folder)
+        progress.on(board_of(experiment))
         with doing("reading the model and the data"):
             session = Session(experiment, trust_remote_code)
         with folder.locked(), ThreadPoolExecutor(2) as background:
@@ -91,24 +92,23 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
             study = open_study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, search_info(session, folder, study))
-            recording = recorded(folder.path, experiment, progress)
-            with tracking_ended(opening) as begun, recording as (watched, recorder):
-                watched.begun(terms_of(session))
-                watched.resumed(study.evaluations())
-                watched.remarked([*session.remarks, *upgraded(study)])
+            with tracking_ended(opening) as begun, recorded(folder.path, progress.board) as recorder:
+                progress.begun(terms_of(session))
+                progress.resumed(study.evaluations())
+                progress.remarked([*session.remarks, *upgraded(study)])
                 TaskFacts.of(session).keep(folder.path)
                 measuring = begin_measuring(session, folder, study, background)
                 with experiment.runner.session():
                     if opening.done():
                         opening.result()
                     setup = setup_of(session, folder, study, measuring)
-                    watched.measured(setup)
-                    watched.expecting(lambda: outlook_of(session, setup))
+                    progress.measured(setup)
+                    progress.expecting(lambda: outlook_of(session, setup))
                     sources = sources_of(session, study, folder)
                     views = Views(session, folder, study, opening.result(), needed_by(session, study, sources))
                     begun.set()
                     desk = desk_of(session, folder.path, recorder)
-                    _run(session, study, setup, views, watched, sources, desk)
+                    _run(session, study, setup, views, progress, sources, desk)
     return SearchResult(folder)
 
 

@@ -27,7 +27,7 @@ class Board:
     """Hears of a search in the thread that runs it, and is read in others."""
 
     def __init__(self, trials: int | None, workers: int, epochs: int, limit: float | None = None) -> None:
-        self._epochs = epochs
+        self.trials, self.epochs = trials, epochs
         self._lock, self._begun = RLock(), time.monotonic()
         self.clock, self._meter = Clock(trials, workers, epochs, limit), Meter()
         self._running: dict[int, Running] = {}
@@ -77,7 +77,7 @@ class Board:
                 role=printable(job.role)[:_LONG],
                 words=printable(candidate.hybrid.summary())[:_LONG],
                 epoch=0,
-                epochs=job.epochs or self._epochs,
+                epochs=job.epochs or self.epochs,
             )
 
     def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
@@ -97,12 +97,16 @@ class Board:
             self._running.pop(evaluation.number, None)
             self._evaluations[evaluation.number] = evaluation
 
-    def confirming(self, what: str, done: int, total: int, seconds: float | None) -> str:
-        """Other seeds are trained; how far that is, in words."""
+    def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
+        """Other seeds are trained."""
         left = f", about {duration(seconds)} left" if seconds is not None and done < total else ""
-        words = f"{done}/{total} {what}{left}"
-        self.at("confirming", confirmed=words)
-        return words
+        self.at("confirming", confirmed=f"{done}/{total} {what}{left}")
+
+    @property
+    def confirmed(self) -> str:
+        """How far that is, in words."""
+        with self._lock:
+            return self._now.confirmed
 
     def at(self, phase: str, **changes: str) -> None:
         """What the search is at."""
