@@ -12,7 +12,7 @@ from autopeft.engine.company import Company, check_outputs
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.session import Session
-from autopeft.space_spec import Training
+from autopeft.training_spec import Training
 from autopeft.watching.board import Board
 from autopeft.watching.desk import Desk
 from autopeft.watching.picture import Terms
@@ -54,7 +54,7 @@ def terms_of(session: Session) -> Terms:
         experiment.training.epochs,
         session.objectives,
         session.budget.limits,
-        session.space.to_json().get("training", {}),
+        session.space.ranges,
     )
 
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.anatomy import ModelShape
 from autopeft.candidate import Candidate
-from autopeft.dimensions import Continuous, Dimension, Ordinal
+from autopeft.dimensions import Continuous, Dimension, Ordinal, ranges_of
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
 from autopeft.slots import Slot, encode, layers_of_blocks, mean_sizes, near_level, sizes_in
-from autopeft.space_spec import Block, Values, bounds_of, read_spec
+from autopeft.space_spec import Block, read_spec
+from autopeft.training_spec import bounds_of
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -53,7 +54,7 @@ class SearchSpace:
         self._fixed = {name: v.choices[0] for name, v in training.items() if v.is_fixed and v.choices}
         self.dimensions: tuple[Dimension, ...] = (
             *self._structure(),
-            *(_training(name, v) for name, v in training.items() if not v.is_fixed),
+            *self._spec.training.dimensions,
         )
         self._check_size()
         self._by_name = {d.name: d for d in self.dimensions}
@@ -95,6 +96,11 @@ class SearchSpace:
     def structure(self) -> tuple[Ordinal, ...]:
         """The dimensions that make the hybrid: sizes and bits."""
         return tuple(d for d in self.ordinal if d.kind != "training")
+
+    @property
+    def ranges(self) -> tuple[Continuous, ...]:
+        """The dimensions that are ranges of numbers."""
+        return ranges_of(self.dimensions)
 
     def decode(self, point: Point) -> Candidate:
         """The candidate of a point; `AutopeftError` for a dimension that is missing, unknown or out of its domain."""
@@ -290,11 +296,3 @@ def _canonical_hybrid(layers: tuple[tuple[Method, ...], ...], model: tuple[Metho
 def _size_name(layer: int | None, block: Block) -> str:
     before = "model." if block.of_model else "" if layer is None else f"L{layer:02}."
     return f"{before}{block.name}.{block.method.size}"
-
-
-def _training(name: str, values: Values) -> Dimension:
-    if values.choices is not None:
-        return Ordinal(name, tuple(sorted(set(values.choices))), "training")
-    assert values.low is not None, "checked by Values"
-    assert values.high is not None, "checked by Values"
-    return Continuous(name, values.low, values.high, values.log, bounds=bounds_of(name, values))

@@ -35,6 +35,7 @@ FLOORS: list[set[str]] = [
     {"peft_layer"},
     {"peft_tuner"},
     {"dimensions", "servable", "tasks"},
+    {"training_spec"},
     {"space_spec"},
     {"given", "slots"},
     {"space"},
