@@ -134,7 +134,7 @@ def _terms(front: ParetoFront) -> str:
 def _said(front: ParetoFront, evaluation: Evaluation) -> dict[str, Any]:
     """Key, objectives (over seeds, where there are several) and the test score."""
     own: dict[str, Any] = {"key": evaluation.key}
-    own |= {o.metric: o.loss(front.loss_of(evaluation, o)) for o in front.objectives}
+    own |= {o.metric: front.value_of(evaluation, o) for o in front.objectives}
     test = f"test_{front.score.metric}"
     known = front.verdict.confirmed.get(evaluation.number)
     scores: Mapping[str, Any] = {} if known is None else known.scores

@@ -61,7 +61,7 @@ def run_of(folder: Path) -> Run:
     if not front.points:
         return found
     best = front.best()
-    score = front.score.loss(front.loss_of(best, front.score))
+    score = front.value_of(best, front.score)
     return Run(folder, state, count, trials, front.score.metric, score, best.key, changed)
 
 

@@ -11,6 +11,7 @@ from autopeft.markup import Html, joined, tag
 from autopeft.reporting.axes import Axis, compact
 from autopeft.searching.explanation import Share
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.plots import costs_of
 from autopeft.searching.tables import marks
 
 #: Pixels of a plot, and around its axes.
@@ -106,11 +107,11 @@ def share_drawing(shares: Sequence[tuple[str, Share]]) -> Html:
 
 
 def _cost(front: ParetoFront, e: Evaluation) -> float:
-    return e.metrics[front.cost.metric] if front.cost else e.number
+    return costs_of(front, [e])[0]
 
 
 def _score(front: ParetoFront, e: Evaluation) -> float:
-    return front.score.loss(front.loss_of(e, front.score))
+    return front.value_of(e, front.score)
 
 
 def _deviation(front: ParetoFront, e: Evaluation) -> float:
