@@ -16,7 +16,8 @@ from autopeft.watching.board import Board
 from autopeft.watching.clock import Outlook
 from autopeft.watching.picture import Terms
 from autopeft.watching.telling import Teller
-from autopeft.watching.view import duration, in_words, render
+from autopeft.watching.view import in_words, render
+from autopeft.wording import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from autopeft.engine.setup import Setup
     from autopeft.searching.study import Proposal
-
-__all__ = ["Lines", "Progress", "Silent", "duration", "progress_for"]
 
 
 class Progress(Listener):
@@ -184,7 +183,7 @@ class Lines(Progress):
         left = f"  [dim]{left}[/]" if (left := self._left()) else ""
         self._say(
             f"[bold]{of}[/]  #{evaluation.number} {role}{self._describe(evaluation)}  "
-            f"[dim]{evaluation.seconds:.0f} s[/]  best {self._best}{stopped}{left}"
+            f"[dim]{duration(evaluation.seconds)}[/]  best {self._best}{stopped}{left}"
         )
 
     def close(self) -> None:

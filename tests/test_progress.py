@@ -12,11 +12,12 @@ from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.doing import doing
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
-from autopeft.progress import Lines, duration, in_line
+from autopeft.progress import Lines, in_line
 from autopeft.searching.study import Proposal
 from autopeft.watching.board import Board
 from autopeft.watching.clock import Outlook
 from autopeft.watching.telling import Teller
+from autopeft.wording import duration
 
 CANDIDATE = Candidate(Hybrid.uniform(2, LoRA(1)))
 

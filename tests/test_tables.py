@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from autopeft.cli.tables import show
 from autopeft.comparing import rows
 from autopeft.result import SearchResult
 from autopeft.searching.tables import Column, columns
+from autopeft.wording import with_deviation
 
 ROW: dict[str, Any] = {
     **dict.fromkeys(("status", "reason"), "done"),
@@ -48,6 +50,22 @@ def test_a_front_fits_80_columns_with_a_line_a_member() -> None:
     assert "searched" in shown(columns(found, found.points), 140)[1]
     plain = columns(confirmed(SEARCHED, {}), SEARCHED)
     assert [c.header for c in plain] == ["key", "accuracy", "params", "pick", "rate", "hybrid (in layers)"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "said"),
+    [
+        (0.8123, 0.0042, "0.812±0.004"),
+        (0.82, 0.0, "0.820±0.000"),
+        (0.82, 1e-17, "0.820±0.000"),
+        (0.01234, 0.00021, "0.0123±0.0002"),
+        (23.4567, 1.2, "23.457±1.200"),
+        (0.8123, math.nan, "0.8123"),
+        (0.8123, None, "0.8123"),
+    ],
+)
+def test_a_mean_has_the_digits_that_its_deviation_leaves(mean: float, sd: float | None, said: str) -> None:
+    assert with_deviation(mean, sd) == said
 
 
 def test_a_comparison_fits_80_columns() -> None:

@@ -12,7 +12,8 @@ from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.tables import Column, number
+from autopeft.searching.tables import Column
+from autopeft.wording import number
 
 #: Costs at which the best scores are compared.
 _LEVELS = 5

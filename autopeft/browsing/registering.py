@@ -14,8 +14,8 @@ from autopeft.browsing.replay import id_of, show, tracking_of
 from autopeft.doors import door
 from autopeft.exporting._record import Record
 from autopeft.result import SearchResult
-from autopeft.searching.tables import number
 from autopeft.tracking.mlflow_store import Place, our_calls, relocate, upload_folder
+from autopeft.wording import number
 
 #: What a model is loaded with.
 _PACKAGES = ("autopeft", "mlflow", "torch", "transformers", "peft", "safetensors", "pandas")

@@ -13,7 +13,8 @@ from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
-from autopeft.searching.tables import Column, number
+from autopeft.searching.tables import Column
+from autopeft.wording import number
 
 State = Literal["running", "finished", "stopped", "not begun", "unreadable"]
 

@@ -28,10 +28,9 @@ from autopeft.phases import phases_of, seconds_for, seconds_of
 from autopeft.quantising.loading import bytes_in_memory
 from autopeft.run_folder import RunFolder
 from autopeft.searching.study import FILE, Study
-from autopeft.searching.tables import number
 from autopeft.session import Session, middle, typical_candidates
 from autopeft.watching.telling import telling
-from autopeft.watching.view import duration
+from autopeft.wording import duration, number
 
 _SEED = 0
 

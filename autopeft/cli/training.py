@@ -13,8 +13,8 @@ from autopeft.cli.shown import safe
 from autopeft.experiment import Experiment, needing
 from autopeft.following.launching import launch
 from autopeft.following.progress import progress_for
-from autopeft.following.result import TrainResult, in_words
-from autopeft.searching.tables import number
+from autopeft.following.result import TrainResult
+from autopeft.wording import number
 
 
 def run_train(
@@ -54,8 +54,8 @@ def _show(result: TrainResult, name: str) -> None:
         scores = [f"{metrics[name]:.4f}" for name in names]
         table.add_row(str(training.seed), number(metrics["trainable_params"]), *scores, safe(words))
     console.print(table)
-    for metric in names:
-        console.print(f"{safe(metric)}  [bold]{in_words(result.scores[metric])}[/]", soft_wrap=True)
+    for metric, spread in ((name, result.scores[name]) for name in names):
+        console.print(f"{safe(metric)}  [bold]{spread.words}[/]", soft_wrap=True)
     console.print(f"The recipe's hybrid: {safe(result.recipe.hybrid.describe())}", soft_wrap=True)
     if result.folder is not None:
         console.print(

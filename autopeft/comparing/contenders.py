@@ -18,6 +18,7 @@ from autopeft.resources import shipped
 from autopeft.searching.controls import HEAD_RATE, named
 from autopeft.space import SearchSpace
 from autopeft.space_spec import is_preset
+from autopeft.wording import spaced
 
 #: The learning rate that a grid is centred on where a method does not say.
 _RATE = 1e-3
@@ -50,7 +51,7 @@ class Contender:
     @property
     def words(self) -> str:
         """What it is, in short."""
-        return self.name.replace("_", " ") if self.hybrid is None else self.hybrid.describe()
+        return spaced(self.name) if self.hybrid is None else self.hybrid.describe()
 
 
 def contenders(shape: ModelShape, wanted: str | Sequence[str] = "all", method_rates: str = "shared") -> list[Contender]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from autopeft.candidate import Evaluation
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.tables import Column, columns, number, sentences
+from autopeft.searching.tables import Column, columns, sentences
+from autopeft.wording import number
 
 #: The tag that says which state of a search a view shows.
 STATE = "autopeft.state"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.candidate import Evaluation
+from autopeft.wording import spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,7 @@ def save_front(front: ParetoFront, path: Path) -> None:
 
 def label(figure: Figure, title: str, front: ParetoFront, log: bool) -> None:
     """A title, and names of the axes of a front's picture."""
-    below, beside = _x_name(front), _words(front.score.metric)
+    below, beside = _x_name(front), spaced(front.score.metric)
     figure.update_layout(title=title, xaxis_title=below, yaxis_title=beside, template="simple_white")
     if log:
         figure.update_xaxes(type="log")
@@ -73,7 +74,7 @@ def still(path: Path, title: str, front: ParetoFront, log: bool) -> Iterator[Axe
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     yield axes
-    axes.set(title=title, xlabel=_x_name(front), ylabel=_words(front.score.metric))
+    axes.set(title=title, xlabel=_x_name(front), ylabel=spaced(front.score.metric))
     if log:
         axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -99,7 +100,7 @@ def spans_decades(costs: Sequence[float]) -> bool:
 
 def hover(evaluation: Evaluation) -> str:
     """A candidate in the lines of HTML that are shown of it when one points at it."""
-    training = ", ".join(f"{_words(k)} {v:.3g}" for k, v in evaluation.candidate.training.items())
+    training = ", ".join(f"{spaced(k)} {v:.3g}" for k, v in evaluation.candidate.training.items())
     parts = [evaluation.key, *evaluation.candidate.hybrid.describe().split("; "), training]
     return "<br>".join(p for p in parts if p)
 
@@ -123,13 +124,9 @@ def _all_costs(front: ParetoFront) -> list[float]:
 
 
 def _x_name(front: ParetoFront) -> str:
-    return _words(front.cost.metric) if front.cost else "candidate"
+    return spaced(front.cost.metric) if front.cost else "candidate"
 
 
 def _title(front: ParetoFront) -> str:
-    limits = ", ".join(f"{_words(name)} ≤ {limit:,}" for name, limit in front.limits.items())
+    limits = ", ".join(f"{spaced(name)} ≤ {limit:,}" for name, limit in front.limits.items())
     return f"Pareto front ({limits})" if limits else "Pareto front"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -15,7 +15,7 @@ from autopeft.watching.clock import Clock, Outlook
 from autopeft.watching.machine import Meter
 from autopeft.watching.now import Answer, Now, Running
 from autopeft.watching.picture import Picture, Terms
-from autopeft.watching.view import duration
+from autopeft.wording import duration
 
 if TYPE_CHECKING:
     from autopeft.searching.study import Proposal
@@ -121,7 +121,7 @@ class Board:
             searching = self._now.phase == "searching"
             changes = {
                 "running": tuple(running for _, running in sorted(self._running.items())),
-                "doing": tuple(f"{one.words} ({one.seconds:.0f} s)"[:_LONG] for one in stages())[:32],
+                "doing": tuple(f"{one.words} ({duration(one.seconds)})"[:_LONG] for one in stages())[:32],
                 "elapsed": time.monotonic() - self._begun,
                 "left": self.clock.left() if searching else None,
                 "later": self.clock.later if searching else 0.0,

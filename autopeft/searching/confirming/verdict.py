@@ -13,7 +13,7 @@ from autopeft.searching.confirming.statistics import difference
 from autopeft.searching.confirming.values import Confirmed, ControlPoint, Gain, Run, Verdict
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
-from autopeft.searching.tables import number as in_digits
+from autopeft.wording import number, spaced
 
 #: Draws of the probabilities that are reported, and the most costs at which gains are said.
 _DRAWS, _LEVELS = 2000, 6
@@ -124,7 +124,7 @@ def _gain(
     score, names, dear = front.score, front.verdict.names, front.cost.metric
     cost = member.metrics[dear]
     share = f" ({in_share(cost / reference)})" if reference else ""
-    at = f"at {in_digits(cost)} {dear.replace('_', ' ')}{share}"
+    at = f"at {number(cost)} {spaced(dear)}{share}"
     if not controls:
         return Gain(cost, member.key, None, None, None, None, f"{at}: no control is as cheap")
     best = min(controls, key=lambda e: (front.loss_of(e, score), e.metrics[dear], e.number))
