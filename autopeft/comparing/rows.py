@@ -10,6 +10,7 @@ from typing import Any
 
 from autopeft.comparing.contenders import Contender
 from autopeft.comparing.state import Entry
+from autopeft.markup import markdown, markdown_table
 from autopeft.searching.confirming.values import Spread
 from autopeft.searching.tables import Column
 from autopeft.wording import number, spaced, with_deviation
@@ -150,9 +151,7 @@ def _bytes(value: float | None) -> str:
 
 def to_markdown(rows: Sequence[Row], metric: str, note: str) -> str:
     """A table of the rows, and below it how they came about."""
-    headers, lines = cells(rows, metric)
-    table = [headers, ["---"] * len(headers), *([c.replace("|", "\\|") for c in line] for line in lines)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in table) + f"\n{note}\n"
+    return f"{markdown_table(*cells(rows, metric))}\n{markdown(note, begins=True)}\n"
 
 
 def note_of(metric: str, rates: Sequence[float], seed: int, seeds: int) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from autopeft.candidate import SAMPLER
 from autopeft.costs import COSTS
-from autopeft.markup import Html, joined, table, tag
+from autopeft.markup import Html, joined, markdown_table, table, tag
+from autopeft.markup import markdown as escaped
 from autopeft.metrics import is_of_texts
 from autopeft.searching.keys import short_keys
 from autopeft.wording import number, spaced
@@ -190,9 +191,8 @@ def markdown(front: ParetoFront) -> str:
     """The same as a Markdown table."""
     if not front.points:
         return "No finished candidate is within the budget.\n"
-    headers, rows = cells(front)
-    table = "".join(f"| {' | '.join(line)} |\n" for line in (headers, ["---"] * len(headers), *rows))
-    return table + "".join(f"\n{sentence}\n" for sentence in sentences(front))
+    said = "".join(f"\n{escaped(sentence, begins=True)}\n" for sentence in sentences(front))
+    return markdown_table(*cells(front)) + said
 
 
 def html(front: ParetoFront) -> Html:
