@@ -125,7 +125,7 @@ class Budget:
         return Budget(lowered, self.length)
 
     def _floor(self, space: SearchSpace) -> dict[str, int]:
-        return self.costs(space.hybrid({d.name: 0 for d in space.dimensions}), space.shape)
+        return self.costs(space.smallest, space.shape)
 
     def repair(self, space: SearchSpace, point: Point, rng: Generator) -> tuple[dict[str, int | float], bool]:
         """(The point brought within the limits, whether it had to be changed); training dimensions stay.
