@@ -44,6 +44,7 @@ class RunFolder:
         self.setup_file = path / "engine.json"
         self.prior_file = path / "prior.json"
         self.search_id_file = path / ".search_id"
+        self._lock_file = path / ".lock"
         self.plot_page = path / "pareto.html"
         self.plot_image = path / "pareto.png"
         self.explanation_files = (path / "explain.html", path / "explain.png", path / "explain.json")
@@ -134,9 +135,9 @@ class RunFolder:
         """Refuse a second search in the same folder while one runs."""
         from filelock import FileLock, Timeout
 
+        lock = FileLock(self._lock_file)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
             raise AutopeftError(f"{self.path}: a search is running in this folder already") from None
@@ -146,6 +147,21 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a search holds the folder now; in one that cannot be written nothing runs."""
+        from filelock import FileLock, Timeout
+
+        if not self._lock_file.is_file():
+            return False
+        try:
+            with FileLock(self._lock_file, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
 
     def write_views(self, front: ParetoFront, evaluations: Sequence[Evaluation]) -> None:
         """`front.json` and `trials.csv`, whole or not at all."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autopeft.browsing.runs import is_running
 from autopeft.doors import read_text
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
@@ -84,7 +83,7 @@ def show(result: SearchResult, tracking: MlflowTracking, search_id: str = "") ->
     space chose are not among parameters of candidates that are logged here, as the space needs its model.
     """
     info = info_of(result, search_id)
-    front, running = result.front, is_running(result.run_dir)
+    front, running = result.front, RunFolder(result.run_dir).is_running
     seen = highlights(front, result.run_dir.absolute())
     known = find(tracking.place(info.run_dir, info.search_id), tracking.experiment, info.search_id)
     if known is not None:
@@ -197,7 +196,7 @@ def _in_store(result: SearchResult, database: Path, name: str) -> Shown:
 def _logs_to(result: SearchResult, database: Path, name: str) -> bool:
     """Whether the search runs, and that store, which has it, may be its own: two would delete each other's runs."""
     own = result.experiment.tracking
-    if not isinstance(own, MlflowTracking) or not is_running(result.run_dir) or not holds(database, name):
+    if not isinstance(own, MlflowTracking) or not RunFolder(result.run_dir).is_running or not holds(database, name):
         return False
     # With a store of its own in its folder it does not log to one beside it.
     return own.uri is not None or not (result.run_dir / database.name).is_file()
