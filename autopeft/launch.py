@@ -25,7 +25,7 @@ from autopeft.run_folder import RunFolder
 from autopeft.scoring import score_on_test
 from autopeft.searching.confirming.records import keep_end
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.highlights import figures, highlights
+from autopeft.searching.highlights import Highlights, figures, highlights
 from autopeft.searching.loop import Desk, Listener, SearchLoop
 from autopeft.searching.sources import Source
 from autopeft.session import Session
@@ -195,8 +195,9 @@ class Views(Listener):
             return
         front = self.front(evaluations)
         files: list[Path] = []
+        seen = highlights(front, self.folder.path)
         try:
-            self._update()
+            self._write(evaluations, front, seen)
             if status == "FINISHED":
                 self._tidy(evaluations, front)
             files += [self.folder.front_file, self.folder.trials_file, self.folder.setup_file]
@@ -209,7 +210,7 @@ class Views(Listener):
             raise
         finally:
             hypervolume, keys = front.hypervolume_curve(relative=True), [e.key for e in front.points]
-            summary, seen = self._summary(evaluations, front), highlights(front, self.folder.path)
+            summary = self._summary(evaluations, front)
             self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, seen)
 
     def _tidy(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> None:
@@ -237,9 +238,12 @@ class Views(Listener):
         if self._behind and time.monotonic() >= self._next:
             self._update()
 
-    def _update(self) -> ParetoFront:
+    def _update(self) -> None:
         evaluations = self._study.evaluations()
         front = self.front(evaluations)
+        self._write(evaluations, front, highlights(front, self.folder.path))
+
+    def _write(self, evaluations: Sequence[Evaluation], front: ParetoFront, seen: Highlights) -> None:
         keys = {e.key for e in front.points}
         self.folder.write_views(front, evaluations)
         # What left the front does not come back to it, and what is cut or asked for no more neither.
@@ -247,9 +251,8 @@ class Views(Listener):
         off_front = {training.weights_name(e.job) for e in evaluations if e.key not in needed}
         self.folder.drop_weights(off_front - self._dropped)
         self._dropped |= off_front
-        self._tracker.sync(evaluations, self._sizes_of, keys, highlights(front, self.folder.path))
+        self._tracker.sync(evaluations, self._sizes_of, keys, seen)
         self._behind, self._next = False, time.monotonic() + _PAUSE
-        return front
 
     def _sizes_of(self, evaluation: Evaluation) -> Mapping[str, int | float]:
         if evaluation.key not in self._sizes:
