@@ -313,7 +313,7 @@ def test_a_registered_export_is_served(runs: Path, tmp_path: Path, capsys: pytes
 
     SearchResult.open(runs / "a").export(to=tmp_path / "out")
     for _ in range(2):
-        run_register(runs / "a", tmp_path / "out", "tiny model")
+        run_register(SearchResult.open(runs / "a"), tmp_path / "out", "tiny model")
     said = capsys.readouterr().out
     assert "registered as version 2 of tiny model" in said
     database = runs / "a" / "mlflow.db"

@@ -32,8 +32,8 @@ def run_export(
     push: str | None,
     private: bool,
     trust_remote_code: bool,
-) -> None:
-    """Write a candidate, say what was written and how to go on, and upload it where that was asked for."""
+) -> SearchResult:
+    """Write a candidate, say what was written and how to go on, and upload it where that was asked for; its search."""
     if format not in _FORMATS:
         raise AutopeftError(f"--format: unknown format '{format}'; {suggest(format, _FORMATS)}")
     chosen, result = cast("Format", format) if format != "auto" else None, SearchResult.open(run)
@@ -55,6 +55,7 @@ def run_export(
     _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
     if push is not None:
         _push(folder, push, private, record)
+    return result
 
 
 def _check_push(push: str | None, private: bool) -> None:
