@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autopeft.baselines._base import Fitted
-from autopeft.baselines._kept import Kept, KeptModel, Record, head_tensors, load_head, part_of
+from autopeft.baselines._kept import Kept, KeptModel, Record, load_head
 from autopeft.baselines._training import Trained
 from autopeft.engine.backbone import Backbone
+from autopeft.weight_names import part
 
 
 class Changed(nn.Module):
@@ -43,8 +44,7 @@ class SparselyChanged(KeptModel):
 
     def trained(self) -> list[nn.Parameter]:
         """The changes and the head's weights."""
-        heads = self._backbone.heads.values()
-        return [*(c.values for c in self.changes.values()), *(p for head in heads for p in head.parameters())]
+        return [*(c.values for c in self.changes.values()), *self._backbone.head_parameters]
 
     @torch.no_grad()
     def set_values(self, values: Mapping[str, torch.Tensor]) -> None:
@@ -74,13 +74,13 @@ class SparselyChanged(KeptModel):
             size = int(change.indices.max()) if len(change.indices) else 0
             tensors[f"values.{name}"] = change.values.detach()
             tensors[f"indices.{name}"] = change.indices.to(torch.int32 if size < 2**31 else torch.int64)
-        return Kept(self._record, tensors | head_tensors(self._backbone))
+        return Kept(self._record, tensors | self._backbone.head_weights)
 
 
 def restored(backbone: Backbone, kept: Kept) -> SparselyChanged:
     """The changes and the head that were kept, on a fresh backbone."""
-    model = SparselyChanged(backbone, part_of(kept.tensors, "indices."), kept.record)
-    model.set_values(part_of(kept.tensors, "values."))
+    model = SparselyChanged(backbone, part(kept.tensors, "indices."), kept.record)
+    model.set_values(part(kept.tensors, "values."))
     model.fold()
     load_head(backbone, kept.tensors)
     return model
