@@ -283,7 +283,7 @@ def test_an_older_comparison_goes_on_with_its_defaults(
 
 
 def test_a_folder_of_something_else_is_refused(compared: Comparison, fields: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(AutopeftError, match="holds another comparison: training"):
+    with pytest.raises(AutopeftError, match=r"holds another comparison: training\.epochs \(there: \d, now: 2\)"):
         run(compared.folder, {**fields, "training": {**fields["training"], "epochs": 2}})
     with pytest.raises(AutopeftError, match="holds another comparison: backbone"):
         run(compared.folder, {**fields, "backbone": {"quantise": "int4"}})

@@ -11,6 +11,7 @@ from typing import Any, Self
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
+from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.tables import Column
 from autopeft.wording import number
@@ -90,8 +91,10 @@ class Fronts:
         if cost is None:
             return []
         values = sorted({e.metrics[cost.metric] for one in self.members for e in one.front.points})
-        limits = dict.fromkeys(values[round(i * (len(values) - 1) / (_LEVELS - 1))] for i in range(_LEVELS))
-        return [{"limit": limit, **{one.name: _under(one.front, limit) for one in self.members}} for limit in limits]
+        return [
+            {"limit": limit, **{one.name: _under(one.front, limit) for one in self.members}}
+            for limit in evenly(values, _LEVELS)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: rows, levels, the corner, and whether the data are the same."""

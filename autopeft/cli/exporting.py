@@ -12,6 +12,7 @@ from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
 from autopeft.cli.verbs import say
 from autopeft.errors import AutopeftError, suggest
+from autopeft.recipe import FILE
 from autopeft.result import SearchResult, export
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run_export(
     folder = export(
         result, pick, to, max_params, format=chosen, seed=seed, model=model, trust_remote_code=trust_remote_code
     )
-    record = json.loads((folder / "hybrid.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / FILE).read_text(encoding="utf-8"))
     kind = {
         "lora": "stock PEFT LoRA",
         "lora-padded": "stock PEFT LoRA of one rank",

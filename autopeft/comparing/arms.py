@@ -17,7 +17,7 @@ from autopeft.comparing import measuring
 from autopeft.comparing.choosing import choose
 from autopeft.comparing.contenders import Contender
 from autopeft.comparing.state import Training
-from autopeft.engine.kept import load_weights
+from autopeft.engine.kept import load_weights, not_kept
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.setup import Setup
 from autopeft.engine.train import measure
@@ -113,7 +113,7 @@ class HybridArm(Arm):
         if tuned.error:
             return tuned
         if weights is None:
-            raise AutopeftError(f"{folder}: weights cannot be kept there; is the disk full?")
+            raise not_kept(folder)
         return tuned.model_copy(update={"test": self.bench.reporter.test_metrics(candidate, weights)})
 
     def costs(self, rate: float, seed: int) -> Costs:

@@ -64,6 +64,11 @@ def load_units(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[s
     return {n: t for n, t in found.items() if not n.startswith(_IMPORTANCE)}, part(found, _IMPORTANCE)
 
 
+def not_kept(folder: Path) -> AutopeftError:
+    """What to raise where weights that were just trained are not in a folder."""
+    return AutopeftError(f"{folder}: weights cannot be kept there; is the disk full?")
+
+
 def save_weights(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:
     """Write `<folder>/<name>.safetensors`, whole or not at all; a full disk loses the weights, not the evaluation."""
     with contextlib.suppress(OSError, SafetensorError):

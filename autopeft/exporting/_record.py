@@ -18,9 +18,9 @@ from autopeft.generating.settings import Generation
 from autopeft.hybrid import Hybrid
 from autopeft.quantising import Kind
 from autopeft.readouts import Readout, complaint, implied, readout_from
+from autopeft.recipe import FILE
 from autopeft.writing import replacing
 
-FILE = "hybrid.json"
 #: How a hybrid is written: stock LoRA with each module's own rank or with one rank, another tuner of stock PEFT, the
 #: backbone with all folded in, or PEFT type AUTOPEFT.
 Format = Literal["lora", "lora-padded", "peft", "merged", "autopeft"]

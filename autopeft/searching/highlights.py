@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autopeft.candidate import Evaluation
 from autopeft.markup import Markdown, markdown, markdown_table
+from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.tables import columns, sentences
 from autopeft.wording import number
@@ -103,9 +104,8 @@ def _table(front: ParetoFront, picks: Mapping[str, Evaluation]) -> str:
 def _some(points: Sequence[Evaluation], always: Sequence[Evaluation]) -> list[Evaluation]:
     if len(points) <= _ROWS:
         return list(points)
-    step, numbers = (len(points) - 1) / (_ROWS - 1), {e.number for e in always}
-    kept = {round(i * step) for i in range(_ROWS)} | {i for i, e in enumerate(points) if e.number in numbers}
-    return [points[i] for i in sorted(kept)]
+    numbers = {e.number for e in (*evenly(points, _ROWS), *always)}
+    return [e for e in points if e.number in numbers]
 
 
 def _cell(text: str) -> str:

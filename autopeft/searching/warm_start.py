@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from autopeft.doors import door, read_json, within
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import canonical_json
+from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
 from autopeft.searching.problem import Prior
 from autopeft.searching.study import Study
 from autopeft.space import SearchSpace
-
-T = TypeVar("T")
 
 #: Members of the other front that are tried first; of a longer one, so many at equal distances.
 FIRST = 8
@@ -57,7 +56,7 @@ def prior_from(front: ParetoFront, space: SearchSpace) -> Prior:
     return Prior(
         [space.encode(e.candidate) for e in known],
         [-front.score.loss(e.metrics[front.score.metric]) for e in known],
-        [space.encode(e.candidate) for e in _spread([e for e in front.points if e in known], FIRST)],
+        [space.encode(e.candidate) for e in evenly([e for e in front.points if e in known], FIRST)],
     )
 
 
@@ -90,10 +89,3 @@ def _compared(space: Mapping[str, Any]) -> dict[str, Any]:
         for name, values in dict(space.get("training") or {}).items()
     }
     return {**{k: v for k, v in space.items() if k != "description"}, "training": training}
-
-
-def _spread(values: Sequence[T], count: int) -> list[T]:
-    """At most `count` of them at equal distances, the first and the last among them."""
-    if len(values) <= count:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]

@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from autopeft.dimensions import Continuous
-from autopeft.searching.dominance import non_dominated
+from autopeft.searching.dominance import ranks
 from autopeft.searching.range_ends import END
 from autopeft.searching.stored import EVALUATION
 from autopeft.space import SearchSpace
@@ -110,14 +110,9 @@ def _whole(trial: FrozenTrial) -> Mapping[str, Any] | None:
 
 def _best(losses: np.ndarray) -> np.ndarray:
     """Which rows [N, O] are the best: the front, then the front of the others, until there are enough."""
-    best = np.zeros(len(losses), dtype=bool)
-    while best.sum() < min(_BEST, len(losses)):
-        left = np.flatnonzero(~best)
-        front = left[non_dominated(losses[left])]
-        if not len(front):
-            break
-        best[front] = True
-    return best
+    found = ranks(losses)
+    last = np.sort(found)[min(_BEST, len(losses)) - 1]
+    return (found <= last) & (found < len(losses))
 
 
 def _parts(dimension: Continuous, trainings: Sequence[Mapping[str, float]]) -> np.ndarray:

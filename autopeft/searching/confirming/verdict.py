@@ -11,6 +11,7 @@ from autopeft.searching.confirming.plan import control_front, own_run, probabili
 from autopeft.searching.confirming.records import Remembered, controls_in, ended_in, runs_in
 from autopeft.searching.confirming.statistics import difference
 from autopeft.searching.confirming.values import Confirmed, ControlPoint, Gain, Run, Verdict
+from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
 from autopeft.wording import number, spaced
@@ -102,14 +103,13 @@ def _gains(
     known = [e for e in front.points if e.number in front.verdict.confirmed]
     if front.cost is None or not names or not known:
         return []
-    cost, last = front.cost.metric, len(known) - 1
-    steps = min(len(known), _LEVELS)
-    levels = [known[round(i * last / max(1, steps - 1))] for i in range(steps)]
+    cost = front.cost.metric
     controls = [
         e for e in front.done if e.key in names and e.number in runs and front.verdict.confirmed[e.number].holds
     ]
     return [
-        _gain(front, e, [c for c in controls if c.metrics[cost] <= e.metrics[cost]], runs, reference) for e in levels
+        _gain(front, e, [c for c in controls if c.metrics[cost] <= e.metrics[cost]], runs, reference)
+        for e in evenly(known, _LEVELS)
     ]
 
 
