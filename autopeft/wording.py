@@ -22,6 +22,12 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
 
 
+def counted(count: float, what: str) -> str:
+    """So many of a thing: `1 row`, `2,000 rows`, `0.5 CPUs`."""
+    said = f"{int(count):,}" if count == int(count) else f"{count:g}"
+    return f"{said} {what}" if count == 1 else f"{said} {what}s"
+
+
 def with_deviation(mean: float, sd: float | None) -> str:
     """A mean and its standard deviation, `0.812±0.004`; the mean alone where there is none (None, NaN: one seed).
 

@@ -24,6 +24,7 @@ from autopeft.engine.train import measure
 from autopeft.engine.worker import Worker, drain, in_words
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.merging import unmerged
 from autopeft.session import Session, spec_of
 
 if TYPE_CHECKING:
@@ -130,8 +131,7 @@ class HybridArm(Arm):
 
     def _merged(self) -> nn.Module | None:
         """The backbone with the hybrid merged into it, as an export merges; None where a method does not merge."""
-        methods = list(self.hybrid.methods())
-        if not methods or not all(m.folded().mergeable for m in methods):
+        if self.hybrid.is_empty or unmerged(self.hybrid):
             return None
         from peft import get_peft_model
 

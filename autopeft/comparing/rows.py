@@ -13,7 +13,7 @@ from autopeft.comparing.state import Entry
 from autopeft.markup import markdown, markdown_table
 from autopeft.searching.confirming.values import Spread
 from autopeft.searching.tables import Column
-from autopeft.wording import number, spaced, with_deviation
+from autopeft.wording import counted, number, spaced, with_deviation
 
 Row = dict[str, Any]
 #: Characters of the score's header at the most: a longer one would take the room of other columns.
@@ -157,8 +157,7 @@ def to_markdown(rows: Sequence[Row], metric: str, note: str) -> str:
 def note_of(metric: str, rates: Sequence[float], seed: int, seeds: int) -> str:
     """How the rows came about, in a few sentences; `rates` are those around a centre of 1."""
     factors = ", ".join(f"{rate:g}" for rate in rates)
-    counted = f"{seeds} seed{'s' if seeds > 1 else ''}"
-    return NOTE.format(rates=f"its usual rate times {factors}", metric=metric, seed=seed, seeds=counted)
+    return NOTE.format(rates=f"its usual rate times {factors}", metric=metric, seed=seed, seeds=counted(seeds, "seed"))
 
 
 def save_plot(path: Path, rows: Sequence[Row], metric: str) -> None:

@@ -13,7 +13,7 @@ from autopeft.reporting.page import to_html
 from autopeft.reporting.pull_request import to_markdown
 from autopeft.reporting.searched import Searched
 from autopeft.searching.tables import mean_of
-from autopeft.wording import number, spaced
+from autopeft.wording import counted, number, spaced
 from autopeft.writing import replacing
 
 
@@ -53,8 +53,7 @@ def _lead(run: Searched) -> Iterator[str]:
     if not front.points:
         yield "No finished candidate is within the budget."
         return
-    counted = "member" if len(front.points) == 1 else "members"
-    yield f"{len(run.evaluations)} candidates were trained, and the front has {len(front.points)} {counted}."
+    yield f"{len(run.evaluations)} candidates were trained, and the front has {counted(len(front.points), 'member')}."
     best, knee = front.best(), front.knee()
     yield f"Best: {_said(run, best)}."
     if knee is not best:
