@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autopeft.doors import read_text
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
@@ -131,14 +129,7 @@ def id_of(result: SearchResult) -> str:
     """
     known = (result.remembered("search") or {}).get("id")
     place = hashlib.sha256(str(result.run_dir.absolute()).encode()).hexdigest()[:32]
-    return str(known or _id_in_file(RunFolder(result.run_dir).search_id_file) or place)
-
-
-def _id_in_file(path: Path) -> str | None:
-    try:
-        return uuid.UUID(read_text(path).strip()).hex
-    except (AutopeftError, ValueError):
-        return None
+    return str(known or RunFolder(result.run_dir).search_id or place)
 
 
 def _params(told: Any) -> dict[str, str | int | float]:
