@@ -25,7 +25,7 @@ from autopeft.baselines._kept import (
     load_head,
     record_of,
 )
-from autopeft.baselines._prunable import LowRank, PrunedLayer, pruned_layers
+from autopeft.baselines._prunable import PrunableMap, PrunedLayer, pruned_layers
 from autopeft.engine.backbone import Backbone
 from autopeft.methods import MOST_SIZE
 
@@ -81,7 +81,7 @@ class Pruned(KeptModel):
         """A copy with LoRA in the (smaller) maps, which are plain linear maps again."""
         model: nn.Module = copy.deepcopy(self.model)
         for path, module in list(model.named_modules()):
-            if isinstance(module, LowRank):
+            if isinstance(module, PrunableMap):
                 model.set_submodule(path, module.merged())
         return model
 
