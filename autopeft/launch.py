@@ -31,6 +31,7 @@ from autopeft.searching.sources import Source
 from autopeft.session import Session
 from autopeft.task_facts import TaskFacts
 from autopeft.tracking import Status, Tracker
+from autopeft.wording import in_bytes
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
@@ -88,7 +89,7 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
             session = Session(experiment, trust_remote_code)
         with folder.locked(), ThreadPoolExecutor(2) as background:
             if (size := model_bytes(session.source.location)) > _LARGE:
-                progress.remarked([f"the model's {size / 2**30:.0f} GiB are read once, to know it again"])
+                progress.remarked([f"the model's {in_bytes(size)} are read once, to know it again"])
             study = open_study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, search_info(session, folder, study))

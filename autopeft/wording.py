@@ -28,6 +28,17 @@ def counted(count: float, what: str) -> str:
     return f"{said} {what}" if count == 1 else f"{said} {what}s"
 
 
+def in_bytes(count: float | None) -> str:
+    """Bytes of memory or of a file, `1.21 GiB`; nothing for what was not measured."""
+    if count is None:
+        return ""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            scaled = count / size
+            return f"{scaled:.3g} {unit}" if scaled < 999.5 else f"{scaled:,.0f} {unit}"
+    return f"{count:,} B"
+
+
 def with_deviation(mean: float, sd: float | None) -> str:
     """A mean and its standard deviation, `0.812±0.004`; the mean alone where there is none (None, NaN: one seed).
 

@@ -17,7 +17,7 @@ from autopeft.cli.tables import show
 from autopeft.comparing import rows
 from autopeft.result import SearchResult
 from autopeft.searching.tables import Column, columns
-from autopeft.wording import with_deviation
+from autopeft.wording import counted, in_bytes, with_deviation
 
 ROW: dict[str, Any] = {
     **dict.fromkeys(("status", "reason"), "done"),
@@ -98,3 +98,23 @@ def test_a_front_that_is_not_finished_says_so(
     assert found.confirmed_off_front[0].key[:6] in text
     command = f"autopeft search '{tmp_path}/a b/experiment.yaml' --out '{tmp_path}/a b'"
     assert (f"Not finished: 4 of 40 candidates. If it is not running now, it goes on with: {command}" in text) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (None, ""),
+        (0, "0 B"),
+        (1023, "1,023 B"),
+        (1536, "1.5 KiB"),
+        (1010 * 2**20, "1,010 MiB"),
+        (3 * 2**40, "3,072 GiB"),
+    ],
+)
+def test_bytes_are_written_in_one_way(count: int | None, said: str) -> None:
+    assert in_bytes(count) == said
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 row"), (0, "0 rows"), (2_000, "2,000 rows"), (0.5, "0.5 rows")])
+def test_so_many_of_a_thing(count: float, said: str) -> None:
+    assert counted(count, "row") == said

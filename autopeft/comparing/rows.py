@@ -13,7 +13,7 @@ from autopeft.comparing.state import Entry
 from autopeft.markup import markdown, markdown_table
 from autopeft.searching.confirming.values import Spread
 from autopeft.searching.tables import Column
-from autopeft.wording import counted, number, spaced, with_deviation
+from autopeft.wording import counted, in_bytes, number, spaced, with_deviation
 
 Row = dict[str, Any]
 #: Characters of the score's header at the most: a longer one would take the room of other columns.
@@ -130,23 +130,14 @@ def _cells(row: Row, test: str) -> list[str]:
         str(row["seeds"]),
         number(row["trainable_params"]),
         number(row["kept_params"]),
-        _bytes(row["stored_bytes"]),
+        in_bytes(row["stored_bytes"]),
         f"{row['share_of_backbone']:.3%}",
-        _bytes(row["peak_memory_bytes"]),
+        in_bytes(row["peak_memory_bytes"]),
         f"{row['seconds_per_epoch']:.3g}",
         f"{row['latency_ms']:.2f} ms",
         "" if row["merged_latency_ms"] is None else f"{row['merged_latency_ms']:.2f} ms",
         f"{row['learning_rate']:g}" + ("*" if row["at_edge_of_grid"] else ""),
     ]
-
-
-def _bytes(value: float | None) -> str:
-    if value is None:
-        return ""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:,} B"
 
 
 def to_markdown(rows: Sequence[Row], metric: str, note: str) -> str:
