@@ -10,6 +10,7 @@ from rich.markup import escape
 from autopeft.candidate import SAMPLER, Evaluation, Job
 from autopeft.errors import printable
 from autopeft.experiment import Experiment
+from autopeft.metrics import without_others
 from autopeft.searching.loop import Listener
 from autopeft.searching.objective import Objective
 from autopeft.watching.board import Board
@@ -164,7 +165,7 @@ class Lines(Progress):
     def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
         """How far it is is known."""
         super().epoch(proposal, metrics)
-        score = next((f"{k} {v:.3f}" for k, v in metrics.items() if k not in ("epoch", "train_loss")), "")
+        score = next((f"{name} {value:.3f}" for name, value in without_others(metrics).items()), "")
         done, epochs = int(metrics.get("epoch", 0)), proposal.job.epochs or self.board.epochs
         how_far = f"epoch {done + 1}, {score}" if done < epochs else f"ending, {score}"
         self._running[proposal.number] = self._role(proposal.job), how_far
@@ -258,4 +259,4 @@ def in_line(running: Mapping[int, tuple[str, str]]) -> str:
 
 def _main_score(evaluation: Evaluation) -> tuple[str, float]:
     """The first validation metric: the task's main one comes first."""
-    return next(((k, v) for k, v in evaluation.metrics.items() if k not in ("train_loss", "epoch")), ("score", 0.0))
+    return next(iter(without_others(evaluation.metrics).items()), ("score", 0.0))

@@ -85,8 +85,7 @@ class TrainResult:
     def scores(self) -> dict[str, Spread]:
         """Mean and standard deviation over seeds, of validation and test scores."""
         runs = [Run.of(training.last).metrics for training in self.done]
-        names = [name for name in runs[0] if name != "train_loss"] if runs else []
-        return {name: Spread.of([run[name] for run in runs]) for name in names}
+        return {name: Spread.of([run[name] for run in runs]) for name in (runs[0] if runs else ())}
 
     @property
     def median(self) -> SeedTraining:

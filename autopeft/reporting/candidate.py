@@ -9,6 +9,7 @@ from typing import Any
 from autopeft.candidate import Evaluation
 from autopeft.costs import COSTS
 from autopeft.grid import Grid
+from autopeft.metrics import without_others
 from autopeft.recipe import Recipe
 from autopeft.reporting.searched import Searched
 from autopeft.searching.confirming.plan import own_run
@@ -16,9 +17,6 @@ from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.tables import marks, role_of
 from autopeft.wording import number, spaced
-
-#: Metrics that are neither scores nor costs.
-_BESIDE = {"train_loss", "epoch", "head_params"}
 
 
 def chosen(front: ParetoFront, evaluations: Sequence[Evaluation], pick: str) -> Evaluation:
@@ -94,7 +92,7 @@ def _finite(value: float) -> float | None:
 def _scores(run: Searched, e: Evaluation) -> dict[str, dict[str, Any]]:
     """By metric: as searched, and the mean and standard deviation over so many seeds."""
     known = run.front.verdict.confirmed.get(e.number)
-    names = [n for n in e.metrics if n not in COSTS.names() and n not in _BESIDE]
+    names = [n for n in without_others(e.metrics) if n not in COSTS.names()]
     names += [n for n in (known.scores if known else ()) if n not in names]
     first = run.front.score.metric
     found = {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from autopeft.candidate import Evaluation
 from autopeft.doing import stages
 from autopeft.errors import printable
+from autopeft.metrics import without_others
 from autopeft.watching.clock import Clock, Outlook
 from autopeft.watching.machine import Meter
 from autopeft.watching.now import Answer, Now, Running
@@ -83,7 +84,7 @@ class Board:
     def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
         """An epoch of it has ended."""
         number, done = proposal.number, int(metrics.get("epoch", 0))
-        score = next((v for k, v in metrics.items() if k not in ("epoch", "train_loss")), None)
+        score = next(iter(without_others(metrics).values()), None)
         with self._lock:
             self.clock.epoch(number, done)
             if number in self._running:

@@ -10,10 +10,8 @@ from typing import Any, Self
 
 from autopeft.candidate import Evaluation, Status
 from autopeft.costs import COSTS
+from autopeft.metrics import without_others
 from autopeft.wording import with_deviation
-
-#: Metrics of an evaluation that are no scores.
-_NO_SCORES = {"train_loss", "epoch", "head_params"}
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,8 @@ class Run:
     @classmethod
     def of(cls, evaluation: Evaluation) -> Self:
         """What an evaluation holds of its training."""
-        kept = set(COSTS.names()) | _NO_SCORES
-        scores = {name: value for name, value in evaluation.metrics.items() if name not in kept}
+        costs = set(COSTS.names())
+        scores = {name: value for name, value in without_others(evaluation.metrics).items() if name not in costs}
         return cls(evaluation.seed, evaluation.status, scores, evaluation.seconds, evaluation.error)
 
     def to_json(self) -> dict[str, Any]:
