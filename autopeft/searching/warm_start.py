@@ -15,7 +15,7 @@ from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
 from autopeft.searching.problem import Prior
-from autopeft.searching.study import Study
+from autopeft.searching.stored import Stored
 from autopeft.space import SearchSpace
 
 #: Members of the other front that are tried first; of a longer one, so many at equal distances.
@@ -31,7 +31,8 @@ def prior_of(run: Path, space: SearchSpace) -> Prior:
     `AutopeftError` when the folder holds no study, one of another space, or no finished candidate.
     """
     with within("warm_start"):
-        header = Study.read_header(run)
+        study = Stored.load(run)
+    header = study.header()
     theirs, ours = map(_compared, (header["space"], space.to_json()))
     if canonical_json(theirs) != canonical_json(ours):
         part = next(k for k in ours if canonical_json(theirs.get(k)) != canonical_json(ours[k]))
@@ -39,7 +40,7 @@ def prior_of(run: Path, space: SearchSpace) -> Prior:
             f"warm_start: {run} is a search of another space (its {part} differ); use one of the same space and model"
         )
     objectives = [Objective(**objective) for objective in header["objectives"]]
-    front = ParetoFront(Study.read(run), objectives, header["budget"])
+    front = ParetoFront(study.evaluations(), objectives, header["budget"])
     if not front.done:
         raise AutopeftError(f"warm_start: {run} has no finished candidate to learn from")
     try:
