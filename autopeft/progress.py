@@ -89,13 +89,13 @@ class Silent(Progress):
     """Shows nothing."""
 
 
-def progress_for(experiment: Experiment, quiet: bool, console: Console | None = None) -> Progress:
+def progress_for(experiment: Experiment, quiet: bool) -> Progress:
     """Nothing when quiet, a live view in a terminal, plain lines elsewhere."""
     from rich.console import Console
 
-    console = console or Console(stderr=True, highlight=False)
     if quiet:
         return Silent()
+    console = Console(stderr=True, highlight=False)
     sources = bool(experiment.controls.names) or experiment.descent is not None
     return Lines(console, console.is_terminal, sources)
 

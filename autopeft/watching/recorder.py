@@ -15,10 +15,10 @@ _EVERY = 2.0
 class Recorder:
     """Keeps `progress.json` at most two seconds behind a board."""
 
-    def __init__(self, run: Path, board: Board, every: float = _EVERY) -> None:
+    def __init__(self, run: Path, board: Board) -> None:
         self._run, self._board = run, board
         self.write()
-        self._pulse = Pulse(self.write, every)
+        self._pulse = Pulse(self.write, _EVERY)
 
     def write(self) -> None:
         """Write it now."""
