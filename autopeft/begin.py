@@ -210,11 +210,7 @@ def _prior(session: Session, folder: RunFolder, has_results: bool) -> Prior | No
 
 def _search_id(folder: RunFolder, study: Study) -> str:
     """A name for this folder's search that stays when it is resumed, and differs when it is made anew."""
-    try:
-        here = uuid.UUID(folder.search_id_file.read_text(encoding="utf-8").strip()).hex
-    except (OSError, ValueError):
-        here = None
-    known = study.remembered("search")
+    here, known = folder.search_id, study.remembered("search")
     name = str(known["id"]) if known else here or uuid.uuid4().hex
     if name != here:
         write_whole(folder.search_id_file, name)

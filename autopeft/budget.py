@@ -42,7 +42,7 @@ class Budget:
     length: int = 128
 
     @classmethod
-    def resolve(cls, raw: Mapping[str, Any], shape: ModelShape, length: int, where: str = "budget") -> Self:
+    def resolve(cls, raw: Mapping[str, Any], shape: ModelShape, length: int) -> Self:
         """Numbers, `"1.2M"` (k, M, G, T) and `"0.5%"` of the cost's reference, as whole numbers, rounded down.
 
         Of bytes `"8GB"` too.
@@ -52,8 +52,8 @@ class Budget:
             try:
                 cost = COSTS.get(name)()
             except AutopeftError as error:
-                raise AutopeftError(f"{where}.{name}: {error}") from None
-            limits[name] = _amount(value, cost.reference(shape, length), f"{where}.{name}", cost.unit == "bytes")
+                raise AutopeftError(f"budget.{name}: {error}") from None
+            limits[name] = _amount(value, cost.reference(shape, length), f"budget.{name}", cost.unit == "bytes")
         return cls(limits, length)
 
     def costs(self, hybrid: Hybrid, shape: ModelShape) -> dict[str, int]:
@@ -125,7 +125,7 @@ class Budget:
         return Budget(lowered, self.length)
 
     def _floor(self, space: SearchSpace) -> dict[str, int]:
-        return self.costs(space.hybrid({d.name: 0 for d in space.dimensions}), space.shape)
+        return self.costs(space.smallest, space.shape)
 
     def repair(self, space: SearchSpace, point: Point, rng: Generator) -> tuple[dict[str, int | float], bool]:
         """(The point brought within the limits, whether it had to be changed); training dimensions stay.

@@ -247,3 +247,9 @@ def read_plugin(registry: Registry[M], spec: Any, where: str, default: str | Non
     except AutopeftError as error:
         raise AutopeftError(f"{where}: {error}") from None
     return parse(kind, {k: v for k, v in fields.items() if k != "name"}, where)
+
+
+def check_whole(value: Any, name: str, least: int, most: int) -> None:
+    """`AutopeftError` unless an argument is a whole number within these bounds."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise AutopeftError(f"{name}: expected a whole number from {least} to {most}, not {shown(value)}")

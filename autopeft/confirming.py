@@ -13,6 +13,7 @@ from autopeft.candidate import UNITS, Evaluation, Job
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_to
 from autopeft.errors import AutopeftError
+from autopeft.metrics import without_others
 from autopeft.progress import Progress
 from autopeft.run_folder import RunFolder
 from autopeft.searching.confirming.loop import ConfirmLoop
@@ -256,6 +257,5 @@ def _fit(session: Session, baseline: str, seed: int, rate: float) -> tuple[Run, 
     except Exception as error:
         # Whatever it is, the search's own results stand.
         return Run(seed, "failed", {}, time.perf_counter() - begin, in_words(error)), {}
-    scores = {metric: value for metric, value in fitted.curve[-1].items() if metric not in ("epoch", "train_loss")}
     costs: dict[str, float] = {"trainable_params": fitted.trainable_params, "stored_bytes": fitted.stored_bytes}
-    return Run(seed, "done", {**scores, **test}, time.perf_counter() - begin), costs
+    return Run(seed, "done", {**without_others(fitted.curve[-1]), **test}, time.perf_counter() - begin), costs

@@ -20,13 +20,14 @@ from autopeft.hybrid import Hybrid
 from autopeft.knapsack import Options, chosen
 from autopeft.methods import Method
 from autopeft.methods._units import Units
+from autopeft.weight_names import HYBRID, part
 
 if TYPE_CHECKING:
     import torch
 
     Weights = Mapping[str, torch.Tensor]
 
-_HYBRID, _SHARED = "hybrid.", "hybrid.shared."
+_SHARED = f"{HYBRID}shared."
 #: Trials of a room for costs that are no sums.
 _TRIES = 20
 
@@ -166,12 +167,11 @@ def _most_room(fits: Callable[[float], bool], options: Sequence[Options]) -> flo
 
 
 def _own(site: Site, weights: Weights) -> dict[str, torch.Tensor]:
-    prefix = f"{_HYBRID}{site.name}."
-    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+    return part(weights, f"{HYBRID}{site.name}.")
 
 
 def _named(site: Site, own: Weights) -> dict[str, torch.Tensor]:
-    return {f"{_HYBRID}{site.name}.{name}": w for name, w in own.items()}
+    return {f"{HYBRID}{site.name}.{name}": w for name, w in own.items()}
 
 
 def _scores(site: Site, importance: Mapping[str, torch.Tensor], shape: ModelShape) -> torch.Tensor:
@@ -233,9 +233,9 @@ def _cut(hybrid: Hybrid, keep: Mapping[Site, torch.Tensor], shape: ModelShape) -
 def _cut_weights(
     hybrid: Hybrid, new: Hybrid, weights: Weights, keep: Mapping[Site, torch.Tensor], shape: ModelShape
 ) -> dict[str, torch.Tensor]:
-    cut = {f"{_HYBRID}{site.name}" for site in keep}
+    cut = {f"{HYBRID}{site.name}" for site in keep}
     found = {n: w for n, w in weights.items() if n.rpartition(".")[0] not in cut and not n.startswith(_SHARED)}
     for site, units in keep.items():
         found |= _named(site, site.method.cut(_own(site, weights), units)[1])
-    inner = {name.removeprefix(_HYBRID): w for name, w in weights.items() if name.startswith(_HYBRID)}
-    return found | {f"{_HYBRID}{name}": w for name, w in still_shared(hybrid, new, inner, shape).items()}
+    shared = still_shared(hybrid, new, part(weights, HYBRID), shape)
+    return found | {f"{HYBRID}{name}": w for name, w in shared.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.random import Generator
     from optuna import Trial
     from optuna.distributions import BaseDistribution
@@ -106,6 +108,14 @@ class Continuous:
         drawn = math.exp(math.log(self.low) + part * (math.log(self.high) - math.log(self.low)))
         return min(max(drawn, self.low), self.high)
 
+    def parts(self, values: np.ndarray) -> np.ndarray:
+        """How far coordinates [N] are from low (0) to high (1), on the dimension's scale: the inverse of `at`."""
+        import numpy as np
+
+        low, high = self.low, self.high
+        parts: np.ndarray = np.log(values / low) / math.log(high / low) if self.log else (values - low) / (high - low)
+        return parts
+
     def suggest(self, trial: Trial) -> float:
         """The coordinate of an Optuna trial."""
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
@@ -118,3 +128,8 @@ class Continuous:
 
 
 Dimension = Ordinal | Continuous
+
+
+def ranges_of(dimensions: Iterable[Dimension]) -> tuple[Continuous, ...]:
+    """Those that are ranges of numbers."""
+    return tuple(d for d in dimensions if isinstance(d, Continuous))

@@ -22,6 +22,7 @@ from autopeft.runners import Runner, runner_from
 from autopeft.searching.confirming.settings import ConfirmSettings
 from autopeft.searching.controls import ControlSettings
 from autopeft.searching.descent_settings import DescentSettings
+from autopeft.searching.identity import differences
 from autopeft.searching.samplers import SamplerPlugin, sampler_from
 from autopeft.searching.stopping import StoppingPlugin, stopping_from
 from autopeft.secrets import holds_secret, remember
@@ -205,7 +206,7 @@ class Experiment(Strict):
         mine, theirs = self.resolved(), other.resolved()
         for name in type(self).model_fields:
             if name not in RESUMABLE and name != "description" and mine.get(name) != theirs.get(name):
-                return _first_difference(name, mine.get(name), theirs.get(name))
+                return next(differences(name, theirs.get(name), mine.get(name)))
         return None
 
 
@@ -235,13 +236,6 @@ def as_begun(experiment: Experiment, there: Mapping[str, Any] = _EARLIER) -> Exp
     if open_:
         known["training"] = {**experiment.resolved()["training"], **{name: there[name] for name in open_}}
     return changed(experiment, known, f"experiment '{experiment.name}'") if known else experiment
-
-
-def _first_difference(path: str, mine: Any, theirs: Any) -> str:
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        key = next(k for k in [*mine, *theirs] if mine.get(k) != theirs.get(k))
-        return _first_difference(f"{path}.{key}", mine.get(key), theirs.get(key))
-    return f"{path} (there: {theirs!r}, now: {mine!r})"
 
 
 def _relocate(value: Any, folder: Path) -> Any:

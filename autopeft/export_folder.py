@@ -16,7 +16,7 @@ from autopeft.doors import reason
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.models import ModelSource
-from autopeft.recipe import Recipe
+from autopeft.recipe import FILE, Recipe
 from autopeft.searching.confirming.values import Spread
 from autopeft.task_facts import TaskFacts
 
@@ -62,7 +62,7 @@ def write_export(
         kind = write_adapter(source, chosen.candidate, trained.weights, readout, made, asked, most)
         record = _record(experiment, trained, chosen, kind, "autopeft" if kind == "AUTOPEFT" else format_)
         # What the folder will hold: the record and the card are written next.
-        record["files"] = sorted({*(path.name for path in made.iterdir()), "hybrid.json", "README.md"})
+        record["files"] = sorted({*(path.name for path in made.iterdir()), FILE, "README.md"})
         write_record(made, record)
         write_card(made, record, source)
 

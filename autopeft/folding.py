@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from autopeft.anatomy import ModelShape
 from autopeft.hybrid import Hybrid, shared_names
 from autopeft.methods import Method
+from autopeft.weight_names import part
 
 if TYPE_CHECKING:
     import torch
@@ -140,8 +141,7 @@ def _crosses(method: Method, new: Method, other: Method, becomes: _Becomes) -> b
 def _weights_of(
     hybrid: Hybrid, method: Method, where: str, place: str, weights: Weights, shape: ModelShape, folds: bool
 ) -> dict[str, torch.Tensor]:
-    prefix = f"{where}.{place}.{method.bank_name}."
-    own = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+    own = part(weights, f"{where}.{place}.{method.bank_name}.")
     if not folds or not own:
         return own
     inside = shape.at(int(where.rpartition(".")[2])) if where.startswith("layers.") else shape
@@ -150,8 +150,7 @@ def _weights_of(
 
 def _shared_of(hybrid: Hybrid, method: Method, weights: Weights, shape: ModelShape) -> dict[str, torch.Tensor]:
     name = shared_names(hybrid, shape).get((method.bank_name, method.bank_options()))
-    prefix = f"{name}."
-    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+    return part(weights, f"{name}.")
 
 
 def still_shared(hybrid: Hybrid, new: Hybrid, weights: Weights, shape: ModelShape) -> dict[str, torch.Tensor]:

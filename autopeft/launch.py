@@ -19,18 +19,19 @@ from autopeft.fingerprint import model_bytes
 from autopeft.phases import outlook_of
 from autopeft.plugins import use_plugins
 from autopeft.progress import Progress
-from autopeft.recording import desk_of, recorded, terms_of
+from autopeft.recording import board_of, desk_of, recorded, terms_of
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.scoring import score_on_test
 from autopeft.searching.confirming.records import keep_end
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.highlights import figures, highlights
+from autopeft.searching.highlights import Highlights, figures, highlights
 from autopeft.searching.loop import Desk, Listener, SearchLoop
 from autopeft.searching.sources import Source
 from autopeft.session import Session
 from autopeft.task_facts import TaskFacts
 from autopeft.tracking import Status, Tracker
+from autopeft.wording import in_bytes
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
@@ -83,32 +84,32 @@ def launch(experiment: Experiment, out: Path, progress: Progress, trust_remote_c
         experiment.runner.check()
         folder = RunFolder(out.absolute())
         experiment = going_on(experiment, folder)
+        progress.on(board_of(experiment))
         with doing("reading the model and the data"):
             session = Session(experiment, trust_remote_code)
         with folder.locked(), ThreadPoolExecutor(2) as background:
             if (size := model_bytes(session.source.location)) > _LARGE:
-                progress.remarked([f"the model's {size / 2**30:.0f} GiB are read once, to know it again"])
+                progress.remarked([f"the model's {in_bytes(size)} are read once, to know it again"])
             study = open_study(session, folder)
             # A new MLflow database takes seconds to make; the texts are tokenised meanwhile.
             opening = background.submit(experiment.tracking.open, search_info(session, folder, study))
-            recording = recorded(folder.path, experiment, progress)
-            with tracking_ended(opening) as begun, recording as (watched, recorder):
-                watched.begun(terms_of(session))
-                watched.resumed(study.evaluations())
-                watched.remarked([*session.remarks, *upgraded(study)])
+            with tracking_ended(opening) as begun, recorded(folder.path, progress.board) as recorder:
+                progress.begun(terms_of(session))
+                progress.resumed(study.evaluations())
+                progress.remarked([*session.remarks, *upgraded(study)])
                 TaskFacts.of(session).keep(folder.path)
                 measuring = begin_measuring(session, folder, study, background)
                 with experiment.runner.session():
                     if opening.done():
                         opening.result()
                     setup = setup_of(session, folder, study, measuring)
-                    watched.measured(setup)
-                    watched.expecting(lambda: outlook_of(session, setup))
+                    progress.measured(setup)
+                    progress.expecting(lambda: outlook_of(session, setup))
                     sources = sources_of(session, study, folder)
                     views = Views(session, folder, study, opening.result(), needed_by(session, study, sources))
                     begun.set()
                     desk = desk_of(session, folder.path, recorder)
-                    _run(session, study, setup, views, watched, sources, desk)
+                    _run(session, study, setup, views, progress, sources, desk)
     return SearchResult(folder)
 
 
@@ -195,8 +196,9 @@ class Views(Listener):
             return
         front = self.front(evaluations)
         files: list[Path] = []
+        seen = highlights(front, self.folder.path)
         try:
-            self._update()
+            self._write(evaluations, front, seen)
             if status == "FINISHED":
                 self._tidy(evaluations, front)
             files += [self.folder.front_file, self.folder.trials_file, self.folder.setup_file]
@@ -209,7 +211,7 @@ class Views(Listener):
             raise
         finally:
             hypervolume, keys = front.hypervolume_curve(relative=True), [e.key for e in front.points]
-            summary, seen = self._summary(evaluations, front), highlights(front, self.folder.path)
+            summary = self._summary(evaluations, front)
             self._tracker.finish(evaluations, keys, files, hypervolume, summary, status, seen)
 
     def _tidy(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> None:
@@ -237,9 +239,12 @@ class Views(Listener):
         if self._behind and time.monotonic() >= self._next:
             self._update()
 
-    def _update(self) -> ParetoFront:
+    def _update(self) -> None:
         evaluations = self._study.evaluations()
         front = self.front(evaluations)
+        self._write(evaluations, front, highlights(front, self.folder.path))
+
+    def _write(self, evaluations: Sequence[Evaluation], front: ParetoFront, seen: Highlights) -> None:
         keys = {e.key for e in front.points}
         self.folder.write_views(front, evaluations)
         # What left the front does not come back to it, and what is cut or asked for no more neither.
@@ -247,9 +252,8 @@ class Views(Listener):
         off_front = {training.weights_name(e.job) for e in evaluations if e.key not in needed}
         self.folder.drop_weights(off_front - self._dropped)
         self._dropped |= off_front
-        self._tracker.sync(evaluations, self._sizes_of, keys, highlights(front, self.folder.path))
+        self._tracker.sync(evaluations, self._sizes_of, keys, seen)
         self._behind, self._next = False, time.monotonic() + _PAUSE
-        return front
 
     def _sizes_of(self, evaluation: Evaluation) -> Mapping[str, int | float]:
         if evaluation.key not in self._sizes:

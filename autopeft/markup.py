@@ -1,14 +1,19 @@
-"""HTML and SVG in which every text is escaped: a text is one of data, unless a function here has made it."""
+"""HTML, SVG and Markdown in which every text is escaped: it is one of data, unless a function here has made it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
 from autopeft.errors import printable
 
 #: Elements without an end.
 _VOID = {"meta", "link", "br", "hr", "img"}
+#: What Markdown takes for its own, in text and in a table's cells; of underscores those at the ends of words.
+_MARKS = re.compile(r"([\\`*\[\]>|~$])|(?<![A-Za-z0-9])(_)|(_)(?![A-Za-z0-9])")
+#: These begin a list or a heading where they begin a line; a number does with the mark after it.
+_BEGINS = re.compile(r"[-+#]|(\d+)[.)](?=\s|$)")
 
 
 class Html(str):
@@ -49,6 +54,36 @@ def table(headers: Sequence[object], rows: Iterable[Sequence[object]], left: Ite
 
     body = tag("tbody", *(line("td", row) for row in rows))
     return tag("table", tag("thead", line("th", headers)), body)
+
+
+class Markdown(str):
+    """Markdown. Every other text is escaped where it is put into some."""
+
+    __slots__ = ()
+
+
+def markdown(value: object, begins: bool = False) -> Markdown:
+    """A text on one line in which nothing means anything to Markdown, nor to a site that shows it (a mention).
+
+    It is right within a line and in a table's cell; `begins`: at the beginning of a line, too.
+    """
+    if isinstance(value, Markdown):
+        return value
+    said = printable(" ".join(str(value).split())).replace("&", "&amp;").replace("<", "&lt;")
+    said = _MARKS.sub(lambda found: f"\\{found[0]}", said).replace("@", "&#64;")
+    first = _BEGINS.match(said) if begins else None
+    at = len(first[1] or "") if first else 0
+    return Markdown(f"{said[:at]}\\{said[at:]}" if first else said)
+
+
+def markdown_table(
+    headers: Sequence[object], rows: Iterable[Sequence[object]], left: Collection[int] | None = None
+) -> Markdown:
+    """A table, a line each; where `left` is given, the columns with these numbers hold texts, the others figures."""
+    rule = ["---" if left is None else ":--" if i in left else "--:" for i in range(len(headers))]
+    lines: list[Sequence[str]] = [[markdown(cell) for cell in headers], rule]
+    lines += [[markdown(cell) for cell in row] for row in rows]
+    return Markdown("".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
 def _plain(value: object) -> str:

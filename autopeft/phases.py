@@ -18,9 +18,9 @@ from autopeft.engine.setup import Setup
 from autopeft.hybrid import Hybrid
 from autopeft.searching.controls import Controls
 from autopeft.searching.descent import Descent
-from autopeft.searching.tables import number
 from autopeft.session import Session, typical_candidates
 from autopeft.watching.clock import CONTROLS, HEALINGS, Outlook
+from autopeft.wording import number
 
 #: Phases that come after the search.
 _CONFIRM, _ALONE = "confirmations", "baselines"

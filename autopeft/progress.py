@@ -3,100 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from autopeft.candidate import SAMPLER, Evaluation, Job
 from autopeft.errors import printable
 from autopeft.experiment import Experiment
+from autopeft.metrics import without_others
 from autopeft.searching.loop import Listener
 from autopeft.searching.objective import Objective
 from autopeft.watching.board import Board
 from autopeft.watching.clock import Outlook
 from autopeft.watching.picture import Terms
 from autopeft.watching.telling import Teller
-from autopeft.watching.view import duration, in_words, render
+from autopeft.watching.view import in_words, render
+from autopeft.wording import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
 
     from autopeft.engine.setup import Setup
     from autopeft.searching.study import Proposal
 
-__all__ = ["Lines", "Progress", "Silent", "board_of", "duration", "progress_for"]
 
+class Progress(Listener):
+    """Hears a search and keeps its board, which the run folder shows too; what shows more of it adds to that."""
 
-class Progress(Listener, Protocol):
-    """A listener that also hears what is remarkable of the search, and how it trains."""
+    board: Board
+
+    def on(self, board: Board) -> None:
+        """The search begins, before all else is heard of it."""
+        self.board = board
 
     def begun(self, terms: Terms) -> None:
         """What is searched is known."""
-        return
+        self.board.begun(terms)
 
     def resumed(self, finished: Sequence[Evaluation]) -> None:
         """The search goes on; so many candidates are finished."""
+        self.board.resumed(finished)
 
     def remarked(self, remarks: Sequence[str]) -> None:
         """The task is tokenised; what a user should know of it."""
+        self.board.remarked(remarks)
 
     def measured(self, setup: Setup) -> None:
         """The engine has been measured; training begins."""
+        self.board.measured(setup.words)
 
     def expecting(self, outlook: Callable[[], Outlook]) -> None:
         """What the search is expected to take."""
-        return
+        self.board.expecting(outlook)
+
+    def started(self, proposal: Proposal) -> None:
+        """A candidate is sent to a worker."""
+        self.board.started(proposal)
+
+    def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
+        """It has got through an epoch."""
+        self.board.epoch(proposal, metrics)
+
+    def finished(self, evaluation: Evaluation) -> None:
+        """It is recorded."""
+        self.board.finished(evaluation)
 
     def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
         """The search has ended, and its front is trained again with other seeds: `done` of at most `total` trainings.
 
         `what` are these in words; about so many seconds are left, if that is known.
         """
-        return
+        self.board.confirming(what, done, total, seconds)
 
     def testing(self) -> None:
         """What is reported is measured on test."""
+        self.board.at("measuring")
+
+    def close(self) -> None:
+        """The search has ended, or could not begin."""
         return
-
-
-def progress_for(experiment: Experiment, quiet: bool, console: Console | None = None) -> Progress:
-    """Nothing when quiet, a live view in a terminal, plain lines elsewhere."""
-    from rich.console import Console
-
-    console = console or Console(stderr=True, highlight=False)
-    if quiet:
-        return Silent()
-    sources = bool(experiment.controls.names) or experiment.descent is not None
-    board = board_of(experiment)
-    return Lines(console, board, experiment.trials, experiment.training.epochs, console.is_terminal, sources)
-
-
-def board_of(experiment: Experiment) -> Board:
-    """A board for a search that begins now."""
-    parallel, epochs = experiment.runner.parallel, experiment.training.epochs
-    return Board(experiment.trials, parallel, epochs, experiment.time_limit)
 
 
 class Silent(Progress):
     """Shows nothing."""
 
-    def resumed(self, finished: Sequence[Evaluation]) -> None:
-        """Nothing."""
 
-    def remarked(self, remarks: Sequence[str]) -> None:
-        """Nothing."""
+def progress_for(experiment: Experiment, quiet: bool) -> Progress:
+    """Nothing when quiet, a live view in a terminal, plain lines elsewhere."""
+    from rich.console import Console
 
-    def measured(self, setup: Setup) -> None:
-        """Nothing."""
-
-    def started(self, proposal: Proposal) -> None:
-        """Nothing."""
-
-    def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def finished(self, evaluation: Evaluation) -> None:
-        """Nothing."""
+    if quiet:
+        return Silent()
+    console = Console(stderr=True, highlight=False)
+    sources = bool(experiment.controls.names) or experiment.descent is not None
+    return Lines(console, console.is_terminal, sources)
 
 
 class Lines(Progress):
@@ -106,25 +107,24 @@ class Lines(Progress):
     says what its candidate is.
     """
 
-    def __init__(
-        self, console: Console, board: Board, trials: int | None, epochs: int, live: bool, sources: bool = False
-    ) -> None:
-        self._console, self._trials, self._epochs, self._sources = console, trials, epochs, sources
-        self._board, self._before, self._done, self._stopped = board, 0, 0, 0
-        self._best = ""
+    def __init__(self, console: Console, live: bool, sources: bool = False) -> None:
+        self._console, self._live, self._sources = console, live, sources
+        self._before, self._done, self._stopped = 0, 0, 0
+        self._best = self._confirmed = ""
         self._best_score: float | None = None
         self._running: dict[int, tuple[str, str]] = {}
-        self._confirmed = ""
-        self._live = _view(console, board) if live else None
+        self._view: Live | None = None
         self._teller = Teller(self._dim, self._at_work, beats=not live)
 
-    def begun(self, terms: Terms) -> None:
-        """The view has axes."""
-        self._board.begun(terms)
+    def on(self, board: Board) -> None:
+        """The view begins."""
+        super().on(board)
+        if self._live:
+            self._view = _view(self._console, board)
 
     def resumed(self, finished: Sequence[Evaluation]) -> None:
         """A line on what is known; the best of it stays the best until it is beaten."""
-        self._board.resumed(finished)
+        super().resumed(finished)
         self._before = len(finished)
         self._stopped = sum(evaluation.status == "stopped" for evaluation in finished)
         for evaluation in finished:
@@ -135,66 +135,63 @@ class Lines(Progress):
 
     def remarked(self, remarks: Sequence[str]) -> None:
         """A line each."""
-        self._board.remarked(remarks)
+        super().remarked(remarks)
         for remark in remarks:
             self._say(f"[yellow]note:[/] {escape(remark)}")
 
     def measured(self, setup: Setup) -> None:
         """A line on how it trains."""
-        self._board.measured(setup.words)
+        super().measured(setup)
         self._say(f"[dim]{setup.words}[/]")
 
     def expecting(self, outlook: Callable[[], Outlook]) -> None:
         """A line on how long it will take."""
-        self._board.expecting(outlook)
-        if self._trials is None or self._trials > self._before:
+        super().expecting(outlook)
+        if self.board.trials is None or self.board.trials > self._before:
             self._say(f"[dim]expected: {self._left()}[/]")
 
     def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
         """How far it is: in the view, and in a line that stays where there is none, or at the end."""
-        self._confirmed = self._board.confirming(what, done, total, seconds)
+        super().confirming(what, done, total, seconds)
+        self._confirmed = self.board.confirmed
         if not self._live or done == total:
             self._say(escape(self._confirmed))
 
-    def testing(self) -> None:
-        """The view says so; elsewhere the stage does."""
-        self._board.at("measuring")
-
     def started(self, proposal: Proposal) -> None:
-        """A candidate is sent to a worker."""
-        self._board.started(proposal)
+        """It is known to run."""
+        super().started(proposal)
         self._running[proposal.number] = self._role(proposal.job), "epoch 1"
 
     def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
-        """It has got through an epoch."""
-        self._board.epoch(proposal, metrics)
-        score = next((f"{k} {v:.3f}" for k, v in metrics.items() if k not in ("epoch", "train_loss")), "")
-        done, epochs = int(metrics.get("epoch", 0)), proposal.job.epochs or self._epochs
+        """How far it is is known."""
+        super().epoch(proposal, metrics)
+        score = next((f"{name} {value:.3f}" for name, value in without_others(metrics).items()), "")
+        done, epochs = int(metrics.get("epoch", 0)), proposal.job.epochs or self.board.epochs
         how_far = f"epoch {done + 1}, {score}" if done < epochs else f"ending, {score}"
         self._running[proposal.number] = self._role(proposal.job), how_far
 
     def finished(self, evaluation: Evaluation) -> None:
-        """It is recorded."""
-        self._board.finished(evaluation)
+        """A line on it."""
+        super().finished(evaluation)
         self._running.pop(evaluation.number, None)
         self._done += 1
         self._stopped += evaluation.status == "stopped"
         self._keep_best(evaluation)
         count = self._before + self._done
-        of = f"{count}/{self._trials}" if self._trials else f"{count}"
+        of = f"{count}/{self.board.trials}" if self.board.trials else f"{count}"
         role = f"{escape(role)}: " if (role := self._role(evaluation)) else ""
         stopped = f", {self._stopped} stopped" if self._stopped else ""
         left = f"  [dim]{left}[/]" if (left := self._left()) else ""
         self._say(
             f"[bold]{of}[/]  #{evaluation.number} {role}{self._describe(evaluation)}  "
-            f"[dim]{evaluation.seconds:.0f} s[/]  best {self._best}{stopped}{left}"
+            f"[dim]{duration(evaluation.seconds)}[/]  best {self._best}{stopped}{left}"
         )
 
     def close(self) -> None:
         """Take the view away."""
         self._teller.end()
-        if self._live:
-            self._live.stop()
+        if self._view:
+            self._view.stop()
 
     def _role(self, trained: Job | Evaluation) -> str:
         """In lines of a search whose candidates have several; else nothing."""
@@ -206,7 +203,9 @@ class Lines(Progress):
         name, score = _main_score(evaluation)
         params = evaluation.metrics.get("trainable_params", 0)
         when = (
-            f" after {evaluation.fidelity} of {self._epochs} epochs, stopped" if evaluation.status == "stopped" else ""
+            f" after {evaluation.fidelity} of {self.board.epochs} epochs, stopped"
+            if evaluation.status == "stopped"
+            else ""
         )
         return f"{name} [bold]{score:.4f}[/] with {params:,.0f} parameters{when}"
 
@@ -219,7 +218,7 @@ class Lines(Progress):
             self._best_score, self._best = score, f"{score:.4f}"
 
     def _left(self) -> str:
-        clock = self._board.clock
+        clock = self.board.clock
         left = clock.left()
         return in_words(left, clock.later) if left else ""
 
@@ -238,7 +237,7 @@ class Lines(Progress):
         self._console.print(text, soft_wrap=True, markup=True)
 
 
-def _view(console: Console, board: Board) -> Any:
+def _view(console: Console, board: Board) -> Live:
     """A view below the lines, drawn anew twice a second."""
     from rich.live import Live
 
@@ -260,4 +259,4 @@ def in_line(running: Mapping[int, tuple[str, str]]) -> str:
 
 def _main_score(evaluation: Evaluation) -> tuple[str, float]:
     """The first validation metric: the task's main one comes first."""
-    return next(((k, v) for k, v in evaluation.metrics.items() if k not in ("train_loss", "epoch")), ("score", 0.0))
+    return next(iter(without_others(evaluation.metrics).items()), ("score", 0.0))

@@ -17,23 +17,25 @@ from autopeft.doors import within
 from autopeft.engine.settings import TrainingSettings
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.hybrid import Hybrid
+from autopeft.training_spec import Training
 
 S = TypeVar("S", bound=Strict)
+#: The file of an export that holds one.
+FILE = "hybrid.json"
 
 #: By what a cut chooses its units: their first-order effect on the loss (see `autopeft.engine.importance`).
 Importance = Literal["first_order"]
 #: Cuts of one recipe: halves of a billion parameters are thirty.
 _MOST_CUTS = 200
 #: What a candidate may set for itself.
-_RATES = ("learning_rate", "weight_decay", "warmup", "max_grad_norm")
 
 
 def _rates(given: Any) -> Any:
     """Only what a candidate may set, within the bounds that the settings have."""
     if isinstance(given, dict):
         for name in given:
-            if name not in _RATES:
-                raise AutopeftError(f"training: unknown key {shown(name)}; {suggest(name, _RATES)}")
+            if name not in Training.model_fields:
+                raise AutopeftError(f"training: unknown key {shown(name)}; {suggest(name, Training.model_fields)}")
         parse(TrainingSettings, given, "training")
     return given
 

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from autopeft.candidate import Candidate, Evaluation
+from autopeft.candidate import Candidate
 from autopeft.config import parse
 from autopeft.engine.company import Company, check_outputs
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
-from autopeft.progress import Progress, board_of
 from autopeft.session import Session
-from autopeft.space_spec import Training
-from autopeft.watching.clock import Outlook
+from autopeft.training_spec import Training
+from autopeft.watching.board import Board
 from autopeft.watching.desk import Desk
 from autopeft.watching.picture import Terms
 from autopeft.watching.recorder import Recorder
 
-if TYPE_CHECKING:
-    from autopeft.engine.setup import Setup
-    from autopeft.searching.study import Proposal
+
+def board_of(experiment: Experiment) -> Board:
+    """A board for a search that begins now."""
+    parallel, epochs = experiment.runner.parallel, experiment.training.epochs
+    return Board(experiment.trials, parallel, epochs, experiment.time_limit)
 
 
 @contextmanager
-def recorded(run: Path, experiment: Experiment, progress: Progress) -> Iterator[tuple[Progress, Recorder]]:
-    """A progress that is shown and written into the run folder; how it ended is written at the end."""
-    recorder = Recorder(run, board_of(experiment))
+def recorded(run: Path, board: Board) -> Iterator[Recorder]:
+    """Inside, what the board holds is written into the run folder; how it ended is written at the end."""
+    recorder = Recorder(run, board)
     ended = "failed"
     try:
-        yield Several(progress, recorder), recorder
+        yield recorder
         ended = "ended"
     except KeyboardInterrupt:
         ended = "interrupted"
@@ -54,7 +54,7 @@ def terms_of(session: Session) -> Terms:
         experiment.training.epochs,
         session.objectives,
         session.budget.limits,
-        session.space.to_json().get("training", {}),
+        session.space.ranges,
     )
 
 
@@ -72,60 +72,3 @@ def check_candidate(session: Session, candidate: Candidate) -> None:
     for name, more in session.budget.excess(hybrid, shape).items():
         limit = session.budget.limits[name]
         raise AutopeftError(f"candidate: {name} is {limit + more:,}, and the budget allows {limit:,}; make it smaller")
-
-
-class Several(Progress):
-    """Passes all on to several."""
-
-    def __init__(self, *inner: Progress) -> None:
-        self._inner = inner
-
-    def begun(self, terms: Terms) -> None:
-        """To each."""
-        for one in self._inner:
-            one.begun(terms)
-
-    def resumed(self, finished: Sequence[Evaluation]) -> None:
-        """To each."""
-        for one in self._inner:
-            one.resumed(finished)
-
-    def remarked(self, remarks: Sequence[str]) -> None:
-        """To each."""
-        for one in self._inner:
-            one.remarked(remarks)
-
-    def measured(self, setup: Setup) -> None:
-        """To each."""
-        for one in self._inner:
-            one.measured(setup)
-
-    def expecting(self, outlook: Callable[[], Outlook]) -> None:
-        """To each."""
-        for one in self._inner:
-            one.expecting(outlook)
-
-    def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
-        """To each."""
-        for one in self._inner:
-            one.confirming(what, done, total, seconds)
-
-    def testing(self) -> None:
-        """To each."""
-        for one in self._inner:
-            one.testing()
-
-    def started(self, proposal: Proposal) -> None:
-        """To each."""
-        for one in self._inner:
-            one.started(proposal)
-
-    def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
-        """To each."""
-        for one in self._inner:
-            one.epoch(proposal, metrics)
-
-    def finished(self, evaluation: Evaluation) -> None:
-        """To each."""
-        for one in self._inner:
-            one.finished(evaluation)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from autopeft.candidate import UNITS, Evaluation
 from autopeft.config import dump_yaml, parse
-from autopeft.doors import door, read_json
+from autopeft.doors import door, read_json, read_text
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, as_begun
 from autopeft.searching.front import ParetoFront
@@ -31,7 +32,50 @@ T = TypeVar("T")
 _LEFT_OVER = f".{'[0-9a-f]' * 12}[.-]*.partial"
 
 
-class RunFolder:
+class _Held:
+    """What says that a search holds a folder: one at a time, wherever it was started."""
+
+    path: Path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Refuse a second search in the same folder while one runs."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._lock_file)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise AutopeftError(f"{self.path}: a search is running in this folder already") from None
+        except OSError as error:
+            raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a search holds the folder now; in one that cannot be written nothing runs."""
+        from filelock import FileLock, Timeout
+
+        if not self._lock_file.is_file():
+            return False
+        try:
+            with FileLock(self._lock_file, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / ".lock"
+
+
+class RunFolder(_Held):
     """`experiment.yaml` (resolved), `study.db`, `trials.csv`, `front.json`, plots, `weights/`."""
 
     def __init__(self, path: Path) -> None:
@@ -64,6 +108,13 @@ class RunFolder:
     def experiment(self) -> Experiment:
         """The experiment that the folder holds."""
         return as_begun(Experiment.load(self.experiment_file))
+
+    @property
+    def search_id(self) -> str | None:
+        """The name of this folder's search, as its file says; None where it says none."""
+        with suppress(AutopeftError, ValueError):
+            return uuid.UUID(read_text(self.search_id_file).strip()).hex
+        return None
 
     def claim(self, experiment: Experiment) -> bool:
         """Make the folder ready for this experiment; whether it holds results, which the study must then agree with.
@@ -128,24 +179,6 @@ class RunFolder:
     def write_setup(self, setup: Setup) -> None:
         """Show it."""
         write_whole(self.setup_file, setup.model_dump_json(indent=2) + "\n")
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Refuse a second search in the same folder while one runs."""
-        from filelock import FileLock, Timeout
-
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock")
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise AutopeftError(f"{self.path}: a search is running in this folder already") from None
-        except OSError as error:
-            raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def write_views(self, front: ParetoFront, evaluations: Sequence[Evaluation]) -> None:
         """`front.json` and `trials.csv`, whole or not at all."""

@@ -50,7 +50,7 @@ class Servable(Strict):
         return made.mergeable and (self.kind == "merged" or (made.peft_type == "LORA" and made.adds and made.joins))
 
     def serves(self, hybrid: Hybrid, shape: ModelShape) -> bool:
-        """Whether a hybrid can be served; of maps that need a bias nothing is said (see `merging.check_biases`)."""
+        """Whether a hybrid can be served; of maps that need a bias nothing is said (see `merging.biases_lacked`)."""
         fits = self.max_rank is None or _rank(hybrid.layers, shape) <= self.max_rank
         return fits and all(self.takes(method) for method in hybrid.methods())
 

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from autopeft.anatomy import ModelShape, without_weights
-from autopeft.dimensions import Ordinal
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.merging import biases_lacked
@@ -33,11 +32,9 @@ class Serving:
         """`AutopeftError` where the backbone, or the largest hybrid of a space, cannot be served."""
         if self.asked is None:
             return
-        last = {d.name: len(d.values) - 1 if isinstance(d, Ordinal) else 0 for d in space.dimensions}
-        largest = space.hybrid(last)
         self.asked.check_backbone(self.source.quantise)
-        self.asked.check_sizes(largest, self.shape, space.where)
-        if why := self._no_biases(largest):
+        self.asked.check_sizes(space.largest, self.shape, space.where)
+        if why := self._no_biases(space.largest):
             raise AutopeftError(f"servable: {why}")
 
     def takes(self, hybrid: Hybrid) -> bool:

@@ -112,3 +112,14 @@ def level_of(dimension: Ordinal, size: float) -> float:
 
 def _sizes_at(methods: Iterable[Method]) -> dict[tuple[str, str], int]:
     return {(m.label, site): m.size_value for m in methods for site in m.sites}
+
+
+def apart(blocks: Sequence[Block]) -> tuple[list[Block], list[Block]]:
+    """Blocks of layers, and blocks of the whole model."""
+    return [b for b in blocks if not b.of_model], [b for b in blocks if b.of_model]
+
+
+def size_name(layer: int | None, block: Block) -> str:
+    """The name of the dimension of a block's size in a layer; None: in all."""
+    before = "model." if block.of_model else "" if layer is None else f"L{layer:02}."
+    return f"{before}{block.name}.{block.method.size}"

@@ -9,17 +9,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.anatomy import ModelShape
 from autopeft.candidate import Candidate
-from autopeft.dimensions import Continuous, Dimension, Ordinal
+from autopeft.dimensions import Continuous, Dimension, Ordinal, ranges_of
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.hybrid import Hybrid
 from autopeft.methods import Method
-from autopeft.slots import Slot, encode, layers_of_blocks, mean_sizes, near_level, sizes_in
-from autopeft.space_spec import Block, Values, bounds_of, read_spec
+from autopeft.slots import Slot, apart, encode, layers_of_blocks, mean_sizes, near_level, size_name, sizes_in
+from autopeft.space_spec import read_spec
+from autopeft.training_spec import bounds_of
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -53,7 +55,7 @@ class SearchSpace:
         self._fixed = {name: v.choices[0] for name, v in training.items() if v.is_fixed and v.choices}
         self.dimensions: tuple[Dimension, ...] = (
             *self._structure(),
-            *(_training(name, v) for name, v in training.items() if not v.is_fixed),
+            *self._spec.training.dimensions,
         )
         self._check_size()
         self._by_name = {d.name: d for d in self.dimensions}
@@ -69,7 +71,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """The number of hybrid configurations (training hyper-parameters not counted)."""
-        return math.prod(len(d.values) for d in self.ordinal if d.kind != "training")
+        return math.prod(len(d.values) for d in self.structure)
 
     @property
     def ordinal(self) -> tuple[Ordinal, ...]:
@@ -95,6 +97,21 @@ class SearchSpace:
     def structure(self) -> tuple[Ordinal, ...]:
         """The dimensions that make the hybrid: sizes and bits."""
         return tuple(d for d in self.ordinal if d.kind != "training")
+
+    @property
+    def ranges(self) -> tuple[Continuous, ...]:
+        """The dimensions that are ranges of numbers."""
+        return ranges_of(self.dimensions)
+
+    @cached_property
+    def smallest(self) -> Hybrid:
+        """The hybrid of the least sizes, which is most often the empty one."""
+        return self.hybrid({d.name: 0 for d in self.structure})
+
+    @cached_property
+    def largest(self) -> Hybrid:
+        """The hybrid of the largest sizes, within a budget or not."""
+        return self.hybrid({d.name: len(d.values) - 1 for d in self.structure})
 
     def decode(self, point: Point) -> Candidate:
         """The candidate of a point; `AutopeftError` for a dimension that is missing, unknown or out of its domain."""
@@ -226,9 +243,9 @@ class SearchSpace:
         """The dimensions of the sizes, then the bits of the layers."""
         numbers = range(self.shape.layers)
         layers: list[int | None] = [None] if self.shared else list(numbers)
-        inside, before = _apart(self._blocks)
+        inside, before = apart(self._blocks)
         sizes = [
-            Ordinal(_size_name(layer, b), self._sizes[b.name], "size", layer, b.name)
+            Ordinal(size_name(layer, b), self._sizes[b.name], "size", layer, b.name)
             for blocks, there in ((inside, layers), (before, [None]))
             for layer in there
             for b in blocks
@@ -239,7 +256,7 @@ class SearchSpace:
 
     def _check_size(self) -> None:
         """`AutopeftError` for a space that no search could see anything of."""
-        hybrids = sum(math.log10(len(d.values)) for d in self.ordinal if d.kind != "training")
+        hybrids = sum(math.log10(len(d.values)) for d in self.structure)
         if len(self.dimensions) > _MOST_DIMENSIONS or hybrids > _MOST_DIGITS:
             size = f"{len(self.dimensions):,} dimensions and 10^{hybrids:.0f} hybrids on {self.shape.layers:,} layers"
             most = f"at most {_MOST_DIMENSIONS:,} and 10^{_MOST_DIGITS} can be searched"
@@ -247,9 +264,9 @@ class SearchSpace:
 
     def _slots(self, layer: int | None) -> tuple[Slot, ...]:
         """Those of a layer, or those before all."""
-        inside, before = _apart(self._blocks)
+        inside, before = apart(self._blocks)
         blocks = before if layer is None else [b for b in inside if layer in self._stood[b.name]]
-        named = [(_size_name(None if self.shared else layer, b), b) for b in blocks]
+        named = [(size_name(None if self.shared else layer, b), b) for b in blocks]
         return tuple(Slot(name if name in self._by_name else None, b, self._made[b.name]) for name, b in named)
 
     def _canonical(self, methods: tuple[Method, ...]) -> tuple[Method, ...]:
@@ -274,27 +291,9 @@ class SearchSpace:
         encode(slots, methods, point)
 
 
-def _apart(blocks: Sequence[Block]) -> tuple[list[Block], list[Block]]:
-    """Blocks of layers, and blocks of the whole model."""
-    return [b for b in blocks if not b.of_model], [b for b in blocks if b.of_model]
-
-
 def _canonical_hybrid(layers: tuple[tuple[Method, ...], ...], model: tuple[Method, ...]) -> Hybrid:
     """A hybrid of canonical parts, without bringing them into that form again: repair builds hundreds a point."""
     hybrid = object.__new__(Hybrid)
     object.__setattr__(hybrid, "layers", layers)
     object.__setattr__(hybrid, "model", model)
     return hybrid
-
-
-def _size_name(layer: int | None, block: Block) -> str:
-    before = "model." if block.of_model else "" if layer is None else f"L{layer:02}."
-    return f"{before}{block.name}.{block.method.size}"
-
-
-def _training(name: str, values: Values) -> Dimension:
-    if values.choices is not None:
-        return Ordinal(name, tuple(sorted(set(values.choices))), "training")
-    assert values.low is not None, "checked by Values"
-    assert values.high is not None, "checked by Values"
-    return Continuous(name, values.low, values.high, values.log, bounds=bounds_of(name, values))

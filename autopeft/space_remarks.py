@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from autopeft.budget import Budget, costs_of
-from autopeft.dimensions import Dimension, Ordinal
 from autopeft.searching.objective import Objective
 from autopeft.space import SearchSpace
 
@@ -21,7 +20,7 @@ def on_objectives(space: SearchSpace, objectives: Sequence[Objective], length: i
     `others`: the search trains what is not of the space too.
     """
     # Costs never fall when a size grows, so the two ends tell.
-    least, most = (costs_of(space.hybrid(end), space.shape, length) for end in ends(space))
+    least, most = (costs_of(end, space.shape, length) for end in (space.smallest, space.largest))
     varying = ", ".join(name for name in least if least[name] < most[name])
     for name in (o.metric for o in objectives if o.is_cost):
         if least[name] == most[name]:
@@ -34,7 +33,7 @@ def on_objectives(space: SearchSpace, objectives: Sequence[Objective], length: i
 
 def on_limits(space: SearchSpace, budget: Budget) -> Iterator[str]:
     """A sentence for each limit that keeps out next to nothing of the space."""
-    most = budget.costs(space.hybrid(ends(space)[1]), space.shape)
+    most = budget.costs(space.largest, space.shape)
     for name, limit in budget.limits.items():
         if most[name] <= limit:
             yield (
@@ -48,16 +47,7 @@ def on_limits(space: SearchSpace, budget: Budget) -> Iterator[str]:
             )
 
 
-def ends(space: SearchSpace) -> tuple[dict[str, int | float], dict[str, int | float]]:
-    """The points of the least and the largest sizes."""
-    return {d.name: 0 for d in space.dimensions}, {d.name: _most(d) for d in space.dimensions}
-
-
 def _above(space: SearchSpace, budget: Budget, name: str, limit: int) -> int:
     rng = np.random.default_rng(0)
     drawn = (space.hybrid(space.random_point(rng)) for _ in range(_DRAWN))
     return sum(costs_of(hybrid, space.shape, budget.length, [name])[name] > limit for hybrid in drawn)
-
-
-def _most(dimension: Dimension) -> int:
-    return len(dimension.values) - 1 if isinstance(dimension, Ordinal) else 0

@@ -1,4 +1,4 @@
-"""A search space as it is written: blocks with lists of sizes, and training hyper-parameters; no model yet."""
+"""A search space as it is written: blocks with lists of sizes; no model yet."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from autopeft.anatomy import ModelShape
 from autopeft.config import Strict, parse, read_yaml
@@ -19,107 +19,11 @@ from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods import METHODS, MOST_SIZE, Method
 from autopeft.resources import shipped
 from autopeft.servable import Servable
+from autopeft.training_spec import MOST_CHOICES, Training
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _FRACTION = re.compile(r"d(?:\s*/\s*([1-9][0-9]{0,8}))?")
-#: Of blocks, and of the values to choose from in one place.
-_MOST_BLOCKS, _MOST_CHOICES = 100, 1_000
-
-
-class Values(Strict):
-    """What a training hyper-parameter may be: a fixed number, `{choices: [...]}` or `{low, high, log}`.
-
-    A range on a logarithmic scale is widened by a search whose best candidates sit at its end, if not `widen: false`.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    widen: bool | None = None
-    choices: list[float] | None = Field(None, max_length=_MOST_CHOICES)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_number(cls, value: Any) -> Any:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return {"choices": [value]}
-        return value
-
-    @model_validator(mode="after")
-    def _range_or_choices(self) -> Self:
-        if self.choices is not None:
-            if self.low is not None or self.high is not None or self.log or self.widen:
-                raise ValueError("give either choices or low and high")
-            if not self.choices or not all(c > 0 and math.isfinite(c) for c in self.choices):
-                raise ValueError("choices must be numbers above 0")
-        elif self.low is None or self.high is None:
-            raise ValueError("expected a number, {choices: [...]} or {low: ..., high: ..., log: true}")
-        elif not 0 < self.low < self.high < math.inf:
-            raise ValueError("needs 0 < low < high")
-        elif self.widen and not self.log:
-            raise ValueError("only a range on a logarithmic scale widens; add log: true")
-        return self
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether there is one value only."""
-        return self.choices is not None and len(set(self.choices)) == 1
-
-    def to_json(self) -> Any:
-        """As short as it can be written."""
-        if self.choices is not None:
-            return self.choices[0] if len(self.choices) == 1 else {"choices": self.choices}
-        # What came later is left out where it is off: so are searches that were begun before it.
-        widens = {"widen": True} if self.widens else {}
-        return {"low": self.low, "high": self.high, "log": self.log, **widens}
-
-    @property
-    def widens(self) -> bool:
-        """Whether a search may widen the range."""
-        return self.choices is None and self.log and self.widen is not False
-
-
-#: fp32 holds no larger number. A rate below it that makes no sense is a failed candidate, and costs nothing before.
-_LARGEST = 1e38
-
-
-#: No range is widened beyond these.
-_WIDEST = {
-    "learning_rate": (1e-6, 0.1),
-    "weight_decay": (1e-6, 1.0),
-    "warmup": (1e-3, 0.5),
-    "max_grad_norm": (1e-2, 1e2),
-}
-#: A range is widened by this factor at a time, and so often on each side.
-WIDER, TIMES = 3.0, 2
-
-
-def bounds_of(name: str, values: Values) -> tuple[float, float] | None:
-    """How far the range of a training hyper-parameter may be widened; None where it may not."""
-    if not values.widens or values.low is None or values.high is None:
-        return None
-    least, most = _WIDEST[name]
-    low, high = values.low / WIDER**TIMES, values.high * WIDER**TIMES
-    return max(low, min(values.low, least)), min(high, max(values.high, most))
-
-
-def _below(most: float) -> AfterValidator:
-    def check(values: Values) -> Values:
-        largest = max(values.choices or (values.high or 0.0,))
-        if largest >= most:
-            raise ValueError(f"must be below {most:g}, not {largest:g}")
-        return values
-
-    return AfterValidator(check)
-
-
-class Training(Strict):
-    """The hyper-parameters of training that may be searched; one that is left out is the trainer's own."""
-
-    learning_rate: Annotated[Values, _below(_LARGEST)] | None = None
-    weight_decay: Annotated[Values, _below(_LARGEST)] | None = None
-    warmup: Annotated[Values, _below(1)] | None = None
-    max_grad_norm: Annotated[Values, _below(_LARGEST)] | None = None
+_MOST_BLOCKS = 100
 
 
 class SpaceSpec(Strict):
@@ -274,8 +178,8 @@ def _method(name: str, raw: Mapping[str, Any], where: str) -> type[Method]:
 def _sizes(raw: Any, where: str) -> tuple[int | str, ...]:
     if not isinstance(raw, (list, tuple)):
         raise AutopeftError(f"{where}: expected a list of sizes, like [0, 4, 8] (given: {shown(raw)})")
-    if len(raw) > _MOST_CHOICES:
-        raise AutopeftError(f"{where}: {len(raw):,} sizes; at most {_MOST_CHOICES:,} can be searched")
+    if len(raw) > MOST_CHOICES:
+        raise AutopeftError(f"{where}: {len(raw):,} sizes; at most {MOST_CHOICES:,} can be searched")
     for size in raw:
         whole = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= MOST_SIZE
         if not whole and not (isinstance(size, str) and _FRACTION.fullmatch(size)):

@@ -13,7 +13,7 @@ from tiny_packs import SETTINGS, Bench, bench
 
 from autopeft.attention import FUSED
 from autopeft.baselines._kept import RECORD, load_baseline, record_of, save_baseline
-from autopeft.baselines._prunable import LowRank
+from autopeft.baselines._prunable import PrunableMap
 from autopeft.baselines._training import own_backbone
 from autopeft.baselines.diff_pruning import DiffPruning, Gated, gated, taken_off
 from autopeft.baselines.lora_prune import LoRAPrune, Pruned, cubic
@@ -116,7 +116,7 @@ def test_pruned_shapes_are_kept_and_compute_what_masks_do(made: Bench, tmp_path:
     assert sum(map(len, channels)) == LAYERS * FFN - round(0.4 * LAYERS * FFN)
     assert all(map(len, heads))
     assert all(map(len, channels))
-    maps = [m for m in model.model.modules() if isinstance(m, LowRank)]
+    maps = [m for m in model.model.modules() if isinstance(m, PrunableMap)]
     for layer in model._layers:
         inside = len(layer.kept["heads"]) * HIDDEN // groups
         assert layer.maps["q"].linear.weight.shape == (inside, HIDDEN)
@@ -128,7 +128,7 @@ def test_pruned_shapes_are_kept_and_compute_what_masks_do(made: Bench, tmp_path:
     assert fitted.stored_bytes == 4 * (fitted.kept_params + indices)
     assert all(bool(m.B.any()) for m in maps)
     merged: Any = fitted.merged
-    assert not any(isinstance(m, LowRank) for m in merged.modules())
+    assert not any(isinstance(m, PrunableMap) for m in merged.modules())
     torch.testing.assert_close(logits(made, merged), logits(made, model), rtol=1e-5, atol=1e-5)
     save_baseline(model, tmp_path)
     assert torch.equal(logits(made, load_baseline(tmp_path)), logits(made, model))
@@ -163,7 +163,7 @@ def test_cutting_is_masking(made: Bench) -> None:
 
 def test_importance_is_that_of_loras_gradients() -> None:
     torch.manual_seed(0)
-    map_ = LowRank(torch.nn.Linear(3, 2), 1, torch.Generator().manual_seed(0))
+    map_ = PrunableMap(torch.nn.Linear(3, 2), 1, torch.Generator().manual_seed(0))
     torch.nn.init.normal_(map_.B)
     map_(torch.randn(5, 3)).square().sum().backward()
     assert map_.A.grad is not None

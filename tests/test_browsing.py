@@ -22,12 +22,13 @@ from tiny_server import free_port
 
 from autopeft.browsing.fronts import Fronts
 from autopeft.browsing.replay import gathered, id_of, show, tracking_of
-from autopeft.browsing.runs import folders_in, is_running, run_of
+from autopeft.browsing.runs import folders_in, run_of
 from autopeft.cli.comparing_runs import run_compare_runs
 from autopeft.cli.pages import run_ui
 from autopeft.cli.runs_list import print_runs
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
+from autopeft.run_folder import RunFolder
 from autopeft.tracking._mlflow_uri import resolve
 
 
@@ -213,12 +214,12 @@ def test_the_store_of_a_search_that_runs_is_left_to_it(runs: Path, monkeypatch: 
     client.update_run(parent.info.run_id, status="RUNNING")
     tags = {"autopeft.kind": "candidate", "autopeft.number": "9", "mlflow.parentRunId": parent.info.run_id}
     half = client.create_run(parent.info.experiment_id, tags=tags).info.run_id
-    monkeypatch.setattr("autopeft.browsing.replay.is_running", lambda folder: True)
+    monkeypatch.setattr(RunFolder, "is_running", True)
     _, shown, left_out = gathered(runs, folders_in(runs))
     assert shown is not None
     assert (shown.run_id, left_out) == (parent.info.run_id, [])
     assert client.get_run(half).info.lifecycle_stage == "active"
-    monkeypatch.setattr("autopeft.browsing.replay.is_running", lambda folder: False)
+    monkeypatch.setattr(RunFolder, "is_running", False)
     gathered(runs, folders_in(runs))
     assert client.get_run(half).info.lifecycle_stage == "deleted"
     assert runs_in(runs / "mlflow.db", "search")[0].info.status == "FINISHED"
@@ -242,7 +243,7 @@ def test_list_of_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "4 of 4" in said
     assert "study.db" in said
-    assert not is_running(runs / "a")
+    assert not RunFolder(runs / "a").is_running
     code = (
         "import sys; from filelock import FileLock as F; a = F(sys.argv[1]); a.acquire(); print(1, flush=True); input()"
     )
@@ -312,7 +313,7 @@ def test_a_registered_export_is_served(runs: Path, tmp_path: Path, capsys: pytes
 
     SearchResult.open(runs / "a").export(to=tmp_path / "out")
     for _ in range(2):
-        run_register(runs / "a", tmp_path / "out", "tiny model")
+        run_register(SearchResult.open(runs / "a"), tmp_path / "out", "tiny model")
     said = capsys.readouterr().out
     assert "registered as version 2 of tiny model" in said
     database = runs / "a" / "mlflow.db"

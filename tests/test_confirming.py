@@ -149,7 +149,7 @@ def test_the_front_is_drawn_from_means_over_seeds() -> None:
     assert again.to_json() == found.to_json()
     # The curve of the search is of what it has seen.
     assert found.hypervolume_curve() == front(*SEARCHED).hypervolume_curve()
-    assert "0.8200 +- 0.0200 (3)" in found.to_markdown()
+    assert "0.820±0.020 (3)" in found.to_markdown()
     assert found.to_frame()["p_front"].notna().sum() == 2
 
 

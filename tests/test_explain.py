@@ -211,7 +211,7 @@ def test_a_front_at_the_end_of_a_range_is_told() -> None:
     assert not any("end of its range" in line for line in spread.advice)
     rate = next(d for d in PER_LAYER.dimensions if d.name == "learning_rate")
     found = [
-        replace(e, candidate=replace(e.candidate, training={"learning_rate": rate.high}))
+        replace(e, candidate=replace(e.candidate, training={"learning_rate": rate.at(0.96)}))
         for e in evaluations(PER_LAYER, 30, lambda sizes: float(sizes["L02.lora.rank"]))
     ]
     front = ParetoFront(found, TWO)

@@ -232,7 +232,7 @@ def test_plots(values: Values, tmp_path: Path) -> None:
 
 def test_plots_of_one_objective(tmp_path: Path) -> None:
     front = ParetoFront([evaluation(i, i / 3, 1) for i in range(3)], TWO[:1])
-    assert front.plot().layout.xaxis.title.text == "trial"
+    assert front.plot().layout.xaxis.title.text == "candidate"
     front.still(tmp_path / "front.png")
 
 

@@ -32,7 +32,9 @@ from autopeft.attaching import Attachment
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, method_from_json
+from autopeft.methods.compacter import Compacter
 from autopeft.methods.lora import LoRA
+from autopeft.methods.p_tuning import PTuning
 from autopeft.methods.parallel import Parallel
 from autopeft.methods.prefix import Prefix
 from autopeft.methods.sequential import Sequential
@@ -229,7 +231,7 @@ def test_every_method_says_what_it_is(name: str) -> None:
     assert {cls.size, "sites"} <= set(cls.option_names())
 
 
-@pytest.mark.parametrize("cls", [Sequential, Parallel])
+@pytest.mark.parametrize("cls", [Sequential, Parallel, Compacter, PTuning])
 def test_an_unknown_activation_is_refused_with_the_nearest(cls: Any) -> None:
     with pytest.raises(AutopeftError, match=f"method '{cls.name}': unknown activation 'gleu'; did you mean 'gelu'"):
         cls(4, activation="gleu")

@@ -12,17 +12,20 @@ from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.doing import doing
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
-from autopeft.progress import Lines, duration, in_line
+from autopeft.progress import Lines, in_line
 from autopeft.searching.study import Proposal
 from autopeft.watching.board import Board
 from autopeft.watching.clock import Outlook
 from autopeft.watching.telling import Teller
+from autopeft.wording import duration
 
 CANDIDATE = Candidate(Hybrid.uniform(2, LoRA(1)))
 
 
 def lines_to(console: Console, trials: int | None, epochs: int = 1, live: bool = False, sources: bool = False) -> Lines:
-    return Lines(console, Board(trials, 1, epochs), trials, epochs, live, sources)
+    lines = Lines(console, live, sources)
+    lines.on(Board(trials, 1, epochs))
+    return lines
 
 
 def said(*evaluations: Evaluation, trials: int | None = 3) -> list[str]:
@@ -135,7 +138,7 @@ def test_confirming_has_a_total_and_a_time_left(live: bool) -> None:
     lines = lines_to(console, 4, epochs=3, live=live)
     lines.confirming("confirmations", 3, 12, 120.0)
     if live:
-        assert lines._board.now().confirmed == "3/12 confirmations, about 2.0 min left"
+        assert lines.board.now().confirmed == "3/12 confirmations, about 2.0 min left"
     lines.confirming("confirmations", 12, 12, 0.0)
     lines.close()
     text = [line for line in console.file.getvalue().splitlines() if "\x1b" not in line]  # type: ignore[attr-defined]

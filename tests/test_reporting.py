@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from test_cli import autopeft
 from tiny_project import write_experiment
 
@@ -19,10 +22,11 @@ import autopeft as package
 from autopeft.begin import open_study
 from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.cli import fronts
+from autopeft.errors import printable
 from autopeft.experiment import Experiment
 from autopeft.grid import Grid
 from autopeft.hybrid import Hybrid
-from autopeft.markup import tag
+from autopeft.markup import markdown, markdown_table, tag
 from autopeft.methods.bitfit import BitFit
 from autopeft.methods.lora import LoRA
 from autopeft.methods.prefix import Prefix
@@ -122,6 +126,25 @@ def test_markup_escapes_what_is_not_its_own() -> None:
     assert made == (
         '<p title="&quot;quoted&quot;\\x00">&lt;script&gt;alert(1)&lt;/script&gt; | *a* `b` @all<b>x &amp; y</b></p>'
     )
+
+
+def texts_in(source: str) -> list[str]:
+    """What CommonMark with tables makes of it, each paragraph and cell: nothing but texts is in one."""
+    found = []
+    for token in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(source):
+        if token.type == "inline":
+            assert {child.type for child in token.children or ()} <= {"text", "text_special"}, source
+            found.append("".join(child.content for child in token.children or ()))
+        else:
+            assert token.type.partition("_")[0] in ("paragraph", "table", "thead", "tbody", "tr", "th", "td"), source
+    return found
+
+
+@given(st.text(st.sampled_from("ab1 .)_*`\\|<>[]()!#+-=~$&;@:/\"'é\n\0"), min_size=1, max_size=12))
+def test_markdown_shows_a_text_as_it_is(text: str) -> None:
+    plain = printable(" ".join(text.split()))
+    assert texts_in(markdown(text, begins=True)) == [plain] * bool(plain)
+    assert texts_in(markdown_table(["name", HOSTILE], [[text, "1"]])) == ["name", HOSTILE, plain, "1"]
 
 
 # --- show, the leaderboard --------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_the_precision_that_is_asked_for_is_taken(precision: str, spec: WorkerSp
 def test_no_pack_is_larger_than_memory_allows(
     spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "_free_memory", lambda device: 1000)
+    monkeypatch.setattr(speed, "memory_here", lambda: 1000)
     assert measure(spec, data, TYPICAL).pack == 1
 
 
@@ -119,9 +119,9 @@ def test_memory_bounds_packs_and_workers_share_it(
     """`room`: candidates whose activations fit in half of the free memory."""
     on(growing, monkeypatch)
     made = speed._Trial(spec, data, TYPICAL, 1)
-    monkeypatch.setattr(speed, "_free_memory", lambda device: 10**12)
+    monkeypatch.setattr(speed, "memory_here", lambda: 10**12)
     each = int(0.5 * 10**12 / made._most(made._backbone("fp32")))
-    monkeypatch.setattr(speed, "_free_memory", lambda device: int(2 * each * (room + 0.1)))
+    monkeypatch.setattr(speed, "memory_here", lambda: int(2 * each * (room + 0.1)))
     assert measure(spec, data, TYPICAL, share).pack == pack
 
 

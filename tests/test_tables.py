@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from autopeft.cli.tables import show
 from autopeft.comparing import rows
 from autopeft.result import SearchResult
 from autopeft.searching.tables import Column, columns
+from autopeft.wording import counted, in_bytes, with_deviation
 
 ROW: dict[str, Any] = {
     **dict.fromkeys(("status", "reason"), "done"),
@@ -50,6 +52,22 @@ def test_a_front_fits_80_columns_with_a_line_a_member() -> None:
     assert [c.header for c in plain] == ["key", "accuracy", "params", "pick", "rate", "hybrid (in layers)"]
 
 
+@pytest.mark.parametrize(
+    ("mean", "sd", "said"),
+    [
+        (0.8123, 0.0042, "0.812±0.004"),
+        (0.82, 0.0, "0.820±0.000"),
+        (0.82, 1e-17, "0.820±0.000"),
+        (0.01234, 0.00021, "0.0123±0.0002"),
+        (23.4567, 1.2, "23.457±1.200"),
+        (0.8123, math.nan, "0.8123"),
+        (0.8123, None, "0.8123"),
+    ],
+)
+def test_a_mean_has_the_digits_that_its_deviation_leaves(mean: float, sd: float | None, said: str) -> None:
+    assert with_deviation(mean, sd) == said
+
+
 def test_a_comparison_fits_80_columns() -> None:
     many = [{**ROW, "method": name} for name in ("lora", "full_fine_tuning")]
     failed = {**ROW, "method": "warp", "status": "failed", "reason": "no rate of its grid trains: no way at all"}
@@ -80,3 +98,23 @@ def test_a_front_that_is_not_finished_says_so(
     assert found.confirmed_off_front[0].key[:6] in text
     command = f"autopeft search '{tmp_path}/a b/experiment.yaml' --out '{tmp_path}/a b'"
     assert (f"Not finished: 4 of 40 candidates. If it is not running now, it goes on with: {command}" in text) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (None, ""),
+        (0, "0 B"),
+        (1023, "1,023 B"),
+        (1536, "1.5 KiB"),
+        (1010 * 2**20, "1,010 MiB"),
+        (3 * 2**40, "3,072 GiB"),
+    ],
+)
+def test_bytes_are_written_in_one_way(count: int | None, said: str) -> None:
+    assert in_bytes(count) == said
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 row"), (0, "0 rows"), (2_000, "2,000 rows"), (0.5, "0.5 rows")])
+def test_so_many_of_a_thing(count: float, said: str) -> None:
+    assert counted(count, "row") == said

@@ -356,10 +356,10 @@ NAME = "[/x] [link=file:///a]a[/link] \x1b[31m | <script>alert(1)</script> `a` \
 
 def test_names_are_shown_as_they_are(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     from autopeft.cli.shown import safe
-    from autopeft.exporting._card import plain
+    from autopeft.markup import markdown
 
-    assert plain(NAME).count("\\<") == 2
-    assert "\n" not in plain(NAME)
+    assert markdown(NAME).count("&lt;") == 2
+    assert "\n" not in markdown(NAME)
     assert "\x1b" not in safe(NAME)
     assert "\\[/x]" in safe(NAME)
     status, _, err = autopeft(capsys, "front", str(project.folder / NAME))

@@ -28,6 +28,7 @@ class Asks(Silent):
         self.run, self.own = run, list[Candidate]()
 
     def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
+        super().epoch(proposal, metrics)
         assert Now.read(self.run) is not None
         if self.own:
             return
@@ -39,6 +40,7 @@ class Asks(Silent):
             put(self.run, Enqueue(candidate=one.to_json()))
 
     def started(self, proposal: Proposal) -> None:
+        super().started(proposal)
         if proposal.job.role == "enqueued":
             put(self.run, End())
 

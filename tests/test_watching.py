@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autopeft.candidate import Candidate, Evaluation, Job
+from autopeft.candidate import Candidate, Evaluation, Job, Origin
+from autopeft.dimensions import Continuous
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
@@ -36,7 +37,7 @@ def ended(number: int, accuracy: float, params: int, rank: int = 1, rate: float 
 
 
 OBJECTIVES = (Objective.of("accuracy"), Objective.of("trainable_params"))
-TERMS = Terms("mine", 20, 2, OBJECTIVES, {}, {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}})
+TERMS = Terms("mine", 20, 2, OBJECTIVES, {}, (Continuous("learning_rate", 1e-4, 1e-2, True),))
 SEEN = [ended(0, 0.5, 100), ended(1, 0.8, 10_000), ended(2, 0.7, 400), ended(3, 0.6, 9_000)]
 
 
@@ -135,6 +136,10 @@ def test_rates_at_the_end_of_their_range_are_said() -> None:
     assert Picture.of(TERMS, at_end).said == (
         "learning_rate: 2 of the front's 2 members are at the end of its range (0.01)",
     )
+    # A healing is too short to say something of the rate, and one in two is not most.
+    healed = [replace(e, origin=Origin("0" * 12, "large")) for e in at_end]
+    assert Picture.of(TERMS, healed).said == ()
+    assert Picture.of(TERMS, [at_end[0], replace(at_end[1], candidate=candidate(1, 1e-3))]).said == ()
 
 
 def test_a_plot_has_every_sign_at_its_place() -> None:

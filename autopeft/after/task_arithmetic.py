@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 
 from autopeft.after._base import AfterTraining
-from autopeft.baselines._kept import Kept, load_baseline, part_of
+from autopeft.baselines._kept import Kept, load_baseline
 from autopeft.baselines.l_lora import Linearised
 from autopeft.errors import AutopeftError
+from autopeft.weight_names import part
 
 
 class TaskArithmetic(AfterTraining):
@@ -37,7 +38,7 @@ def task_arithmetic(folders: Sequence[Path | str], weights: Sequence[float], hea
     model = load_baseline(folders[head])
     if not isinstance(model, Linearised):
         raise AutopeftError(f"{folders[head]}: is no L-LoRA; only linearised adapters can be added up")
-    start, changes = part_of(kept[head].tensors, "start."), [part_of(one.tensors, "change.") for one in kept]
+    start, changes = part(kept[head].tensors, "start."), [part(one.tensors, "change.") for one in kept]
     for folder, one, change in zip(folders, kept, changes, strict=True):
         if one.record.baseline != kept[head].record.baseline:
             raise AutopeftError(f"{folder}: is no L-LoRA; only linearised adapters can be added up")
@@ -46,7 +47,7 @@ def task_arithmetic(folders: Sequence[Path | str], weights: Sequence[float], hea
                 f"{folder}: '{wrong}' is missing, or of another shape than in {folders[head]}; give folders that "
                 "`save_baseline` wrote, of one rank and of the same sites"
             )
-        if not one.record.same_model(kept[head].record) or not _equal(start, part_of(one.tensors, "start.")):
+        if not one.record.same_model(kept[head].record) or not _equal(start, part(one.tensors, "start.")):
             raise AutopeftError(
                 f"{folder}: began at other weights than {folders[head]}; train both with the same model, rank, sites "
                 "and start"

@@ -161,8 +161,8 @@ def _stack_shape(model: PreTrainedModel, family: Family) -> ModelShape:
 
 def _own_params(model: PreTrainedModel) -> int:
     """Parameters without a head, which the base model of T5 has as well."""
-    count, base = sum(_numbers(p) for p in _base(model).parameters()), _base(model)
-    return count - _own_head(model) if base is model and _own_head(model) else count
+    base = _base(model)
+    return sum(map(_numbers, base.parameters())) - (_own_head(model) if base is model else 0)
 
 
 def _words(model: PreTrainedModel) -> int:

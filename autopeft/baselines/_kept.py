@@ -20,6 +20,7 @@ from autopeft.errors import AutopeftError, shown
 from autopeft.fingerprint import difference, model_files
 from autopeft.quantising import Kind
 from autopeft.readouts import Readout, readout_from
+from autopeft.weight_names import HEAD, part
 from autopeft.writing import replacing
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class Kept:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the tensors, but for the head's (`head.<name>`)."""
-        return sum(t.numel() * t.element_size() for n, t in self.tensors.items() if not n.startswith("head."))
+        """Bytes of the tensors, but for the head's."""
+        return sum(t.numel() * t.element_size() for n, t in self.tensors.items() if not n.startswith(HEAD))
 
     def write(self, folder: Path) -> None:
         """Write both files."""
@@ -187,21 +188,7 @@ def check_rank(rank: int, tensors: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"the weights are not of rank {rank}")
 
 
-def head_tensors(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """The head's weights as `head.<name>`."""
-    return {
-        f"head.{name}.{weight}": p.detach()
-        for name, head in backbone.heads.items()
-        for weight, p in head.named_parameters()
-    }
-
-
 def load_head(backbone: Backbone, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Set what `head_tensors` gave."""
+    """Set what `Backbone.head_weights` gave."""
     for name, head in backbone.heads.items():
-        head.load_state_dict(part_of(tensors, f"head.{name}."))
-
-
-def part_of(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        head.load_state_dict(part(tensors, f"{HEAD}{name}."))

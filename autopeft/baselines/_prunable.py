@@ -17,7 +17,7 @@ from autopeft.engine.backbone import Backbone
 from autopeft.errors import AutopeftError
 
 
-class LowRank(nn.Module):
+class PrunableMap(nn.Module):
     """W x + b + B A x, with inputs masked; A [r, n] is Kaiming, B [m, r] zero."""
 
     def __init__(self, linear: nn.Linear, rank: int, generator: torch.Generator) -> None:
@@ -71,7 +71,7 @@ class PrunedLayer:
 
     kinds: ClassVar[tuple[str, ...]] = ("heads", "channels")
 
-    def __init__(self, maps: Mapping[str, LowRank], shape: ModelShape) -> None:
+    def __init__(self, maps: Mapping[str, PrunableMap], shape: ModelShape) -> None:
         device = maps["q"].B.device
         self.maps, self._shape = maps, shape
         self.masks = {
@@ -128,7 +128,7 @@ def pruned_layers(backbone: Backbone, rank: int, seed: int) -> list[PrunedLayer]
         for site in (*SITES, *(["gate"] if family.gate else [])):
             path = family.gate if site == "gate" else family.site(site).module
             assert path is not None
-            maps[site] = LowRank(layer.get_submodule(path), rank, generator)  # type: ignore[arg-type]
+            maps[site] = PrunableMap(layer.get_submodule(path), rank, generator)  # type: ignore[arg-type]
             layer.set_submodule(path, maps[site])
         found.append(PrunedLayer(maps, backbone.shape))
     return found

@@ -24,15 +24,14 @@ from autopeft.baselines._kept import (
     KeptBaseline,
     KeptModel,
     Record,
-    head_tensors,
     load_head,
-    part_of,
     record_of,
 )
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import Batch, TokenizedTask, Tokens
 from autopeft.engine.entrances import PassedOver, States
 from autopeft.errors import AutopeftError
+from autopeft.weight_names import part
 
 if TYPE_CHECKING:
     from autopeft.engine.frozen import FrozenLayers
@@ -68,13 +67,12 @@ class BesideBackbone(KeptModel):
 
     def trained(self) -> list[nn.Parameter]:
         """The side network's weights and the head's."""
-        heads = self._backbone.heads.values()
-        return [*self.side.parameters(), *(p for head in heads for p in head.parameters())]
+        return [*self.side.parameters(), *self._backbone.head_parameters]
 
     def kept(self) -> Kept:
         """The side network's weights and the head's."""
         side = {f"side.{name}": w.detach() for name, w in self.side.state_dict().items()}
-        return Kept(self._record, side | head_tensors(self._backbone))
+        return Kept(self._record, side | self._backbone.head_weights)
 
     @contextmanager
     def _beside(self, states: States | None, mask: torch.Tensor) -> Iterator[None]:
@@ -136,7 +134,7 @@ class SideBaseline(KeptBaseline):
     def restore(self, backbone: Backbone, kept: Kept) -> BesideBackbone:
         """The side network and the head that were kept."""
         model = self._beside(backbone, kept.record, 0)
-        model.side.load_state_dict(part_of(kept.tensors, "side."))
+        model.side.load_state_dict(part(kept.tensors, "side."))
         load_head(backbone, kept.tensors)
         return model
 

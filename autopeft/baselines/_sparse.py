@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from autopeft.baselines._base import Fitted
-from autopeft.baselines._kept import Kept, KeptModel, Record, head_tensors, load_head, part_of
+from autopeft.baselines._kept import Kept, KeptModel, Record, load_head
 from autopeft.baselines._training import Trained
 from autopeft.engine.backbone import Backbone
+from autopeft.weight_names import part
+
+if TYPE_CHECKING:
+    from autopeft.engine.settings import TrainingSettings
 
 
 class Changed(nn.Module):
@@ -37,14 +42,12 @@ class SparselyChanged(KeptModel):
         self.model, self._backbone, self._record = backbone.model, backbone, record
         self.changes: dict[str, Changed] = {}
         for name, numbers in indices.items():
-            path, _, weight = name.rpartition(".")
-            self.changes[name] = change = Changed(numbers.long())
-            parametrize.register_parametrization(backbone.model.base_model.get_submodule(path), weight, change)
+            self.changes[name] = Changed(numbers.long())
+            parametrize.register_parametrization(*holder_of(backbone, name), self.changes[name])
 
     def trained(self) -> list[nn.Parameter]:
         """The changes and the head's weights."""
-        heads = self._backbone.heads.values()
-        return [*(c.values for c in self.changes.values()), *(p for head in heads for p in head.parameters())]
+        return [*(c.values for c in self.changes.values()), *self._backbone.head_parameters]
 
     @torch.no_grad()
     def set_values(self, values: Mapping[str, torch.Tensor]) -> None:
@@ -55,8 +58,7 @@ class SparselyChanged(KeptModel):
     def fold(self) -> None:
         """Write the changes into the weights: what they cost in each pass is then nothing."""
         for name in self.changes:
-            path, _, weight = name.rpartition(".")
-            parametrize.remove_parametrizations(self.model.base_model.get_submodule(path), weight)  # type: ignore[union-attr]
+            parametrize.remove_parametrizations(*holder_of(self._backbone, name))
 
     def fitted(self, first: int, dense: Trained, second: int, sparse: Trained) -> Fitted:
         """What to give back after so many epochs of a first phase, and of a second that trained this model."""
@@ -74,13 +76,26 @@ class SparselyChanged(KeptModel):
             size = int(change.indices.max()) if len(change.indices) else 0
             tensors[f"values.{name}"] = change.values.detach()
             tensors[f"indices.{name}"] = change.indices.to(torch.int32 if size < 2**31 else torch.int64)
-        return Kept(self._record, tensors | head_tensors(self._backbone))
+        return Kept(self._record, tensors | self._backbone.head_weights)
+
+
+def halves(settings: TrainingSettings) -> tuple[TrainingSettings, TrainingSettings]:
+    """The settings of two phases, each of half of the epochs (one at least)."""
+    first = max(1, settings.epochs // 2)
+    second = max(1, settings.epochs - first)
+    return settings.model_copy(update={"epochs": first}), settings.model_copy(update={"epochs": second})
+
+
+def holder_of(backbone: Backbone, name: str) -> tuple[nn.Module, str]:
+    """The module that holds a weight of the backbone, and the weight's name in it."""
+    path, _, weight = name.rpartition(".")
+    return backbone.model.base_model.get_submodule(path), weight
 
 
 def restored(backbone: Backbone, kept: Kept) -> SparselyChanged:
     """The changes and the head that were kept, on a fresh backbone."""
-    model = SparselyChanged(backbone, part_of(kept.tensors, "indices."), kept.record)
-    model.set_values(part_of(kept.tensors, "values."))
+    model = SparselyChanged(backbone, part(kept.tensors, "indices."), kept.record)
+    model.set_values(part(kept.tensors, "values."))
     model.fold()
     load_head(backbone, kept.tensors)
     return model

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from autopeft.baselines._base import Fitted
 from autopeft.baselines._kept import Kept, KeptBaseline, check_option, record_of
-from autopeft.baselines._sparse import SparselyChanged, largest, restored
+from autopeft.baselines._sparse import SparselyChanged, halves, holder_of, largest, restored
 from autopeft.engine.backbone import Backbone
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ class DiffPruning(KeptBaseline):
         """Train both phases; the curve goes on from the first to the second."""
         from autopeft.baselines._training import forward_of, own_backbone, train, train_model
 
-        first = settings.model_copy(update={"epochs": max(1, settings.epochs // 2)})
-        second = settings.model_copy(update={"epochs": max(1, settings.epochs - first.epochs)})
+        first, second = halves(settings)
         backbone = own_backbone(source, task, settings)
         gates, heads = gated(backbone, settings.seed), backbone.heads.values()
         parameters = [p for module in (*gates.values(), *heads) for p in module.parameters()]
@@ -117,9 +116,8 @@ def gated(backbone: Backbone, seed: int) -> dict[str, Gated]:
     """Put a gated change on every weight of the backbone; by name."""
     generator, found = torch.Generator().manual_seed(seed), dict[str, Gated]()
     for name, parameter in list(backbone.model.base_model.named_parameters()):
-        path, _, weight = name.rpartition(".")
         found[name] = Gated(parameter.detach(), generator)
-        parametrize.register_parametrization(backbone.model.base_model.get_submodule(path), weight, found[name])
+        parametrize.register_parametrization(*holder_of(backbone, name), found[name])
     return found
 
 
@@ -128,7 +126,5 @@ def taken_off(backbone: Backbone, gates: dict[str, Gated]) -> dict[str, torch.Te
     """The changes, without noise; the backbone is as it was."""
     changes = {name: gate.change() for name, gate in gates.items()}
     for name in gates:
-        path, _, weight = name.rpartition(".")
-        module = backbone.model.base_model.get_submodule(path)
-        parametrize.remove_parametrizations(module, weight, leave_parametrized=False)
+        parametrize.remove_parametrizations(*holder_of(backbone, name), leave_parametrized=False)
     return changes

@@ -22,14 +22,13 @@ from autopeft.baselines._kept import (
     Record,
     check_option,
     check_rank,
-    head_tensors,
     load_head,
-    part_of,
     record_of,
 )
 from autopeft.baselines._low_rank import WithLowRank
 from autopeft.engine.backbone import Backbone
 from autopeft.methods import MOST_SIZE
+from autopeft.weight_names import HEAD, part
 
 if TYPE_CHECKING:
     from autopeft.engine.data import TokenizedTask
@@ -67,13 +66,13 @@ class Linearised(KeptModel):
 
     def trained(self) -> list[nn.Parameter]:
         """The changes, and the head's weights, which are not linearised."""
-        return [*self.changes, *(p for head in self._backbone.heads.values() for p in head.parameters())]
+        return [*self.changes, *self._backbone.head_parameters]
 
     def kept(self) -> Kept:
         """A as drawn, the changes of B, and the head."""
         a = {n: p.detach() for n, p in self.low.maps.named_parameters() if n.endswith(".A")}
         changes = {f"change.{name}": p.detach() for name, p in zip(self._start, self.changes, strict=True)}
-        return Kept(self._record, {f"start.{n}": t for n, t in a.items()} | changes | head_tensors(self._backbone))
+        return Kept(self._record, {f"start.{n}": t for n, t in a.items()} | changes | self._backbone.head_weights)
 
     @torch.no_grad()
     def set_changes(self, changes: Mapping[str, torch.Tensor]) -> None:
@@ -114,19 +113,19 @@ class LLoRA(KeptBaseline):
         model.eval().requires_grad_(False)
         count = sum(p.numel() for p in model.changes)
         kept = model.kept()
-        left = sum(t.numel() for name, t in kept.tensors.items() if not name.startswith("head."))
+        left = sum(t.numel() for name, t in kept.tensors.items() if not name.startswith(HEAD))
         return Fitted(trained.curve, model, count, left, kept.bytes, trained.seconds_per_epoch)
 
     def restore(self, backbone: Backbone, kept: Kept) -> Linearised:
         """The linearised model that was kept."""
         check_rank(self.rank, kept.tensors)
         model = self._linearised(backbone, kept.record)
-        drawn = part_of(kept.tensors, "start.")
+        drawn = part(kept.tensors, "start.")
         with torch.no_grad():
             for name, parameter in model.low.maps.named_parameters():
                 if name.endswith(".A"):
                     parameter.copy_(drawn[name])
-        model.set_changes(part_of(kept.tensors, "change."))
+        model.set_changes(part(kept.tensors, "change."))
         load_head(backbone, kept.tensors)
         return model
 

@@ -22,11 +22,10 @@ from autopeft.baselines._kept import (
     Record,
     check_option,
     check_rank,
-    head_tensors,
     load_head,
     record_of,
 )
-from autopeft.baselines._prunable import LowRank, PrunedLayer, pruned_layers
+from autopeft.baselines._prunable import PrunableMap, PrunedLayer, pruned_layers
 from autopeft.engine.backbone import Backbone
 from autopeft.methods import MOST_SIZE
 
@@ -53,7 +52,7 @@ class Pruned(KeptModel):
     def trained(self) -> list[nn.Parameter]:
         """LoRA's A and B of all maps, and the head's weights."""
         low = [p for layer in self._layers for map_ in layer.maps.values() for p in (map_.A, map_.B)]
-        return [*low, *(p for head in self._backbone.heads.values() for p in head.parameters())]
+        return [*low, *self._backbone.head_parameters]
 
     @torch.no_grad()
     def prune(self, share: float) -> None:
@@ -82,13 +81,13 @@ class Pruned(KeptModel):
         """A copy with LoRA in the (smaller) maps, which are plain linear maps again."""
         model: nn.Module = copy.deepcopy(self.model)
         for path, module in list(model.named_modules()):
-            if isinstance(module, LowRank):
+            if isinstance(module, PrunableMap):
                 model.set_submodule(path, module.merged())
         return model
 
     def kept(self) -> Kept:
         """A and B of the cut maps, the numbers of the groups that stay (int32), and the head."""
-        tensors = head_tensors(self._backbone)
+        tensors = self._backbone.head_weights
         for i, layer in enumerate(self._layers):
             tensors |= {f"layers.{i}.{site}.{n}": p.detach() for site, m in layer.maps.items() for n, p in m.weights()}
             tensors |= {f"layers.{i}.{kind}": numbers.to(torch.int32) for kind, numbers in layer.kept.items()}
@@ -138,7 +137,7 @@ class LoRAPrune(KeptBaseline):
         parameters = model.trained()
         for parameter in parameters:
             parameter.requires_grad_(True)
-        heads = sum(p.numel() for head in backbone.heads.values() for p in head.parameters())
+        heads = sum(p.numel() for p in backbone.head_parameters)
         count = sum(p.numel() for p in parameters) - heads
 
         def prune(step: int, steps: int) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from autopeft.baselines._base import Fitted
 from autopeft.baselines._kept import Kept, KeptBaseline, check_option, record_of
-from autopeft.baselines._sparse import SparselyChanged, largest, restored
+from autopeft.baselines._sparse import SparselyChanged, halves, largest, restored
 from autopeft.engine.backbone import Backbone
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ class LTSFT(KeptBaseline):
         """Train both phases; the curve goes on from the first to the second."""
         from autopeft.baselines._training import own_backbone, train_model
 
-        first = settings.model_copy(update={"epochs": max(1, settings.epochs // 2)})
-        second = settings.model_copy(update={"epochs": max(1, settings.epochs - first.epochs)})
+        first, second = halves(settings)
         backbone = own_backbone(source, task, settings)
         before = {n: p.detach().clone() for n, p in backbone.model.base_model.named_parameters()}
         dense = train_model(backbone.model.requires_grad_(True), task, first, backbone.heads.values())

@@ -11,8 +11,10 @@ from typing import Any, Self
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
+from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.tables import Column, number
+from autopeft.searching.tables import Column
+from autopeft.wording import number
 
 #: Costs at which the best scores are compared.
 _LEVELS = 5
@@ -89,8 +91,10 @@ class Fronts:
         if cost is None:
             return []
         values = sorted({e.metrics[cost.metric] for one in self.members for e in one.front.points})
-        limits = dict.fromkeys(values[round(i * (len(values) - 1) / (_LEVELS - 1))] for i in range(_LEVELS))
-        return [{"limit": limit, **{one.name: _under(one.front, limit) for one in self.members}} for limit in limits]
+        return [
+            {"limit": limit, **{one.name: _under(one.front, limit) for one in self.members}}
+            for limit in evenly(values, _LEVELS)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: rows, levels, the corner, and whether the data are the same."""
@@ -134,7 +138,7 @@ def _terms(front: ParetoFront) -> str:
 def _said(front: ParetoFront, evaluation: Evaluation) -> dict[str, Any]:
     """Key, objectives (over seeds, where there are several) and the test score."""
     own: dict[str, Any] = {"key": evaluation.key}
-    own |= {o.metric: o.loss(front.loss_of(evaluation, o)) for o in front.objectives}
+    own |= {o.metric: front.value_of(evaluation, o) for o in front.objectives}
     test = f"test_{front.score.metric}"
     known = front.verdict.confirmed.get(evaluation.number)
     scores: Mapping[str, Any] = {} if known is None else known.scores

@@ -13,9 +13,10 @@ from autopeft.browsing.names import check_name
 from autopeft.browsing.replay import id_of, show, tracking_of
 from autopeft.doors import door
 from autopeft.exporting._record import Record
+from autopeft.markup import markdown
 from autopeft.result import SearchResult
-from autopeft.searching.tables import number
 from autopeft.tracking.mlflow_store import Place, our_calls, relocate, upload_folder
+from autopeft.wording import number
 
 #: What a model is loaded with.
 _PACKAGES = ("autopeft", "mlflow", "torch", "transformers", "peft", "safetensors", "pandas")
@@ -98,5 +99,6 @@ def _version(client: Any, name: str, source: str, run_id: str, record: Record) -
     scores = {k: number(v) for k, v in record.metrics.items() if k.startswith("test_")}
     tags = {"key": record.key, "peft_type": record.peft_type, "base_model": record.model.name, **scores}
     said = "".join(f", {name} {value}" for name, value in scores.items())
-    words = f"Candidate `{record.key}` of an autopeft search on {record.model.name}{said}. {record.splits}"
+    searched = f"an autopeft search on {markdown(record.model.name)}{markdown(said)}. {markdown(record.splits)}"
+    words = f"Candidate `{record.key}` of {searched}"
     return client.create_model_version(name, source, run_id, tags=tags, description=words)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autopeft.browsing.runs import is_running
-from autopeft.doors import read_text
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
@@ -84,7 +81,7 @@ def show(result: SearchResult, tracking: MlflowTracking, search_id: str = "") ->
     space chose are not among parameters of candidates that are logged here, as the space needs its model.
     """
     info = info_of(result, search_id)
-    front, running = result.front, is_running(result.run_dir)
+    front, running = result.front, RunFolder(result.run_dir).is_running
     seen = highlights(front, result.run_dir.absolute())
     known = find(tracking.place(info.run_dir, info.search_id), tracking.experiment, info.search_id)
     if known is not None:
@@ -132,14 +129,7 @@ def id_of(result: SearchResult) -> str:
     """
     known = (result.remembered("search") or {}).get("id")
     place = hashlib.sha256(str(result.run_dir.absolute()).encode()).hexdigest()[:32]
-    return str(known or _id_in_file(RunFolder(result.run_dir).search_id_file) or place)
-
-
-def _id_in_file(path: Path) -> str | None:
-    try:
-        return uuid.UUID(read_text(path).strip()).hex
-    except (AutopeftError, ValueError):
-        return None
+    return str(known or RunFolder(result.run_dir).search_id or place)
 
 
 def _params(told: Any) -> dict[str, str | int | float]:
@@ -197,7 +187,7 @@ def _in_store(result: SearchResult, database: Path, name: str) -> Shown:
 def _logs_to(result: SearchResult, database: Path, name: str) -> bool:
     """Whether the search runs, and that store, which has it, may be its own: two would delete each other's runs."""
     own = result.experiment.tracking
-    if not isinstance(own, MlflowTracking) or not is_running(result.run_dir) or not holds(database, name):
+    if not isinstance(own, MlflowTracking) or not RunFolder(result.run_dir).is_running or not holds(database, name):
         return False
     # With a store of its own in its folder it does not log to one beside it.
     return own.uri is not None or not (result.run_dir / database.name).is_file()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +12,8 @@ from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
-from autopeft.searching.tables import Column, number
+from autopeft.searching.tables import Column
+from autopeft.wording import number
 
 State = Literal["running", "finished", "stopped", "not begun", "unreadable"]
 
@@ -47,7 +47,7 @@ def folders_in(folder: Path) -> list[Path]:
 def run_of(folder: Path) -> Run:
     """What stands in a run folder; whatever is wrong with it is said, not raised."""
     run = RunFolder(folder)
-    begun, running = run.study_file.is_file(), is_running(folder)
+    begun, running = run.study_file.is_file(), run.is_running
     changed = datetime.fromtimestamp((run.study_file if begun else run.experiment_file).stat().st_mtime).astimezone()
     if not begun:
         return Run(folder, "running" if running else "not begun", changed=changed)
@@ -61,28 +61,8 @@ def run_of(folder: Path) -> Run:
     if not front.points:
         return found
     best = front.best()
-    score = front.score.loss(front.loss_of(best, front.score))
+    score = front.value_of(best, front.score)
     return Run(folder, state, count, trials, front.score.metric, score, best.key, changed)
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a search holds the folder now."""
-    from filelock import FileLock, Timeout
-
-    path = folder / ".lock"
-    if not path.is_file():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:
-        # In a folder that cannot be written nothing runs.
-        return False
-    with suppress(OSError):
-        lock.release()
-    return False
 
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:

@@ -190,11 +190,11 @@ def export(
     from autopeft.cli.exporting import check_register, run_export
 
     check_register(register, trust_remote_code)
-    run_export(run, pick, to, max_params, format, seed, model, push, private, trust_remote_code)
+    result = run_export(run, pick, to, max_params, format, seed, model, push, private, trust_remote_code)
     if register:
         from autopeft.cli.registering import run_register
 
-        run_register(run, to, register)
+        run_register(result, to, register)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
 from autopeft.reporting.candidate import course_of, score_rows
 from autopeft.result import SearchResult
-from autopeft.searching.tables import number
+from autopeft.wording import duration, number, spaced
 
 _out = console(80)
 #: Heights of a course in one line.
@@ -52,7 +52,7 @@ def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     sure = "" if facts["p_front"] is None else f"; probability of being on the true one {facts['p_front']:.2f}"
     yield "front", f"{where}{', ' + facts['pick'] if facts['pick'] else ''}{sure}"
     epochs = f"{facts['epochs']} of {facts['of_epochs']} epochs"
-    yield "ended", f"{facts['status']} after {epochs}, {facts['seconds']:.1f} seconds, seed {facts['seed']}"
+    yield "ended", f"{facts['status']} after {epochs}, {duration(facts['seconds'])}, seed {facts['seed']}"
     if facts["error"]:
         yield "error", facts["error"]
     yield "training", ", ".join(f"{name} {value:.4g}" for name, value in facts["training"].items())
@@ -69,7 +69,7 @@ def _courses(result: SearchResult, facts: dict[str, Any]) -> None:
     for name in names:
         values = [v for epoch in facts["curve"] if (v := epoch.get(name)) is not None]
         if values:
-            rows.append([name.replace("_", " "), _line(values), course_of(facts, name)])
+            rows.append([spaced(name), _line(values), course_of(facts, name)])
     _table("By epoch", ("metric", "", "values"), rows, left=True)
 
 
@@ -99,7 +99,7 @@ def _seeds(result: SearchResult, facts: Mapping[str, Any]) -> None:
 def _costs(facts: Mapping[str, Any]) -> None:
     rows = [
         [
-            name.replace("_", " "),
+            spaced(name),
             number(cost["value"]),
             "" if cost["limit"] is None else f"{number(cost['limit'])} ({cost['value'] / (cost['limit'] or 1):.0%})",
             cost["unit"],

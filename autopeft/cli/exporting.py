@@ -12,6 +12,7 @@ from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
 from autopeft.cli.verbs import say
 from autopeft.errors import AutopeftError, suggest
+from autopeft.recipe import FILE
 from autopeft.result import SearchResult, export
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def run_export(
     push: str | None,
     private: bool,
     trust_remote_code: bool,
-) -> None:
-    """Write a candidate, say what was written and how to go on, and upload it where that was asked for."""
+) -> SearchResult:
+    """Write a candidate, say what was written and how to go on, and upload it where that was asked for; its search."""
     if format not in _FORMATS:
         raise AutopeftError(f"--format: unknown format '{format}'; {suggest(format, _FORMATS)}")
     chosen, result = cast("Format", format) if format != "auto" else None, SearchResult.open(run)
@@ -41,7 +42,7 @@ def run_export(
     folder = export(
         result, pick, to, max_params, format=chosen, seed=seed, model=model, trust_remote_code=trust_remote_code
     )
-    record = json.loads((folder / "hybrid.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / FILE).read_text(encoding="utf-8"))
     kind = {
         "lora": "stock PEFT LoRA",
         "lora-padded": "stock PEFT LoRA of one rank",
@@ -55,6 +56,7 @@ def run_export(
     _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
     if push is not None:
         _push(folder, push, private, record)
+    return result
 
 
 def _check_push(push: str | None, private: bool) -> None:

@@ -16,7 +16,8 @@ from autopeft.cli.shown import safe
 from autopeft.cli.tables import console, show
 from autopeft.result import SearchResult
 from autopeft.searching.keys import short_keys
-from autopeft.searching.tables import HYBRID, columns, leaderboard, number, role_of, sentences
+from autopeft.searching.tables import HYBRID, columns, leaderboard, role_of, sentences
+from autopeft.wording import number
 
 #: Columns of a file or a pipe, as most terminals have at the least.
 _WIDTH = 80

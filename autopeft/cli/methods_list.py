@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from autopeft.anatomy import MAPS
 from autopeft.cli.shown import safe
+from autopeft.cli.tables import console
 from autopeft.engine.company import Company
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, Method
@@ -34,9 +34,7 @@ def print_methods(as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDE)
+    out = console(_WIDE)
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         keys = [key for key in _COLUMNS if any(_cell(row.get(key)) for row in own)]
@@ -46,8 +44,8 @@ def print_methods(as_json: bool) -> None:
         for row in own:
             table.add_row(*(safe(_cell(_short(key, row.get(key)))) for key in keys))
         if kind != "method":
-            console.print(f"\n[bold]{safe(kind)}[/]")
-        console.print(table)
+            out.print(f"\n[bold]{safe(kind)}[/]")
+        out.print(table)
 
 
 def _short(key: str, value: Any) -> Any:

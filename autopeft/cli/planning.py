@@ -28,10 +28,9 @@ from autopeft.phases import phases_of, seconds_for, seconds_of
 from autopeft.quantising.loading import bytes_in_memory
 from autopeft.run_folder import RunFolder
 from autopeft.searching.study import FILE, Study
-from autopeft.searching.tables import number
 from autopeft.session import Session, middle, typical_candidates
 from autopeft.watching.telling import telling
-from autopeft.watching.view import duration
+from autopeft.wording import duration, in_bytes, number
 
 _SEED = 0
 
@@ -153,9 +152,7 @@ def _show(session: Session, facts: dict[str, Any]) -> None:
     table.add_row("backbone, head", f"{facts['backbone_params']:,} and {facts['head_params']:,} parameters")
     if (kind := session.source.quantise) is not None:
         sizes = facts["backbone_bytes"]
-        table.add_row(
-            "backbone in memory", f"{sizes['fp32'] / 1e6:,.1f} MB in fp32, {sizes['kept'] / 1e6:,.1f} MB as {kind}"
-        )
+        table.add_row("backbone in memory", f"{in_bytes(sizes['fp32'])} in fp32, {in_bytes(sizes['kept'])} as {kind}")
     table.add_row("memory of training", _in_memory(facts["training_memory"]))
     table.add_row("examples", f"{facts['examples']} ({safe(facts['splits'])})")
     for name, text in lines_of(facts):

@@ -10,9 +10,9 @@ from autopeft.cli.verbs import say
 from autopeft.result import SearchResult
 
 
-def run_register(run: Path, folder: Path, name: str) -> None:
+def run_register(result: SearchResult, folder: Path, name: str) -> None:
     """Register what was just exported, and say how to serve it."""
-    made = register(SearchResult.open(run), folder, name)
+    made = register(result, folder, name)
     say(f"registered as version {made.version} of {made.name} at {made.place.shown}")
     served = f"mlflow models serve -m {shlex.quote(made.uri)} --env-manager local"
     say(f"serve it:  MLFLOW_TRACKING_URI={shlex.quote(made.place.shown)} {served}")

@@ -6,15 +6,15 @@ import json
 import shlex
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from autopeft.cli.shown import safe
+from autopeft.cli.tables import console
 from autopeft.experiment import Experiment, needing
 from autopeft.following.launching import launch
 from autopeft.following.progress import progress_for
-from autopeft.following.result import TrainResult, in_words
-from autopeft.searching.tables import number
+from autopeft.following.result import TrainResult
+from autopeft.wording import number
 
 
 def run_train(
@@ -38,9 +38,7 @@ def run_train(
 
 
 def _show(result: TrainResult, name: str) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
+    out = console()
     names = [*result.metrics, *(f"test_{name}" for name in result.metrics)]
     table = Table(title=f"Trained on {safe(name)}", title_justify="left", header_style="bold")
     for header in ("seed", "parameters", *names, "hybrid"):
@@ -53,12 +51,12 @@ def _show(result: TrainResult, name: str) -> None:
         words = "as the recipe's" if hybrid == result.recipe.hybrid else hybrid.summary()
         scores = [f"{metrics[name]:.4f}" for name in names]
         table.add_row(str(training.seed), number(metrics["trainable_params"]), *scores, safe(words))
-    console.print(table)
-    for metric in names:
-        console.print(f"{safe(metric)}  [bold]{in_words(result.scores[metric])}[/]", soft_wrap=True)
-    console.print(f"The recipe's hybrid: {safe(result.recipe.hybrid.describe())}", soft_wrap=True)
+    out.print(table)
+    for metric, spread in ((name, result.scores[name]) for name in names):
+        out.print(f"{safe(metric)}  [bold]{spread.words}[/]", soft_wrap=True)
+    out.print(f"The recipe's hybrid: {safe(result.recipe.hybrid.describe())}", soft_wrap=True)
     if result.folder is not None:
-        console.print(
+        out.print(
             f"wrote seed {result.median.seed}, the median on validation, to {safe(result.folder)}", soft_wrap=True
         )
-        console.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(result.folder)))}", soft_wrap=True)
+        out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(result.folder)))}", soft_wrap=True)

@@ -17,13 +17,14 @@ from autopeft.comparing import measuring
 from autopeft.comparing.choosing import choose
 from autopeft.comparing.contenders import Contender
 from autopeft.comparing.state import Training
-from autopeft.engine.kept import load_weights
+from autopeft.engine.kept import load_weights, not_kept
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.setup import Setup
 from autopeft.engine.train import measure
 from autopeft.engine.worker import Worker, drain, in_words
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.merging import unmerged
 from autopeft.session import Session, spec_of
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class HybridArm(Arm):
         if tuned.error:
             return tuned
         if weights is None:
-            raise AutopeftError(f"{folder}: weights cannot be kept there; is the disk full?")
+            raise not_kept(folder)
         return tuned.model_copy(update={"test": self.bench.reporter.test_metrics(candidate, weights)})
 
     def costs(self, rate: float, seed: int) -> Costs:
@@ -130,8 +131,7 @@ class HybridArm(Arm):
 
     def _merged(self) -> nn.Module | None:
         """The backbone with the hybrid merged into it, as an export merges; None where a method does not merge."""
-        methods = list(self.hybrid.methods())
-        if not methods or not all(m.folded().mergeable for m in methods):
+        if self.hybrid.is_empty or unmerged(self.hybrid):
             return None
         from peft import get_peft_model
 

@@ -19,6 +19,7 @@ from autopeft.searching.controls import named
 from autopeft.searching.rates import HEAD_RATE
 from autopeft.space import SearchSpace
 from autopeft.space_spec import is_preset
+from autopeft.wording import spaced
 
 #: The learning rate that a grid is centred on where a method does not say.
 _RATE = 1e-3
@@ -51,7 +52,7 @@ class Contender:
     @property
     def words(self) -> str:
         """What it is, in short."""
-        return self.name.replace("_", " ") if self.hybrid is None else self.hybrid.describe()
+        return spaced(self.name) if self.hybrid is None else self.hybrid.describe()
 
 
 def contenders(shape: ModelShape, wanted: str | Sequence[str] = "all", method_rates: str = "shared") -> list[Contender]:

@@ -15,6 +15,7 @@ from autopeft.comparing.progress import Progress, progress_for
 from autopeft.comparing.result import Comparison
 from autopeft.comparing.state import FILE, Entry, State, Store
 from autopeft.comparing.tracked import Tracked
+from autopeft.config import check_whole
 from autopeft.doors import read_json
 from autopeft.engine.settings import EARLIER
 from autopeft.engine.setup import Setup
@@ -71,8 +72,8 @@ def launch(
     trust_remote_code: bool = False,
 ) -> Comparison:
     """Compare to the end; an interrupt leaves a folder that can be gone on with, and is raised."""
-    _check(seeds, "seeds", _MOST_SEEDS)
-    _check(rates, "rates", _MOST_RATES)
+    check_whole(seeds, "seeds", 1, _MOST_SEEDS)
+    check_whole(rates, "rates", 1, _MOST_RATES)
     folder = Path(out).absolute() if out else (RUNS / f"{experiment.name}-compare").absolute()
     with closing(progress):
         experiment = _as_begun(experiment, folder)
@@ -96,11 +97,6 @@ def _as_begun(experiment: Experiment, folder: Path) -> Experiment:
             training = read_json(folder / FILE, "").get("terms", {}).get("training", {})
             return as_begun(experiment, {name: training.get(name, first) for name, first in EARLIER.items()})
     return experiment
-
-
-def _check(value: int, name: str, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise AutopeftError(f"{name}: expected a whole number from 1 to {most}, not {value!r:.40}")
 
 
 def _terms(session: Session, rates: int) -> dict[str, Any]:

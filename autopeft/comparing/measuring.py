@@ -20,6 +20,7 @@ from autopeft.comparing.memory import Peak
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask, Tokens, collate, examples_in, steps_of
 from autopeft.engine.frozen import FrozenLayers
+from autopeft.engine.load import wait_for
 from autopeft.engine.settings import TokenSize, TrainingSettings
 from autopeft.engine.train import evaluation_tokens
 from autopeft.engine.worker import Worker, drain
@@ -132,10 +133,10 @@ def _turn(backbone: Backbone, model: nn.Module | Hybrid, inputs: Mapping[str, to
 
 def _timed(call: Callable[[], object], device: torch.device) -> float:
     with torch.inference_mode():
-        _wait(device)
+        wait_for(device)
         begin = time.perf_counter()
         call()
-        _wait(device)
+        wait_for(device)
         return time.perf_counter() - begin
 
 
@@ -154,8 +155,3 @@ def _longest(tokens: Tokens, size: int | TokenSize) -> np.ndarray:
     count = size if isinstance(size, int) else max(1, size.tokens // int(tokens.lengths.max()))
     longest: np.ndarray = np.argsort(tokens.lengths, kind="stable")[-count:]
     return longest
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -12,7 +12,7 @@ from autopeft.comparing.contenders import Contender
 from autopeft.comparing.rows import Row
 from autopeft.comparing.state import Training
 from autopeft.engine.setup import Setup
-from autopeft.progress import duration
+from autopeft.wording import duration, with_deviation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,8 +79,7 @@ class Lines(Progress):
         if row["status"] == "failed":
             self._say(f"[bold]{name}[/] [red]failed: {escape(str(row['reason']))}[/]{left}")
             return
-        spread = row[f"test_{metric}_sd"]
-        score = f"{row[f'test_{metric}']:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+        score = with_deviation(row[f"test_{metric}"], row[f"test_{metric}_sd"])
         params = f"{row['trainable_params']:,} parameters"
         self._say(f"[bold]{name}[/] test {metric} [bold]{score}[/] with {params}, rate {row['learning_rate']:g}{left}")
 

@@ -6,15 +6,17 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from autopeft.comparing.contenders import Contender
 from autopeft.comparing.state import Entry
-from autopeft.searching.tables import Column, number
+from autopeft.markup import markdown, markdown_table
+from autopeft.searching.confirming.values import Spread
+from autopeft.searching.tables import Column
+from autopeft.wording import counted, in_bytes, number, spaced, with_deviation
 
 Row = dict[str, Any]
-#: Characters of a score with its spread: a longer header would make the column wider.
+#: Characters of the score's header at the most: a longer one would take the room of other columns.
 _SCORE = 15
 
 #: What each column of the costs says, for the note below a table.
@@ -63,7 +65,8 @@ def row_of(
 
 def _spread(name: str, found: Sequence[Mapping[str, float]]) -> Row:
     values = [one[name] for one in found if name in one]
-    return {name: mean(values) if values else None, f"{name}_sd": stdev(values) if len(values) > 1 else None}
+    known = Spread.of(values).to_json() if values else {"mean": None, "sd": None}
+    return {name: known["mean"], f"{name}_sd": known["sd"]}
 
 
 def _at_edge(entry: Entry) -> bool | None:
@@ -121,17 +124,15 @@ def failures(rows: Sequence[Row]) -> list[str]:
 def _cells(row: Row, test: str) -> list[str]:
     if row["status"] == "failed":
         return [row["method"], f"failed: {row['reason']}", *[""] * 10]
-    spread = row[f"{test}_sd"]
-    score = f"{row[test]:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
     return [
         row["method"],
-        score,
+        with_deviation(row[test], row[f"{test}_sd"]),
         str(row["seeds"]),
         number(row["trainable_params"]),
         number(row["kept_params"]),
-        _bytes(row["stored_bytes"]),
+        in_bytes(row["stored_bytes"]),
         f"{row['share_of_backbone']:.3%}",
-        _bytes(row["peak_memory_bytes"]),
+        in_bytes(row["peak_memory_bytes"]),
         f"{row['seconds_per_epoch']:.3g}",
         f"{row['latency_ms']:.2f} ms",
         "" if row["merged_latency_ms"] is None else f"{row['merged_latency_ms']:.2f} ms",
@@ -139,27 +140,15 @@ def _cells(row: Row, test: str) -> list[str]:
     ]
 
 
-def _bytes(value: float | None) -> str:
-    if value is None:
-        return ""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:,} B"
-
-
 def to_markdown(rows: Sequence[Row], metric: str, note: str) -> str:
     """A table of the rows, and below it how they came about."""
-    headers, lines = cells(rows, metric)
-    table = [headers, ["---"] * len(headers), *([c.replace("|", "\\|") for c in line] for line in lines)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in table) + f"\n{note}\n"
+    return f"{markdown_table(*cells(rows, metric))}\n{markdown(note, begins=True)}\n"
 
 
 def note_of(metric: str, rates: Sequence[float], seed: int, seeds: int) -> str:
     """How the rows came about, in a few sentences; `rates` are those around a centre of 1."""
     factors = ", ".join(f"{rate:g}" for rate in rates)
-    counted = f"{seeds} seed{'s' if seeds > 1 else ''}"
-    return NOTE.format(rates=f"its usual rate times {factors}", metric=metric, seed=seed, seeds=counted)
+    return NOTE.format(rates=f"its usual rate times {factors}", metric=metric, seed=seed, seeds=counted(seeds, "seed"))
 
 
 def save_plot(path: Path, rows: Sequence[Row], metric: str) -> None:
@@ -175,6 +164,6 @@ def save_plot(path: Path, rows: Sequence[Row], metric: str) -> None:
         axes.annotate(row["method"], (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
     # The head alone trains no parameters of its own: a logarithm from 1,000 up, and a line below.
     axes.set_xscale("symlog", linthresh=1_000)
-    axes.set(xlabel="trained parameters, without the head", ylabel=f"test {metric.replace('_', ' ')}")
+    axes.set(xlabel="trained parameters, without the head", ylabel=f"test {spaced(metric)}")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, format="png", dpi=150)

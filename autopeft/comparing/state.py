@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from autopeft.config import explain
 from autopeft.doors import door, read_json
 from autopeft.engine.setup import Setup
 from autopeft.errors import AutopeftError
+from autopeft.searching.identity import differences, listed
 from autopeft.writing import replacing
 
 FILE = "comparison.json"
@@ -102,11 +102,10 @@ class Store:
             state = State.model_validate(data)
         except ValidationError as error:
             raise AutopeftError(f"{explain(error, State, str(path))}; {remedy}") from None
-        for name in [*terms, *state.terms]:
-            there, now = state.terms.get(name), json.loads(json.dumps(terms.get(name)))
-            if there != now:
-                raise AutopeftError(f"{folder}: holds another comparison: {name} (there: {there!r}, now: {now!r}); "
-                                    "give another folder (out), or delete this one")  # fmt: skip
+        if differ := listed(differences("", state.terms, terms)):
+            raise AutopeftError(
+                f"{folder}: holds another comparison: {differ}; give another folder (out), or delete this one"
+            )
         return cls(folder, state)
 
     def entry(self, name: str, key: str) -> Entry:

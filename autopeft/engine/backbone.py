@@ -16,6 +16,7 @@ from autopeft.attaching import try_hybrids
 from autopeft.attention import FUSED, MATMUL, set_attention
 from autopeft.models import ModelSource
 from autopeft.readouts import Readout
+from autopeft.weight_names import HEAD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,6 +79,18 @@ class Backbone:
         self._initializer = float(getattr(self.model.config, "initializer_range", 0.02))
         #: What heads start from, by `<module>.<parameter>`, where they are not drawn.
         self.head_start: Mapping[str, torch.Tensor] = {}
+
+    @property
+    def head_weights(self) -> dict[str, torch.Tensor]:
+        """The heads' own, as `head.<module>.<weight>`."""
+        return {
+            f"{HEAD}{name}.{w}": p.detach() for name, head in self.heads.items() for w, p in head.named_parameters()
+        }
+
+    @property
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The same, to be trained."""
+        return [parameter for head in self.heads.values() for parameter in head.parameters()]
 
     @contextmanager
     def attending(self) -> Iterator[None]:

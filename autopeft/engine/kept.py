@@ -18,6 +18,7 @@ from autopeft.engine.frozen import FrozenLayers
 from autopeft.engine.importance import make_canonical, unit_importance
 from autopeft.engine.pack import Pack
 from autopeft.errors import AutopeftError
+from autopeft.weight_names import part
 from autopeft.writing import replacing
 
 _IMPORTANCE = "importance."
@@ -60,8 +61,12 @@ def load_units(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[s
     found = load_weights(folder, f"{name}{UNITS}")
     if found is None:
         return None
-    units = {n.removeprefix(_IMPORTANCE): t for n, t in found.items() if n.startswith(_IMPORTANCE)}
-    return {n: t for n, t in found.items() if not n.startswith(_IMPORTANCE)}, units
+    return {n: t for n, t in found.items() if not n.startswith(_IMPORTANCE)}, part(found, _IMPORTANCE)
+
+
+def not_kept(folder: Path) -> AutopeftError:
+    """What to raise where weights that were just trained are not in a folder."""
+    return AutopeftError(f"{folder}: weights cannot be kept there; is the disk full?")
 
 
 def save_weights(folder: Path, name: str, weights: dict[str, torch.Tensor]) -> None:

@@ -20,6 +20,7 @@ from autopeft.engine.pack import Pack
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.train import measure_pack, train_epoch, train_steps
 from autopeft.hybrid import Hybrid
+from autopeft.weight_names import HEAD, part
 
 #: Learning rates of the heads that are trained side by side; the one of least validation loss is taken.
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -52,5 +53,4 @@ def start_at_probe(backbone: Backbone, task: TokenizedTask, settings: TrainingSe
         losses = [m["loss"] for m in measure_pack(pack, task, task.validation, frozen)]
         best = min(range(len(heads)), key=lambda k: losses[k] if math.isfinite(losses[k]) else math.inf)
         if math.isfinite(losses[best]):
-            weights = pack.weights(best)
-            backbone.head_start = {name.removeprefix("head."): value for name, value in weights.items()}
+            backbone.head_start = part(pack.weights(best), HEAD)

@@ -1,4 +1,4 @@
-"""How a training loads the device: what its memory depends on beside the model and the hybrid."""
+"""The device that is trained on: what its memory depends on beside model and hybrid, what is free, when it is done."""
 
 from __future__ import annotations
 
@@ -49,3 +49,9 @@ def memory_here() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a device has done all that it was given: a clock is read then."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()

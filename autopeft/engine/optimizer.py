@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ class Rates:
     @classmethod
     def of(cls, settings: TrainingSettings, chosen: Mapping[str, float]) -> Rates:
         """The settings with the candidate's own values in their place."""
-        names = ("learning_rate", "weight_decay", "warmup", "max_grad_norm")
+        names = [field.name for field in fields(cls)]
         return cls(**{name: float(chosen.get(name, getattr(settings, name))) for name in names})
 
     def factor(self, step: int, steps: int) -> float:

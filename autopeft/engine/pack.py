@@ -33,6 +33,7 @@ from autopeft.engine.settings import TrainingSettings
 from autopeft.hybrid import Hybrid
 from autopeft.methods._weights import SAVED, Kind
 from autopeft.readouts import Readout
+from autopeft.weight_names import HEAD, HYBRID
 
 #: Tokens with padding, over all candidates of a pack, in one forward and backward pass. On a CPU more do not fit in its
 #: caches; on a GPU it bounds the memory.
@@ -186,9 +187,9 @@ class Pack:
         self.detach()
 
     def _parts(self, k: int, *kinds: Kind) -> Parts:
-        parts: Parts = {f"hybrid.{name}": part for name, part in self.attachment.banks.parts(k, *kinds).items()}
+        parts: Parts = {f"{HYBRID}{name}": part for name, part in self.attachment.banks.parts(k, *kinds).items()}
         for name, head in self._heads.items():
-            parts |= {f"head.{name}.{w}": (p, (k,)) for w, p in zip(head.names, head.stacked, strict=True)}
+            parts |= {f"{HEAD}{name}.{w}": (p, (k,)) for w, p in zip(head.names, head.stacked, strict=True)}
         return parts
 
 

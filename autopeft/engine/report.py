@@ -16,6 +16,7 @@ from autopeft.engine.kept import load_weights
 from autopeft.engine.worker import Worker, WorkerSpec, drain, writers_of
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.weight_names import HYBRID
 
 #: The beginning of the names of test scores.
 TEST = "test_"
@@ -54,8 +55,8 @@ def train_again(spec: WorkerSpec, task: TokenizedTask, job: Candidate | Job) -> 
 
 def complaint(backbone: Backbone, hybrid: Hybrid, weights: Mapping[str, torch.Tensor]) -> str | None:
     """What is wrong with a file's weights for a hybrid on a backbone: names, shapes, values. None when nothing is."""
-    own = {f"hybrid.{n}": t for n, t in Banks([hybrid], backbone.shape, [0]).weights().items()}
-    own |= {f"head.{name}.{n}": p for name, head in backbone.heads.items() for n, p in head.named_parameters()}
+    banks = Banks([hybrid], backbone.shape, [0])
+    own = {f"{HYBRID}{n}": t for n, t in banks.weights().items()} | backbone.head_weights
     for name in sorted(own.keys() ^ weights.keys()):
         return f"'{name}' is {'missing' if name in own else 'not of it'}"
     for name, tensor in weights.items():

@@ -13,6 +13,7 @@ import torch
 from autopeft.candidate import Candidate
 from autopeft.engine.backbone import Backbone, choose_precision, fast_bf16
 from autopeft.engine.data import Batch, TokenizedTask, collate, training_groups
+from autopeft.engine.load import memory_here, wait_for
 from autopeft.engine.pack import Pack
 from autopeft.engine.schedule import CostModel, Lengths, Workload
 from autopeft.engine.setup import Name, Setup, attention_name, precision_of
@@ -175,7 +176,7 @@ class _Trial:
             for step in range(1, _STEPS + 1):
                 clock = self._clock()
                 pack.step(self.batch, states, self.task.readout)
-                _wait(self.device)
+                wait_for(self.device)
                 best = min(best, self._clock() - clock)
                 self._last = (time.perf_counter() - begin) / step / size
                 if step * size * self._last > _LONG:
@@ -196,24 +197,11 @@ class _Trial:
             with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
                 pack.forward(self.longest, {})
         needed = sum(size for place, size in saved.items() if place not in known)
-        return max(1, int(_MEMORY * _free_memory(self.device) / self.share / max(needed, 1)))
+        return max(1, int(_MEMORY * memory_here() / self.share / max(needed, 1)))
 
     def _collate(self, group: np.ndarray) -> Batch:
         return collate(self.task.train, group, self.task.pad_id).to(self.device)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def _usual(precision: Name, device: torch.device) -> _Option:
     return _Option(precision, attention_name(choose_precision(precision, device)))
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)

@@ -148,5 +148,5 @@ def epochs(pack: Pack, task: TokenizedTask, frozen: FrozenLayers) -> Iterator[li
         if epoch - 1 in ends:
             pack.end_phase()
         losses = train_epoch(pack, task, frozen, epoch)
-        measured = measure_pack(pack, task, task.validation, frozen)
-        yield [{"epoch": epoch, "train_loss": loss} | metrics for loss, metrics in zip(losses, measured, strict=True)]
+        scores = measure_pack(pack, task, task.validation, frozen)
+        yield [{"epoch": epoch, "train_loss": loss} | metrics for loss, metrics in zip(losses, scores, strict=True)]

@@ -18,7 +18,7 @@ from autopeft.errors import AutopeftError
 from autopeft.exporting._folder import WEIGHTS
 from autopeft.exporting._generating import write_tokenizer
 from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
-from autopeft.exporting._merged import part, write_merged
+from autopeft.exporting._merged import write_merged
 from autopeft.exporting._prompts import computes_the_same, reads_prompts
 from autopeft.exporting._record import Format
 from autopeft.exporting._stock import is_stock, stock_config, stock_state
@@ -30,6 +30,7 @@ from autopeft.models import ModelSource
 from autopeft.packing_bits import make_storable
 from autopeft.quantising import Kind
 from autopeft.readouts import Readout
+from autopeft.weight_names import HEAD, HYBRID, part
 from autopeft.writing import replacing
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _of_peft(
     if format_ != "peft":
         return config, lora_state(hybrid, weights, model, format_ == "lora-padded")
     state = (tuner_state if is_one_tuner(hybrid) else stock_state)(hybrid, weights, model)
-    if reads_prompts(config) and not computes_the_same(config, state, hybrid, part(weights, "hybrid."), model):
+    if reads_prompts(config) and not computes_the_same(config, state, hybrid, part(weights, HYBRID), model):
         return None, {}
     return config, state
 
@@ -187,9 +188,9 @@ def _folded(
 ) -> tuple[Hybrid, dict[str, torch.Tensor]]:
     """`written` with its weights."""
     form: Form = "folded" if format_ in ("lora", "lora-padded") else "exported"
-    new, own = fold(hybrid, part(weights, "hybrid."), backbone.shape, form)
-    heads = {name: w for name, w in weights.items() if name.startswith("head.")}
-    return new, {f"hybrid.{name}": w for name, w in own.items()} | heads
+    new, own = fold(hybrid, part(weights, HYBRID), backbone.shape, form)
+    heads = {name: w for name, w in weights.items() if name.startswith(HEAD)}
+    return new, {f"{HYBRID}{name}": w for name, w in own.items()} | heads
 
 
 def config_of(format_: Format, hybrid: Hybrid, model: PreTrainedModel, readout: Readout) -> Any:
@@ -224,8 +225,8 @@ def hybrid_on(model: Any, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], r
     own = list(heads) if task is None else None
     config = HybridConfig(hybrid=hybrid, task_type=task, inference_mode=False, modules_to_save=own)
     wrapped: Any = get_peft_model(model, config)
-    wrapped.base_model.model.autopeft.autopeft_banks["default"].load(part(weights, "hybrid."))
+    wrapped.base_model.model.autopeft.autopeft_banks["default"].load(part(weights, HYBRID))
     for name in heads:
         head = wrapped.base_model.model.get_submodule(name)
-        head.modules_to_save["default"].load_state_dict(part(weights, f"head.{name}."))
+        head.modules_to_save["default"].load_state_dict(part(weights, f"{HEAD}{name}."))
     return wrapped

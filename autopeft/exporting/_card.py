@@ -13,6 +13,7 @@ from autopeft.exporting._folder import CARD
 from autopeft.exporting._record import Record
 from autopeft.exporting._using import loading_lines
 from autopeft.hybrid import Hybrid
+from autopeft.markup import markdown, markdown_table
 from autopeft.models import BUILT_IN, ModelSource
 from autopeft.writing import replacing
 
@@ -36,8 +37,6 @@ _PIPELINES = {
     "AutoModelForImageClassification": "image-classification",
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-#: What Markdown or HTML would take for more than text.
-_SPECIAL = re.compile(r"([\\`*\[\]<>|])")
 #: Classes that a card names.
 _MOST_NAMED = 50
 
@@ -50,21 +49,16 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
     # A rate says nothing without how it is used.
     training = {**known.training, **known.settings_of(str(to)).chosen_later()}
     text = _CARD.format(
-        front=_front(known, written), base=plain(known.model.name), task=plain(known.task["name"]),
-        describe=hybrid.describe(), note=plain(known.splits), key=known.key, seed=known.seed,
+        front=_front(known, written), base=markdown(known.model.name), task=markdown(known.task["name"]),
+        describe=markdown(hybrid.describe()), note=markdown(known.splits), key=known.key, seed=known.seed,
         scores=_scores(known), costs=_costs(known), load=loading_lines(known, written, source),
         training=json.dumps(training), folded=_folded(record), texts=_texts(known),
-        remarks="".join(f"\n- {plain(remark)}" for remark in known.remarks), kind=_KINDS[written],
+        remarks="".join(f"\n- {markdown(remark, begins=True)}" for remark in known.remarks), kind=_KINDS[written],
         again=_AGAIN if "recipe" in record else "", further=_further(record), seeds=_seeds(known), data=_data(known),
         limits=_limits(known, written),
     )  # fmt: skip
     with replacing(to / CARD) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def plain(text: str) -> str:
-    """Text on one line that Markdown and HTML show as it is."""
-    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def _code(text: str) -> str:
@@ -92,21 +86,19 @@ def _scores(record: Record) -> str:
     costs = {*COSTS.names(), *_HEAD}
     own = {name: value for name, value in record.metrics.items() if name not in costs}
     if (spread := record.spread) is None:
-        each = (f"| {plain(name)} | {value:,.6g} |" for name, value in own.items())
-        return "\n".join(["| metric | value |", "| --- | --- |", *each])
-    rows = ["| metric | these weights | mean | standard deviation |", "| --- | --- | --- | --- |"]
+        return markdown_table(["metric", "value"], [[name, f"{value:,.6g}"] for name, value in own.items()])
+    rows = []
     for name, value in own.items():
         over = [f"{x:,.4g}" for x in spread.scores[name]] if name in spread.scores else ["", ""]
-        rows.append(f"| {plain(name)} | {value:,.6g} | {' | '.join(over)} |")
-    return "\n".join(rows)
+        rows.append([name, f"{value:,.6g}", *over])
+    return markdown_table(["metric", "these weights", "mean", "standard deviation"], rows)
 
 
 def _costs(record: Record) -> str:
     """A row a cost, with what it is."""
-    named = {name: plain(COSTS.get(name).description.partition(";")[0]) for name in COSTS.names()} | _HEAD
-    own = ((name, what) for name, what in named.items() if name in record.metrics)
-    rows = (f"| {name} | {record.metrics[name]:,.6g} | {what} |" for name, what in own)
-    return "\n".join(["| cost | value | |", "| --- | --- | --- |", *rows])
+    named = {name: COSTS.get(name).description.partition(";")[0] for name in COSTS.names()} | _HEAD
+    own = [(name, what) for name, what in named.items() if name in record.metrics]
+    return markdown_table(["cost", "value", ""], [[name, f"{record.metrics[name]:,.6g}", what] for name, what in own])
 
 
 def _seeds(record: Record) -> str:
@@ -121,14 +113,14 @@ def _seeds(record: Record) -> str:
 def _data(record: Record) -> str:
     """What it was trained on, and the classes."""
     lines = [
-        f"- Task `{_code(record.task['name'])}`; {plain(record.splits)}. Fingerprint of the data: `{record.data}`."
+        f"- Task `{_code(record.task['name'])}`; {markdown(record.splits)}. Fingerprint of the data: `{record.data}`."
     ]
-    names = [f"{number}: {plain(name)}" for number, name in enumerate(record.labels)]
+    names = [f"{number}: {markdown(name)}" for number, name in enumerate(record.labels)]
     if names:
         more = f", and {len(names) - _MOST_NAMED:,} more (`hybrid.json`)" if len(names) > _MOST_NAMED else ""
         lines.append(f"- Classes: {'; '.join(names[:_MOST_NAMED])}{more}.")
     if record.positive is not None:
-        lines.append(f"- Positive class, which `f1` is of: {plain(record.labels[record.positive])}.")
+        lines.append(f"- Positive class, which `f1` is of: {markdown(record.labels[record.positive])}.")
     if record.max_length:
         lines.append(f"- Texts were cut at {record.max_length:,} tokens in training, and are so here.")
     return "\n".join(lines)
@@ -152,9 +144,9 @@ def _texts(record: Record) -> str:
     """How texts were written and measured, where they were."""
     if (known := record.generation) is None:
         return ""
-    lines = [f"\nTexts: {plain(known.way)}.\n"]
+    lines = [f"\nTexts: {markdown(known.way)}.\n"]
     if known.signatures:
-        found = (f"- {plain(name)}: `{_code(text)}`\n" for name, text in known.signatures.items())
+        found = (f"- {markdown(name)}: `{_code(text)}`\n" for name, text in known.signatures.items())
         lines += ["\n", *found]
     return "".join(lines)
 
@@ -165,12 +157,12 @@ def _folded(record: Mapping[str, Any]) -> str:
         return ""
     trained = Hybrid.from_json(record["searched"]).describe()
     folded = f"folded into what computes the same (`{record['written']}`)"
-    return f"\nTrained as {plain(trained)} (candidate `{record['key']}`), {folded}.\n"
+    return f"\nTrained as {markdown(trained)} (candidate `{record['key']}`), {folded}.\n"
 
 
 def _further(record: Mapping[str, Any]) -> str:
     """How scores of further test sets are named, where there are some."""
-    names = "".join(f" `test_{plain(name)}_`" for name in record.get("evaluate_on", {}))
+    names = "".join(f" `test_{_code(name)}_`" for name in record.get("evaluate_on", {}))
     return f"\nThose of further test sets start with{names}." if names else ""
 
 
@@ -194,9 +186,7 @@ Splits: {note}.{further}
 {remarks}
 
 {scores}
-
-{costs}
-{texts}
+{costs}{texts}
 ## Data
 
 {data}

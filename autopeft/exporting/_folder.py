@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autopeft.doors import read_json
 from autopeft.errors import AutopeftError
-from autopeft.exporting._record import FILE
+from autopeft.recipe import FILE
 from autopeft.writing import as_umask
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"

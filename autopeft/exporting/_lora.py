@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
+from autopeft.adapter_keys import WRAPPED
 from autopeft.anatomy import ModelShape, Rows, family_of, layers_of, shape_of
 from autopeft.hybrid import Hybrid
 from autopeft.methods._place import BatchInput, Place
 from autopeft.readouts import Readout
+from autopeft.weight_names import HEAD, part
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -65,15 +67,17 @@ def lora_state(
     for name, parts in _modules(hybrid, weights, model).items():
         a, b = _joined(parts)
         more = max(0, rank - a.shape[0])
-        state[f"base_model.model.{name}.lora_A.weight"] = pad(a, (0, 0, 0, more)).contiguous()
-        state[f"base_model.model.{name}.lora_B.weight"] = pad(b, (0, more)).contiguous()
+        state[f"{WRAPPED}{name}.lora_A.weight"] = pad(a, (0, 0, 0, more)).contiguous()
+        state[f"{WRAPPED}{name}.lora_B.weight"] = pad(b, (0, more)).contiguous()
     if _is_dora(hybrid):
         for name, magnitude in _magnitudes(hybrid, weights, model).items():
-            state[f"base_model.model.{name}.lora_magnitude_vector"] = magnitude.contiguous()
-    for name, tensor in weights.items():
-        if name.startswith("head."):
-            state[f"base_model.model.{name.removeprefix('head.')}"] = tensor.contiguous()
-    return state
+            state[f"{WRAPPED}{name}.lora_magnitude_vector"] = magnitude.contiguous()
+    return state | {name: weight.contiguous() for name, weight in head_state(weights).items()}
+
+
+def head_state(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The head's weights under PEFT's names."""
+    return {f"{WRAPPED}{name}": weight for name, weight in part(weights, HEAD).items()}
 
 
 def _ranks(hybrid: Hybrid, model: PreTrainedModel) -> dict[str, int]:

@@ -13,6 +13,7 @@ from autopeft.engine.backbone import Backbone
 from autopeft.hybrid import Hybrid
 from autopeft.merging import merge
 from autopeft.readouts import Readout
+from autopeft.weight_names import HEAD, HYBRID, part
 from autopeft.writing import as_umask
 
 
@@ -26,9 +27,9 @@ def write_merged(
     a map would need a bias that models of its kind do not have.
     """
     model: Any = backbone.model
-    merge(model, hybrid, part(weights, "hybrid."), safe=True)
+    merge(model, hybrid, part(weights, HYBRID), safe=True)
     for name, head in backbone.heads.items():
-        head.load_state_dict(part(weights, f"head.{name}."))
+        head.load_state_dict(part(weights, f"{HEAD}{name}."))
     _name_classes(model.config, backbone.readout)
     if pad_id is not None and backbone.shape.causal:
         # Not of others: RoBERTa's positions depend on the token that it was built with.
@@ -42,11 +43,6 @@ def write_merged(
         as_umask(to)
     if generation is not None:
         model.generation_config = generation
-
-
-def part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The weights whose names begin so, without that beginning."""
-    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
 
 
 def _name_classes(config: Any, readout: Readout) -> None:

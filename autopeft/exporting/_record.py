@@ -18,9 +18,9 @@ from autopeft.generating.settings import Generation
 from autopeft.hybrid import Hybrid
 from autopeft.quantising import Kind
 from autopeft.readouts import Readout, complaint, implied, readout_from
+from autopeft.recipe import FILE
 from autopeft.writing import replacing
 
-FILE = "hybrid.json"
 #: How a hybrid is written: stock LoRA with each module's own rank or with one rank, another tuner of stock PEFT, the
 #: backbone with all folded in, or PEFT type AUTOPEFT.
 Format = Literal["lora", "lora-padded", "peft", "merged", "autopeft"]
@@ -44,7 +44,7 @@ class Engine(BaseModel):
     attention: Literal["fused", "matmul"]
 
 
-class Spread(BaseModel):
+class OverSeeds(BaseModel):
     """Scores over seeds: mean and sample standard deviation by metric."""
 
     seeds: int = Field(ge=2)
@@ -82,7 +82,7 @@ class Record(BaseModel):
     files: list[str] = Field([], description="what the export wrote into its folder")
     id2label: dict[str, str] = Field({}, description="the classes by number")
     max_length: int | None = Field(None, description="tokens of an example at most, as in training")
-    spread: Spread | None = Field(None, description="the scores over the seeds that it was trained with")
+    spread: OverSeeds | None = Field(None, description="the scores over the seeds that it was trained with")
     engine: Engine | None = None
     asks: Asks | None = Field(None, description="of a language model: how the rows that it learned ask")
     generation: Generation | None = Field(None, description="how texts were written and measured on test")

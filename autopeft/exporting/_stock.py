@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.nn.functional import pad
 
+from autopeft.adapter_keys import WRAPPED
 from autopeft.anatomy import head_names, shape_of
-from autopeft.exporting._lora import has_transposed, module_name
+from autopeft.exporting._lora import has_transposed, head_state, module_name
 from autopeft.exporting._prompts import prefix_config, prefix_state, prompt_config, prompt_state
 from autopeft.hybrid import Hybrid
 from autopeft.readouts import Readout
+from autopeft.weight_names import HYBRID, part
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -41,9 +43,8 @@ def stock_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dic
     """The weights under PEFT's names."""
     kind = _kind(hybrid)
     assert kind is not None, "asked of what is stock"
-    state = {f"base_model.model.{n.removeprefix('head.')}": w for n, w in weights.items() if n.startswith("head.")}
-    own = {n.removeprefix("hybrid."): w for n, w in weights.items() if n.startswith("hybrid.")}
-    return {name: w.contiguous() for name, w in (state | kind.state(hybrid, own, model)).items()}
+    state = head_state(weights) | kind.state(hybrid, part(weights, HYBRID), model)
+    return {name: w.contiguous() for name, w in state.items()}
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _ia3_config(hybrid: Hybrid, model: PreTrainedModel, common: dict[str, Any]) 
 def _ia3_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dict[str, torch.Tensor]:
     shape, state = shape_of(model), dict[str, torch.Tensor]()
     for i, place, method in hybrid.placed(shape):
-        name = f"base_model.model.{module_name(model, i, place, shape)}.ia3_l"
+        name = f"{WRAPPED}{module_name(model, i, place, shape)}.ia3_l"
         change = shape.at(i).rows(place).spread(weights[f"layers.{i}.{place}.{method.bank_name}.scale_change"])
         if name not in state:
             state[name] = torch.ones((1, len(change)) if place.endswith("_in") else (len(change), 1))
@@ -120,8 +121,8 @@ def _vera_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dic
         wide = module.weight.shape[::-1] if hasattr(module, "nf") else module.weight.shape
         widest = [max(pair) for pair in zip(widest, wide, strict=True)]
         d, b = (weights[f"layers.{i}.{place}.{method.bank_name}.{w}"] for w in ("d", "b"))
-        state[f"base_model.model.{name}.vera_lambda_d"] = pad(d, (0, rank - len(d)))
-        state[f"base_model.model.{name}.vera_lambda_b"] = b * method.output_scale()
+        state[f"{WRAPPED}{name}.vera_lambda_d"] = pad(d, (0, rank - len(d)))
+        state[f"{WRAPPED}{name}.vera_lambda_b"] = b * method.output_scale()
         shared = method.bank_name
     state["base_model.vera_A"] = weights[f"shared.{shared}.A"][:rank, : widest[1]]
     state["base_model.vera_B"] = weights[f"shared.{shared}.B"][: widest[0], :rank]
@@ -162,7 +163,7 @@ def _bias_state(hybrid: Hybrid, weights: Weights, model: PreTrainedModel) -> dic
         name = f"{module_name(model, i, place, shape)}.bias"
         change = weights[f"layers.{i}.{place}.{method.bank_name}.bias"]
         found[name] += shape.at(i).rows(place).spread(change)
-    return {f"base_model.model.{name}": tensor for name, tensor in found.items()}
+    return {f"{WRAPPED}{name}": tensor for name, tensor in found.items()}
 
 
 _HEAD, _BIASES = _Kind(_head_config, _no_state), _Kind(_bias_config, _bias_state)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from autopeft.adapter_keys import WRAPPED
 from autopeft.anatomy import shape_of
 from autopeft.attaching import Attachment
-from autopeft.exporting._lora import module_name
+from autopeft.exporting._lora import head_state, module_name
 from autopeft.hybrid import Hybrid
 from autopeft.methods.peft import PeftBlock
 from autopeft.peft_tuners.setting import field_names
 from autopeft.readouts import Readout
+from autopeft.weight_names import HYBRID, part
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -60,13 +62,12 @@ def tuner_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout) -> Pe
 
 def tuner_state(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The weights under PEFT's names."""
-    own = {n.removeprefix("hybrid."): w for n, w in weights.items() if n.startswith("hybrid.")}
-    state = {f"base_model.model.{n.removeprefix('head.')}": w for n, w in weights.items() if n.startswith("head.")}
+    state = head_state(weights)
     prefix = module_name(model, 0, "layer", shape_of(model)).removesuffix("0.")
     with Attachment(model, hybrid) as attached:
-        attached.banks.load(own)
+        attached.banks.load(part(weights, HYBRID))
         for name, tensor in PeftBlock.stored(attached.banks.named_banks()).items():
-            state[name.replace("base_model.model.layers.", f"base_model.model.{prefix}", 1)] = tensor
+            state[name.replace(f"{WRAPPED}layers.", f"{WRAPPED}{prefix}", 1)] = tensor
     return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
 

@@ -26,7 +26,7 @@ from autopeft.errors import AutopeftError
 from autopeft.exporting._adapter import config_of, hybrid_on
 from autopeft.exporting._folder import CONFIG, WEIGHTS
 from autopeft.exporting._prompts import reads_prompts, stored_weights
-from autopeft.exporting._record import FILE, Record
+from autopeft.exporting._record import Record
 from autopeft.fingerprint import difference, model_files
 from autopeft.generating.settings import GenerationSettings, check_writes
 from autopeft.generating.writing import compared, tokens_at_once, write
@@ -34,6 +34,7 @@ from autopeft.hybrid import Hybrid
 from autopeft.models import BUILT_IN, ModelSource, find_model
 from autopeft.packing_bits import is_packed
 from autopeft.readouts._frozen_head import plain
+from autopeft.recipe import FILE
 from autopeft.tasks import TaskData, others_of, set_from, task_from
 from autopeft.tasks._other_file import data_of_file
 from autopeft.trust import trusted

@@ -15,13 +15,14 @@ from autopeft.engine.batch import collate
 from autopeft.engine.data import Tokens
 from autopeft.engine.texts import Reader
 from autopeft.errors import AutopeftError
-from autopeft.exporting._record import FILE, Record
+from autopeft.exporting._record import Record
 from autopeft.exporting.evaluation import load_export, source_of
 from autopeft.formats import PairTokenizer, RowTokenizer, asking, with_template
 from autopeft.generating.asking import Asking, Prompts
 from autopeft.generating.settings import GenerationSettings
 from autopeft.generating.writing import tokens_at_once, write
 from autopeft.readouts._frozen_head import plain
+from autopeft.recipe import FILE
 from autopeft.tasks import Split, task_from
 
 #: One text, or the two of a pair.

@@ -8,9 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autopeft.config import check_whole
 from autopeft.doors import door
 from autopeft.engine.worker import device
-from autopeft.errors import AutopeftError, shown
+from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, needing
 from autopeft.export_folder import Trained, write_export
 from autopeft.following import UNUSED
@@ -82,9 +83,9 @@ def launch(
     trust_remote_code: bool = False,
 ) -> TrainResult:
     """The same of an experiment that is loaded; an interrupt leaves nothing behind."""
-    _check_whole(seeds, "seeds", 1, _MOST_SEEDS)
+    check_whole(seeds, "seeds", 1, _MOST_SEEDS)
     if seed is not None:
-        _check_whole(seed, "seed", 0, 2**32 - 1)
+        check_whole(seed, "seed", 0, 2**32 - 1)
     with closing(progress):
         of = opened(recipe, experiment.training)
         of = of.fixed if fixed else of
@@ -142,8 +143,3 @@ def _free(to: Path) -> Path:
         with tempfile.TemporaryFile(dir=to):
             pass
     return to
-
-
-def _check_whole(value: int, name: str, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise AutopeftError(f"{name}: expected a whole number from {least} to {most}, not {shown(value)}")

@@ -15,7 +15,7 @@ from autopeft.candidate import Candidate
 from autopeft.doors import read_json, within
 from autopeft.errors import AutopeftError, shown
 from autopeft.hybrid import Hybrid
-from autopeft.recipe import Recipe
+from autopeft.recipe import FILE, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
     from autopeft.exporting import Engine
 
-#: The file of an export that holds it.
-FILE = "hybrid.json"
 _REMEDY = f"give a folder that 'autopeft export' wrote, its {FILE}, or the JSON of a hybrid"
 #: Settings that come from the experiment; what a recipe's own were is said where it differs.
 _OTHERS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +85,7 @@ class TrainResult:
     def scores(self) -> dict[str, Spread]:
         """Mean and standard deviation over seeds, of validation and test scores."""
         runs = [Run.of(training.last).metrics for training in self.done]
-        names = [name for name in runs[0] if name != "train_loss"] if runs else []
-        return {name: Spread.of([run[name] for run in runs]) for name in names}
+        return {name: Spread.of([run[name] for run in runs]) for name in (runs[0] if runs else ())}
 
     @property
     def median(self) -> SeedTraining:
@@ -97,11 +95,10 @@ class TrainResult:
 
     def to_json(self) -> dict[str, Any]:
         """What `autopeft train --json` prints."""
-        spreads = {n: {"mean": s.mean, "sd": None if math.isnan(s.sd) else s.sd} for n, s in self.scores.items()}
         return {
             "recipe": self.recipe.to_json(),
             "trainings": [training.to_json(self.recipe) for training in self.trainings],
-            "scores": spreads,
+            "scores": {name: spread.to_json() for name, spread in self.scores.items()},
             "median_seed": self.median.seed,
             "folder": None if self.folder is None else str(self.folder),
         }
@@ -114,13 +111,8 @@ class TrainResult:
 
     def __repr__(self) -> str:
         name = self.metrics[0]
-        said = ", ".join(f"{n} {in_words(self.scores[n])}" for n in (name, f"test_{name}"))
+        said = ", ".join(f"{n} {self.scores[n].words}" for n in (name, f"test_{name}"))
         return f"TrainResult({len(self.done)} of {len(self.trainings)} seeds: {said})"
 
     def _repr_html_(self) -> str:
         return str(self.to_frame().to_html())
-
-
-def in_words(spread: Spread) -> str:
-    """`0.8123 ± 0.0045`; of one seed without the latter."""
-    return f"{spread.mean:.4f}" + ("" if math.isnan(spread.sd) else f" ± {spread.sd:.4f}")

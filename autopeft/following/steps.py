@@ -11,7 +11,7 @@ from autopeft.candidate import Candidate, Evaluation, Job, Origin
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_hybrid, cut_to
 from autopeft.engine.generated import on_test
-from autopeft.engine.kept import load_units, load_weights, save_start
+from autopeft.engine.kept import load_units, load_weights, not_kept, save_start
 from autopeft.engine.worker import Worker, writers_of
 from autopeft.errors import AutopeftError
 from autopeft.following.progress import Progress
@@ -60,7 +60,7 @@ class Follower:
         folder, name = self._folder(training.seed), self._settings.weights_name(training.last.job)
         weights = load_weights(folder, name)
         if weights is None:
-            raise AutopeftError(f"{folder}: weights cannot be kept there; is the disk full?")
+            raise not_kept(folder)
         return weights
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Follower:
         folder, shape = self._folder(parent.seed), self._session.shape
         units = load_units(folder, self._settings.weights_name(parent.job))
         if units is None:
-            raise AutopeftError(f"{folder}: weights cannot be kept there; is the disk full?")
+            raise not_kept(folder)
         cost = COSTS.get(cut.cost)()
         whole = parent.candidate.hybrid
         if cut.sizes == "given":

@@ -106,9 +106,9 @@ class Asking:
             stops |= ends
         return cls(settings, found, room, tuple(sorted(stops)), encoder, start)
 
-    def signatures(self, split: str = "test") -> dict[str, str]:
-        """How metrics are computed on a split, by name; those that say all by their names are left out."""
-        answers = self.prompts[split].answers
+    def signatures(self) -> dict[str, str]:
+        """How metrics are computed on test, by name; those that say all by their names are left out."""
+        answers = self.prompts["test"].answers
         found = {name: text_metric(name)().signature(answers) for name in self.settings.metrics}
         return {name: text for name, text in found.items() if text}
 
@@ -121,11 +121,11 @@ class Asking:
             for name, own in cut.items()
         )
 
-    def described(self, split: str = "test") -> str:
-        """How texts are written on a split, in words."""
-        own, settings = self.prompts[split], self.settings
+    def described(self) -> str:
+        """How texts are written on test, in words."""
+        own, settings = self.prompts["test"], self.settings
         of = "" if len(own) == own.distinct else f" of {own.distinct:,}"
-        return f"{len(own):,}{of} prompts of {split}, {settings.way}, at most {settings.max_new_tokens:,} new tokens"
+        return f"{len(own):,}{of} prompts of test, {settings.way}, at most {settings.max_new_tokens:,} new tokens"
 
 
 def _prompts(

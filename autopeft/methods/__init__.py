@@ -7,7 +7,7 @@ from typing import Any
 
 from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods._base import Method, MethodFlops
-from autopeft.methods._value import MOST_SIZE
+from autopeft.methods._checks import MOST_SIZE
 from autopeft.methods._weights import Weight
 from autopeft.registry import Registry
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods._base import Method, MethodFlops
 from autopeft.methods._weights import Weight
 
@@ -30,9 +29,7 @@ class Bottleneck(Method):
     def __post_init__(self) -> None:
         """Check the activation too."""
         super().__post_init__()
-        if self.activation not in ACTIVATIONS:
-            hint = suggest(self.activation, ACTIVATIONS)
-            raise AutopeftError(f"method '{self.name}': unknown activation {shown(self.activation)}; {hint}")
+        self._check_choice("activation", ACTIVATIONS)
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """W_down [r, d] Kaiming; W_up [d, r] and both biases zero, so that training starts from the backbone."""

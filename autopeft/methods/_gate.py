@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
-from autopeft.errors import AutopeftError, shown
+from autopeft.errors import AutopeftError
 from autopeft.methods._base import Method
 from autopeft.methods._value import LATER
 from autopeft.methods._weights import Weight
@@ -40,7 +40,7 @@ class Gated(Method):
     def _check_gate(self, owner: type[Method]) -> None:
         """Check the option, which methods derived of `owner` lack."""
         if not isinstance(self.gated, bool):
-            raise AutopeftError(f"method '{self.name}': gated is true or false, not {shown(self.gated)}")
+            raise self._wrong("gated is true or false", self.gated)
         if self.gated and type(self) is not owner:
             raise AutopeftError(f"method '{self.name}' has no gate; leave 'gated' out")
         for name, value in _WHEN_GATED.items() if self.gated else ():

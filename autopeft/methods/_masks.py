@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from autopeft.methods._base import Method
-from autopeft.methods._triplets import of_candidate
+from autopeft.methods._candidates import by_candidate
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +46,9 @@ def keep_largest(
     import torch
 
     scores = {(bank, name): score(bank, name) for bank in banks for name in names}
-    for k in range(max(len(bank.methods) for bank in banks)):
-        own = [bank for bank in of_candidate(banks, k) if asked(bank.methods[k])]  # type: ignore[arg-type]
-        places = [(bank, name, bank.corners(k)[name]) for bank in own for name in names]
+    for k, own in by_candidate(banks):
+        chosen = [bank for bank in own if asked(bank.methods[k])]  # type: ignore[arg-type]
+        places = [(bank, name, bank.corners(k)[name]) for bank in chosen for name in names]
         if not places:
             continue
         flat = torch.cat([scores[bank, name][at].flatten() for bank, name, at in places])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown
 from autopeft.methods._base import Method
+from autopeft.methods._candidates import count_of
 from autopeft.methods._weights import Weight
 from autopeft.methods.lora import LoRA
 
@@ -42,9 +42,7 @@ class Triplets(LoRA):
     def __post_init__(self, alpha: float | None, rank_stabilised: bool) -> None:
         """Check the share too."""
         super().__post_init__(alpha, rank_stabilised)
-        number = isinstance(self.keep, (int, float)) and not isinstance(self.keep, bool)
-        if not number or not 0 < self.keep <= 1:
-            raise AutopeftError(f"method '{self.name}': keep must be above 0 and at most 1, not {shown(self.keep)}")
+        self._check_share("keep")
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """A and B normal, E zero; for each an average of its sensitivity and of that one's uncertainty."""
@@ -70,7 +68,7 @@ class Triplets(LoRA):
         """How far P and Q are from orthogonal, [K]: a mean over the candidate's own places."""
         import torch
 
-        total = banks[0].scale.new_zeros(max(len(bank.methods) for bank in banks))
+        total = banks[0].scale.new_zeros(count_of(banks))
         count = torch.zeros_like(total)
         for bank in banks:
             here = len(bank.methods)
@@ -139,8 +137,3 @@ def kept_of(own: Sequence[Bank], k: int) -> int:
         method = cast(Triplets, bank.methods[k])
         totals[method.keep] = totals.get(method.keep, 0) + method.rank
     return round(sum(keep * total for keep, total in totals.items()))
-
-
-def of_candidate(banks: Sequence[Bank], k: int) -> list[Bank]:
-    """The banks in which a candidate has the method."""
-    return [bank for bank in banks if k < len(bank.methods) and bank.methods[k] is not None]

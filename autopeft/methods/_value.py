@@ -9,11 +9,8 @@ from typing import Any, ClassVar, Self, cast
 
 from autopeft.anatomy import INPUT, MAPS, SYNONYMS
 from autopeft.errors import AutopeftError, shown, suggest
+from autopeft.methods._checks import MOST_SIZE, Checks
 
-#: Of a method's size in one layer: more than any width of a model, and little enough to count and compare with.
-MOST_SIZE = 65_536
-#: Of a factor on what a method adds, and 1 / the least: what lies beyond is zero or infinite in half precision.
-_MOST_SCALE = 1e6
 #: Of a field's metadata: it came later, so that JSON leaves it out where it has its default, and old keys stay.
 LATER = "later"
 #: The usual learning rate of most methods, low rank among them: what others' rates are multiples of.
@@ -22,10 +19,9 @@ REFERENCE_RATE = 2e-3
 ALL_LINEAR = "all-linear"
 
 
-class MethodValue(ABC):
+class MethodValue(Checks, ABC):
     """Hyper-parameters of one method in one layer. Every concrete method is a frozen dataclass."""
 
-    name: ClassVar[str]
     #: The learning rate that a grid is centred on.
     usual_rate: ClassVar[float] = REFERENCE_RATE
     #: What its weights learn at with `method_rates: usual`, in multiples of the candidate's rate; None: what the usual
@@ -47,7 +43,7 @@ class MethodValue(ABC):
         """Check the size and the sites; sites are put into the order of computation."""
         self._check_size()
         if not isinstance(self.sites, (str, list, tuple)):
-            raise AutopeftError(f"method '{self.name}': sites must be a list of names, not {shown(self.sites)}")
+            raise self._wrong("sites must be a list of names", self.sites)
         if self.sites == ALL_LINEAR or tuple(self.sites) == (ALL_LINEAR,):
             object.__setattr__(self, "sites", tuple(s for s in self.allowed_sites if s in MAPS))
         sites = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
@@ -63,27 +59,11 @@ class MethodValue(ABC):
     def _check_size(self) -> None:
         value = getattr(self, self.size)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise AutopeftError(
-                f"method '{self.name}': {self.size} must be a whole number from 0 up, not {shown(value)}"
-            )
+            raise self._wrong(f"{self.size} must be a whole number from 0 up", value)
         if value > self.largest:
-            raise AutopeftError(
-                f"method '{self.name}': {self.size} must be at most {self.largest:,}, not {shown(value)}"
-            )
+            raise self._wrong(f"{self.size} must be at most {self.largest:,}", value)
         if value % self.step:
-            raise AutopeftError(
-                f"method '{self.name}': {self.size} must be a multiple of {self.step}, not {shown(value)}"
-            )
-
-    def _check_scale(self, scale: Any, name: str = "scale") -> float:
-        """A factor on what the method adds, as a float."""
-        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-        if not number or not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
-            most = f"{_MOST_SCALE:,.0f}"
-            raise AutopeftError(
-                f"method '{self.name}': {name} must be above 0 (1/{most} to {most}), not {shown(scale)}"
-            )
-        return float(scale)
+            raise self._wrong(f"{self.size} must be a multiple of {self.step}", value)
 
     @classmethod
     def option_names(cls) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from autopeft.methods._triplets import Triplets, importance, kept_of, of_candidate, watch
+from autopeft.methods._candidates import by_candidate
+from autopeft.methods._triplets import Triplets, importance, kept_of, watch
 
 if TYPE_CHECKING:
     from autopeft.engine.procedures import Moment
@@ -38,10 +39,7 @@ class AdaLoRA(Triplets):
         """Set the values of the triplets beyond the budget to zero."""
         import torch
 
-        for k in range(max(len(bank.methods) for bank in banks)):
-            own = of_candidate(banks, k)
-            if not own:
-                continue
+        for k, own in by_candidate(banks):
             ranks = [cast(AdaLoRA, bank.methods[k]).rank for bank in own]
             left = _budget(sum(ranks), max(1, kept_of(own, k)), moment)
             scores = torch.cat([importance(bank)[k, :rank] for bank, rank in zip(own, ranks, strict=True)])

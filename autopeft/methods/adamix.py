@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown
 from autopeft.methods._adapter import Bottleneck
 from autopeft.methods._base import Kin, Method
 from autopeft.methods._weights import Weight
@@ -52,11 +51,7 @@ class AdaMix(Bottleneck):
     def __post_init__(self) -> None:
         """Check the number of experts too."""
         super().__post_init__()
-        whole = isinstance(self.experts, int) and not isinstance(self.experts, bool)
-        if not whole or not 1 <= self.experts <= _MOST_EXPERTS:
-            raise AutopeftError(
-                f"method '{self.name}': experts must be 1 to {_MOST_EXPERTS}, not {shown(self.experts)}"
-            )
+        self._check_count("experts", _MOST_EXPERTS)
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """W_m [M, r, d] Kaiming and b_m [M, r]; W_up [d, r] and its bias, zero; the share of each expert [M]."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown
+from autopeft.errors import AutopeftError
 from autopeft.methods._adapter import ACTIVATIONS
 from autopeft.methods._base import Kin, Method, MethodFlops
 from autopeft.methods._weights import Weight
@@ -47,10 +47,8 @@ class Compacter(Method):
         """Check n and the activation too."""
         super().__post_init__()
         if type(self.n) is not int or self.n not in (1, 2, 4):
-            raise AutopeftError(f"method '{self.name}': n must be 1, 2 or 4, not {shown(self.n)}")
-        if self.activation not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise AutopeftError(f"method '{self.name}': unknown activation {shown(self.activation)}; known: {known}")
+            raise self._wrong("n must be 1, 2 or 4", self.n)
+        self._check_choice("activation", ACTIVATIONS)
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """Rank-one blocks s_i t_i: [n, r/n] and [n, d/n]; the up-projection's t is zero."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from autopeft.anatomy import ModelShape
 from autopeft.methods._base import Method
+from autopeft.methods._candidates import count_of
 from autopeft.methods._weights import Weight
 from autopeft.methods.lora import LoRA
 
@@ -46,7 +47,7 @@ class DyLoRA(LoRA):
         """Draw each candidate's share of its ranks."""
         import torch
 
-        shares = [float(torch.rand((), generator=moment.generators[k])) for k in range(_widest(banks))]
+        shares = [float(torch.rand((), generator=moment.generators[k])) for k in range(count_of(banks))]
         for bank in banks:
             set_ranks(bank, shares)
 
@@ -74,7 +75,3 @@ def set_ranks(bank: Bank, shares: Sequence[float]) -> None:
     for k, method in enumerate(bank.methods):
         if method is not None:
             active[k, : min(method.size_value, 1 + int(shares[k] * method.size_value))] = 1
-
-
-def _widest(banks: Sequence[Bank]) -> int:
-    return max(len(bank.methods) for bank in banks)

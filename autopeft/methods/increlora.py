@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from autopeft.anatomy import ModelShape
-from autopeft.methods._triplets import Triplets, importance, kept_of, of_candidate, watch
+from autopeft.methods._candidates import by_candidate
+from autopeft.methods._triplets import Triplets, importance, kept_of, watch
 from autopeft.methods._weights import Weight
 
 if TYPE_CHECKING:
@@ -49,9 +50,8 @@ class IncreLoRA(Triplets):
     @classmethod
     def after_step(cls, banks: Sequence[Bank], moment: Moment) -> None:
         """Give the places that matter most their next triplets."""
-        for k in range(max(len(bank.methods) for bank in banks)):
-            own = of_candidate(banks, k)
-            while own and _grow(own, k, moment):
+        for k, own in by_candidate(banks):
+            while _grow(own, k, moment):
                 pass
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown
 from autopeft.methods._base import Method
 from autopeft.methods._prompt import SoftPrompt
 from autopeft.methods._weights import Weight
@@ -42,8 +41,7 @@ class MPT(SoftPrompt):
     def __post_init__(self) -> None:
         """Check the rank too."""
         super().__post_init__()
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= 65_536:
-            raise AutopeftError(f"method '{self.name}': rank must be 1 to 65,536, not {shown(self.rank)}")
+        self._check_count("rank")
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """P [l, d], U [l, r] and V [r, d]."""

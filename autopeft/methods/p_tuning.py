@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods._adapter import ACTIVATIONS
 from autopeft.methods._base import Method
 from autopeft.methods._prompt import SoftPrompt
@@ -43,11 +42,8 @@ class PTuning(SoftPrompt):
     def __post_init__(self) -> None:
         """Check the MLP's width and activation too."""
         super().__post_init__()
-        if self.activation not in ACTIVATIONS:
-            hint = suggest(self.activation, ACTIVATIONS)
-            raise AutopeftError(f"method '{self.name}': unknown activation {shown(self.activation)}; {hint}")
-        if isinstance(self.hidden, bool) or not isinstance(self.hidden, int) or not 1 <= self.hidden <= 65_536:
-            raise AutopeftError(f"method '{self.name}': hidden must be 1 to 65,536, not {shown(self.hidden)}")
+        self._check_choice("activation", ACTIVATIONS)
+        self._check_count("hidden")
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """E [l, d], and the MLP's three maps with their biases."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown
 from autopeft.methods._base import Kin, Method, MethodFlops
 from autopeft.methods._weights import Weight
 
@@ -45,8 +44,7 @@ class PrefixMLP(Method):
     def __post_init__(self) -> None:
         """Check the MLP's width too."""
         super().__post_init__()
-        if isinstance(self.hidden, bool) or not isinstance(self.hidden, int) or not 1 <= self.hidden <= 65_536:
-            raise AutopeftError(f"method '{self.name}': hidden must be 1 to 65,536, not {shown(self.hidden)}")
+        self._check_count("hidden")
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """W_2 [2 kv, h] Kaiming and its bias; the same for every length."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown
 from autopeft.methods._adapter import Bottleneck
 from autopeft.methods._base import Kin, Method
 from autopeft.methods._masks import straight_through
@@ -50,9 +49,7 @@ class ProPETL(Bottleneck):
     def __post_init__(self) -> None:
         """Check the share too."""
         super().__post_init__()
-        number = isinstance(self.keep, (int, float)) and not isinstance(self.keep, bool)
-        if not number or not 0 < self.keep <= 1:
-            raise AutopeftError(f"method '{self.name}': keep must be above 0 and at most 1, not {shown(self.keep)}")
+        self._check_share("keep")
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """Scores of the entries of W_down [r, d] and W_up [d, r], normal."""

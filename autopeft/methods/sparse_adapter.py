@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from autopeft.anatomy import ModelShape
-from autopeft.errors import AutopeftError, shown, suggest
 from autopeft.methods._adapter import Bottleneck
 from autopeft.methods._base import Kin, Method
 from autopeft.methods._masks import drawn, keep_all, keep_largest
@@ -55,13 +54,8 @@ class SparseAdapter(Bottleneck):
     def __post_init__(self) -> None:
         """Check the share and the score too."""
         super().__post_init__()
-        number = isinstance(self.keep, (int, float)) and not isinstance(self.keep, bool)
-        if not number or not 0 < self.keep <= 1:
-            raise AutopeftError(f"method '{self.name}': keep must be above 0 and at most 1, not {shown(self.keep)}")
-        if self.score not in SCORES:
-            raise AutopeftError(
-                f"method '{self.name}': unknown score {shown(self.score)}; {suggest(self.score, SCORES)}"
-            )
+        self._check_share("keep")
+        self._check_choice("score", SCORES)
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """An adapter's, both matrices normal as a zero has no score; masks of as many entries of each, drawn.

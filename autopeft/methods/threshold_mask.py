@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autopeft.anatomy import MAPS, ModelShape
-from autopeft.errors import AutopeftError, shown
 from autopeft.methods._base import Kin, Method, MethodFlops
+from autopeft.methods._checks import is_number
 from autopeft.methods._masks import straight_through
 from autopeft.methods._weights import Weight
 
@@ -52,10 +52,9 @@ class ThresholdMask(Method):
         """Check the threshold and the share too."""
         super().__post_init__()
         for name, value in (("threshold", self.threshold), ("sparsity", self.sparsity)):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value < 1 or (name == "threshold" and value < 1e-6):
+            if not is_number(value) or not 0 <= value < 1 or (name == "threshold" and value < 1e-6):
                 bounds = "1/1,000,000 or more" if name == "threshold" else "0 or more"
-                raise AutopeftError(f"method '{self.name}': {name} must be {bounds} and below 1, not {shown(value)}")
+                raise self._wrong(f"{name} must be {bounds} and below 1", value)
 
     def weights(self, shape: ModelShape, place: str) -> Mapping[str, Weight]:
         """M [out, in]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from autopeft.errors import AutopeftError
 from autopeft.metrics._base import Labels, Metric, TextMetric
 from autopeft.registry import Registry
@@ -11,7 +13,12 @@ OTHERS = ("epoch", "head_params", "loss", "train_loss")
 
 METRICS: Registry[Metric] = Registry("autopeft.metrics", Metric, "metric", lambda: OTHERS)
 
-__all__ = ["METRICS", "OTHERS", "Labels", "Metric", "TextMetric", "is_of_texts", "text_metric"]
+__all__ = ["METRICS", "OTHERS", "Labels", "Metric", "TextMetric", "is_of_texts", "text_metric", "without_others"]
+
+
+def without_others(values: Mapping[str, float]) -> dict[str, float]:
+    """Of an evaluation or an epoch, without what is no score; the loss on the split may be the only one."""
+    return {name: value for name, value in values.items() if name == "loss" or name not in OTHERS}
 
 
 def is_of_texts(name: str) -> bool:

@@ -21,8 +21,6 @@ from torch import nn
 from autopeft.peft_tuners.setting import Setting, tuner_class
 
 ADAPTER = "default"
-#: What PEFT puts in front of the names of a model's modules.
-_PREFIX = "base_model.model."
 
 
 class Container:

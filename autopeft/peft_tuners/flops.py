@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from autopeft.peft_tuners.profile import Map, stand_in
 from autopeft.peft_tuners.setting import Setting
-
-if TYPE_CHECKING:
-    pass
 
 #: Products grow linearly with the tokens, from what a batch pays once.
 _LENGTHS = (4, 8)

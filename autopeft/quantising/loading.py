@@ -10,7 +10,7 @@ from torch import dtype, float32, nn
 from autopeft.anatomy import AUTO_CLASS, layers_of, without_weights
 from autopeft.errors import AutopeftError
 from autopeft.quantising import Kind, bytes_of, check_installed, check_width, configuration
-from autopeft.quantising.weights import quantise_uniform, settle, to_dtype
+from autopeft.quantising.weights import is_map, quantise_uniform, settle, to_dtype
 from autopeft.readouts import Readout
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def load_quantised(source: Source, readout: Readout, rest: dtype | str) -> _Load
 def maps_outside(model: PreTrainedModel) -> list[str]:
     """Full names of the linear maps that are in no layer: heads, poolers, projections of embeddings."""
     inside = {id(module) for layer in layers_of(model) for module in layer.modules()}
-    return [name for name, module in model.named_modules() if _is_map(module) and id(module) not in inside]
+    return [name for name, module in model.named_modules() if is_map(module) and id(module) not in inside]
 
 
 def bytes_in_memory(
@@ -90,11 +90,7 @@ def bytes_in_memory(
 
 
 def _maps_inside(model: PreTrainedModel) -> list[nn.Module]:
-    return [module for layer in layers_of(model) for module in layer.modules() if _is_map(module)]
-
-
-def _is_map(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or hasattr(module, "nf")
+    return [module for layer in layers_of(model) for module in layer.modules() if is_map(module)]
 
 
 def _widths(module: Any) -> tuple[int, int]:

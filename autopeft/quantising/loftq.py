@@ -22,9 +22,7 @@ Factors = dict[Rows, tuple[torch.Tensor, torch.Tensor]]
 
 
 @torch.no_grad()
-def loftq(
-    module: nn.Module, weight: torch.Tensor, ranks: Mapping[Rows, int], rounds: int = ROUNDS
-) -> tuple[Factors, list[float]]:
+def loftq(module: nn.Module, weight: torch.Tensor, ranks: Mapping[Rows, int]) -> tuple[Factors, list[float]]:
     """Requantise a map of 4 bits in place, and give the factors to begin with at its rows.
 
     `weight` [m, n] is the checkpoint's, `ranks` the rank by rows. Also the residual |W - Q - B A| / |W| after each
@@ -34,7 +32,7 @@ def loftq(
     residuals = []
     requantise(module, weight)
     residuals.append(_residual(weight, module, factors))
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         requantise(module, weight - low_rank(factors, weight))
         rest = weight - dequantised(module)
         factors = {rows: _best(rows.of(rest), rank) for rows, rank in ranks.items()}

@@ -13,6 +13,11 @@ from autopeft.quantising import kind_of
 from autopeft.quantising._uniform import UniformLinear
 
 
+def is_map(module: nn.Module) -> bool:
+    """Whether it is a linear map, or transformers' Conv1D (GPT-2), whose weight is [in, out]."""
+    return isinstance(module, nn.Linear) or hasattr(module, "nf")
+
+
 @torch.no_grad()
 def dequantised(module: nn.Module) -> torch.Tensor:
     """The weight [m, n] that a linear map computes with, fp32: a new tensor where it is quantised or transposed.
@@ -98,7 +103,7 @@ def quantise_uniform(model: nn.Module, skip: Iterable[str]) -> nn.Module:
     """The same model with its linear maps as `UniformLinear`, but for those of these full names."""
     skipped = set(skip)
     for name, module in list(model.named_modules()):
-        if name not in skipped and (isinstance(module, nn.Linear) or hasattr(module, "nf")):
+        if name not in skipped and is_map(module):
             made = UniformLinear(dequantised(module), getattr(module, "bias", None))
             model.set_submodule(name, made.train(module.training))
     return model

@@ -17,6 +17,7 @@ from autopeft.errors import AutopeftError, suggest
 from autopeft.metrics import Metric
 from autopeft.readouts._base import Labelled, Readout
 from autopeft.readouts._labels import MISSING, ClassNumbers, folded, label_key, of_each, sorted_names, spellings
+from autopeft.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,8 +151,7 @@ def _remarks(names: Sequence[str], labels: Sequence[Any], declared: bool) -> Ite
         missing = {name for name in names if name.lower() in MISSING}
         counts = Counter(key for label in labels if (key := label_key(label)) in missing)
         for name, count in counts.items():
-            rows = f"{count:,} row" + ("" if count == 1 else "s")
-            yield f"label {shown(name)} ({rows} of train) is read as a class, not as a missing label"
+            yield f"label {shown(name)} ({counted(count, 'row')} of train) is read as a class, not as a missing label"
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(_look(name), []).append(name)

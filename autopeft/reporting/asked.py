@@ -10,7 +10,8 @@ from autopeft.reporting.document import Block, Code, Items, More, Section, Table
 from autopeft.reporting.learning import setup_in
 from autopeft.reporting.searched import Searched
 from autopeft.searching.confirming.records import runs_in
-from autopeft.searching.tables import marks, number
+from autopeft.searching.tables import marks
+from autopeft.wording import duration, number, spaced
 
 
 def asked(run: Searched) -> Section:
@@ -38,13 +39,13 @@ def _asked(run: Searched) -> Iterator[tuple[str, str]]:
     yield "objectives", ", ".join(f"{o.metric} ({o.direction})" for o in front.objectives)
     yield "budget", ", ".join(f"{n} ≤ {number(limit)}" for n, limit in front.limits.items()) or "none"
     yield "trials", number(experiment.trials)
-    yield "time limit", f"{experiment.time_limit:,.0f} seconds" if experiment.time_limit else ""
+    yield "time limit", duration(experiment.time_limit) if experiment.time_limit else ""
 
 
 def _settings(run: Searched) -> Iterator[tuple[str, str]]:
     data = run.experiment.resolved()
     for name in ("training", "sampler", "stopping", "controls", "descent", "confirm", "generation", "evaluate_on"):
-        yield name.replace("_", " "), _flat(data.get(name, ""))
+        yield spaced(name), _flat(data.get(name, ""))
 
 
 def costs(run: Searched) -> Section:
@@ -53,14 +54,14 @@ def costs(run: Searched) -> Section:
     ended = {status: sum(e.status == status for e in evaluations) for status in ("done", "stopped", "failed")}
     searched, seeds = sum(e.seconds for e in evaluations), sum(r.seconds for r in fresh)
     said = [f"{len(evaluations)} candidates: {', '.join(f'{count} {status}' for status, count in ended.items())}."]
-    said.append(f"{_time(searched)} of training and validation for them, by all workers together.")
+    said.append(f"{duration(searched)} of training and validation for them, by all workers together.")
     if fresh:
-        said.append(f"{_time(seeds)} for {len(fresh)} trainings with other seeds.")
+        said.append(f"{duration(seeds)} for {len(fresh)} trainings with other seeds.")
     if span := run.stored.span:
         said.append(f"From {span[0]} to {span[1]}, with what pauses there were.")
     picks = [(name, e) for e in run.front.points if (name := marks(run.front).get(e.number))]
     names = list(dict.fromkeys(n for _, e in picks for n in _costs_of(e.metrics)))
-    rows = [[n.replace("_", " "), *(number(e.metrics.get(n)) for _, e in picks)] for n in names]
+    rows = [[spaced(n), *(number(e.metrics.get(n)) for _, e in picks)] for n in names]
     blocks: list[Block] = [Items(said)]
     return Section("What it cost", [*blocks, *([Table(("cost", *(n for n, _ in picks)), rows)] if rows else [])])
 
@@ -75,7 +76,7 @@ def environment(run: Searched) -> Section:
     """The machine and the libraries that scores depend on."""
     known = dict(setup_in(run.folder, run.remembered))
     tried = known.pop("milliseconds", {})
-    rows = [[name.replace("_", " "), _shown(value)] for name, value in known.items()]
+    rows = [[spaced(name), _shown(value)] for name, value in known.items()]
     rows += [[f"step, {name}", f"{value:.1f} ms"] for name, value in dict(tried).items()]
     rows += [[f"{name} (when it began)", str(value)] for name, value in (run.remembered("versions") or {}).items()]
     return Section("Environment", [Table(("what", "value"), rows, frozenset({0, 1}))] if rows else [])
@@ -114,9 +115,3 @@ def _flat(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     return number(value) if isinstance(value, (int, float)) else str(value)
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

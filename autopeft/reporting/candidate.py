@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite, isnan
+from math import isfinite
 from typing import Any
 
 from autopeft.candidate import Evaluation
 from autopeft.costs import COSTS
 from autopeft.grid import Grid
+from autopeft.metrics import without_others
 from autopeft.recipe import Recipe
 from autopeft.reporting.searched import Searched
 from autopeft.searching.confirming.plan import own_run
 from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.tables import marks, number, role_of
-
-#: Metrics that are neither scores nor costs.
-_BESIDE = {"train_loss", "epoch", "head_params"}
+from autopeft.searching.tables import marks, role_of
+from autopeft.wording import number, spaced
 
 
 def chosen(front: ParetoFront, evaluations: Sequence[Evaluation], pick: str) -> Evaluation:
@@ -72,7 +71,7 @@ def score_rows(facts: Mapping[str, Any]) -> Iterator[list[str]]:
     """Scores of `facts_of`, each with what is known of it over seeds."""
     for name, known in facts["scores"].items():
         yield [
-            name.replace("_", " "),
+            spaced(name),
             number(known.get("searched")),
             number(known.get("mean")),
             "" if known.get("sd") is None else f"{known['sd']:.4f}",
@@ -93,7 +92,7 @@ def _finite(value: float) -> float | None:
 def _scores(run: Searched, e: Evaluation) -> dict[str, dict[str, Any]]:
     """By metric: as searched, and the mean and standard deviation over so many seeds."""
     known = run.front.verdict.confirmed.get(e.number)
-    names = [n for n in e.metrics if n not in COSTS.names() and n not in _BESIDE]
+    names = [n for n in without_others(e.metrics) if n not in COSTS.names()]
     names += [n for n in (known.scores if known else ()) if n not in names]
     first = run.front.score.metric
     found = {}
@@ -101,7 +100,7 @@ def _scores(run: Searched, e: Evaluation) -> dict[str, dict[str, Any]]:
         spread = None if known is None else known.scores.get(name)
         own = {"searched": _finite(e.metrics[name])} if name in e.metrics else {}
         if spread is not None and known is not None:
-            own |= {"mean": spread.mean, "sd": None if isnan(spread.sd) else spread.sd, "seeds": known.seeds}
+            own |= {**spread.to_json(), "seeds": known.seeds}
         found[name] = own
     return found
 
@@ -125,7 +124,7 @@ def _steps(recipe: Recipe) -> Iterator[str]:
     first = recipe.first
     yield f"train {first.train.describe()} for {_epochs(first.epochs)}{_rates(first.training)}"
     for cut, healing in recipe.cuts:
-        yield f"cut to {number(cut.limit)} {cut.cost.replace('_', ' ')}: {cut.hybrid.describe()}"
+        yield f"cut to {number(cut.limit)} {spaced(cut.cost)}: {cut.hybrid.describe()}"
         yield f"heal for {_epochs(healing.epochs)}{_rates(healing.training)}"
 
 
@@ -134,7 +133,7 @@ def _epochs(count: int) -> str:
 
 
 def _rates(training: Mapping[str, float]) -> str:
-    said = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in training.items())
+    said = ", ".join(f"{spaced(name)} {value:.3g}" for name, value in training.items())
     return f" ({said})" if said else ""
 
 

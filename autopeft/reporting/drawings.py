@@ -11,7 +11,9 @@ from autopeft.markup import Html, joined, tag
 from autopeft.reporting.axes import Axis, compact
 from autopeft.searching.explanation import Share
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.plots import costs_of
 from autopeft.searching.tables import marks
+from autopeft.wording import spaced, with_deviation
 
 #: Pixels of a plot, and around its axes.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 400, 64, 20, 34, 48
@@ -29,8 +31,8 @@ def front_drawing(front: ParetoFront, keys: Mapping[str, str]) -> Html:
     dots = [_dot(front, e, x, y, keys, "control" if e.key in names else "other") for e in others]
     points = [_dot(front, e, x, y, keys, "control on" if e.key in names else "on") for e in front.points]
     bars = [_bar(front, e, x, y) for e in front.points]
-    label = front.score.metric.replace("_", " ") + (" (less is better)" if front.score.direction == "min" else "")
-    below = front.cost.metric.replace("_", " ") if front.cost else "candidate"
+    label = spaced(front.score.metric) + (" (less is better)" if front.score.direction == "min" else "")
+    below = spaced(front.cost.metric) if front.cost else "candidate"
     legend = [("on", "front"), ("other", "dominated"), *([("control", "control")] if names else [])]
     inside = [_frame(x, y, below, label), _legend(legend), *dots, _stairs(front, x, y), *bars, *points]
     return _drawing(_WIDTH, _HEIGHT, "The Pareto front", *inside, *_named(front, x, y))
@@ -59,7 +61,7 @@ def course_drawing(front: ParetoFront) -> Html | None:
     ]
     legend = _legend([("on", "front"), ("other", "others; a stopped one ends early")])
     whole = [tick for tick in x.ticks() if tick == int(tick)]
-    frame = _frame(x, y, "epoch", name.replace("_", " "), whole)
+    frame = _frame(x, y, "epoch", spaced(name), whole)
     return _drawing(_WIDTH, _HEIGHT, "Scores by epoch", frame, legend, *lines)
 
 
@@ -106,11 +108,11 @@ def share_drawing(shares: Sequence[tuple[str, Share]]) -> Html:
 
 
 def _cost(front: ParetoFront, e: Evaluation) -> float:
-    return e.metrics[front.cost.metric] if front.cost else e.number
+    return costs_of(front, [e])[0]
 
 
 def _score(front: ParetoFront, e: Evaluation) -> float:
-    return front.score.loss(front.loss_of(e, front.score))
+    return front.value_of(e, front.score)
 
 
 def _deviation(front: ParetoFront, e: Evaluation) -> float:
@@ -129,9 +131,9 @@ def _shown(front: ParetoFront, others: Sequence[Evaluation]) -> list[float]:
 
 def _dot(front: ParetoFront, e: Evaluation, x: Axis, y: Axis, keys: Mapping[str, str], kind: str) -> Html:
     sd, key = _deviation(front, e), keys[e.key]
-    score = f"{_score(front, e):.4f}" + (f" ± {sd:.4f}" if sd else "")
+    score = with_deviation(_score(front, e), sd or None)
     named = f", control {front.verdict.names[e.key]}" if e.key in front.verdict.names else ""
-    cost = f"{_cost(front, e):,.0f} {front.cost.metric.replace('_', ' ')}" if front.cost else f"candidate {e.number}"
+    cost = f"{_cost(front, e):,.0f} {spaced(front.cost.metric)}" if front.cost else f"candidate {e.number}"
     said = tag("title", f"{key}{named}\n{score} at {cost}\n{e.candidate.hybrid.summary()}")
     shape = _mark(x.at(_cost(front, e)), y.at(_score(front, e)), kind, said)
     return tag("a", shape, href=f"#c{key}") if "on" in kind.split() else shape

@@ -12,7 +12,8 @@ from autopeft.reporting.document import Block, Code, Figure, Items, More, Sectio
 from autopeft.reporting.drawings import course_drawing, front_drawing, heat_drawing, share_drawing
 from autopeft.reporting.searched import Searched
 from autopeft.searching.explanation import belief
-from autopeft.searching.tables import columns, marks, number, sentences
+from autopeft.searching.tables import columns, marks, sentences
+from autopeft.wording import number, spaced
 
 #: Parts with the largest shares that are drawn.
 _PARTS = 20
@@ -55,10 +56,10 @@ def gains(run: Searched) -> Section:
         shown = []
         for name in (score, f"test_{score}"):
             spread = None if control.confirmed is None else control.confirmed.scores.get(name)
-            sd = "" if spread is None or spread.sd != spread.sd else f" ± {spread.sd:.3f}"
-            shown.append(number(control.metrics.get(name)) if spread is None else f"{spread.mean:.3f}{sd}")
+            own = number(control.metrics.get(name))
+            shown.append(own if spread is None else spread.words)
         rows.append([control.name, *shown, *(number(control.metrics.get(name)) for name in costs)])
-    headers = ["control", score.replace("_", " "), "test", *(name.replace("_", " ") for name in costs)]
+    headers = ["control", spaced(score), "test", *(spaced(name) for name in costs)]
     said: list[Block] = [Items(sentences(run.front))] if sentences(run.front) else []
     table: list[Block] = [More("The best controls", [Table(headers, rows, frozenset({0}))])] if rows else []
     return Section("Against controls", [*said, *table])
@@ -115,7 +116,7 @@ def _member(run: Searched, e: Evaluation, facts: dict) -> Iterator[Block]:
     if len(grid["columns"]) > 1:
         yield Table(grid["columns"], grid["rows"], frozenset(range(len(grid["columns"]))))
     yield Table(("score", "searched", "mean", "sd", "seeds"), list(score_rows(facts)), frozenset({0}))
-    costs = [[name.replace("_", " "), number(c["value"])] for name, c in facts["costs"].items()]
+    costs = [[spaced(name), number(c["value"])] for name, c in facts["costs"].items()]
     yield Table(("cost", "value"), costs, frozenset({0}))
     if len(facts["curve"]) > 1:
         yield Text(f"By epoch, {run.front.score.metric}: {course_of(facts, run.front.score.metric)}")
@@ -133,7 +134,7 @@ def learned(run: Searched) -> Section:
     parts = [(name, share) for name, share in explanation.most(_PARTS) if share.total >= _LEAST]
     rows = [[name, *(f"{v:.3f}" for v in (s.total, s.first, s.forest))] for name, s in parts]
     table = Table(("part", "with interactions", "alone", "forest"), rows, frozenset({0}))
-    title = f"Share of the variance of {explanation.score.replace('_', ' ')}: with interactions, and alone (dark)."
+    title = f"Share of the variance of {spaced(explanation.score)}: with interactions, and alone (dark)."
     blocks: list[Block] = [Items(advice)] if advice else []
     blocks += [Figure(share_drawing(parts), title, table)] if parts else []
     warnings = [f"Warning: {line}." for line in explanation.warnings]

@@ -5,21 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from autopeft.errors import printable
+from autopeft.markup import markdown, markdown_table
 from autopeft.reporting.document import Block, Code, Document, Figure, Items, More, Table, Text
 from autopeft.secrets import hidden
-
-#: What Markdown, or a site that shows it, would take for its own: mentions of people and of issues, too.
-_MARKS = re.compile(r"([\\`*\[\]<>|~$])|(?<![A-Za-z0-9])(_)|(_)(?![A-Za-z0-9])")
-#: These begin a list, a heading or a quotation where they begin a line.
-_BEGINS = re.compile(r"^(\s*)([-+#>]|\d+(?=[.)]))")
 
 
 def to_markdown(document: Document) -> str:
     """The whole text; secrets are taken out."""
-    parts = [f"# {_plain(document.title)}", *map(_line, document.lead)]
+    parts = [f"# {markdown(document.title)}", *map(_line, document.lead)]
     for section in document.sections:
-        parts += [f"## {_plain(section.title)}", *_blocks(section.blocks)]
+        parts += [f"## {markdown(section.title)}", *_blocks(section.blocks)]
     return hidden("\n\n".join(parts) + "\n")
 
 
@@ -40,21 +35,12 @@ def _blocks(blocks: Sequence[Block]) -> Iterator[str]:
                     yield f"{_line(block.caption)}\n\n{_table(block.instead)}"
             case More():
                 inside = "\n\n".join(_blocks(block.blocks))
-                yield f"<details><summary>{_plain(block.title)}</summary>\n\n{inside}\n\n</details>"
+                yield f"<details><summary>{markdown(block.title)}</summary>\n\n{inside}\n\n</details>"
 
 
 def _table(block: Table) -> str:
-    rule = [":--" if i in block.left else "--:" for i in range(len(block.headers))]
-    rows = [[_plain(cell) for cell in row] for row in (block.headers, *block.rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+    return markdown_table(block.headers, block.rows, block.left).removesuffix("\n")
 
 
 def _line(text: str) -> str:
-    """A text that begins a line."""
-    return _BEGINS.sub(r"\1\\\2", _plain(text)) if not text[:1].isdigit() else _plain(text)
-
-
-def _plain(text: str) -> str:
-    """A text on one line, in which nothing means anything to Markdown."""
-    said = printable(" ".join(str(text).split())).replace("&", "&amp;")
-    return _MARKS.sub(lambda found: f"\\{found[0]}", said).replace("@", "&#64;").replace("\\<", "&lt;")
+    return markdown(text, begins=True)

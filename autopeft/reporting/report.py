@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isnan
 from pathlib import Path
 
 from autopeft.candidate import Evaluation
@@ -13,7 +12,8 @@ from autopeft.reporting.document import Document
 from autopeft.reporting.page import to_html
 from autopeft.reporting.pull_request import to_markdown
 from autopeft.reporting.searched import Searched
-from autopeft.searching.tables import number
+from autopeft.searching.tables import mean_of
+from autopeft.wording import counted, number, spaced
 from autopeft.writing import replacing
 
 
@@ -53,8 +53,7 @@ def _lead(run: Searched) -> Iterator[str]:
     if not front.points:
         yield "No finished candidate is within the budget."
         return
-    counted = "member" if len(front.points) == 1 else "members"
-    yield f"{len(run.evaluations)} candidates were trained, and the front has {len(front.points)} {counted}."
+    yield f"{len(run.evaluations)} candidates were trained, and the front has {counted(len(front.points), 'member')}."
     best, knee = front.best(), front.knee()
     yield f"Best: {_said(run, best)}."
     if knee is not best:
@@ -64,17 +63,13 @@ def _lead(run: Searched) -> Iterator[str]:
 def _said(run: Searched, e: Evaluation) -> str:
     """Scores and cost of a member in a few words."""
     name = run.front.score.metric
-    parts = [f"{name.replace('_', ' ')} {_mean(run, e, name)}"]
+    parts = [f"{spaced(name)} {_mean(run, e, name)}"]
     if test := _mean(run, e, f"test_{name}"):
         parts.append(f"{test} on test")
     cost = run.front.cost
-    at = f" with {number(e.metrics[cost.metric])} {cost.metric.replace('_', ' ')}" if cost else ""
+    at = f" with {number(e.metrics[cost.metric])} {spaced(cost.metric)}" if cost else ""
     return f"{' and '.join(parts)}{at} ({run.keys[e.key]}: {e.candidate.hybrid.summary()})"
 
 
 def _mean(run: Searched, e: Evaluation, name: str) -> str:
-    known = run.front.verdict.confirmed.get(e.number)
-    spread = None if known is None else known.scores.get(name)
-    if spread is None:
-        return number(e.metrics.get(name))
-    return f"{spread.mean:.3f}" + ("" if isnan(spread.sd) else f" ± {spread.sd:.3f}")
+    return mean_of(e, run.front.verdict.confirmed.get(e.number), name)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from autopeft.errors import AutopeftError
+from autopeft.wording import counted
 
 #: More workers than CPUs slow each other down, but end: two on one core are common. Beyond this many they only swap.
 _LEAST, _TIMES = 8, 4
@@ -26,7 +27,7 @@ def most_workers() -> int:
 def check_cpus(asked: float, where: str) -> None:
     """`AutopeftError` for a worker with more CPUs than there are: it would start as many threads."""
     if asked > cpus():
-        raise AutopeftError(f"{where}: {asked:g} are asked for, and this machine has {_counted(cpus(), 'CPU')}")
+        raise AutopeftError(f"{where}: {asked:g} are asked for, and this machine has {counted(cpus(), 'CPU')}")
 
 
 def check_workers(workers: int, each: float, where: str) -> None:
@@ -34,8 +35,8 @@ def check_workers(workers: int, each: float, where: str) -> None:
     check_cpus(each, f"{where}.cpus_per_worker")
     if workers > 1 and workers * each > most_workers():
         raise AutopeftError(
-            f"{where}.workers: {workers:,} with {_counted(each, 'CPU')} each are asked for, and this machine has "
-            f"{_counted(cpus(), 'CPU')} (at most {max(1, int(most_workers() / each))} workers)"
+            f"{where}.workers: {workers:,} with {counted(each, 'CPU')} each are asked for, and this machine has "
+            f"{counted(cpus(), 'CPU')} (at most {max(1, int(most_workers() / each))} workers)"
         )
 
 
@@ -70,7 +71,3 @@ def _quota() -> float:
         return quota_us / int((group / "cpu.cfs_period_us").read_text(encoding="ascii")) if quota_us > 0 else math.inf
     except (OSError, ValueError, ZeroDivisionError):
         return math.inf
-
-
-def _counted(n: float, what: str) -> str:
-    return f"{n:g} {what}" if n == 1 else f"{n:g} {what}s"

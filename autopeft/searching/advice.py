@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from autopeft.candidate import Evaluation
-from autopeft.dimensions import Continuous
 from autopeft.errors import AutopeftError
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.range_ends import at_ends
 from autopeft.space import SearchSpace
 
-#: How near to an end of a range, on a scale of 1, is at it.
-_END = 0.01
 #: Members of the front, and candidates, that have had a block: fewer say nothing of it.
 _MEMBERS, _TRIED = 2, 5
 #: From which share of a limit on it binds, and up to which it does not matter.
@@ -26,33 +23,16 @@ def advice(front: ParetoFront, space: SearchSpace) -> tuple[str, ...]:
     """
     if not front.points:
         return ()
-    # What a search has widened is of the space that it saw.
-    space = space.ranging(e.candidate.training for e in front.evaluations)
     return (*_ranges(front, space), *_sizes(front, space), *_limits(front), *_unused(front, space))
 
 
 def _ranges(front: ParetoFront, space: SearchSpace) -> Iterator[str]:
     """Training hyper-parameters that most of the front has at an end of their range."""
-    known = [point for e in front.points if (point := space.point_of(e.candidate)) is not None]
-    for dimension in space.dimensions:
-        if not isinstance(dimension, Continuous):
-            continue
-        values = [float(point[dimension.name]) for point in known]
-        for end, value in ((0.0, dimension.low), (1.0, dimension.high)):
-            at = [v for v in values if abs(_part(dimension, v) - end) < _END]
-            if len(at) > max(1, len(values) / 2):
-                yield (
-                    f"{len(at)} of the front's {len(values)} members have {dimension.name} at the end of its range "
-                    f"({value:g}): there may be better ones beyond; give training.{dimension.name} a wider one"
-                )
-
-
-def _part(dimension: Continuous, value: float) -> float:
-    """How far a value is on the way from the low end (0) to the high one (1), on the dimension's scale."""
-    low, high = dimension.low, dimension.high
-    if dimension.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return (value - low) / ((high - low) or 1.0)
+    for found in at_ends(front, space.ranges):
+        yield (
+            f"{found.count} of the front's {found.members} members have {found.name} at the end of its range "
+            f"({found.end:g}): there may be better ones beyond; give training.{found.name} a wider one"
+        )
 
 
 def _sizes(front: ParetoFront, space: SearchSpace) -> Iterator[str]:

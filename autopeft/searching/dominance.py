@@ -22,6 +22,20 @@ def non_dominated(losses: Losses) -> np.ndarray:
     return ~dominated & np.isfinite(rows).all(axis=1)
 
 
+def ranks(losses: Losses) -> np.ndarray:
+    """The non-dominated rank [N] of each row [N, M] (Deb et al. 2002): 0 on the front, 1 on that of the others, ...
+
+    Rows that are not finite come after all: their rank is N.
+    """
+    rows = np.asarray(losses, dtype=float)
+    found, left = np.full(len(rows), len(rows)), np.arange(len(rows))
+    rank = 0
+    while (front := non_dominated(rows[left])).any():
+        found[left[front]] = rank
+        left, rank = left[~front], rank + 1
+    return found
+
+
 def _dominated(rows: np.ndarray) -> np.ndarray:
     no_more = (rows[:, None] <= rows[None]).all(axis=2)
     less = (rows[:, None] < rows[None]).any(axis=2)

@@ -105,11 +105,15 @@ class ParetoFront:
         on = {e.number for e in self.points}
         return self._sorted(e for e in self.done if e.number in self.verdict.confirmed and e.number not in on)
 
-    def loss_of(self, evaluation: Evaluation, objective: Objective) -> float:
-        """The value of an objective, less is better: the mean over seeds where there are several."""
+    def value_of(self, evaluation: Evaluation, objective: Objective) -> float:
+        """The value of an objective: the mean over seeds where there are several."""
         confirmed = self.verdict.confirmed.get(evaluation.number)
         known = None if confirmed is None else confirmed.scores.get(objective.metric)
-        return objective.loss(evaluation.metrics[objective.metric] if known is None else known.mean)
+        return evaluation.metrics[objective.metric] if known is None else known.mean
+
+    def loss_of(self, evaluation: Evaluation, objective: Objective) -> float:
+        """The same turned so that less is better."""
+        return objective.loss(self.value_of(evaluation, objective))
 
     def to_frame(self) -> pd.DataFrame:
         """One row a point: key, metrics and costs, training hyper-parameters, the hybrid in words."""
@@ -166,10 +170,7 @@ class ParetoFront:
     def best(self, limits: Mapping[str, float] | None = None) -> Evaluation:
         """The best score within `limits` (by cost) of the `pool`; ties go by the other objectives, then by key."""
         ordered = [self.score, *(o for o in self.objectives if o is not self.score)]
-        return min(
-            _within(self.pool, limits or {}),
-            key=lambda e: ([self.loss_of(e, o) for o in ordered], e.key),
-        )
+        return min(_within(self.pool, limits or {}), key=lambda e: ([self.loss_of(e, o) for o in ordered], e.key))
 
     def knee(self, limits: Mapping[str, float] | None = None) -> Evaluation:
         """The point farthest from the chord between the cheapest and the best point of the front, both axes scaled to

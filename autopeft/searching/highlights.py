@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autopeft.candidate import Evaluation
+from autopeft.markup import Markdown, markdown, markdown_table
+from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.tables import Column, columns, number, sentences
+from autopeft.searching.tables import columns, sentences
+from autopeft.wording import number
 
 #: The tag that says which state of a search a view shows.
 STATE = "autopeft.state"
@@ -83,31 +86,27 @@ def _description(front: ParetoFront, picks: Mapping[str, Evaluation], run: Path)
     folder = shlex.quote(str(run))
     commands = [f"autopeft export {folder} --pick {pick} --to out/{pick}" for pick in picks]
     lines = [*commands, f"autopeft export {folder} --pick KEY --to out/KEY   # any key of the table"]
-    said = "".join(f"\n{sentence}\n" for sentence in sentences(front))
+    said = "".join(f"\n{markdown(sentence, begins=True)}\n" for sentence in sentences(front))
     return f"{_table(front, picks)}\n```bash\n{chr(10).join(lines)}\n```\n{said}"
 
 
 def _table(front: ParetoFront, picks: Mapping[str, Evaluation]) -> str:
     """The front, dearest first, since pages show the first lines; of a long one best, knee and some evenly between."""
     points = _some(front.points, list(picks.values()))[::-1]
-    marks = [" ".join(f"**{pick}**" for pick, one in picks.items() if one is e) for e in points]
-    kept = [Column("", marks), *(c for c in columns(front, points) if c.rank <= _RANK)]
-    rows = zip(*([_cell(text) for text in column.cells] for column in kept), strict=True)
-    head = [_cell(column.header) for column in kept]
-    lines = [head, ["---"] * len(head), *rows]
+    marks = [Markdown(" ".join(f"**{pick}**" for pick, one in picks.items() if one is e)) for e in points]
+    kept = [c for c in columns(front, points) if c.rank <= _RANK]
+    rows = [[mark, *map(_cell, cells)] for mark, *cells in zip(marks, *(c.cells for c in kept), strict=True)]
     left_out = len(front.points) - len(points)
     more = f"\n{left_out:,} more points of the front are in `front.json`.\n" if left_out else ""
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + more
+    return markdown_table(["", *(column.header for column in kept)], rows) + more
 
 
 def _some(points: Sequence[Evaluation], always: Sequence[Evaluation]) -> list[Evaluation]:
     if len(points) <= _ROWS:
         return list(points)
-    step, numbers = (len(points) - 1) / (_ROWS - 1), {e.number for e in always}
-    kept = {round(i * step) for i in range(_ROWS)} | {i for i, e in enumerate(points) if e.number in numbers}
-    return [points[i] for i in sorted(kept)]
+    numbers = {e.number for e in (*evenly(points, _ROWS), *always)}
+    return [e for e in points if e.number in numbers]
 
 
 def _cell(text: str) -> str:
-    short = " ".join(text.split()).replace("|", "\\|")
-    return short if len(short) <= _HYBRID else short[: _HYBRID - 1] + "…"
+    return text if len(text) <= _HYBRID else text[: _HYBRID - 1] + "…"

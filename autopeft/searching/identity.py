@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,8 @@ def refuse_another(run: Path, there: Mapping[str, Any], now: Mapping[str, Any], 
             f"{run}: the code of plug-in {changed} is not what this search began with, and results would not be "
             f"comparable; bring it back, or {otherwise}"
         )
-    differ = list(_differences("", {key: there.get(key) for key in asked}, asked))
-    if differ:
-        more = f" and {len(differ) - _NAMED} more" if len(differ) > _NAMED else ""
-        raise AutopeftError(f"{run}: holds another search: {', '.join(differ[:_NAMED])}{more}; {otherwise}")
+    if differ := listed(differences("", {key: there.get(key) for key in asked}, asked)):
+        raise AutopeftError(f"{run}: holds another search: {differ}; {otherwise}")
 
 
 def versions() -> dict[str, str]:
@@ -60,13 +58,20 @@ def _changed(there: Mapping[str, str] | None, now: Mapping[str, str] | None) -> 
     return next((name for name, code in (now or {}).items() if began.get(name, code) != code), None)
 
 
-def _differences(path: str, there: Any, now: Any) -> Iterator[str]:
-    """The leaves in which two values differ, with both."""
+def differences(path: str, there: Any, now: Any) -> Iterator[str]:
+    """The leaves in which two values differ, with both; `path` is where these values stand."""
     if isinstance(there, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys([*there, *now]):
-            yield from _differences(f"{path}.{key}" if path else str(key), there.get(key), now.get(key))
+            yield from differences(f"{path}.{key}" if path else str(key), there.get(key), now.get(key))
     elif canonical_json(there) != canonical_json(now):
         yield f"{path} (there: {_said(there)}, now: {_said(now)})"
+
+
+def listed(differ: Iterable[str]) -> str:
+    """The first few, and how many more there are; "" of none."""
+    found = list(differ)
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f"{', '.join(found[:_NAMED])}{more}"
 
 
 def _said(value: Any) -> str:

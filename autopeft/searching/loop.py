@@ -38,10 +38,6 @@ class Listener(Protocol):
         """What a user should know of it."""
         return
 
-    def close(self) -> None:
-        """The search has ended."""
-        return
-
 
 class Loop(Protocol):
     """What a runner drives: packs of proposals out, evaluations in, by their numbers."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from autopeft.candidate import SAMPLER
 from autopeft.costs import COSTS
-from autopeft.markup import Html, joined, table, tag
+from autopeft.markup import Html, joined, markdown_table, table, tag
+from autopeft.markup import markdown as escaped
 from autopeft.metrics import is_of_texts
 from autopeft.searching.keys import short_keys
+from autopeft.wording import number, spaced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,13 +55,13 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
     rates = dict.fromkeys(name for e in points for name in e.candidate.training)
     found = [
         Column("key", [keys[e.key] for e in points], left=True),
-        Column(score, [_mean(e, known, score) for e, known in zip(points, over, strict=True)]),
-        Column("test", [_mean(e, known, f"test_{score}") for e, known in zip(points, over, strict=True)], 1),
+        Column(score, [mean_of(e, known, score) for e, known in zip(points, over, strict=True)]),
+        Column("test", [mean_of(e, known, f"test_{score}") for e, known in zip(points, over, strict=True)], 1),
         *(
-            Column(n, [_mean(e, c, f"test_{n}") for e, c in zip(points, over, strict=True)], 2)
+            Column(n, [mean_of(e, c, f"test_{n}") for e, c in zip(points, over, strict=True)], 2)
             for n in _written(points)
         ),
-        *(Column(_short(n), [_mean(e, c, n) for e, c in zip(points, over, strict=True)], 5) for n in tested(front)),
+        *(Column(_short(n), [mean_of(e, c, n) for e, c in zip(points, over, strict=True)], 5) for n in tested(front)),
         *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 5 if i else 0) for i, n in enumerate(others)),
         Column("pick", [picks.get(e.number, "") for e in points], 2, left=True),
         Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 4),
@@ -97,8 +99,8 @@ def leaderboard(front: ParetoFront) -> tuple[list[Evaluation], list[Column]]:
     found = [
         Column("no.", [str(e.number) for e in ranked], 6),
         Column("key", [keys[e.key] for e in ranked], left=True),
-        Column(score, [_mean(e, confirmed.get(e.number), score) for e in ranked]),
-        Column("test", [_mean(e, confirmed.get(e.number), f"test_{score}") for e in ranked], 4),
+        Column(score, [mean_of(e, confirmed.get(e.number), score) for e in ranked]),
+        Column("test", [mean_of(e, confirmed.get(e.number), f"test_{score}") for e in ranked], 4),
         *(Column(_short(n), [number(e.metrics.get(n)) for e in ranked], 4 if i else 0) for i, n in enumerate(costs)),
         Column("front", [picks.get(e.number, "") for e in ranked], 1, left=True),
         Column("ended", ["" if e.status == "done" else e.status for e in ranked], 2, left=True),
@@ -130,11 +132,10 @@ def tested(front: ParetoFront) -> list[str]:
     return [name for name in names if is_shown(name)]
 
 
-def _mean(evaluation: Evaluation, confirmed: Confirmed | None, name: str) -> str:
+def mean_of(evaluation: Evaluation, confirmed: Confirmed | None, name: str) -> str:
+    """A metric of a candidate: over seeds where there are several."""
     known = None if confirmed is None else confirmed.scores.get(name)
-    if known is None:
-        return number(evaluation.metrics.get(name))
-    return f"{known.mean:.3f}" + ("" if known.sd != known.sd else f"±{known.sd:.3f}")
+    return number(evaluation.metrics.get(name)) if known is None else known.words
 
 
 def _short(name: str) -> str:
@@ -190,9 +191,8 @@ def markdown(front: ParetoFront) -> str:
     """The same as a Markdown table."""
     if not front.points:
         return "No finished candidate is within the budget.\n"
-    headers, rows = cells(front)
-    table = "".join(f"| {' | '.join(line)} |\n" for line in (headers, ["---"] * len(headers), *rows))
-    return table + "".join(f"\n{sentence}\n" for sentence in sentences(front))
+    said = "".join(f"\n{escaped(sentence, begins=True)}\n" for sentence in sentences(front))
+    return markdown_table(*cells(front)) + said
 
 
 def html(front: ParetoFront) -> Html:
@@ -214,7 +214,7 @@ def sentences(front: ParetoFront) -> list[str]:
     verdict = front.verdict
     said = [f"{gain.words[0].upper()}{gain.words[1:]}." for gain in verdict.gains]
     if verdict.optimism is not None:
-        name = front.score.metric.replace("_", " ")
+        name = spaced(front.score.metric)
         said.append(
             f"Optimism: on validation the searched front's {name} was {abs(verdict.optimism):.4f} "
             f"{'better' if verdict.optimism > 0 else 'worse'} than over all seeds."
@@ -228,7 +228,7 @@ def _over_seeds(front: ParetoFront, evaluation: Evaluation) -> dict[str, str]:
     if (known := verdict.confirmed.get(evaluation.number)) is not None:
         for name in (front.score.metric, f"test_{front.score.metric}"):
             if (spread := known.scores.get(name)) is not None:
-                found[f"{name} over seeds"] = f"{spread.mean:.4f} +- {number(spread.sd) or '?'} ({known.seeds})"
+                found[f"{name} over seeds"] = f"{spread.words} ({known.seeds})"
         if known.p_front is not None:
             found["p_front"] = f"{known.p_front:.2f}"
     if any(role_of(front, e) != SAMPLER for e in front.points):
@@ -247,12 +247,3 @@ def role_of(front: ParetoFront, evaluation: Evaluation) -> str:
         return f"{evaluation.born} from {evaluation.origin.parent}"
     name = front.verdict.names.get(evaluation.key)
     return SAMPLER if name is None else f"control {name}"
-
-
-def number(value: float | None) -> str:
-    """Whole numbers with separators, others with four digits; nothing for what was not measured."""
-    if value is None or value != value:
-        return ""
-    if float(value).is_integer() and (abs(value) >= 1 or isinstance(value, int)):
-        return f"{int(value):,}"
-    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"

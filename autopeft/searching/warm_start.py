@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from autopeft.doors import door, read_json, within
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import canonical_json
+from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
 from autopeft.searching.problem import Prior
-from autopeft.searching.study import Study
+from autopeft.searching.stored import Stored
 from autopeft.space import SearchSpace
-
-T = TypeVar("T")
 
 #: Members of the other front that are tried first; of a longer one, so many at equal distances.
 FIRST = 8
@@ -32,7 +31,8 @@ def prior_of(run: Path, space: SearchSpace) -> Prior:
     `AutopeftError` when the folder holds no study, one of another space, or no finished candidate.
     """
     with within("warm_start"):
-        header = Study.read_header(run)
+        study = Stored.load(run)
+    header = study.header()
     theirs, ours = map(_compared, (header["space"], space.to_json()))
     if canonical_json(theirs) != canonical_json(ours):
         part = next(k for k in ours if canonical_json(theirs.get(k)) != canonical_json(ours[k]))
@@ -40,7 +40,7 @@ def prior_of(run: Path, space: SearchSpace) -> Prior:
             f"warm_start: {run} is a search of another space (its {part} differ); use one of the same space and model"
         )
     objectives = [Objective(**objective) for objective in header["objectives"]]
-    front = ParetoFront(Study.read(run), objectives, header["budget"])
+    front = ParetoFront(study.evaluations(), objectives, header["budget"])
     if not front.done:
         raise AutopeftError(f"warm_start: {run} has no finished candidate to learn from")
     try:
@@ -57,7 +57,7 @@ def prior_from(front: ParetoFront, space: SearchSpace) -> Prior:
     return Prior(
         [space.encode(e.candidate) for e in known],
         [-front.score.loss(e.metrics[front.score.metric]) for e in known],
-        [space.encode(e.candidate) for e in _spread([e for e in front.points if e in known], FIRST)],
+        [space.encode(e.candidate) for e in evenly([e for e in front.points if e in known], FIRST)],
     )
 
 
@@ -90,10 +90,3 @@ def _compared(space: Mapping[str, Any]) -> dict[str, Any]:
         for name, values in dict(space.get("training") or {}).items()
     }
     return {**{k: v for k, v in space.items() if k != "description"}, "training": training}
-
-
-def _spread(values: Sequence[T], count: int) -> list[T]:
-    """At most `count` of them at equal distances, the first and the last among them."""
-    if len(values) <= count:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]

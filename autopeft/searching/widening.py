@@ -15,13 +15,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from autopeft.dimensions import Continuous
-from autopeft.searching.dominance import non_dominated
+from autopeft.searching.dominance import ranks
+from autopeft.searching.range_ends import END
 from autopeft.searching.stored import EVALUATION
 from autopeft.space import SearchSpace
-from autopeft.space_spec import TIMES, WIDER
+from autopeft.training_spec import TIMES, WIDER
 
-#: The part of a range, on its logarithmic scale, that is its end.
-_END = 0.05
 #: Nothing is widened before so many whole trainings have ended; the best are this many at least.
 _ENOUGH, _BEST = 8, 4
 #: This share of the best must sit at the end, and two of them.
@@ -35,7 +34,7 @@ def widened(space: SearchSpace, study: Study) -> SearchSpace:
     small) sit in its last 5%, and not more trainings there have failed than not. It never shrinks again. Only trainings
     from the beginning count: a short healing says nothing of the rate for others.
     """
-    if not any(d.bounds for d in _ranges(space)):
+    if not any(d.bounds for d in space.ranges):
         return space
     trials, drawn = study.get_trials(deepcopy=False), drawn_from(space, study)
     # Controls may be far outside of a range: it grows until the best are no longer at its end.
@@ -47,7 +46,7 @@ def widened(space: SearchSpace, study: Study) -> SearchSpace:
 def in_words(before: SearchSpace, now: SearchSpace) -> list[str]:
     """What was widened, a sentence a range."""
     found = []
-    for old, new in zip(_ranges(before), _ranges(now), strict=True):
+    for old, new in zip(before.ranges, now.ranges, strict=True):
         if (old.low, old.high) != (new.low, new.high):
             found.append(
                 f"the best candidates have {new.name} at an end of {old.low:g} to {old.high:g}: it is searched from "
@@ -59,7 +58,7 @@ def in_words(before: SearchSpace, now: SearchSpace) -> list[str]:
 def figures(space: SearchSpace, study: Study) -> dict[str, float]:
     """The ends of ranges that were widened so far, for the summary."""
     found = dict[str, float]()
-    for old, new in zip(_ranges(space), _ranges(drawn_from(space, study)), strict=True):
+    for old, new in zip(space.ranges, drawn_from(space, study).ranges, strict=True):
         ends = {"low": (old.low, new.low), "high": (old.high, new.high)}
         found |= {f"widened.{old.name}.{end}": after for end, (before, after) in ends.items() if before != after}
     return found
@@ -70,13 +69,9 @@ def drawn_from(space: SearchSpace, study: Study) -> SearchSpace:
     return space.ranging(_drawn(space, study.get_trials(deepcopy=False)))
 
 
-def _ranges(space: SearchSpace) -> list[Continuous]:
-    return [d for d in space.dimensions if isinstance(d, Continuous)]
-
-
 def _drawn(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Iterator[dict[str, float]]:
     """The ends of the ranges that trials were drawn from."""
-    for name in (d.name for d in _ranges(space) if d.bounds):
+    for name in (d.name for d in space.ranges if d.bounds):
         for trial in trials:
             distribution = trial.distributions.get(name)
             if isinstance(distribution, FloatDistribution):
@@ -96,14 +91,14 @@ def _wanted(
     signs = np.array([1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in directions])
     best = _best(np.array([values for values, _ in done]) * signs)
     found = []
-    for d in _ranges(space):
+    for d in space.ranges:
         if d.bounds is None:
             continue
         known = _parts(d, [training for _, training in done])
         failed = _parts(d, lost)
-        for end, further in ((known >= 1 - _END, d.high * WIDER), (known <= _END, d.low / WIDER)):
+        for end, further in ((known >= 1 - END, d.high * WIDER), (known <= END, d.low / WIDER)):
             there = end & best
-            away = failed >= 1 - _END if further > d.high else failed <= _END
+            away = failed >= 1 - END if further > d.high else failed <= END
             if there.sum() >= max(2, _SHARE * best.sum()) and away.sum() <= end.sum():
                 found.append({d.name: further})
     return found
@@ -118,17 +113,11 @@ def _whole(trial: FrozenTrial) -> Mapping[str, Any] | None:
 
 def _best(losses: np.ndarray) -> np.ndarray:
     """Which rows [N, O] are the best: the front, then the front of the others, until there are enough."""
-    best = np.zeros(len(losses), dtype=bool)
-    while best.sum() < min(_BEST, len(losses)):
-        left = np.flatnonzero(~best)
-        front = left[non_dominated(losses[left])]
-        if not len(front):
-            break
-        best[front] = True
-    return best
+    found = ranks(losses)
+    last = np.sort(found)[min(_BEST, len(losses)) - 1]
+    return (found <= last) & (found < len(losses))
 
 
 def _parts(dimension: Continuous, trainings: Sequence[Mapping[str, float]]) -> np.ndarray:
-    """How far along the range [N] values are, on its logarithmic scale; NaN where there is none."""
-    values = np.array([t.get(dimension.name, np.nan) for t in trainings], dtype=float)
-    return np.log(values / dimension.low) / np.log(dimension.high / dimension.low)
+    """How far along the range [N] values are, on its scale; NaN where there is none."""
+    return dimension.parts(np.array([t.get(dimension.name, np.nan) for t in trainings], dtype=float))

@@ -9,13 +9,13 @@ import ast
 import hashlib
 import importlib.util
 import json
-import os
 import random
 import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata
@@ -27,6 +27,7 @@ from pydantic import AfterValidator
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.resources import cache_folder
+from autopeft.writing import replacing
 
 # All come with autopeft itself, directly or through torch (sympy) and optuna (sqlalchemy), and have texts to spare.
 LIBRARIES = (
@@ -184,10 +185,7 @@ def _keep(file: Path | None, texts: Mapping[str, list[str]]) -> None:
     """Write the cache, whole or not at all; that it can't be written is no error."""
     if file is None:
         return
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.tmp")
-        part.write_text(json.dumps(texts), encoding="utf-8")
-        os.replace(part, file)
-    except OSError:
-        return
+        with replacing(file) as draft:
+            draft.write_text(json.dumps(texts), encoding="utf-8")

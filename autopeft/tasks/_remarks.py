@@ -9,6 +9,7 @@ from typing import Any
 from autopeft.cells import broken, shown
 from autopeft.tasks._data import Split
 from autopeft.tasks._rows import Raw
+from autopeft.wording import counted
 
 #: A class is rare of which train has fewer rows than this, or than this part of an even share; how many are named; and
 #: the rows that there must be for each class before it is said.
@@ -22,19 +23,15 @@ def of_rows(raw: Raw) -> tuple[str, ...]:
         texts = [*rows.first, *(rows.second or ())]
         if count := sum(map(broken, texts)):
             said.append(
-                f"{_n(count, 'text')} of {split} with half a character (a lone surrogate): U+FFFD stands for it"
+                f"{counted(count, 'text')} of {split} with half a character (a lone surrogate): U+FFFD stands for it"
             )
         if count := sum(isinstance(label, str) and broken(label) for label in rows.labels):
             said.append(
-                f"{_n(count, 'label')} of {split} with half a character (a lone surrogate): U+FFFD stands for it"
+                f"{counted(count, 'label')} of {split} with half a character (a lone surrogate): U+FFFD stands for it"
             )
         if count := sum(isinstance(label, str) and label != label.strip() for label in rows.labels):
-            said.append(f"{_n(count, 'label')} of {split} with white space around: it is left out")
+            said.append(f"{counted(count, 'label')} of {split} with white space around: it is left out")
     return tuple(said)
-
-
-def _n(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def of_parts(train: Split, validation: Split, test: Split, names: Sequence[str], what: str = "text") -> tuple[str, ...]:
@@ -44,10 +41,12 @@ def of_parts(train: Split, validation: Split, test: Split, names: Sequence[str],
     """
     parts = {"train": train, "validation": validation, "test": test}
     keys = {name: _keys(split) for name, split in parts.items()}
-    said = [f"{_n(count, 'empty text')} in {name}" for name, split in parts.items() if (count := _empty(split))]
+    said = [f"{counted(count, 'empty text')} in {name}" for name, split in parts.items() if (count := _empty(split))]
     if names and (clashes := _clashes(keys["train"], train.labels)):
         texts, rows = clashes
-        said.append(f"{_n(texts, what)} of train with different labels (in {rows:,} rows): some of these must be wrong")
+        said.append(
+            f"{counted(texts, what)} of train with different labels (in {rows:,} rows): some of these must be wrong"
+        )
     said += _rare(parts, names)
     sets = {name: set(found) for name, found in keys.items()}
     for later, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from autopeft.candidate import Evaluation
 from autopeft.costs import COSTS
+from autopeft.markup import Markdown, markdown
 
 NUMBER, KEY, STATUS, ON_FRONT = "autopeft.number", "autopeft.key", "autopeft.status", "autopeft.on_front"
 REPAIRED, ERROR, KIND, SEARCH_ID = "autopeft.repaired", "autopeft.error", "autopeft.kind", "autopeft.search_id"
@@ -113,7 +114,7 @@ class Naming:
 
 def child_tags(evaluation: Evaluation, parent: str, on_front: bool) -> dict[str, str]:
     """The tags of a candidate's run."""
-    note = evaluation.words
+    note = markdown(evaluation.words, begins=True)
     tags = {
         PARENT: parent,
         KIND: "candidate",
@@ -125,7 +126,7 @@ def child_tags(evaluation: Evaluation, parent: str, on_front: bool) -> dict[str,
     }
     if evaluation.error:
         tags[ERROR] = cut(evaluation.error)
-        note = f"**{evaluation.status}**: {evaluation.error}\n\n{note}"
+        note = Markdown(f"**{evaluation.status}**: {markdown(evaluation.error)}\n\n{note}")
     return {**tags, NOTE: cut(note)}
 
 

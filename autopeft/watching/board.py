@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from autopeft.candidate import Evaluation
 from autopeft.doing import stages
 from autopeft.errors import printable
+from autopeft.metrics import without_others
 from autopeft.watching.clock import Clock, Outlook
 from autopeft.watching.machine import Meter
 from autopeft.watching.now import Answer, Now, Running
 from autopeft.watching.picture import Picture, Terms
-from autopeft.watching.view import duration
+from autopeft.wording import duration
 
 if TYPE_CHECKING:
     from autopeft.searching.study import Proposal
@@ -27,7 +28,7 @@ class Board:
     """Hears of a search in the thread that runs it, and is read in others."""
 
     def __init__(self, trials: int | None, workers: int, epochs: int, limit: float | None = None) -> None:
-        self._epochs = epochs
+        self.trials, self.epochs = trials, epochs
         self._lock, self._begun = RLock(), time.monotonic()
         self.clock, self._meter = Clock(trials, workers, epochs, limit), Meter()
         self._running: dict[int, Running] = {}
@@ -77,13 +78,13 @@ class Board:
                 role=printable(job.role)[:_LONG],
                 words=printable(candidate.hybrid.summary())[:_LONG],
                 epoch=0,
-                epochs=job.epochs or self._epochs,
+                epochs=job.epochs or self.epochs,
             )
 
     def epoch(self, proposal: Proposal, metrics: Mapping[str, float]) -> None:
         """An epoch of it has ended."""
         number, done = proposal.number, int(metrics.get("epoch", 0))
-        score = next((v for k, v in metrics.items() if k not in ("epoch", "train_loss")), None)
+        score = next(iter(without_others(metrics).values()), None)
         with self._lock:
             self.clock.epoch(number, done)
             if number in self._running:
@@ -97,12 +98,16 @@ class Board:
             self._running.pop(evaluation.number, None)
             self._evaluations[evaluation.number] = evaluation
 
-    def confirming(self, what: str, done: int, total: int, seconds: float | None) -> str:
-        """Other seeds are trained; how far that is, in words."""
+    def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
+        """Other seeds are trained."""
         left = f", about {duration(seconds)} left" if seconds is not None and done < total else ""
-        words = f"{done}/{total} {what}{left}"
-        self.at("confirming", confirmed=words)
-        return words
+        self.at("confirming", confirmed=f"{done}/{total} {what}{left}")
+
+    @property
+    def confirmed(self) -> str:
+        """How far that is, in words."""
+        with self._lock:
+            return self._now.confirmed
 
     def at(self, phase: str, **changes: str) -> None:
         """What the search is at."""
@@ -117,7 +122,7 @@ class Board:
             searching = self._now.phase == "searching"
             changes = {
                 "running": tuple(running for _, running in sorted(self._running.items())),
-                "doing": tuple(f"{one.words} ({one.seconds:.0f} s)"[:_LONG] for one in stages())[:32],
+                "doing": tuple(f"{one.words} ({duration(one.seconds)})"[:_LONG] for one in stages())[:32],
                 "elapsed": time.monotonic() - self._begun,
                 "left": self.clock.left() if searching else None,
                 "later": self.clock.later if searching else 0.0,

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autopeft.candidate import Evaluation
+from autopeft.config import parse
+from autopeft.dimensions import ranges_of
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.searching.objective import Objective
 from autopeft.searching.stored import FILE, Stored
+from autopeft.space_spec import SpaceSpec
 from autopeft.watching.now import Now
 from autopeft.watching.picture import Picture, Terms
 
@@ -48,14 +51,14 @@ class Watched:
         stored = Stored.load(self.run)
         header = stored.header()
         objectives = tuple(Objective(**objective) for objective in header["objectives"])
-        training = header["space"].get("training")
+        space = parse(SpaceSpec, header["space"], f"{self.run / FILE}: space")
         terms = Terms(
             self._experiment.name,
             self._experiment.trials,
             self._experiment.training.epochs,
             objectives,
             header["budget"],
-            training if isinstance(training, dict) else {},
+            ranges_of(space.ranges_as(header["space"].get("training")).training.dimensions),
         )
         evaluations: Sequence[Evaluation] = stored.evaluations()
         return Picture.of(terms, evaluations)

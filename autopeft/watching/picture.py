@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from autopeft.candidate import Evaluation
+from autopeft.dimensions import Continuous
 from autopeft.errors import printable
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
+from autopeft.searching.range_ends import at_ends
 
-#: The part of a range, on its scale, that is its end, and the least number of the front's members that say something.
-_END, _SAYS = 0.05, 2
 #: Points that a picture has at most: those on the front, and the last others.
 _MOST = 2_000
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What is searched, as far as a picture needs it: `ranges` are the space's `training` as it is written."""
+    """What is searched, as far as a picture needs it: `ranges` are those of training hyper-parameters."""
 
     name: str
     trials: int | None
     epochs: int
     objectives: tuple[Objective, ...]
     limits: Mapping[str, int]
-    ranges: Mapping[str, Any]
+    ranges: tuple[Continuous, ...]
 
 
 @dataclass(frozen=True)
@@ -83,31 +82,13 @@ class Picture:
             points=tuple(map(point, shown)),
             best=point(front.best()) if found else None,
             knee=point(front.knee()) if found else None,
-            said=tuple(at_ends(front, terms.ranges)),
+            said=tuple(
+                f"{at.name}: {at.count} of the front's {at.members} members are at the end of its range ({at.end:g})"
+                for at in at_ends(front, terms.ranges)
+            ),
             failures=tuple(f"#{e.number} {printable(e.error or '')}" for e in evaluations if e.status == "failed")[-3:],
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
-
-
-def at_ends(front: ParetoFront, ranges: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each training hyper-parameter that half of the front has at an end of its range.
-
-    A range that the search has widened is as wide as what was drawn from it.
-    """
-    for name, written in ranges.items():
-        if not isinstance(written, Mapping) or not {"low", "high"} <= written.keys():
-            continue
-        drawn = [
-            e.candidate.training[name] for e in front.evaluations if e.origin is None and name in e.candidate.training
-        ]
-        own = [e.candidate.training[name] for e in front.points if name in e.candidate.training]
-        low, high = min([written["low"], *drawn]), max([written["high"], *drawn])
-        scale = math.log if written.get("log") else float
-        width = scale(high) - scale(low)
-        for end in (low, high):
-            count = sum(abs(scale(value) - scale(end)) <= _END * width for value in own)
-            if count >= max(_SAYS, len(own) / 2):
-                yield f"{name}: {count} of the front's {len(own)} members are at the end of its range ({end:g})"

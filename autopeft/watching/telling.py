@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from autopeft.doing import Stage, hear, let_go, stages
-from autopeft.watching.view import duration
+from autopeft.wording import duration
 
 #: Seconds of silence after which something is said, and before a stage is first spoken of.
 HEARTBEAT, SOON = 15.0, 1.0

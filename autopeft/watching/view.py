@@ -11,6 +11,7 @@ from rich.text import Text
 from autopeft.watching.now import Machine, Now, Running
 from autopeft.watching.picture import Picture, Point
 from autopeft.watching.text_plot import ASCII, UNICODE, plot
+from autopeft.wording import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -26,13 +27,6 @@ _PHASES = {
 }
 #: Lines of the view beside the plot, the plot's least and largest height, and candidates in training that are listed.
 _OTHERS, _LEAST, _LARGEST, _LISTED = 16, 5, 14, 6
-
-
-def duration(seconds: float) -> str:
-    """90 as '1.5 min'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def in_words(left: float | None, later: float = 0.0) -> str:

@@ -10,9 +10,8 @@ from typing import Any, Self
 
 from autopeft.candidate import Evaluation, Status
 from autopeft.costs import COSTS
-
-#: Metrics of an evaluation that are no scores.
-_NO_SCORES = {"train_loss", "epoch", "head_params"}
+from autopeft.metrics import without_others
+from autopeft.wording import with_deviation
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Run:
     @classmethod
     def of(cls, evaluation: Evaluation) -> Self:
         """What an evaluation holds of its training."""
-        kept = set(COSTS.names()) | _NO_SCORES
-        scores = {name: value for name, value in evaluation.metrics.items() if name not in kept}
+        costs = set(COSTS.names())
+        scores = {name: value for name, value in without_others(evaluation.metrics).items() if name not in costs}
         return cls(evaluation.seed, evaluation.status, scores, evaluation.seconds, evaluation.error)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,6 +53,15 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Self:
         """Of the values of at least one seed."""
         return cls(fmean(values), stdev(values) if len(values) > 1 else math.nan)
+
+    @property
+    def words(self) -> str:
+        """`0.812±0.004`; of one seed the mean alone."""
+        return with_deviation(self.mean, self.sd)
+
+    def to_json(self) -> dict[str, float | None]:
+        """`{"mean", "sd"}`; the latter is None of one seed."""
+        return {"mean": self.mean, "sd": None if math.isnan(self.sd) else self.sd}
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,8 @@ class Confirmed:
 
     def to_json(self) -> dict[str, Any]:
         """`{"seeds", "<metric>": {"mean", "sd"}, "test_<metric>": ..., "p_front"}`."""
-        spreads = {name: {"mean": s.mean, "sd": None if math.isnan(s.sd) else s.sd} for name, s in self.scores.items()}
         failed = {"failed": self.failed} if self.failed else {}
+        spreads = {name: spread.to_json() for name, spread in self.scores.items()}
         return {"seeds": self.seeds, **failed, **spreads, "p_front": self.p_front}
 
     @classmethod

@@ -11,9 +11,10 @@ from autopeft.searching.confirming.plan import control_front, own_run, probabili
 from autopeft.searching.confirming.records import Remembered, controls_in, ended_in, runs_in
 from autopeft.searching.confirming.statistics import difference
 from autopeft.searching.confirming.values import Confirmed, ControlPoint, Gain, Run, Verdict
+from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
-from autopeft.searching.tables import number as in_digits
+from autopeft.wording import number, spaced
 
 #: Draws of the probabilities that are reported, and the most costs at which gains are said.
 _DRAWS, _LEVELS = 2000, 6
@@ -102,14 +103,13 @@ def _gains(
     known = [e for e in front.points if e.number in front.verdict.confirmed]
     if front.cost is None or not names or not known:
         return []
-    cost, last = front.cost.metric, len(known) - 1
-    steps = min(len(known), _LEVELS)
-    levels = [known[round(i * last / max(1, steps - 1))] for i in range(steps)]
+    cost = front.cost.metric
     controls = [
         e for e in front.done if e.key in names and e.number in runs and front.verdict.confirmed[e.number].holds
     ]
     return [
-        _gain(front, e, [c for c in controls if c.metrics[cost] <= e.metrics[cost]], runs, reference) for e in levels
+        _gain(front, e, [c for c in controls if c.metrics[cost] <= e.metrics[cost]], runs, reference)
+        for e in evenly(known, _LEVELS)
     ]
 
 
@@ -124,7 +124,7 @@ def _gain(
     score, names, dear = front.score, front.verdict.names, front.cost.metric
     cost = member.metrics[dear]
     share = f" ({in_share(cost / reference)})" if reference else ""
-    at = f"at {in_digits(cost)} {dear.replace('_', ' ')}{share}"
+    at = f"at {number(cost)} {spaced(dear)}{share}"
     if not controls:
         return Gain(cost, member.key, None, None, None, None, f"{at}: no control is as cheap")
     best = min(controls, key=lambda e: (front.loss_of(e, score), e.metrics[dear], e.number))

@@ -18,7 +18,7 @@ class Known:
 
     def __init__(self, points: Points, rows: np.ndarray) -> None:
         self._points, self._repeats = points, Repeats(points.dimensions, alone=points.space.size == 1)
-        self._zero_is_empty = points.space.hybrid({d.name: 0 for d in points.dimensions}).is_empty
+        self._zero_is_empty = points.space.smallest.is_empty
         for row in rows:
             self._repeats.add(self._structure(row)[0], self._training(row))
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autopeft.searching.extrapolation import Extrapolation
-from autopeft.searching.known_cost.outside import EVALUATION, Outside
+from autopeft.searching.known_cost.outside import Outside
 from autopeft.searching.known_cost.points import Points
+from autopeft.searching.stored import EVALUATION
 
 if TYPE_CHECKING:
     from optuna import Study

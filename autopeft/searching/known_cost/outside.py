@@ -16,14 +16,13 @@ from autopeft.candidate import Candidate
 from autopeft.hybrid import Hybrid
 from autopeft.searching.known_cost.near import near_row
 from autopeft.searching.known_cost.points import Points
+from autopeft.searching.stored import EVALUATION
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from autopeft.searching.objective import Objective
 
-#: The attribute in which `autopeft.searching.study` keeps a trial's evaluation, learning curve included.
-EVALUATION = "evaluation"
 #: The standard deviation of what a candidate differs by from a training of the point that it is near to, as a share of
 #: that of all scores: of one that was trained from the beginning, and of one that was healed. Healed ones have more
 #: epochs behind them, or have lost what they needed: over seven pairs on TREC they were 0.3 points better than their

@@ -5,7 +5,6 @@ Shapes: N points, D dimensions, C costs, L layers, B blocks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import product
@@ -114,7 +113,7 @@ class Points:
             unit += (levels - low) * (self._scales[column, high] - unit)
         for i, d in enumerate(self.dimensions):
             if isinstance(d, Continuous):
-                unit[:, i] = _part(d, rows[:, i])
+                unit[:, i] = d.parts(rows[:, i])
         return unit
 
     @cached_property
@@ -168,7 +167,7 @@ def moved_training(dimension: Dimension, values: np.ndarray, rng: np.random.Gene
         top = len(dimension.values)
         near = np.clip(values + rng.choice([-1, 1], size=len(values)), 0, top - 1)
         return np.where(anew, rng.integers(0, top, size=len(values)), near)
-    parts = np.where(anew, rng.random(len(values)), _part(dimension, values) + rng.normal(0, 0.1, len(values)))
+    parts = np.where(anew, rng.random(len(values)), dimension.parts(values) + rng.normal(0, 0.1, len(values)))
     low, high = dimension.low, dimension.high
     span = np.clip(parts, 0, 1)
     moved = low * (high / low) ** span if dimension.log else low + span * (high - low)
@@ -186,13 +185,6 @@ def _atoms(dimensions: Sequence[Dimension], of_model: Collection[str]) -> np.nda
     for row, columns in zip(rows, chosen, strict=True):
         row[columns] = 1
     return rows
-
-
-def _part(dimension: Continuous, values: np.ndarray) -> np.ndarray:
-    """How far values are from low to high."""
-    low, high = dimension.low, dimension.high
-    part: np.ndarray = np.log(values / low) / math.log(high / low) if dimension.log else (values - low) / (high - low)
-    return part
 
 
 def _ordinal_scale(dimension: Ordinal) -> np.ndarray:

@@ -18,6 +18,6 @@ SAMPLERS: Registry[SamplerPlugin] = Registry(
 __all__ = ["SAMPLERS", "SamplerPlugin", "sampler_from"]
 
 
-def sampler_from(spec: str | Mapping[str, Any], where: str = "sampler") -> SamplerPlugin:
+def sampler_from(spec: str | Mapping[str, Any]) -> SamplerPlugin:
     """A name (`tpe`), or a mapping of `name` and the sampler's options (`{name: tpe, startup: 20, seed: 1}`)."""
-    return read_plugin(SAMPLERS, spec, where, default="known_cost")
+    return read_plugin(SAMPLERS, spec, "sampler", default="known_cost")

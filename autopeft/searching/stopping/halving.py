@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
+from autopeft.searching.dominance import ranks
 from autopeft.searching.stopping._base import Course, StoppingPlugin
 
 
@@ -41,23 +41,10 @@ class HalvingStopping(StoppingPlugin):
     def _at(self, reached: Sequence[Course], rung: int) -> set[int]:
         if len(reached) < self.startup:
             return set()
-        ranks = _ranks([[*c.costs, *(-score for score in c.scores[rung - 1])] for c in reached])
-        better = {rank: int((ranks < rank).sum()) for rank in set(ranks.tolist())}
+        found = ranks([[*c.costs, *(-score for score in c.scores[rung - 1])] for c in reached])
+        better = {rank: int((found < rank).sum()) for rank in set(found.tolist())}
         return {
             c.number
-            for c, rank in zip(reached, ranks.tolist(), strict=True)
+            for c, rank in zip(reached, found.tolist(), strict=True)
             if c.status == "running" and c.epoch == rung and rank > 0 and better[rank] * self.factor >= len(reached)
         }
-
-
-def _ranks(losses: Sequence[Sequence[float]]) -> np.ndarray:
-    """The non-dominated rank [N] of each row [N, M], 0 for the front."""
-    rows = np.asarray(losses, dtype=float)
-    no_more = np.asarray((rows[:, None] <= rows[None]).all(axis=2))
-    dominates = no_more & ~no_more.T
-    ranks, left, rank = np.zeros(len(rows), dtype=int), np.ones(len(rows), dtype=bool), 0
-    while left.any():
-        front = left & ~dominates[left].any(axis=0)
-        ranks[front] = rank
-        left, rank = left & ~front, rank + 1
-    return ranks

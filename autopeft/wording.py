@@ -1,0 +1,58 @@
+"""Numbers, times and names as people read them, the same in a terminal, on pages, in Markdown and in MLflow."""
+
+from __future__ import annotations
+
+import math
+
+#: Decimals of a mean and its deviation, where the deviation needs no more to be seen.
+_DECIMALS = 3
+
+
+def spaced(name: str) -> str:
+    """A metric's, a cost's or a field's name in words: `trainable_params` as `trainable params`."""
+    return name.replace("_", " ")
+
+
+def number(value: float | None) -> str:
+    """Whole numbers with separators, others with four digits; nothing for what was not measured."""
+    if value is None or value != value:
+        return ""
+    if float(value).is_integer() and (abs(value) >= 1 or isinstance(value, int)):
+        return f"{int(value):,}"
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
+
+
+def counted(count: float, what: str) -> str:
+    """So many of a thing: `1 row`, `2,000 rows`, `0.5 CPUs`."""
+    said = f"{int(count):,}" if count == int(count) else f"{count:g}"
+    return f"{said} {what}" if count == 1 else f"{said} {what}s"
+
+
+def in_bytes(count: float | None) -> str:
+    """Bytes of memory or of a file, `1.21 GiB`; nothing for what was not measured."""
+    if count is None:
+        return ""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            scaled = count / size
+            return f"{scaled:.3g} {unit}" if scaled < 999.5 else f"{scaled:,.0f} {unit}"
+    return f"{count:,} B"
+
+
+def with_deviation(mean: float, sd: float | None) -> str:
+    """A mean and its standard deviation, `0.812±0.004`; the mean alone where there is none (None, NaN: one seed).
+
+    Both have three decimals, and as many more as the deviation needs to be seen.
+    """
+    if sd is None or not math.isfinite(sd):
+        return number(mean)
+    # Equal scores differ by rounding.
+    decimals = max(_DECIMALS, -math.floor(math.log10(sd))) if sd > 1e-6 * abs(mean) else _DECIMALS
+    return f"{mean:.{decimals}f}±{sd:.{decimals}f}"
+
+
+def duration(seconds: float) -> str:
+    """90 as '1.5 min'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
