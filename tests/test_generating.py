@@ -15,9 +15,10 @@ from tiny_chat import tokenizer as chat_tokenizer
 from tiny_models import LAYERS, perturb
 from tiny_packs import SETTINGS, Bench, language_bench
 from tiny_task import completions, save_language_model, tokenizer
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
 
 from autopeft.candidate import Candidate, Job
+from autopeft.doing import Stage, hear, let_go
 from autopeft.engine.generated import Member, Writers
 from autopeft.engine.pack import Pack
 from autopeft.engine.worker import Worker, WorkerSpec, drain, writers_of
@@ -26,6 +27,7 @@ from autopeft.exporting._generating import write_tokenizer
 from autopeft.formats import Conversation, Part, RowTokenizer, Turn
 from autopeft.generating.asking import Asking
 from autopeft.generating.settings import GenerationSettings, check_installed, check_writes
+from autopeft.generating.writing import tokens_at_once
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.methods.prefix import Prefix
@@ -95,6 +97,32 @@ def test_a_pack_writes_what_generate_gives_without_padding(bench: Bench, members
             new = [int(i) for i in found[0, ids.shape[1] :]]
             assert tokenizer().decode(new[: (*new, 2).index(2)], skip_special_tokens=True).strip() == text
     assert any(texts)
+
+
+def test_writing_says_how_far_it_is(bench: Bench, members: list[Member]) -> None:
+    heard: list[Stage] = []
+
+    class Ear:
+        def did(self, stage: Stage) -> None:
+            heard.append(stage)
+
+    ear, own = Ear(), asking()
+    hear(ear)
+    try:
+        writers(bench, own).texts(members, "test")
+    finally:
+        let_go(ear)
+    total = len(members) * len(own.prompts["test"])
+    assert [(stage.what, stage.done, stage.total) for stage in heard] == [("writing texts", total, total)]
+
+
+def test_heads_that_share_keys_leave_room_for_more_texts() -> None:
+    def room(heads: int) -> int:
+        config = LlamaConfig(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=heads)
+        return tokens_at_once(config, torch.device("cpu"))
+
+    assert room(9) == 2**29 // (2 * 30 * 576 * 4)
+    assert room(3) == 3 * room(9) + 1
 
 
 def test_drawn_texts_depend_on_the_seed(bench: Bench, members: list[Member]) -> None:

@@ -40,7 +40,7 @@ def score_on_test(spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidat
         for job in known:
             scores.append(_score(reporter, job))
             stage.step()
-        return with_texts_on_test(writers_of(reporter), spec.keep, known, scores)
+    return with_texts_on_test(writers_of(reporter), spec.keep, known, scores)
 
 
 def train_again(spec: WorkerSpec, task: TokenizedTask, job: Candidate | Job) -> Evaluation:

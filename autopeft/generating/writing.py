@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from autopeft.doing import doing
 from autopeft.generating.asking import Asking, Prompts
 from autopeft.generating.settings import GenerationSettings
 from autopeft.metrics import text_metric
@@ -27,8 +28,12 @@ _MOST = 16_384
 
 def tokens_at_once(config: PreTrainedConfig, device: torch.device, width: int = 4) -> int:
     """Tokens whose keys and values, of `width` bytes a number, fit in a cache; a bound from above on their size."""
-    text = config.get_text_config()
-    each = 2 * int(text.num_hidden_layers) * int(text.hidden_size) * width
+    text, size = config.get_text_config(), 0
+    shared = getattr(text, "num_key_value_heads", None)
+    if shared and not getattr(config, "is_encoder_decoder", False):
+        # Heads that share keys have fewer of them.
+        size = int(shared) * int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    each = 2 * int(text.num_hidden_layers) * (size or int(text.hidden_size)) * width
     return max(1, min(_MOST, _CACHE.get(device.type, _CACHE["cpu"]) // each))
 
 
@@ -45,19 +50,21 @@ def write(
     device = next(model.parameters()).device
     written = [[""] * len(prompts) for _ in range(candidates)]
     stops = sorted({*asking.stops, *_ends(model.generation_config)})
-    for batch in _batches(prompts, tokens // (candidates * settings.beams), settings.max_new_tokens):
-        inputs = _padded(prompts, batch, _pad_id(tokenizer), left=not asking.encoder)
-        length = 1 if asking.encoder else inputs["input_ids"].shape[1]
-        with _quiet():
-            found = model.generate(
-                **{name: x.repeat(candidates, 1).to(device) for name, x in inputs.items()},
-                generation_config=_configuration(settings, stops, _pad_id(tokenizer), asking.start),
-                logits_processor=_processors(settings, batch, candidates, length),
-            )
-        for place, ids in enumerate(found[:, length:].tolist()):
-            k, i = divmod(place, len(batch))
-            text = tokenizer.decode(_until(ids, stops), skip_special_tokens=True)
-            written[k][batch[i]] = text.strip()
+    with doing("writing texts", candidates * len(prompts)) as stage:
+        for batch in _batches(prompts, tokens // (candidates * settings.beams), settings.max_new_tokens):
+            inputs = _padded(prompts, batch, _pad_id(tokenizer), left=not asking.encoder)
+            length = 1 if asking.encoder else inputs["input_ids"].shape[1]
+            with _quiet():
+                found = model.generate(
+                    **{name: x.repeat(candidates, 1).to(device) for name, x in inputs.items()},
+                    generation_config=_configuration(settings, stops, _pad_id(tokenizer), asking.start),
+                    logits_processor=_processors(settings, batch, candidates, length),
+                )
+            for place, ids in enumerate(found[:, length:].tolist()):
+                k, i = divmod(place, len(batch))
+                text = tokenizer.decode(_until(ids, stops), skip_special_tokens=True)
+                written[k][batch[i]] = text.strip()
+            stage.step(candidates * len(batch))
     return written
 
 
