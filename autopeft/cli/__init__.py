@@ -52,9 +52,10 @@ def main() -> None:
 
 def _end(text: str, status: int) -> NoReturn:
     """Say it on one line, without secrets, and exit."""
+    from autopeft.cli.shown import wrapped
     from autopeft.secrets import hidden
 
-    print(hidden(f"autopeft: {text}"), file=sys.stderr)
+    print(wrapped(hidden(f"autopeft: {text}"), sys.stderr), file=sys.stderr)
     _leave(status)
 
 
@@ -72,9 +73,10 @@ def _report(error: Exception) -> str:
 
 def _warning(message: Warning | str, *_: object, **__: object) -> str:
     """One line, without the source line that gave it, and without secrets."""
+    from autopeft.cli.shown import wrapped
     from autopeft.secrets import hidden
 
-    return f"autopeft: warning: {hidden(' '.join(str(message).split()))}\n"
+    return wrapped(f"autopeft: warning: {hidden(' '.join(str(message).split()))}", sys.stderr) + "\n"
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -10,7 +10,21 @@ import typer
 from autopeft import __version__
 from autopeft.cli import reading
 from autopeft.cli.browsing import Register, compare_runs, ui
-from autopeft.cli.options import Given, Json, Moved, Name, Plugins, Quiet, Run, Trust, path_given
+from autopeft.cli.options import (
+    Given,
+    Json,
+    Moved,
+    Name,
+    Plugins,
+    Quiet,
+    Run,
+    Trust,
+    flag,
+    format_given,
+    number,
+    path_given,
+)
+from autopeft.cli.using import evaluate, predict
 from autopeft.cli.watching import watch
 from autopeft.doors import door
 
@@ -31,7 +45,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     with door("the working directory", "is gone", "change to a folder that is there"):
         Path.cwd()
@@ -44,9 +60,9 @@ def search(
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FOLDER", help="Run folder; default runs/<name>."),
     ] = None,
-    trials: Annotated[Optional[int], typer.Option(help="Candidates; replaces the file's.")] = None,  # noqa: UP045
-    time_limit: Annotated[Optional[str], typer.Option(help="Such as 1h30m; replaces the file's.")] = None,  # noqa: UP045
-    workers: Annotated[Optional[int], typer.Option(help="Replaces runner.workers.")] = None,  # noqa: UP045
+    trials: Annotated[Optional[int], number(help="Candidates; replaces the file's.")] = None,  # noqa: UP045
+    time_limit: Annotated[str | None, typer.Option(metavar="TIME", help="Such as 1h30m; replaces the file's.")] = None,
+    workers: Annotated[Optional[int], number(help="Replaces runner.workers.")] = None,  # noqa: UP045
     warm_start: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FOLDER", help="Run folder of an earlier search to learn from."),
@@ -71,9 +87,9 @@ app.command()(watch)
 @app.command()
 def plan(
     experiment: Name,
-    samples: Annotated[int, typer.Option(min=10, max=100_000, help="Uniform points to draw.")] = 1000,
+    samples: Annotated[int, number(10, 100_000, help="Uniform points to draw.")] = 1000,
     given: Given = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not say what is being done.")] = False,
+    quiet: Annotated[bool, flag("--quiet", "-q", help="Do not say what is being done.")] = False,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
     as_json: Json = False,
@@ -98,8 +114,8 @@ def compare(
     methods: Annotated[
         str, typer.Option(metavar="A,B,...", help="Methods, presets, baselines and head_only; or all.")
     ] = "all",
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings at the chosen rate.")] = 3,
-    rates: Annotated[int, typer.Option(min=1, max=20, help="Learning rates that each method may try.")] = 4,
+    seeds: Annotated[int, number(1, 100, help="Trainings at the chosen rate.")] = 3,
+    rates: Annotated[int, number(1, 20, help="Learning rates that each method may try.")] = 4,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write; default runs/<name>-compare."),
@@ -133,16 +149,14 @@ def train(
         ),
     ],
     experiment: Name,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="How many trainings, each with the next seed.")] = 1,
-    seed: Annotated[Optional[int], typer.Option(min=0, help="The first; default the recipe's.")] = None,  # noqa: UP045
+    seeds: Annotated[int, number(1, 100, help="How many trainings, each with the next seed.")] = 1,
+    seed: Annotated[Optional[int], number(0, help="The first; default the recipe's.")] = None,  # noqa: UP045
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FOLDER", help="Where to export the median seed on validation."),
     ] = None,
-    fixed: Annotated[
-        bool, typer.Option("--fixed", help="Train the final structure from its beginning, without cuts.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
+    fixed: Annotated[bool, flag("--fixed", help="Train the final structure from its beginning, without cuts.")] = False,
+    quiet: Quiet = False,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
     as_json: Json = False,
@@ -163,25 +177,28 @@ def train(
 @app.command()
 def export(
     run: Run,
-    pick: Annotated[str, typer.Option(help="best, knee, or the key of a candidate.")] = "best",
+    pick: Annotated[str, typer.Option(metavar="KEY", help="best, knee, or the key of a candidate.")] = "best",
     to: Annotated[Path, typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write.")] = Path("out/best"),
-    max_params: Annotated[Optional[int], typer.Option(min=0, help="Leave out what has more parameters.")] = None,  # noqa: UP045
+    max_params: Annotated[Optional[int], number(0, help="Leave out what has more parameters.")] = None,  # noqa: UP045
     format: Annotated[
         str,
         typer.Option(
-            help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, merged (no adapter), autopeft."
+            metavar="FORMAT",
+            callback=format_given,
+            help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, merged (no adapter) or "
+            "autopeft.",
         ),
     ] = "auto",
     seed: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=0, help="Of a confirmed candidate's trainings; default the median one on validation."),
+        number(0, help="Of a confirmed candidate's trainings; default the median one on validation."),
     ] = None,
     model: Moved = None,
     push: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="USER/NAME", help="A repository of the hub to upload it to; the token is HF_TOKEN's."),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Of a repository that --push makes.")] = False,
+    private: Annotated[bool, flag("--private", help="Of a repository that --push makes.")] = False,
     register: Register = None,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
@@ -197,65 +214,8 @@ def export(
         run_register(result, to, register)
 
 
-@app.command()
-def evaluate(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            parser=path_given, metavar="FOLDER", help="A folder that 'autopeft export' wrote.", show_default=False
-        ),
-    ],
-    on: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            parser=path_given, metavar="FILE", help="A file with the task's columns, in place of its test split."
-        ),
-    ] = None,
-    model: Moved = None,
-    trust_remote_code: Trust = False,
-    plugins: Plugins = None,
-    as_json: Json = False,
-) -> None:
-    """Load an exported adapter with Hugging Face PEFT and measure it on the test split."""
-    from autopeft.cli.verbs import run_evaluate
-
-    run_evaluate(folder, on, model, trust_remote_code, as_json)
-
-
-@app.command()
-def predict(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            parser=path_given, metavar="FOLDER", help="A folder that 'autopeft export' wrote.", show_default=False
-        ),
-    ],
-    texts: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE", help="Texts: .txt (a line each), .jsonl, .csv, .tsv or .parquet; -: lines that come in."
-        ),
-    ] = "-",
-    max_new_tokens: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Of a text that a language model writes; default as it was measured, or 64."),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Texts at a time.")] = 32,
-    model: Moved = None,
-    trust_remote_code: Trust = False,
-    plugins: Plugins = None,
-    as_json: Json = False,
-) -> None:
-    """Say what an exported adapter makes of texts: labels with probabilities, values, or what it writes."""
-    from autopeft.cli.signals import ended_by_signals
-
-    with ended_by_signals("the rest of the texts is left out"):
-        from autopeft.cli.predicting import run_predict
-
-        run_predict(folder, texts, max_new_tokens, batch, trust_remote_code, as_json, model)
-
-
-app.command()(ui)
+for _verb in (evaluate, predict, ui):
+    app.command()(_verb)
 app.command("compare-runs")(compare_runs)
 
 
@@ -270,7 +230,9 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
+            metavar="WHAT",
             autocompletion=_kinds,
+            show_default=False,
             help="methods, baselines, tuners, readouts, tasks, formats, samplers, stopping, spaces, controls, "
             "experiments, models, costs, metrics or runners; runs: the searches in a folder.",
         ),

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from autopeft.cli.options import Json, Plugins, path_given
+from autopeft.cli.options import Json, Plugins, number, path_given
 
 
 def _registered(name: str | None) -> str | None:
@@ -30,8 +30,8 @@ def ui(
         Optional[Path],  # noqa: UP045
         typer.Argument(parser=path_given, metavar="FOLDER", help="A run folder, or a folder of them; default: runs."),
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="On 127.0.0.1.")] = 5000,
-    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    port: Annotated[int, number(1, 65_535, help="On 127.0.0.1.")] = 5000,
+    browser: Annotated[bool, typer.Option(metavar="", help="Open the page.")] = True,
     plugins: Plugins = None,
 ) -> None:
     """Open MLflow on a search, or on all searches of a folder side by side (Ctrl-C ends it)."""

@@ -11,7 +11,7 @@ from autopeft.cli.fronts import unfinished
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
 from autopeft.cli.verbs import say
-from autopeft.errors import AutopeftError, suggest
+from autopeft.errors import AutopeftError
 from autopeft.recipe import FILE
 from autopeft.result import SearchResult, export
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from autopeft.exporting import Format
 
 _out = console()
-_FORMATS = ("auto", "lora", "lora-padded", "peft", "merged", "autopeft")
 
 
 def run_export(
@@ -35,8 +34,6 @@ def run_export(
     trust_remote_code: bool,
 ) -> SearchResult:
     """Write a candidate, say what was written and how to go on, and upload it where that was asked for; its search."""
-    if format not in _FORMATS:
-        raise AutopeftError(f"--format: unknown format '{format}'; {suggest(format, _FORMATS)}")
     chosen, result = cast("Format", format) if format != "auto" else None, SearchResult.open(run)
     _check_push(push, private)
     folder = export(

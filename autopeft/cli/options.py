@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-from autopeft.errors import shown
+from autopeft.errors import AutopeftError, shown, suggest
 
 
 def path_given(given: str | Path) -> Path:
@@ -19,11 +19,21 @@ def path_given(given: str | Path) -> Path:
     return Path(text)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")]
+def flag(*names: str, help: str) -> Any:
+    """An option that takes no value: its help says so by naming none."""
+    return typer.Option(*names, metavar="", help=help)
+
+
+def number(least: int | None = None, most: int | None = None, *, help: str) -> Any:
+    """An option that takes a whole number from `least` to `most`."""
+    return typer.Option(min=least, max=most, metavar="N", help=help)
+
+
+Json = Annotated[bool, flag("--json", help="Print JSON for a program to read.")]
+Quiet = Annotated[bool, flag("--quiet", "-q", help="No progress and no table.")]
 Trust = Annotated[
     bool,
-    typer.Option(
+    flag(
         "--trust-remote-code", help="Run the Python code that the model brings, if the search needs it. Read it first."
     ),
 ]
@@ -86,7 +96,10 @@ Run = Annotated[
 Name = Annotated[
     str,
     typer.Argument(
-        help="A shipped experiment (see 'autopeft list experiments') or a YAML file.", autocompletion=_experiments
+        metavar="EXPERIMENT",
+        help="A shipped experiment (see 'autopeft list experiments') or a YAML file.",
+        show_default=False,
+        autocompletion=_experiments,
     ),
 ]
 Given = Annotated[
@@ -97,6 +110,16 @@ Given = Annotated[
         help="A field of the experiment, such as training.epochs=5; may be given several times.",
     ),
 ]
+FORMATS = ("auto", "lora", "lora-padded", "peft", "merged", "autopeft")
+
+
+def format_given(name: str) -> str:
+    """One of `FORMATS`; what is none is told before anything heavy is imported."""
+    if name not in FORMATS:
+        raise AutopeftError(f"--format: unknown format '{name}'; {suggest(name, FORMATS)}")
+    return name
+
+
 Moved = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--model", metavar="MODEL", help="Where the base model is now, if it was moved."),

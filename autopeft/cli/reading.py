@@ -7,13 +7,13 @@ from typing import Annotated, Optional
 
 import typer
 
-from autopeft.cli.options import Json, Plugins, Run, Trust, path_given
+from autopeft.cli.options import Json, Plugins, Run, Trust, flag, path_given
 
 
 def front(
     run: Run,
-    layers: Annotated[bool, typer.Option("--layers", help="Say which layers hold what.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="A leaderboard of every candidate, best first.")] = False,
+    layers: Annotated[bool, flag("--layers", help="Say which layers hold what.")] = False,
+    everything: Annotated[bool, flag("--all", help="A leaderboard of every candidate, best first.")] = False,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +41,7 @@ def report(
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FILE", help="Default: report.html (or .md) in the run folder."),
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown, for a pull request.")] = False,
+    markdown: Annotated[bool, flag("--markdown", help="Markdown, for a pull request.")] = False,
     trust_remote_code: Trust = False,
     plugins: Plugins = None,
 ) -> None:

@@ -6,9 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from autopeft.cli.options import Plugins, Run
+from autopeft.cli.options import Plugins, Run, flag, number
 
 if TYPE_CHECKING:
     from autopeft.watching.folder import Watched
@@ -19,9 +17,9 @@ _LOOK, _SILENCE = 1.0, 15.0
 
 def watch(
     run: Run,
-    web: Annotated[bool, typer.Option("--web", help="A page on this machine only, which takes requests too.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Of the page, on 127.0.0.1; 0: any.")] = 0,
-    once: Annotated[bool, typer.Option("--once", help="Show it as it is now, and end.")] = False,
+    web: Annotated[bool, flag("--web", help="A page on this machine only, which takes requests too.")] = False,
+    port: Annotated[int, number(0, 65_535, help="Of the page, on 127.0.0.1; 0: any.")] = 0,
+    once: Annotated[bool, flag("--once", help="Show it as it is now, and end.")] = False,
     plugins: Plugins = None,
 ) -> None:
     """Watch a search that runs, from another shell or (--web) in a browser; Ctrl-C ends the watching only."""
