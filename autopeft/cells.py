@@ -17,7 +17,8 @@ Label = str | int | float
 
 def missing(column: str, label: str, names: Iterable[object]) -> str:
     """What to say of a column that is not among `names`."""
-    return f"no {'label' if column == label else 'text'} column '{column}'; {suggest(column, map(str, names))}"
+    kind = "label" if column == label else "text"
+    return f"no {kind} column '{column}'; {suggest(column, map(str, names))}; '{kind}' names another"
 
 
 def text_cell(record: Mapping[str, Any], column: str, where: str) -> str:
@@ -32,7 +33,9 @@ def text_cell(record: Mapping[str, Any], column: str, where: str) -> str:
         if isinstance(value, str):
             return value
     what = "is empty" if value is None else f"holds no text but {shown(value)}"
-    raise AutopeftError(f"{where}: text column '{column}' {what}; mend the row, or name another column in 'text'")
+    words = isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
+    hint = ", or say readout: tokens where each word of a list has a label" if words else ""
+    raise AutopeftError(f"{where}: text column '{column}' {what}; mend the row, or name another column in 'text'{hint}")
 
 
 def label_cell(record: Mapping[str, Any], column: str, where: str) -> Label:
@@ -53,10 +56,10 @@ def label_cell(record: Mapping[str, Any], column: str, where: str) -> Label:
         except OverflowError:
             pass
         raise AutopeftError(f"{where}: label column '{column}' holds a number beyond all bounds; mend the row")
-    hint = ", or say what lists are with 'readout'" if isinstance(value, list) else ""
-    raise AutopeftError(
-        f"{where}: label column '{column}' holds no single value but {shown(value)}; mend the row{hint}"
-    )
+    hint = "mend the row, or name another column in 'label'"
+    if isinstance(value, (list, tuple)):
+        hint = "say readout: multi_label where a text has several classes, readout: tokens where each word has a label"
+    raise AutopeftError(f"{where}: label column '{column}' holds no single value but {shown(value)}; {hint}")
 
 
 def plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic.fields import FieldInfo
 
 from autopeft.doors import MOST_LEVELS, check_plain, door, read_text, reason
 from autopeft.errors import AutopeftError, shown, suggest
@@ -208,23 +209,24 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         known = _fields_at(model, path[:-1])
         return f"{head}: unknown key; {suggest(path[-1], known)}" if known else f"{head}: unknown key"
     if first["type"] == "missing":
-        return f"{head}: missing"
+        field = _fields_at(model, path[:-1]).get(path[-1])
+        return f"{head}: missing; give {field.description}" if field and field.description else f"{head}: missing"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     given = "" if isinstance(first["input"], (dict, BaseModel)) else f" (given: {shown(first['input'])})"
     return f"{head}: {message}{given}"
 
 
-def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The field names of the sub-model that `path` leads to from `model`; empty when it leads elsewhere."""
+def _fields_at(model: type[BaseModel], path: list[str]) -> Mapping[str, FieldInfo]:
+    """The fields of the sub-model that `path` leads to from `model`; empty when it leads elsewhere."""
     for part in path:
         field = model.model_fields.get(part)
         nested = (
             [a for a in _unfold(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)] if field else []
         )
         if not nested:
-            return []
+            return {}
         model = nested[0]
-    return list(model.model_fields)
+    return model.model_fields
 
 
 def _unfold(annotation: Any) -> list[Any]:

@@ -72,13 +72,15 @@ def _space_in_a_file(value: Any) -> Any:
 class Experiment(Strict):
     """One search, as its YAML says it."""
 
-    name: Annotated[Text, AfterValidator(_names_a_folder)]
+    name: Annotated[Text, AfterValidator(_names_a_folder)] = Field(description="what its run folder is called")
     description: str = ""
-    model: Text = Field(description="built-in name, hub id or folder")
+    model: Text = Field(description="a built-in name (autopeft list models), a hub id or a folder")
     #: That the model needs Python code of its own. Whether that runs is up to the caller: see `autopeft.trust`.
     trust_remote_code: bool = False
     backbone: BackboneSettings | None = Field(None, description="how it is kept in memory: {quantise: nf4}")
-    task: Annotated[Task, *plugin_field(Task, task_from)]
+    task: Annotated[Task, *plugin_field(Task, task_from)] = Field(
+        description="one by name (autopeft list tasks), or rows of your own: {name: files, train: FILE, ...}"
+    )
     evaluate_on: OtherSets | None = Field(
         None, description="further test sets by name, files or tasks with the same labels, measured for the front"
     )

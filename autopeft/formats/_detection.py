@@ -10,6 +10,7 @@ from autopeft.cells import plain
 from autopeft.errors import AutopeftError, suggest
 from autopeft.formats._base import Format, Options
 from autopeft.formats._conversation import Conversation
+from autopeft.formats._guessing import guessed, not_learned
 from autopeft.formats._registry import FORMATS
 
 #: Columns of data that cannot be trained on here, and what they are.
@@ -54,8 +55,10 @@ class Detected:
         return self.format.conversation(row, options, where)
 
 
-def detect(names: Sequence[str], asked: str | None, renamed: Mapping[str, str] | None, where: str) -> Detected:
-    """The format of a file with columns of these `names`, or the `asked` one.
+def detect(
+    names: Sequence[str], asked: str | None, renamed: Mapping[str, str] | None, where: str, sure: bool = False
+) -> Detected:
+    """The format of a file with columns of these `names`, or the `asked` one; `sure`: no labelled texts are meant.
 
     `renamed`: their names (or paths, `a.b` for the key b of objects in a) to a format's. `AutopeftError`, starting with
     `where`, lists the candidates where there are several, and the columns where there is none.
@@ -71,13 +74,10 @@ def detect(names: Sequence[str], asked: str | None, renamed: Mapping[str, str] |
             f"{where}: the columns {_listed(known)} fit several formats; choose with 'format': {_described(fitting)}"
         )
     if not fitting:
-        raise AutopeftError(
-            f"{where}: the columns {_listed(names)} are of no known format; rename some with "
-            f"'columns: {{theirs: ours}}' to those of one ({_described(FORMATS.all())}), or name a column of labelled "
-            "texts in 'text'"
-        )
+        raise AutopeftError(f"{where}: the columns {_listed(names)} {_unknown(names)}")
     [(name, sources)] = fitting.items()
-    _check_labels(name, known, where)
+    if not sure:
+        _check_labels(name, known, where)
     return Detected(FORMATS.get(name), sources, tuple(c for c in _TOOLS if c in known))
 
 
@@ -120,9 +120,11 @@ def _sources(kind: type[Format], known: Mapping[str, _Path]) -> tuple[tuple[str,
 def _check_preference(known: Mapping[str, _Path], where: str) -> None:
     there = [column for column in _PREFERENCE if column in known]
     if there:
+        ours, named = ("completion", "prompt_completion") if "prompt" in known else ("messages", "messages")
         raise AutopeftError(
-            f"{where}: column '{there[0]}' is of preference data (pairs of a better and a worse answer), which is not "
-            "trained here; to learn the better answers write columns: {chosen: completion} and a 'format'"
+            f"{where}: column '{there[0]}' is of preference data (pairs of a better and a worse answer, as DPO has "
+            f"them), which is not trained here; to learn the better answers write columns: {{chosen: {ours}}} and "
+            f"format: {named}"
         )
     if {"prompt", "completion", "label"} <= known.keys():
         raise AutopeftError(
@@ -133,20 +135,39 @@ def _check_preference(known: Mapping[str, _Path], where: str) -> None:
 
 def _check_pictures(known: Mapping[str, _Path], where: str) -> None:
     if there := [column for column in _PICTURES if column in known]:
+        label = _label(known)
+        images = f"; to classify images take the task images (image: {there[0]}, label: {label})" if label else ""
         raise AutopeftError(
             f"{where}: column '{there[0]}' holds pictures or sounds, and texts only can be trained; to leave it out "
-            "name the 'format' of the others"
+            f"name the 'format' of the others{images}"
         )
+
+
+def _label(known: Iterable[str]) -> str:
+    """The column of labels, if there is one."""
+    return next((column for column in known if column.strip().lower() in _LABELS), "")
 
 
 def _check_labels(name: str, known: Mapping[str, _Path], where: str) -> None:
     """A text beside a label is more often a text to classify."""
-    label = next((column for column in _LABELS if column in known), None)
-    if label is not None and name == "text":
+    if (label := _label(known)) and name == "text":
         raise AutopeftError(
             f"{where}: columns 'text' and '{label}': to classify the texts write text: text"
-            f"{'' if label == 'label' else f' and label: {label}'}; to train a language model on them, format: text"
+            f"{'' if label == 'label' else f' and label: {label}'} (readout: multi_label, where labels are lists); to "
+            "train a language model on them, format: text"
         )
+
+
+def _unknown(names: Sequence[str]) -> str:
+    """What to say of columns that are of no format."""
+    if said := not_learned(names):
+        return said
+    if meant := guessed(names):
+        return f"are of no known format ('autopeft list formats'); did you mean {meant}?"
+    return (
+        "are of no known format; rename some with 'columns: {theirs: ours}' to those of one "
+        f"({_described(FORMATS.all())}), or name a column of labelled texts in 'text'"
+    )
 
 
 def _found(record: Mapping[str, Any], path: _Path) -> Any:

@@ -12,13 +12,14 @@ from autopeft.errors import AutopeftError, suggest
 from autopeft.metrics import METRICS, Metric, is_of_texts
 from autopeft.plugins import HOW
 from autopeft.readouts._base import IGNORED, Labelled, Measure, Reader, Readout
+from autopeft.readouts._labels import doubt
 from autopeft.registry import Registry
 
 READOUTS: Registry[Readout] = Registry("autopeft.readouts", Readout, "readout")
 
 __all__ = [
-    "IGNORED", "READOUTS", "Labelled", "Measure", "Reader", "Readout", "bare", "complaint", "direction", "implied",
-    "inferred", "known_metrics", "readout_from", "stated", "tagged",
+    "IGNORED", "READOUTS", "Labelled", "Measure", "Reader", "Readout", "bare", "complaint", "direction", "doubt",
+    "implied", "inferred", "known_metrics", "readout_from", "stated", "tagged",
 ]  # fmt: skip
 
 #: What labels are that no kind claims.

@@ -67,6 +67,13 @@ def sorted_names(labels: Iterable[Label]) -> tuple[str, ...]:
     return tuple(sorted(keys, key=lambda key: (values[key], key)))
 
 
+def doubt(names: Sequence[str]) -> str:
+    """What to ask where nearly every row has a class of its own."""
+    if all(number(name) is not None for name in names):
+        return "if they are values and no classes, say readout: regression"
+    return "is their column the right one?"
+
+
 class ClassNumbers:
     """Looks class names up, in any of their spellings; `AutopeftError` with a place for one that is not known.
 

@@ -16,7 +16,7 @@ from autopeft.cells import shown
 from autopeft.errors import AutopeftError, suggest
 from autopeft.metrics import Metric
 from autopeft.readouts._base import Labelled, Readout
-from autopeft.readouts._labels import MISSING, ClassNumbers, folded, label_key, of_each, sorted_names, spellings
+from autopeft.readouts._labels import MISSING, ClassNumbers, doubt, folded, label_key, of_each, sorted_names, spellings
 from autopeft.wording import counted
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _remarks(names: Sequence[str], labels: Sequence[Any], declared: bool) -> Ite
     if any("," in name for name in names) and all(map(_COMMA.fullmatch, names)):
         yield f"labels such as {_listed(names)} are read as classes: numbers need a decimal point"
     if len(names) > 10 and 2 * len(names) > len(labels):
-        yield f"train has {len(names):,} labels in {len(labels):,} rows: is the label's column the right one?"
+        yield f"train has {len(names):,} labels in {len(labels):,} rows: {doubt(names)}"
 
 
 def _look(name: str) -> str:

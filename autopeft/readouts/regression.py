@@ -73,7 +73,10 @@ class Regression(Readout):
         for index, label in enumerate(rows.labels):
             value = number(label)
             if value is None:
-                raise AutopeftError(f"{rows.at(index)}: label {shown(label)} is not a number, as regression needs")
+                raise AutopeftError(
+                    f"{rows.at(index)}: label {shown(label)} is not a number, as regression needs; mend "
+                    "the row, or leave the readout out: then labels are classes"
+                )
             if abs(value) > _LARGEST:
                 raise AutopeftError(
                     f"{rows.at(index)}: label {shown(label)} is beyond what a model can predict; scale it"

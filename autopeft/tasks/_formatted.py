@@ -41,6 +41,16 @@ class Formatted(Task):
 
     _columns = field_validator("text", mode="before")(one_or_two)
 
+    @field_validator("label", mode="before")
+    @classmethod
+    def _one_label(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            raise ValueError(
+                "expected one column's name; with readout: multi_label the classes of a text stand in one column, as a "
+                "list or as 'a|b'"
+            )
+        return value
+
     @field_validator("format")
     @classmethod
     def _known_format(cls, value: str | None) -> str | None:
@@ -85,7 +95,7 @@ class Formatted(Task):
         return {"readout": self.readout or _USUAL, "template": self._template(), "note": note}
 
     def _detected(self, names: Sequence[str], place: str) -> Detected:
-        return detect(names, self.format, self.columns, place)
+        return detect(names, self.format, self.columns, place, sure=self.readout is not None)
 
     def _conversations(
         self, records: Iterable[tuple[int, Mapping[str, Any]]], detected: Detected, place: str, mark: str = ", row "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from autopeft.config import parse
 from autopeft.errors import AutopeftError, suggest
@@ -11,6 +11,8 @@ from autopeft.registry import Registry
 from autopeft.tasks._base import Task
 
 TASKS: Registry[Task] = Registry("autopeft.tasks", Task, "task")
+#: What a name that is none may have been meant for.
+_OWN = "rows of your own are {name: files, train: FILE, ...}, a data set of the hub {name: hub, path: NAME, ...}"
 
 
 def task_from(spec: str | Mapping[str, Any], where: str = "task") -> Task:
@@ -24,7 +26,7 @@ def task_from(spec: str | Mapping[str, Any], where: str = "task") -> Task:
     try:
         kind = TASKS.get(name)
     except AutopeftError as error:
-        raise AutopeftError(f"{where}: {error}") from None
+        raise AutopeftError(f"{where}: {_variant(name) or f'{error}; {_OWN}'}") from None
     if variant:
         if not kind.variant_field:
             raise AutopeftError(f"{where}: task '{name}' has no variants; write '{name}', not '{name}/{variant}'")
@@ -32,6 +34,15 @@ def task_from(spec: str | Mapping[str, Any], where: str = "task") -> Task:
             raise AutopeftError(f"{where}: {kind.variant_field}: given twice, as '{name}/{variant}' too")
         fields[kind.variant_field] = variant
     return parse(kind, fields, where)
+
+
+def _variant(name: str) -> str:
+    """What to say of a name that is a variant of some task: `sst2` is one of glue's; nothing for another."""
+    for kind in TASKS.all().values():
+        field = kind.model_fields.get(kind.variant_field)
+        if field is not None and name in get_args(field.annotation):
+            return f"unknown task '{name}'; did you mean '{kind.name}/{name}'?"
+    return ""
 
 
 def _name_and_fields(spec: object, where: str) -> tuple[str, dict[str, Any]]:

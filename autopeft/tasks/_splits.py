@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from autopeft.cells import shown
 from autopeft.errors import AutopeftError
+from autopeft.readouts import doubt
 from autopeft.tasks._data import Split
 from autopeft.tasks._rows import Raw
 
@@ -61,7 +62,7 @@ def _check_enough(train: Split, names: tuple[str, ...], cuts: int, place: str) -
         raise AutopeftError(f"{place}: {len(train)} rows are too few {remedy}")
     for label, count in sorted(Counter(train.labels).items()) if names else []:
         if count < need:
-            many = f"; {len(names):,} labels in {len(train):,} rows: is their column the right one?"
+            many = f"; {len(names):,} labels in {len(train):,} rows: {doubt(names)}"
             many = many if 2 * len(names) > len(train) else ""
             raise AutopeftError(f"{place}: {count} rows of label {shown(names[int(label)])} are too few {remedy}{many}")
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from autopeft.cells import text_cell
 from autopeft.doors import door
@@ -40,7 +40,7 @@ class Files(Formatted):
     name: ClassVar[str] = "files"
     description: ClassVar[str] = "your own texts, labelled or to be written: jsonl, csv, tsv or parquet files"
 
-    train: str
+    train: str = Field(description="a file of rows: .jsonl, .json, .csv, .tsv or .parquet")
     validation: str | None = None
     test: str | None = None
 
