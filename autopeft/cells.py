@@ -18,7 +18,7 @@ Label = str | int | float
 def missing(column: str, label: str, names: Iterable[object]) -> str:
     """What to say of a column that is not among `names`."""
     kind = "label" if column == label else "text"
-    return f"no {kind} column '{column}'; {suggest(column, map(str, names))}; '{kind}' names another"
+    return f"no {kind} column '{column}'; {suggest(column, map(str, names))}; name another in '{kind}'"
 
 
 def text_cell(record: Mapping[str, Any], column: str, where: str) -> str:

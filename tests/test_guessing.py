@@ -86,7 +86,11 @@ def test_labelled_images_are_a_task_of_their_own(tmp_path: Path) -> None:
         ({"words": ["a", "b"], "label": "c"}, {"text": "words"}, "readout: tokens"),
         ({"text": "a", "label": "b"}, {"text": "text", "readout": "regression"}, "leave the readout out"),
         ({"text": "a", "label": {"b": 1}}, {"text": "text"}, "another column in 'label'"),
-        ({"text": "a", "score": 1}, {"text": "text"}, "no label column 'label'; known: score, text; 'label' names"),
+        (
+            {"text": "a", "score": 1},
+            {"text": "text"},
+            "known: score, text; name another in 'label'",
+        ),
         (
             {"text": "a", "b": 1, "c": 0},
             {"text": "text", "label": ["b", "c"]},

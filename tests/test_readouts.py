@@ -343,7 +343,7 @@ ROWS = [
         "a.jsonl",
         '{"text": "a", "label": [1]}',
         {"text": "text"},
-        ":1: .*no single value .*, or say what lists are with 'readout'",
+        ":1: .*no single value .*; say readout: multi_label",
     ),
     ("a.jsonl", "", {"readout": "sets", "text": "text"}, "unknown readout 'sets'"),
     ("a.jsonl", "", {"readout": "tokens", "regression": True, "text": "t"}, "leave 'regression' out"),

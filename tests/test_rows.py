@@ -309,7 +309,7 @@ def test_space_around_names_in_the_header_is_no_part_of_them(tmp_path: Path) -> 
         (
             "a.csv",
             table(head="great,a"),
-            ":1: no text column 'text'; known: a, great; the first line names the columns",
+            ":1: no text column 'text'; known: a, great; name another in 'text'; the first line names the columns",
         ),
         ("a.csv", table("", '"x,a', "y,b"), ":23: broken row (a quote that opens in it is never closed)"),
         ("a.csv", table('"x\ny\nz",a', "", "short"), ":26: label column 'label' is empty"),

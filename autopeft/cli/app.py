@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from autopeft import __version__
-from autopeft.cli import reading
+from autopeft.cli import completing, reading
 from autopeft.cli.browsing import Register, compare_runs, ui
 from autopeft.cli.options import (
     Given,
@@ -177,7 +177,10 @@ def train(
 @app.command()
 def export(
     run: Run,
-    pick: Annotated[str, typer.Option(metavar="KEY", help="best, knee, or the key of a candidate.")] = "best",
+    pick: Annotated[
+        str,
+        typer.Option(metavar="KEY", help="best, knee, or the key of a candidate.", autocompletion=completing.keys),
+    ] = "best",
     to: Annotated[Path, typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write.")] = Path("out/best"),
     max_params: Annotated[Optional[int], number(0, help="Leave out what has more parameters.")] = None,  # noqa: UP045
     format: Annotated[
@@ -185,6 +188,7 @@ def export(
         typer.Option(
             metavar="FORMAT",
             callback=format_given,
+            autocompletion=completing.formats,
             help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, merged (no adapter) or "
             "autopeft.",
         ),
@@ -214,8 +218,9 @@ def export(
         run_register(result, to, register)
 
 
-for _verb in (evaluate, predict, ui):
-    app.command()(_verb)
+app.command()(evaluate)
+app.command()(predict)
+app.command()(ui)
 app.command("compare-runs")(compare_runs)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
+from autopeft.cli import completing
 from autopeft.errors import AutopeftError, shown, suggest
 
 
@@ -58,39 +58,41 @@ Plugins = Annotated[
 ]
 
 
-def _experiments(typed: str) -> list[str]:
-    """For the shell: shipped experiments, and YAML files from here, that begin with what is typed."""
-    from autopeft.resources import shipped
+def _there(run: Path) -> Path:
+    """A folder that is none of a search is told before anything heavy is imported."""
+    from autopeft.run_folder import RunFolder
 
-    folder, slash, begin = typed.rpartition("/")
-    with suppress(OSError):
-        files = [
-            f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}"
-            for path in sorted(Path(f"{folder}{slash}" or ".").iterdir())
-            if path.name.startswith(begin) and (path.suffix in (".yaml", ".yml") or path.is_dir())
-        ]
-        return [*(name for name in shipped("experiments") if name.startswith(typed)), *files]
-    return []
+    return RunFolder.existing(run).path
 
 
-def _runs(typed: str) -> list[str]:
-    """For the shell: run folders, and folders on the way to one, that begin with what is typed."""
-    folder, slash, begin = typed.rpartition("/")
-    with suppress(OSError):
-        there = [path for path in sorted(Path(f"{folder}{slash}" or ".").iterdir()) if path.is_dir()]
-        named = [(f"{folder}{slash}{path.name}", path) for path in there if path.name.startswith(begin)]
-        return [name if (path / "experiment.yaml").is_file() else f"{name}/" for name, path in named]
-    return []
+def _of_an_export(folder: Path) -> Path:
+    """The same of a folder that no export wrote."""
+    if not (folder / "hybrid.json").is_file():
+        what = "it has no hybrid.json" if folder.is_dir() else "there is no such folder"
+        raise AutopeftError(f"{folder}: not a folder that 'autopeft export' wrote ({what})")
+    return folder
 
 
+Export = Annotated[
+    Path,
+    typer.Argument(
+        parser=path_given,
+        metavar="FOLDER",
+        callback=_of_an_export,
+        help="A folder that 'autopeft export' wrote.",
+        show_default=False,
+        autocompletion=completing.exports,
+    ),
+]
 Run = Annotated[
     Path,
     typer.Argument(
         parser=path_given,
         metavar="FOLDER",
+        callback=_there,
         help="A run folder, such as runs/quickstart.",
         show_default=False,
-        autocompletion=_runs,
+        autocompletion=completing.runs,
     ),
 ]
 Name = Annotated[
@@ -99,7 +101,7 @@ Name = Annotated[
         metavar="EXPERIMENT",
         help="A shipped experiment (see 'autopeft list experiments') or a YAML file.",
         show_default=False,
-        autocompletion=_experiments,
+        autocompletion=completing.experiments,
     ),
 ]
 Given = Annotated[
@@ -110,13 +112,12 @@ Given = Annotated[
         help="A field of the experiment, such as training.epochs=5; may be given several times.",
     ),
 ]
-FORMATS = ("auto", "lora", "lora-padded", "peft", "merged", "autopeft")
 
 
 def format_given(name: str) -> str:
-    """One of `FORMATS`; what is none is told before anything heavy is imported."""
-    if name not in FORMATS:
-        raise AutopeftError(f"--format: unknown format '{name}'; {suggest(name, FORMATS)}")
+    """One of `completing.FORMATS`; what is none is told before anything heavy is imported."""
+    if name not in completing.FORMATS:
+        raise AutopeftError(f"--format: unknown format '{name}'; {suggest(name, completing.FORMATS)}")
     return name
 
 

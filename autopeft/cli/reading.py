@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from autopeft.cli import completing
 from autopeft.cli.options import Json, Plugins, Run, Trust, flag, path_given
 
 
@@ -25,7 +26,15 @@ def front(
 
 def show(
     run: Run,
-    pick: Annotated[str, typer.Argument(metavar="KEY", help="The beginning of a candidate's key; best or knee.")],
+    pick: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY",
+            help="The beginning of a candidate's key; best or knee.",
+            show_default=False,
+            autocompletion=completing.keys,
+        ),
+    ],
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:

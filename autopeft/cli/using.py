@@ -7,16 +7,11 @@ from typing import Annotated, Optional
 
 import typer
 
-from autopeft.cli.options import Json, Moved, Plugins, Trust, number, path_given
+from autopeft.cli.options import Export, Json, Moved, Plugins, Trust, number, path_given
 
 
 def evaluate(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            parser=path_given, metavar="FOLDER", help="A folder that 'autopeft export' wrote.", show_default=False
-        ),
-    ],
+    folder: Export,
     on: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -35,16 +30,13 @@ def evaluate(
 
 
 def predict(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            parser=path_given, metavar="FOLDER", help="A folder that 'autopeft export' wrote.", show_default=False
-        ),
-    ],
+    folder: Export,
     texts: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="Texts: .txt (a line each), .jsonl, .csv, .tsv or .parquet; -: lines that come in."
+            metavar="FILE",
+            help="Texts: .txt (a line each, empty ones left out), .jsonl, .csv, .tsv or .parquet; -: lines that come "
+            "in.",
         ),
     ] = "-",
     max_new_tokens: Annotated[
