@@ -262,3 +262,16 @@ def test_help_of_every_verb() -> None:
     for verb in ("search", "plan", "front", "show", "report", "explain", "train", "export", "evaluate", "ui", "list"):
         command = [sys.executable, "-m", "autopeft", verb, "--help"]
         assert "Usage" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_reader_that_stops_reading_is_no_mistake(tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    with errors.open("wb") as file:
+        # A pipe whose reader is gone before anything is written, as `head` may be.
+        writer = subprocess.Popen(
+            [sys.executable, "-m", "autopeft", "list", "samplers", "--json"], stdout=subprocess.PIPE, stderr=file
+        )
+        assert writer.stdout is not None
+        writer.stdout.close()
+        assert writer.wait() == 1
+    assert errors.read_text() == ""

@@ -67,8 +67,13 @@ def test_lines_that_come_in_are_texts_and_batches_change_nothing(exported: Path,
 
 def test_what_cannot_be_read_is_said_in_a_line(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"other": "x"}\n')
+    (tmp_path / "nine.txt").write_text("x\n")
     for arguments, words in (
-        ((exported / "out", tmp_path / "none.txt"), "no such file"),
+        ((exported / "out", tmp_path / "none.txt"), r"no such file; did you mean 'nine\.txt'"),
+        # Before the model is loaded.
+        ((exported, tmp_path / "none.txt"), "no such file"),
+        ((exported, tmp_path / "rows.yaml"), "no such file"),
+        ((exported, exported / "out" / "README.md"), r"is of no known format; known: \.txt, \.jsonl"),
         ((exported / "out", tmp_path / "rows.jsonl"), "text"),
         ((exported, "-"), "hybrid"),
     ):

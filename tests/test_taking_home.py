@@ -170,7 +170,7 @@ def test_on_another_file(project: Project, capsys: pytest.CaptureFixture[str]) -
         ),
         ("other.jsonl", '{"txt": "w1", "label": "w1"}\n', "no text column 'text'"),
         ("other.jsonl", "", "no rows"),
-        ("other.yaml", "", "no known format"),
+        ("other.yaml", "", r"^\S*other\.yaml: is of no known format; known: \.jsonl"),
         ("other.csv", None, "no such file"),
     ],
 )

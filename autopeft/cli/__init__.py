@@ -92,10 +92,27 @@ def _traceback(error: BaseException) -> str:
     return hidden("".join(traceback.format_exception(error)))
 
 
+def _written_out() -> bool:
+    """Whether somebody read what was written; `head` does not to the end, which is no mistake and needs no word."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would try again when it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    except (OSError, ValueError, AttributeError):
+        # A full disk, a closed stream, or none: Python says so itself where there is something to say.
+        pass
+    return True
+
+
 def _leave(status: str | int | None) -> NoReturn:
     """Exit; without a word to Ray where its thread waits for a process that was killed: it would abort."""
     import threading
 
+    if not _written_out():
+        # As typer and rich end where the pipe breaks while something is written.
+        status = 1
     if isinstance(status, int) and any(t.name in ("ray", "ray-shutdown") for t in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, AttributeError):

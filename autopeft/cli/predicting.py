@@ -13,9 +13,11 @@ from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
 from autopeft.errors import AutopeftError
 from autopeft.exporting.predicting import Predictor, Text
-from autopeft.tasks.files import texts_in
+from autopeft.tasks.files import check_texts, texts_in
 
 _out = console()
+#: In place of a file: lines that come in.
+_INPUT = "-"
 
 
 def run_predict(
@@ -28,8 +30,11 @@ def run_predict(
     model: str | None = None,
 ) -> None:
     """One line a text, as soon as its batch is done; lines that a terminal sends are answered one by one."""
+    if name != _INPUT:
+        # Before the model is loaded, which takes a while.
+        check_texts(Path(name))
     predictor = Predictor(folder, trust_remote_code, model)
-    if name == "-":
+    if name == _INPUT:
         batch = 1 if sys.stdin.isatty() else batch
         rows: Iterable[Text] = (line for line in (raw.strip() for raw in sys.stdin) if line)
     else:
@@ -43,7 +48,7 @@ def run_predict(
             else:
                 _out.print(safe(_line(found)), soft_wrap=True, highlight=False)
     if not said:
-        raise AutopeftError(f"{'standard input' if name == '-' else name}: holds no text; give one a line")
+        raise AutopeftError(f"{'standard input' if name == _INPUT else name}: holds no text; give one a line")
 
 
 def _chunks(rows: Iterable[Text], size: int) -> Iterator[Sequence[Text]]:

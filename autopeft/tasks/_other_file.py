@@ -12,7 +12,7 @@ from autopeft.tasks._data import TaskData
 from autopeft.tasks._encoded import split_of
 from autopeft.tasks._formatted import OPTIONS, Formatted
 from autopeft.tasks._rows import Raw
-from autopeft.tasks.files import Files
+from autopeft.tasks.files import Files, check_kind
 from autopeft.tasks.images import Images, ImageTask
 
 
@@ -26,6 +26,7 @@ def data_of_file(
     """
     if readout.given == "image":
         return _data(task, _images(task, file), file, readout, metrics, known_in)
+    check_kind(file)
     task, readout, metrics = task.for_file(readout, metrics)
     # As train's, so that a file of any known format is taken.
     fields: dict[str, Any] = {"train": str(file), "readout": readout.name}

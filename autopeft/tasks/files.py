@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +19,8 @@ from autopeft.tasks._lines import lines
 from autopeft.tasks._rows import Raw, Rows, collect
 from autopeft.tasks._tables import csv_rows, parquet_names, parquet_rows, table_names, tsv_rows
 
+#: Texts without labels, a line each.
+_LINES = ".txt"
 Records = Iterator[tuple[int, dict[str, Any]]]
 _Reader = Callable[[Path, Sequence[str], str], Records]
 
@@ -81,7 +83,7 @@ class Files(Formatted):
         with door(path):  # a pipe or a device would be read without end
             there, exists = path.is_file(), path.exists()
         if not there:
-            raise AutopeftError(f"{path}: {'is not a file' if exists else 'no such file'}; {_beside(path)}")
+            raise AutopeftError(f"{path}: {'is not a file' if exists else 'no such file'}; {_beside(path, _formats())}")
         suffix = path.suffix.lower()
         mark = ", row " if suffix == ".parquet" else ":"
         if self.written:
@@ -106,6 +108,12 @@ def names_a_file(name: str) -> bool:
     return Path(name).suffix.lower() in _formats()
 
 
+def check_kind(path: Path) -> None:
+    """`AutopeftError` for a file whose name says that it cannot be read as labelled rows."""
+    if not names_a_file(str(path)):
+        raise AutopeftError(f"{path}: is of no known format; known: {', '.join(_formats())}")
+
+
 def _kind(readout: Any, train: Any) -> type[Readout] | None:
     """The kind of that name, else the one whose format the train file is in."""
     if readout is None:
@@ -123,12 +131,12 @@ def _by_line(reader: Reader, path: Path, text: Sequence[str], label: str) -> Rec
     return reader(lines(path), str(path), text, label)
 
 
-def _beside(path: Path) -> str:
-    """What the folder holds instead."""
+def _beside(path: Path, kinds: Iterable[str]) -> str:
+    """What the folder holds instead, of files with these suffixes."""
     with door(path.parent):
         if not path.parent.is_dir():
             return f"there is no folder {path.parent} either; relative paths start at {Path.cwd()}"
-        others = [other for other in path.parent.iterdir() if other.suffix.lower() in _formats()]
+        others = [other for other in path.parent.iterdir() if other.suffix.lower() in kinds]
         names = [other.name for other in others if other.is_file()]
     return suggest(path.name, names)
 
@@ -149,21 +157,28 @@ _NAMES: dict[str, Callable[[Path], list[str]]] = {
 }
 
 
-def texts_in(path: Path, columns: Sequence[str]) -> Iterator[str | tuple[str, str]]:
-    """Texts of a file without labels: the lines of `.txt`, or one or two columns of the other formats.
-
-    `AutopeftError` with the row's place for a text that is none.
-    """
-    suffix = path.suffix.lower()
+def check_texts(path: Path) -> None:
+    """`AutopeftError` for a file that is not there, or of which `texts_in` reads no texts."""
+    kinds = (_LINES, *_READERS)
     with door(path):
         there = path.is_file()
     if not there:
-        raise AutopeftError(f"{path}: no such file; {_beside(path)}")
-    if suffix == ".txt":
+        raise AutopeftError(f"{path}: no such file; {_beside(path, kinds)}")
+    if path.suffix.lower() not in kinds:
+        raise AutopeftError(f"{path}: is of no known format; known: {', '.join(kinds)}")
+
+
+def texts_in(path: Path, columns: Sequence[str]) -> Iterator[str | tuple[str, str]]:
+    """Texts of a file without labels: the lines of `.txt`, or one or two columns of the other formats.
+
+    Empty lines are left out. `AutopeftError` for a file as `check_texts` says, and with the row's place for a text that
+    is none.
+    """
+    check_texts(path)
+    suffix = path.suffix.lower()
+    if suffix == _LINES:
         yield from (line.strip() for line in lines(path) if line.strip())
         return
-    if suffix not in _READERS:
-        raise AutopeftError(f"{path}: is of no known format; known: .txt, {', '.join(_READERS)}")
     for number, record in _READERS[suffix](path, columns, ""):
         found = [text_cell(record, column, f"{path}, row {number}") for column in columns]
         yield found[0] if len(found) == 1 else (found[0], found[1])
