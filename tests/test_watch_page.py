@@ -163,7 +163,14 @@ def test_a_browser_shows_the_search(width: int, dark: bool, served: Server, run:
 
 def test_a_browser_asks_of_the_search(served: Server, run: Path, browser: Any) -> None:
     page = opened(browser, served.address)
-    page.click("#running tr:nth-child(2) button")
+    stop = page.locator("#running tr", has_text="#11").locator("button")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    stop.click()
+    assert asked_in(run) == []
+    asked: list[str] = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+    stop.click()
+    assert asked == ["Stop #11 (head only) after its epoch?"]
     assert page.is_disabled("#running tr:nth-child(3) button")
     page.locator("#said", has_text="asked").wait_for()
     assert asked_in(run) == [Stop(number=11)]
