@@ -20,7 +20,6 @@ from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.tracking.mlflow_store import list_of, page_of
 
-
 #: What a scatter plot of the page has been given; nothing before there is one.
 _SCATTER = """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data)
   .filter(data => data.type.startsWith('scatter')).map(data => ({x: [...data.x], y: [...data.y]}))[0]"""

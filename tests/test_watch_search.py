@@ -71,7 +71,7 @@ def test_a_search_does_what_it_is_asked_for(
     assert (own.key, own.status) == (asks.own[0].key, "done")
     # What was in training when the end was asked for is trained.
     begun = len(result.evaluations)
-    assert 2 <= begun <= 4
+    assert 2 <= begun < 10
     assert {e.status for e in by_status[:-1]} == {"done"}
     assert result.finished
     assert list((run / "requests").iterdir()) == []
@@ -90,8 +90,8 @@ def test_a_search_does_what_it_is_asked_for(
     said = capsys.readouterr().out
     assert said.startswith(f"ended; {begun} of 10 candidates: {begun - 1} done, 0 running, 1 stopped, 0 failed; best ")
     with not_measured():
-        goes_on = search(tmp_path, run, fields, trials=5)
+        goes_on = search(tmp_path, run, fields, trials=begun + 2)
     known = [(e.number, e.key, e.status, e.curve) for e in result.evaluations]
     assert [(e.number, e.key, e.status, e.curve) for e in goes_on.evaluations[:begun]] == known
-    assert len(goes_on.evaluations) == 5
+    assert len(goes_on.evaluations) == begun + 2
     assert json.loads((run / "progress.json").read_text())["phase"] == "ended"
