@@ -134,6 +134,7 @@ def search_info(session: Session, folder: RunFolder, study: Study) -> SearchInfo
         "model": experiment.model,
         "task": session.data.name,
         "space": experiment.space if isinstance(experiment.space, str) else "own",
+        "space.methods": ", ".join(dict.fromkeys(session.space.methods.values())),
         "sampler": experiment.sampler.name,
         "sampler.seed": experiment.sampler.seed,
         "stopping": experiment.stopping.name,

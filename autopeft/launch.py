@@ -26,16 +26,17 @@ from autopeft.scoring import score_on_test
 from autopeft.searching.confirming.records import keep_end
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.highlights import Highlights, figures, highlights
-from autopeft.searching.loop import Desk, Listener, SearchLoop
+from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.searching.sources import Source
 from autopeft.session import Session
 from autopeft.task_facts import TaskFacts
-from autopeft.tracking import Status, Tracker
+from autopeft.tracking import Status, Tracker, sizes_over
 from autopeft.wording import in_bytes
 
 if TYPE_CHECKING:
     from autopeft.engine.setup import Setup
     from autopeft.searching.study import Proposal, Study
+    from autopeft.watching.desk import Desk
 
 #: Where run folders go that are not named.
 RUNS = Path("runs")
@@ -135,6 +136,7 @@ def _run(
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
             raise KeyboardInterrupt
+        desk.close(study.evaluations())
         confirm(session, study, spec, setup.pack, progress)
         progress.testing()
         score_on_test(session, study, spec)
@@ -161,7 +163,7 @@ class Views(Listener):
         needed: Callable[[], set[str]] = set,
     ) -> None:
         self._session, self.folder, self._study, self._tracker = session, folder, study, tracker
-        self._sizes: dict[str, Mapping[str, int | float]] = {}
+        self._sizes = sizes_over(session.space.methods.values())
         self._dropped: set[str] = set()
         self._behind, self._next = False, 0.0
         #: Keys of candidates off the front whose weights are still asked for.
@@ -204,7 +206,7 @@ class Views(Listener):
             files += [self.folder.front_file, self.folder.trials_file, self.folder.setup_file]
             files += self.folder.write_plots(front)
             if status == "FINISHED":
-                files += _explained(self._session, self.folder, front)
+                files += [*_explained(self._session, self.folder, front), *_reported(self.folder)]
         except BaseException as error:
             if status == "FINISHED":
                 status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
@@ -252,15 +254,8 @@ class Views(Listener):
         off_front = {training.weights_name(e.job) for e in evaluations if e.key not in needed}
         self.folder.drop_weights(off_front - self._dropped)
         self._dropped |= off_front
-        self._tracker.sync(evaluations, self._sizes_of, keys, seen)
+        self._tracker.sync(evaluations, self._sizes, keys, seen)
         self._behind, self._next = False, time.monotonic() + _PAUSE
-
-    def _sizes_of(self, evaluation: Evaluation) -> Mapping[str, int | float]:
-        if evaluation.key not in self._sizes:
-            space = self._session.space
-            point = space.point_of(evaluation.candidate)
-            self._sizes[evaluation.key] = {} if point is None else space.sizes_of(point)
-        return self._sizes[evaluation.key]
 
 
 def _explained(session: Session, folder: RunFolder, front: ParetoFront) -> list[Path]:
@@ -270,11 +265,24 @@ def _explained(session: Session, folder: RunFolder, front: ParetoFront) -> list[
     ended = [e for e in front.evaluations if e.status == "done"]
     if len(ended) < ENOUGH or sum(e.seconds for e in front.evaluations) < _WORTH_EXPLAINING:
         return []
-    try:
+
+    def write() -> list[Path]:
         explanation = explain(front, session.space, session.budget, session.experiment.training.epochs)
         return folder.write_explanation(explanation)
+
+    return _if_it_can_be(write, "what was learned", "autopeft explain")
+
+
+def _reported(folder: RunFolder) -> list[Path]:
+    """All of it on one page, for who browses; only what is explained already, as the rest takes long."""
+    return _if_it_can_be(lambda: [SearchResult(folder).report(explain=False)], "the report", "autopeft report")
+
+
+def _if_it_can_be(write: Callable[[], list[Path]], what: str, verb: str) -> list[Path]:
+    """The search is over, and its results stand: neither an error nor an impatient user may take its end away."""
+    try:
+        return write()
     except (Exception, KeyboardInterrupt) as error:
-        # The search is over, and its results stand: neither an error nor an impatient user may take its end away.
         reason = " ".join(f"{type(error).__name__} {error}".split())
-        warnings.warn(f"what was learned is not written ({reason}); 'autopeft explain' tries again", stacklevel=2)
+        warnings.warn(f"{what} is not written ({reason}); '{verb}' tries again", stacklevel=2)
         return []

@@ -129,15 +129,22 @@ class SearchResult:
 
         return list(advice(self.front, self._space(trust_remote_code)))
 
-    def report(self, to: str | Path | None = None, *, markdown: bool = False, trust_remote_code: bool = False) -> Path:
+    def report(
+        self,
+        to: str | Path | None = None,
+        *,
+        markdown: bool = False,
+        explain: bool = True,
+        trust_remote_code: bool = False,
+    ) -> Path:
         """Write all of it on one page that needs no network, and return the file: `report.html` in the run folder.
 
         `markdown` writes what a pull request can show (`report.md`). What `explain` has not said yet is worked out,
-        where enough candidates are finished.
+        where enough candidates are finished; with `explain=False` it is left out.
         """
         from autopeft.reporting import explained, write
 
-        return write(self._searched(*explained(self, trust_remote_code)), to, markdown)
+        return write(self._searched(*explained(self, trust_remote_code, explain)), to, markdown)
 
     def candidate(self, pick: str) -> dict[str, Any]:
         """One candidate whole, as plain data: `best`, `knee` or the beginning of a key, of any that was trained."""

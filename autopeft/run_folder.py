@@ -91,8 +91,8 @@ class RunFolder(_Held):
         self.plot_page = path / "pareto.html"
         self.plot_image = path / "pareto.png"
         self.explanation_files = (path / "explain.html", path / "explain.png", path / "explain.json")
-        plots = (self.plot_page, self.plot_image)
-        self.views = [self.front_file, self.trials_file, self.setup_file, *plots, *self.explanation_files]
+        plots, report = (self.plot_page, self.plot_image), path / "report.html"
+        self.views = [self.front_file, self.trials_file, self.setup_file, *plots, *self.explanation_files, report]
         # Views are written again and again, and an evaluation's part of them stays what it was.
         self._row = _Remembered(_row)
 

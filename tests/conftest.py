@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from real_browser import chromium
 from tiny_server import Server
 
 # Before anything imports huggingface_hub: no test asks a hub.
@@ -25,6 +26,7 @@ settings.load_profile("autopeft")
 MACHINE = {
     "test_cluster",
     "test_machine",
+    "test_mlflow_pages",
     "test_pages",
     "test_ray_ended",
     "test_ray_token",
@@ -78,6 +80,13 @@ def mlflow_database(tmp_path_factory) -> Path:
     with our_calls():
         MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A real browser; the test is skipped where there is none."""
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture

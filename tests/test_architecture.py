@@ -19,7 +19,7 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if "_shipped" not in p.parts)
 FLOORS: list[set[str]] = [
     {"doing", "secrets", "weight_names", "wording", "writing"},
     {"errors", "on_import"},
-    {"cells", "doors", "hub", "markup", "resources", "trust"},
+    {"axes", "cells", "doors", "hub", "markup", "resources", "trust"},
     {"plugins"},
     {"registry"},
     {"checkpoint", "config", "fingerprint"},

@@ -87,7 +87,7 @@ def test_a_search_in_mlflow_alone(made: Path) -> None:
     assert data.metrics["candidates"] == 4
     assert (data.tags["best_key"], data.tags["knee_key"]) == (best.key, front.knee().key)
     note = data.tags["mlflow.note.content"]
-    assert note.startswith("|  | key |")
+    assert note.replace("&emsp;", "").startswith("|  | key |")
     assert f"autopeft export {made / 'a'} --pick best" in note
     task, model = parent.inputs.dataset_inputs
     assert [tag.value for tag in (*task.tags, *model.tags)] == ["training", "model"]
@@ -97,6 +97,12 @@ def test_a_search_in_mlflow_alone(made: Path) -> None:
     children = runs_in(made / "a" / "mlflow.db", "candidate")
     scores = [child.data.metrics["accuracy"] for child in children]
     assert (len(scores), scores) == (4, sorted(scores))
+    # The space's methods, whether a candidate has them or not: so all can be compared.
+    methods = parent.data.params["space.methods"].split(", ")
+    for child in children:
+        assert {f"size.{name}" for name in methods} < child.data.params.keys()
+    shown = {file.path for file in client_of(made / "a" / "mlflow.db").list_artifacts(parent.info.run_id)}
+    assert {"pareto.html", "report.html", "trials.csv"} <= shown
     view = client_of(made / "a" / "mlflow.db").get_experiment_by_name("autopeft").tags
     assert view["mlflow.experimentKind"] == "custom_model_development"
     columns = json.loads(view["mlflow.sharedViewState.autopeft"])["selectedColumns"]
@@ -201,7 +207,9 @@ def test_searches_of_a_folder_in_one_store(runs: Path, mlflow_database: Path) ->
     b = SearchResult.open(runs / "b").front
     assert parents[1].data.metrics["best_accuracy"] == b.best().metrics["accuracy"]
     assert parents[1].data.params["model"] == SearchResult.open(runs / "b").experiment.model
-    assert len(runs_in(database, "candidate")) == 4 + 3 + 4
+    candidates = runs_in(database, "candidate")
+    assert len(candidates) == 4 + 3 + 4
+    assert len({frozenset(run.data.params) for run in candidates}) == 1
     gathered(runs, folders_in(runs))
     assert [r.info.end_time for r in runs_in(database, "search")] == [r.info.end_time for r in parents]
 
@@ -318,7 +326,10 @@ def test_a_registered_export_is_served(runs: Path, tmp_path: Path, capsys: pytes
     assert "registered as version 2 of tiny model" in said
     database = runs / "a" / "mlflow.db"
     made = client_of(database).get_model_version("tiny model", "2")
-    assert made.tags["key"] == SearchResult.open(runs / "a").front.best().key
+    best = SearchResult.open(runs / "a").front.best()
+    assert made.tags["key"] == best.key
+    assert best.candidate.hybrid.describe() in made.description
+    assert "mlflow models serve -m 'models:/tiny model/2'" in made.description
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/tiny model/2", "-p", str(port)]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{database}"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from autopeft.candidate import Candidate, Evaluation
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
+from autopeft.searching.confirming.values import Confirmed, Spread, Verdict
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.highlights import STATE, figures, highlights
 from autopeft.searching.objective import Objective
@@ -35,11 +37,26 @@ def test_best_and_knee_in_figures_and_in_words() -> None:
     }
     assert (found.tags["best_key"], found.tags["knee_key"]) == (best.key, some[1].key)
     assert (found.tags["best_accuracy"], found.tags["best_trainable_params"]) == ("0.8000", "100,000")
-    lines = found.note.splitlines()
+    lines = found.note.replace("&emsp;", "").splitlines()
     assert lines[0].startswith("|  | key | accuracy |")
+    assert found.note.count("&emsp; |") == 4 * (lines[0].count("|") - 1), "pages leave no room between columns"
     assert [line.split("|")[1].strip() for line in lines[2:5]] == ["**best**", "**knee**", ""]
     assert "autopeft export '/runs/my search' --pick best --to out/best" in lines
     assert "autopeft export '/runs/my search' --pick knee --to out/knee" in lines
+
+
+def test_candidates_with_several_seeds_have_their_means() -> None:
+    one, two = evaluation(0, 0.5, 10), evaluation(1, 0.8, 100)
+    scores = {"accuracy": Spread(0.45, 0.02), "test_accuracy": Spread(0.4, math.nan), "loss": Spread(1.0, 0.1)}
+    verdict = Verdict({0: Confirmed(2, scores, 0.5)})
+    front = ParetoFront([one, two], front_of(one).objectives, {}, verdict)
+    found = highlights(front, RUN)
+    assert found.over_seeds == {
+        0: {"mean_accuracy": 0.45, "sd_accuracy": 0.02, "mean_test_accuracy": 0.4, "seeds": 2.0}
+    }
+    other = Verdict({0: Confirmed(3, scores, 0.5)})
+    changed = highlights(ParetoFront([one, two], front.objectives, {}, other), RUN)
+    assert changed.tags[STATE] != found.tags[STATE]
 
 
 def test_the_state_changes_with_what_is_shown() -> None:

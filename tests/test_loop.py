@@ -16,6 +16,9 @@ from autopeft.hybrid import Hybrid
 from autopeft.searching.loop import Listener, SearchLoop
 from autopeft.searching.study import Proposal
 from autopeft.space import SearchSpace
+from autopeft.watching.desk import Desk
+from autopeft.watching.now import Answer
+from autopeft.watching.requests import Stop, put
 
 FEW = SearchSpace.load({"blocks": {"lora": {"rank": [0, 2]}}}, TINY)
 
@@ -44,6 +47,19 @@ def finish(loop: SearchLoop, *packs: list[Proposal]) -> None:
     for pack in packs:
         for proposal in pack:
             loop.done({proposal.number: evaluated(proposal)})
+
+
+def test_a_candidate_is_stopped_before_its_last_epoch_or_not_at_all(tmp_path: Path) -> None:
+    answers: list[Answer] = []
+    desk = Desk(tmp_path, lambda candidate: None, answers.append, pause=0.0)
+    loop = SearchLoop(opened(tmp_path), costs, epochs=2, desk=desk)
+    (first,), (second,) = loop.next_pack(1), loop.next_pack(1)
+    for proposal in (first, second):
+        put(tmp_path, Stop(number=proposal.number))
+    assert loop.epoch({first.number: {"epoch": 2, "accuracy": 0.5}}) == set()
+    assert loop.epoch({second.number: {"epoch": 1, "accuracy": 0.5}}) == {second.number}
+    finish(loop, [first])
+    assert [answer.said for answer in answers][-2:] == ["#1 is stopped", "#0 was through before"]
 
 
 def numbers(pack: list[Proposal]) -> list[int]:

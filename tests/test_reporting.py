@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,10 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from real_browser import opened, width_of
 from test_cli import autopeft
 from tiny_project import write_experiment
+from tiny_scored import scored_run
 
 import autopeft as package
+from autopeft.axes import Axis, compact
 from autopeft.begin import open_study
 from autopeft.candidate import Candidate, Evaluation, Job
 from autopeft.cli import fronts
@@ -31,55 +32,21 @@ from autopeft.methods.bitfit import BitFit
 from autopeft.methods.lora import LoRA
 from autopeft.methods.prefix import Prefix
 from autopeft.methods.prompt_tuning import PromptTuning
-from autopeft.reporting.axes import Axis, compact
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
-from autopeft.searching.confirming.records import keep_controls, keep_end, keep_pack
-from autopeft.searching.confirming.values import Run
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.keys import short_keys
 from autopeft.session import Session
-from autopeft.task_facts import TaskFacts
 
 #: What a page or a pull request must show and never obey.
 HOSTILE = "<script>alert(1)</script> | *a* `b` @all"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder whose candidates were scored by a formula: a control, a stopped and a failed one, two seeds."""
+    """A run folder whose names and labels are hostile, with what was learned."""
     folder = tmp_path_factory.mktemp("project")
-    file = write_experiment(folder, description=HOSTILE, trials=9)
-    for split in ("train", "validation", "test"):
-        data = folder / f"{split}.jsonl"
-        rows = [json.loads(line) for line in data.read_text().splitlines()]
-        text = "".join(json.dumps({**row, "label": f"{HOSTILE} {row['label']}"}) + "\n" for row in rows)
-        data.write_text(text)
-    session, path = Session(Experiment.load(file)), folder / "run"
-    path.mkdir()
-    study = open_study(session, RunFolder(path))
-    TaskFacts.of(session).keep(path)
-    for ended in ("done",) * 7 + ("stopped", "failed"):
-        proposal = study.ask()
-        hybrid = proposal.candidate.hybrid
-        score = 1 - 1 / (2 + sum(m.size_value for m in hybrid.methods()))
-        metrics = {"accuracy": score, "loss": 1 - score, **session.costs(hybrid)}
-        if ended == "failed":
-            metrics["loss"] = float("nan")
-        curve = tuple({"accuracy": score * part, "loss": 1 - score} for part in (0.8, 1.0))
-        error = HOSTILE if ended == "failed" else None
-        study.tell(
-            Evaluation(proposal.candidate, ended, metrics, proposal.number, curve, seconds=2.0, error=error)  # type: ignore[arg-type]
-        )
-    front = SearchResult.open(path).front
-    keep_controls(study, {front.points[0].key: "head_only"}, 1000.0)
-    again = [
-        (e.number, Run(1, "done", {"accuracy": e.metrics["accuracy"] - 0.02, "test_accuracy": 0.5}, 1.0))
-        for e in front.points
-    ]
-    keep_pack(study, again)
-    keep_end(study, True)
+    path = scored_run(folder, HOSTILE)
     # Reports take what is there.
     (path / "explain.json").write_text(json.dumps(SearchResult.open(path).explain().to_json()))
     return path
@@ -347,42 +314,21 @@ def test_a_damaged_explanation_is_told_and_not_believed(run: Path) -> None:
     assert "not what &#x27;autopeft explain&#x27; wrote" in text
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_browser_shows_it_light_and_dark(dark: bool, run: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
-    page, image = SearchResult.open(run).report(tmp_path / "report.html"), tmp_path / "shot.png"
-    _chromium(
-        tmp_path, f"--blink-settings=preferredColorScheme={0 if dark else 1}", f"--screenshot={image}", page.as_uri()
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_it_light_and_dark_and_as_wide_as_it_is(
+    dark: bool, width: int, run: Path, tmp_path: Path, browser: Any
+) -> None:
+    page = opened(browser, SearchResult.open(run).report(tmp_path / "report.html"), width, dark=dark)
+    ground, ink = page.evaluate(
+        "['backgroundColor', 'color'].map(name => getComputedStyle(document.body)[name].match(/\\d+/g).map(Number))"
     )
-    ground = Image.open(image).convert("L").getpixel((2, 2))
-    assert isinstance(ground, int)
-    assert (ground < 60) if dark else (ground > 230)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_a_browser_needs_no_more_width_than_a_phone_has(run: Path, tmp_path: Path) -> None:
-    text = SearchResult.open(run).report(tmp_path / "report.html").read_text()
-    # The copy may run a script, to say how wide it is.
-    says = "<script>parent.postMessage(`${document.documentElement.scrollWidth} of ${innerWidth}`, '*')</script></body>"
-    copy = re.sub(r"<meta http-equiv[^>]*>", "", text).replace("</body>", says)
-    (tmp_path / "copy.html").write_text(copy)
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        "<script>onmessage = e => document.title = `width ${e.data}`</script><iframe src=copy.html width=360></iframe>"
-    )
-    shown = _chromium(tmp_path, "--virtual-time-budget=3000", "--dump-dom", outer.as_uri())
-    width, room = map(int, re.findall(r"width (\d+) of (\d+)", shown)[0])
-    assert 300 < width <= room == 360
-
-
-def _chromium(folder: Path, *arguments: str) -> str:
-    assert CHROMIUM is not None
-    own = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'browser'}")
-    return subprocess.run([CHROMIUM, *own, *arguments], capture_output=True, text=True, check=True, timeout=300).stdout
+    assert (max(ground) < 60 and min(ink) > 180) if dark else (min(ground) > 230 and max(ink) < 90)
+    assert width_of(page) == width
+    for plot in page.locator("svg.plot").all():
+        assert plot.bounding_box()["width"] <= width
+    assert page.locator("svg circle.dot.on").count() >= 1
+    assert page.complaints == []
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------

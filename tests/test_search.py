@@ -81,7 +81,8 @@ def test_only_the_front_is_measured_on_test(finished: SearchResult) -> None:
 
 def test_the_run_folder_holds_its_views(finished: SearchResult) -> None:
     names = {p.name for p in finished.run_dir.iterdir()}
-    assert {"experiment.yaml", "study.db", "trials.csv", "front.json", "pareto.html", "pareto.png"} <= names
+    assert {"experiment.yaml", "study.db", "trials.csv", "front.json"} <= names
+    assert {"pareto.html", "pareto.png", "report.html"} <= names
     assert finished.experiment.resolved() == Experiment.load(finished.run_dir / "experiment.yaml").resolved()
 
 

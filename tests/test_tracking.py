@@ -23,7 +23,7 @@ from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.searching.highlights import Highlights
-from autopeft.tracking import TRACKING, SearchInfo, Tracker, tracking_from
+from autopeft.tracking import TRACKING, SearchInfo, Tracker, sizes_over, tracking_from
 from autopeft.tracking import _mlflow_values as values
 from autopeft.tracking._background import Background
 from autopeft.tracking._mlflow_calls import our_calls
@@ -180,10 +180,11 @@ def _check_child(client, child, given: Evaluation, parent_id: str) -> None:
     wanted = {"autopeft.number": "1", "autopeft.key": given.key, "autopeft.status": "done"}
     wanted |= {"autopeft.repaired": "true", "autopeft.on_front": "true", "mlflow.parentRunId": parent_id}
     assert wanted.items() <= child.data.tags.items()
-    assert child.data.params == {
-        **{"lora.0": "2", "lora.1": "2", "learning_rate": "0.001", "seed": "3", "key": given.key},
-        "hybrid": given.candidate.hybrid.describe(),
-    }
+    # Words are tags: a page that compares runs would put them on an axis.
+    assert child.data.params == {"lora.0": "2", "lora.1": "2", "learning_rate": "0.001", "seed": "3"}
+    assert child.data.tags["autopeft.hybrid"] == given.candidate.hybrid.describe()
+    assert f"--pick {given.key} --to out/{given.key}" in child.data.tags["mlflow.note.content"]
+    assert next(iter(child.data.metrics)) == "accuracy"
     assert child.data.metrics == {**given.metrics, "train_loss": 0.4, "seconds": 1.5}
     steps = [(m.step, m.value) for m in client.get_metric_history(child.info.run_id, "accuracy")]
     assert steps == [(1, 0.5), (2, 0.75)]
@@ -308,6 +309,34 @@ def test_front_and_test_scores_follow(info):
     assert children[f"#001 {second.key}"].data.metrics["test_accuracy"] == 0.7
 
 
+def test_means_over_seeds_follow_too(info):
+    first, second = evaluation(0), evaluation(1)
+    tracker = opened(info)
+    for mean in (0.7, 0.72, 0.72):
+        over_seeds = {0: {"mean_accuracy": mean, "seeds": 2.0}}
+        tracker.sync([first, second], sizes, {first.key}, Highlights(over_seeds=over_seeds))
+    client, children = stored(tracker)
+    child = children[f"#000 {first.key}"]
+    assert (child.data.metrics["mean_accuracy"], child.data.metrics["seeds"]) == (0.72, 2.0)
+    assert [m.value for m in client.get_metric_history(child.info.run_id, "mean_accuracy")] == [0.7, 0.72]
+    assert "seeds" not in children[f"#001 {second.key}"].data.metrics
+
+
+def test_a_description_is_of_the_folder_that_is_here(info, tmp_path):
+    opened(info).sync([evaluation(0)], sizes)
+    moved = info.run_dir.rename(tmp_path / "moved")
+    tracker = opened(replace(info, run_dir=moved))
+    tracker.sync([evaluation(0)], sizes)
+    ((_, child),) = stored(tracker)[1].items()
+    assert f"autopeft export {moved} --pick {evaluation(0).key}" in child.data.tags["mlflow.note.content"]
+
+
+def test_sizes_are_of_all_methods_of_a_space():
+    hybrid = Hybrid.from_layers(4, {1: [LoRA(2, sites=("q",)), LoRA(3, sites=("v",))], 3: [LoRA(2)]})
+    given = replace(evaluation(0), candidate=Candidate(hybrid, {}))
+    assert sizes_over(["prefix", "lora", "lora"])(given) == {"layers": 2, "size.prefix": 0, "size.lora": 7}
+
+
 def test_failed_candidate(info):
     tracker = opened(info)
     failed = evaluation(0, status="failed", metrics={"trainable_params": 10.0}, curve=(), error="loss is NaN")
@@ -354,7 +383,7 @@ def test_long_and_odd_values(info):
     tracker.sync([evaluation(0, curve=curve, error=error)], lambda e: {**many, **odd})
     client, children = stored(tracker)
     (child,) = children.values()
-    assert len(child.data.params) == 250 + 3 + 4
+    assert len(child.data.params) == 250 + 3 + 2
     assert child.data.params["layer 7/lora_q"] == "7"
     assert len(client.get_metric_history(child.info.run_id, "loss")) == 600
     assert child.data.tags["autopeft.error"].endswith("e…")

@@ -238,6 +238,28 @@ def test_what_was_enqueued_and_not_begun_outlives_a_kill(tmp_path: Path) -> None
     assert list((tmp_path / FOLDER).iterdir()) == []
 
 
+def test_a_desk_says_what_came_too_late(tmp_path: Path) -> None:
+    heard, own, waits = Heard(tmp_path), candidate(3), candidate(4)
+    for request in (Stop(number=7), Enqueue(candidate=own.to_json())):
+        put(tmp_path, request)
+    (job,) = heard.desk.next([], [], 1)
+    heard.desk.ended([6])
+    heard.desk.ended([7])
+    assert heard.desk.stops([7]) == set()
+    for request in (Stop(number=9), Enqueue(candidate=waits.to_json())):
+        put(tmp_path, request)
+    # A kill may come any time, so what is not in the study stays in the folder; what is there does not.
+    heard.desk.close([Evaluation(own, "done", {}, number=8)])
+    (left,) = (tmp_path / FOLDER).iterdir()
+    assert waits.hybrid.to_json() == json.loads(left.read_text())["candidate"]["hybrid"]
+    assert [said for said in heard.said if "was through" in said or "waits" in said] == [
+        "#7 was through before",
+        "#9 was through before",
+        f"candidate {waits.key} waits: the search has ended, and it comes first where that goes on",
+    ]
+    assert [job.candidate for job in Heard(tmp_path).desk.next([], [job], 4)] == [waits]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from autopeft.browsing.names import check_name
 from autopeft.browsing.replay import id_of, show, tracking_of
 from autopeft.doors import door
 from autopeft.exporting._record import Record
+from autopeft.hybrid import Hybrid
 from autopeft.markup import markdown
 from autopeft.result import SearchResult
 from autopeft.tracking.mlflow_store import Place, our_calls, relocate, upload_folder
@@ -34,6 +36,11 @@ class Registered:
     def uri(self) -> str:
         """What MLflow calls it."""
         return f"models:/{self.name}/{self.version}"
+
+    @property
+    def serve(self) -> str:
+        """The command that serves it, where MLFLOW_TRACKING_URI names its place."""
+        return f"mlflow models serve -m {shlex.quote(self.uri)} --env-manager local"
 
 
 def register(result: SearchResult, folder: Path, name: str) -> Registered:
@@ -60,7 +67,9 @@ def register(result: SearchResult, folder: Path, name: str) -> Registered:
         run, inside = client.get_run(shown.run_id), f"exports/{record.key}"
         upload_folder(place, run.info.artifact_uri, saved, inside)
         made = _version(client, name, f"{run.info.artifact_uri}/{inside}", run.info.run_id, record)
-    return Registered(name, str(made.version), place)
+        found = Registered(name, str(made.version), place)
+        client.update_model_version(name, found.version, _described(record, found.serve))
+    return found
 
 
 def _save(served: Any, folder: Path, to: Path) -> None:
@@ -96,9 +105,18 @@ def _version(client: Any, name: str, source: str, run_id: str, record: Record) -
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    scores = {k: number(v) for k, v in record.metrics.items() if k.startswith("test_")}
-    tags = {"key": record.key, "peft_type": record.peft_type, "base_model": record.model.name, **scores}
-    said = "".join(f", {name} {value}" for name, value in scores.items())
-    searched = f"an autopeft search on {markdown(record.model.name)}{markdown(said)}. {markdown(record.splits)}"
-    words = f"Candidate `{record.key}` of {searched}"
-    return client.create_model_version(name, source, run_id, tags=tags, description=words)
+    tags = {"key": record.key, "peft_type": record.peft_type, "base_model": record.model.name, **_scores(record)}
+    return client.create_model_version(name, source, run_id, tags=tags)
+
+
+def _scores(record: Record) -> dict[str, str]:
+    return {k: number(v) for k, v in record.metrics.items() if k.startswith("test_")}
+
+
+def _described(record: Record, serve: str) -> str:
+    """What pages say of a version first."""
+    said = "".join(f", {name} {value}" for name, value in _scores(record).items())
+    hybrid = Hybrid.from_json(record.searched or record.hybrid).describe()
+    words = f" of an autopeft search on {record.model.name}{said}: {hybrid}"
+    data = f"Data: {record.splits}"
+    return f"Candidate `{record.key}`{markdown(words)}\n\n{markdown(data)}\n\n```bash\n{serve}\n```"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.highlights import STATE, figures, highlights
-from autopeft.tracking import Input, SearchInfo, Status, no_sizes
+from autopeft.tracking import Input, SearchInfo, Status, sizes_over
 from autopeft.tracking.mlflow_store import MlflowTracking, Place, bounded, find, given, holds, place_of
 
 #: What a study remembers of how a tracker was told of it.
@@ -77,8 +78,7 @@ def _believed(result: SearchResult) -> str | None:
 def show(result: SearchResult, tracking: MlflowTracking, search_id: str = "") -> Shown:
     """Bring MLflow in step with the run folder, and say where the search is there.
 
-    Nothing is written where all is there already, and to the store of a search that is running. Sizes that the search
-    space chose are not among parameters of candidates that are logged here, as the space needs its model.
+    Nothing is written where all is there already, and to the store of a search that is running.
     """
     info = info_of(result, search_id)
     front, running = result.front, RunFolder(result.run_dir).is_running
@@ -90,7 +90,7 @@ def show(result: SearchResult, tracking: MlflowTracking, search_id: str = "") ->
             return Shown(known.info.experiment_id, known.info.run_id)
     opened = tracking.open(info)
     keys = [e.key for e in front.points]
-    opened.sync(result.evaluations, no_sizes, set(keys), seen)
+    opened.sync(result.evaluations, sizes_over(_methods(result.header)), set(keys), seen)
     if running:
         opened.wait()
     else:
@@ -130,6 +130,13 @@ def id_of(result: SearchResult) -> str:
     known = (result.remembered("search") or {}).get("id")
     place = hashlib.sha256(str(result.run_dir.absolute()).encode()).hexdigest()[:32]
     return str(known or RunFolder(result.run_dir).search_id or place)
+
+
+def _methods(header: Mapping[str, Any]) -> list[str]:
+    """The methods of a search's space, by name; what is written otherwise in a study is left out."""
+    blocks = header["space"].get("blocks")
+    written = blocks.items() if isinstance(blocks, dict) else ()
+    return [str(block.get("method", name)) for name, block in written if isinstance(block, dict)]
 
 
 def _params(told: Any) -> dict[str, str | int | float]:

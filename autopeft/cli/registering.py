@@ -14,5 +14,4 @@ def run_register(result: SearchResult, folder: Path, name: str) -> None:
     """Register what was just exported, and say how to serve it."""
     made = register(result, folder, name)
     say(f"registered as version {made.version} of {made.name} at {made.place.shown}")
-    served = f"mlflow models serve -m {shlex.quote(made.uri)} --env-manager local"
-    say(f"serve it:  MLFLOW_TRACKING_URI={shlex.quote(made.place.shown)} {served}")
+    say(f"serve it:  MLFLOW_TRACKING_URI={shlex.quote(made.place.shown)} {made.serve}")

@@ -15,6 +15,7 @@ from autopeft.experiment import Experiment, changed, needing
 from autopeft.launch import RUNS, launch
 from autopeft.progress import progress_for
 from autopeft.result import evaluate
+from autopeft.searching.highlights import export_command
 
 _out = console()
 
@@ -78,7 +79,7 @@ def _next_steps(out: Path) -> None:
     run = shlex.quote(str(out))
     _out.print("\nNext:", style="bold")
     for command in (
-        f"autopeft export {run} --pick best --to out/best",
+        export_command(out, "best"),
         "autopeft evaluate out/best",
         f"autopeft report {run}",
         f"autopeft ui {run}",

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from autopeft.axes import Axis, compact
 from autopeft.candidate import Evaluation
 from autopeft.markup import Html, joined, tag
-from autopeft.reporting.axes import Axis, compact
 from autopeft.searching.explanation import Share
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.plots import costs_of
@@ -17,6 +17,8 @@ from autopeft.wording import spaced, with_deviation
 
 #: Pixels of a plot, and around its axes.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 400, 64, 20, 34, 48
+#: Pixels of a character: on a phone, where a plot is half as wide, its letters are larger beside it.
+_CHARACTER = 10.0
 #: Of dominated candidates so many, in per cent, may lie below the axis: a bad one would squeeze the front.
 _BELOW = 15
 
@@ -194,10 +196,10 @@ def _frame(x: Axis, y: Axis, below: str, beside: str, ticks: Sequence[float] | N
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Html:
     """Marks with what they are, at the right end."""
-    parts, at = [], _WIDTH - _RIGHT - sum(7.0 * len(words) + 26 for _, words in entries)
+    parts, at = [], _WIDTH - _RIGHT - sum(_CHARACTER * len(words) + 26 for _, words in entries)
     for kind, words in entries:
         parts += [_mark(at, _TOP - 20.0, kind), _words(at + 9, _TOP - 16, words, "tick", "start")]
-        at += 7.0 * len(words) + 26
+        at += _CHARACTER * len(words) + 26
     return joined(parts)
 
 
@@ -207,5 +209,7 @@ def _words(x: float, y: float, said: str, kind: str, anchor: str, rotate: int = 
 
 
 def _drawing(width: float, height: float, title: str, *inside: object) -> Html:
-    box = {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": f"width:{width:.0f}px;min-width:{0.8 * width:.0f}px"}
+    """A plot fits into any screen; what has a column for each method is scrolled on a narrow one."""
+    least, kind = ("", "plot") if width == _WIDTH else (f";min-width:{0.8 * width:.0f}px", None)
+    box = {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": f"width:{width:.0f}px{least}", "class_": kind}
     return tag("svg", tag("title", title), *inside, xmlns="http://www.w3.org/2000/svg", role="img", **box)

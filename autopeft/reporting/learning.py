@@ -35,10 +35,12 @@ class _Result(Protocol):
         ...
 
 
-def explained(result: _Result, trust_remote_code: bool) -> tuple[Explanation | None, str]:
-    """What was learned, from the run folder where it is of now; else why it can't be said."""
+def explained(result: _Result, trust_remote_code: bool, anew: bool = True) -> tuple[Explanation | None, str]:
+    """What was learned, from the run folder where it is of now, else worked out `anew`; or why it can't be said."""
     try:
         known = explanation_in(RunFolder(result.run_dir), len(result.evaluations))
+        if known is None and not anew:
+            return None, "'autopeft explain' and 'autopeft report' work it out"
         return known or result.explain(trust_remote_code=trust_remote_code), ""
     except AutopeftError as error:
         return None, str(error)

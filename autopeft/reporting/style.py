@@ -53,5 +53,6 @@ svg .cell { fill: var(--text); pointer-events: none }
 svg .cell.dark { fill: var(--on) }
 .bar { fill: var(--accent) }
 .bar.faint { fill-opacity: .3 }
+@media (max-width: 40rem) { .plot { font-size: 18px } .plot .name { font-size: 20px } }
 @media print { details { break-inside: avoid } }
 """

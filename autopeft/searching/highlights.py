@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,15 @@ _HYBRID = 90
 
 @dataclass(frozen=True)
 class Highlights:
-    """Figures by name, the same and more in words, and a description in Markdown."""
+    """Figures by name, the same and more in words, and a description in Markdown.
+
+    `over_seeds`: of candidates with several seeds, by their numbers, figures by name.
+    """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    over_seeds: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 def highlights(front: ParetoFront, run: Path) -> Highlights:
@@ -44,6 +49,11 @@ def highlights(front: ParetoFront, run: Path) -> Highlights:
     metrics = {f"{pick}_{name}": value for pick, e in picks.items() for name, value in _figures(front, e).items()}
     tags = {f"{pick}_key": e.key for pick, e in picks.items()} | {name: number(v) for name, v in metrics.items()}
     return _stamped(front, metrics, tags, _description(front, picks, run))
+
+
+def export_command(run: Path, pick: str) -> str:
+    """What a shell is given to take a candidate home."""
+    return f"autopeft export {shlex.quote(str(run))} --pick {pick} --to out/{pick}"
 
 
 def figures(front: ParetoFront) -> dict[str, float]:
@@ -67,8 +77,21 @@ def figures(front: ParetoFront) -> dict[str, float]:
 
 
 def _stamped(front: ParetoFront, metrics: Mapping[str, float], tags: Mapping[str, str], note: str) -> Highlights:
-    state = json.dumps([len(front.evaluations), dict(metrics), note], sort_keys=True)
-    return Highlights(metrics, {**tags, STATE: hashlib.sha256(state.encode()).hexdigest()[:16]}, note)
+    over_seeds = _over_seeds(front)
+    state = json.dumps([len(front.evaluations), dict(metrics), note, over_seeds], sort_keys=True)
+    return Highlights(metrics, {**tags, STATE: hashlib.sha256(state.encode()).hexdigest()[:16]}, note, over_seeds)
+
+
+def _over_seeds(front: ParetoFront) -> dict[int, dict[str, float]]:
+    """`mean_<score>`, `sd_<score>`, also on test, and `seeds` of what was trained again."""
+    scores = [o.metric for o in front.objectives if not o.is_cost]
+    names, found = [*scores, *(f"test_{name}" for name in scores)], {}
+    for trial, confirmed in front.verdict.confirmed.items():
+        known = {name: confirmed.scores[name] for name in names if name in confirmed.scores}
+        means = {f"mean_{name}": spread.mean for name, spread in known.items()}
+        deviations = {f"sd_{name}": spread.sd for name, spread in known.items() if math.isfinite(spread.sd)}
+        found[trial] = {**means, **deviations, "seeds": float(confirmed.seeds)}
+    return found
 
 
 def _figures(front: ParetoFront, evaluation: Evaluation) -> dict[str, float]:
@@ -83,9 +106,8 @@ def _figures(front: ParetoFront, evaluation: Evaluation) -> dict[str, float]:
 
 
 def _description(front: ParetoFront, picks: Mapping[str, Evaluation], run: Path) -> str:
-    folder = shlex.quote(str(run))
-    commands = [f"autopeft export {folder} --pick {pick} --to out/{pick}" for pick in picks]
-    lines = [*commands, f"autopeft export {folder} --pick KEY --to out/KEY   # any key of the table"]
+    commands = [export_command(run, pick) for pick in picks]
+    lines = [*commands, f"{export_command(run, 'KEY')}   # any key of the table"]
     said = "".join(f"\n{markdown(sentence, begins=True)}\n" for sentence in sentences(front))
     return f"{_table(front, picks)}\n```bash\n{chr(10).join(lines)}\n```\n{said}"
 
@@ -94,11 +116,18 @@ def _table(front: ParetoFront, picks: Mapping[str, Evaluation]) -> str:
     """The front, dearest first, since pages show the first lines; of a long one best, knee and some evenly between."""
     points = _some(front.points, list(picks.values()))[::-1]
     marks = [Markdown(" ".join(f"**{pick}**" for pick, one in picks.items() if one is e)) for e in points]
-    kept = [c for c in columns(front, points) if c.rank <= _RANK]
+    # The marks stand first, so a column of them would say it twice.
+    kept = [c for c in columns(front, points) if c.rank <= _RANK and c.header != "pick"]
     rows = [[mark, *map(_cell, cells)] for mark, *cells in zip(marks, *(c.cells for c in kept), strict=True)]
     left_out = len(front.points) - len(points)
     more = f"\n{left_out:,} more points of the front are in `front.json`.\n" if left_out else ""
-    return markdown_table(["", *(column.header for column in kept)], rows) + more
+    lines = [[_apart(cell) for cell in row] for row in (["", *(column.header for column in kept)], *rows)]
+    return markdown_table(lines[0], lines[1:]) + more
+
+
+def _apart(cell: str) -> Markdown:
+    """MLflow's pages leave no room between columns."""
+    return Markdown(f"{markdown(cell)}&emsp;")
 
 
 def _some(points: Sequence[Evaluation], always: Sequence[Evaluation]) -> list[Evaluation]:

@@ -65,6 +65,9 @@ class Desk(Source, Protocol):
     def stops(self, numbers: Iterable[int]) -> set[int]:
         """Which of these running candidates shall be stopped."""
 
+    def ended(self, numbers: Iterable[int]) -> None:
+        """These candidates are in training no more."""
+
 
 class SearchLoop:
     """Proposals out, evaluations in.
@@ -88,7 +91,7 @@ class SearchLoop:
     ) -> None:
         self._sources, self._desk = [*([] if desk is None else [desk]), *sources], desk
         self._study, self._costs, self._listeners = study, costs, listeners
-        self._trials = trials
+        self._trials, self._epochs = trials, epochs
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
         self._left_over = study.pending_packs()
         self._running: dict[int, Proposal] = {}
@@ -185,7 +188,13 @@ class SearchLoop:
             for listener in self._listeners:
                 listener.epoch(self._running[number], metrics)
         stopped = self._courses.stop(pack)
-        return stopped if self._desk is None else stopped | self._desk.stops(pack)
+        if self._desk is None:
+            return stopped
+        # After its last epoch a candidate is through: nobody shall hear that it was stopped.
+        return stopped | self._desk.stops(n for n, metrics in pack.items() if not self._is_last(n, metrics))
+
+    def _is_last(self, number: int, metrics: Mapping[str, float]) -> bool:
+        return metrics.get("epoch", 0) >= (self._running[number].job.epochs or self._epochs)
 
     def done(self, evaluations: Mapping[int, Evaluation]) -> None:
         """Record the evaluations of a pack by number, all or none, with the candidates' costs among their metrics."""
@@ -193,6 +202,8 @@ class SearchLoop:
         for evaluation in told:
             self._courses.end(evaluation)
             del self._running[evaluation.number]
+        if self._desk is not None:
+            self._desk.ended(evaluation.number for evaluation in told)
         for evaluation in told:
             for listener in self._listeners:
                 listener.finished(evaluation)

@@ -7,7 +7,8 @@ from typing import Any
 
 from autopeft.config import read_plugin
 from autopeft.registry import Registry
-from autopeft.tracking._base import Input, SearchInfo, Sizes, Status, Tracker, Tracking, no_sizes
+from autopeft.tracking._base import Input, SearchInfo, Sizes, Status, Tracker, Tracking
+from autopeft.tracking._sizes import sizes_over
 
 TRACKING: Registry[Tracking] = Registry("autopeft.tracking", Tracking, "tracking")
 
@@ -23,7 +24,7 @@ __all__ = [
     "Status",
     "Tracker",
     "Tracking",
-    "no_sizes",
+    "sizes_over",
     "tracking_from",
 ]
 

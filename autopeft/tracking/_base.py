@@ -12,14 +12,9 @@ from autopeft.candidate import Evaluation
 from autopeft.config import Strict
 from autopeft.searching.highlights import Highlights
 
-#: Gives the sizes (and whatever else the search space chose) of an evaluation's candidate, by dimension.
+#: Gives what an evaluation's candidate amounts to in a few numbers (or, of a comparison's row, words), by name.
 Sizes: TypeAlias = Callable[[Evaluation], Mapping[str, int | float]]
 Status: TypeAlias = Literal["FINISHED", "KILLED", "FAILED"]
-
-
-def no_sizes(evaluation: Evaluation) -> Mapping[str, int | float]:
-    """Where the space is not known."""
-    return {}
 
 
 @dataclass(frozen=True)

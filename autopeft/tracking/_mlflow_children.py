@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ class _Child:
 
     run_id: str
     name: str
-    metrics: set[str]
+    metrics: dict[str, float]
     on_front: bool
+    note: str
 
 
 class Children:
-    """What MLflow is known to have, read from it when this is made. `naming` says how a candidate's run is called.
+    """What MLflow is known to have, read from it when this is made. `naming` says how a candidate's run is introduced.
 
     A run that a kill left unfinished is deleted then, so that it is logged anew and whole.
     """
@@ -35,17 +36,21 @@ class Children:
         self._known = dict(self._read())
 
     def bring_up_to_date(
-        self, evaluations: Sequence[Evaluation], sizes: Sizes, on_front: Collection[str] | None
+        self,
+        evaluations: Sequence[Evaluation],
+        sizes: Sizes,
+        on_front: Collection[str] | None,
+        over_seeds: Mapping[int, Mapping[str, float]],
     ) -> None:
-        """Log candidates that are new, and what is new of those that are there."""
+        """Log candidates that are new, and what is new of those that are there; `over_seeds`: figures by number."""
         for evaluation in evaluations:
             identity = (str(evaluation.number), evaluation.key)
             child = self._known.get(identity)
             wanted = None if on_front is None else evaluation.status == "done" and evaluation.key in on_front
             if child is None:
-                self._known[identity] = self._log(evaluation, sizes, bool(wanted))
-            else:
-                self._update(child, evaluation, wanted)
+                child = self._known[identity] = self._log(evaluation, sizes, bool(wanted))
+            seeds = {values.safe_name(k): v for k, v in over_seeds.get(evaluation.number, {}).items()}
+            self._update(child, evaluation, wanted, seeds)
 
     def _read(self) -> list[tuple[tuple[str, str], _Child]]:
         found: list[tuple[tuple[str, str], _Child]] = []
@@ -61,38 +66,45 @@ class Children:
                     client.delete_run(run.info.run_id)
                     continue
                 on_front = tags.get(values.ON_FRONT) == "true"
-                child = _Child(run.info.run_id, run.info.run_name, set(run.data.metrics), on_front)
+                note = tags.get(values.NOTE, "")
+                child = _Child(run.info.run_id, run.info.run_name, dict(run.data.metrics), on_front, note)
                 found.append(((tags[values.NUMBER], tags.get(values.KEY, "")), child))
             token = page.token or None
         return found
 
     def _log(self, evaluation: Evaluation, sizes: Sizes, on_front: bool) -> _Child:
-        now, parent, name = now_ms(), self._parent, self._naming(evaluation)
+        now, parent, name, note = now_ms(), self._parent, self._naming(evaluation), self._naming.note(evaluation)
         seconds = evaluation.seconds if math.isfinite(evaluation.seconds) else 0.0
         run = parent.client.create_run(
             parent.experiment_id,
             start_time=now - round(seconds * 1000),
-            tags=values.child_tags(evaluation, parent.run_id, on_front),
+            tags=values.child_tags(evaluation, parent.run_id, on_front, note),
             run_name=name,
         )
         run_id = run.info.run_id
         params = values.params(values.child_params(evaluation, sizes(evaluation)))
-        parent.log(run_id, values.child_metrics(evaluation, now), params)
+        parent.log(run_id, values.child_metrics(evaluation, now, self._naming.score), params)
         parent.upload(run.info.artifact_uri, "candidate.json", json.dumps(evaluation.candidate.to_json(), indent=2))
         # Last, as a run that has ended is taken for complete from then on.
         parent.client.set_terminated(run_id, "FAILED" if evaluation.status == "failed" else "FINISHED", now)
-        return _Child(run_id, name, set(values.final_metrics(evaluation)), on_front)
+        return _Child(run_id, name, values.final_metrics(evaluation), on_front, note)
 
-    def _update(self, child: _Child, evaluation: Evaluation, on_front: bool | None) -> None:
-        """Metrics that came later (test scores of the front), the place on the front, the name of another version."""
+    def _update(
+        self, child: _Child, evaluation: Evaluation, on_front: bool | None, over_seeds: Mapping[str, float]
+    ) -> None:
+        """Metrics that came later (test scores, means over seeds), the place on the front, what it is called."""
         client: Any = self._parent.client
         new = {k: v for k, v in values.final_metrics(evaluation).items() if k not in child.metrics}
+        new |= {k: v for k, v in over_seeds.items() if child.metrics.get(k) != v}
         if new:
             self._parent.log(child.run_id, values.metrics(new, now_ms(), values.last_epoch(evaluation)))
-            child.metrics |= set(new)
+            child.metrics |= new
         if on_front is not None and on_front != child.on_front:
             client.set_tag(child.run_id, values.ON_FRONT, values.truth(on_front))
             child.on_front = on_front
         if (name := self._naming(evaluation)) != child.name:
             client.update_run(child.run_id, name=name)
             child.name = name
+        if (note := self._naming.note(evaluation)) != child.note:
+            client.set_tag(child.run_id, values.NOTE, note)
+            child.note = note

@@ -63,6 +63,6 @@ def columns_first(client: Any, experiment_id: str, objectives: Sequence[tuple[st
 def _columns(names: Sequence[str]) -> list[str]:
     scores = [name for name in names if name not in COSTS.names()]
     own = [*scores, *(f"test_{name}" for name in scores), *(name for name in names if name in COSTS.names())]
-    metrics = [*(f"best_{name}" for name in own), "hypervolume", *own]
+    metrics = [*(f"best_{name}" for name in own), "hypervolume", *own, *(f"mean_{name}" for name in scores)]
     shown = [f"metrics.`{values.safe_name(name)}`" for name in metrics]
-    return [*shown, "tags.`best_key`", f"tags.`{values.ON_FRONT}`"]
+    return [*shown, *(f"tags.`{name}`" for name in ("best_key", values.ON_FRONT, values.HYBRID))]

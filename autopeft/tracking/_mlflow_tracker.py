@@ -12,12 +12,13 @@ from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.searching.highlights import Highlights
 from autopeft.tracking import _mlflow_values as values
-from autopeft.tracking._base import Sizes, Status, Tracker, no_sizes
+from autopeft.tracking._base import Sizes, Status, Tracker
 from autopeft.tracking._mlflow_calls import one_line, our_calls
 from autopeft.tracking._mlflow_check import check_place
 from autopeft.tracking._mlflow_children import Children
 from autopeft.tracking._mlflow_parent import Parent, now_ms
 from autopeft.tracking._mlflow_system import SystemMetrics
+from autopeft.tracking._sizes import sizes_over
 
 #: Seconds between two attempts after many that failed; each may leave a deleted run behind.
 _LONGEST_PAUSE = 60.0
@@ -36,7 +37,7 @@ class MlflowTracker(Tracker):
     ) -> None:
         self.uri, self.url_hint, self.parent = parent.place.shown, url_hint, parent
         self._naming, self._children = naming, None
-        self._sizes: Sizes = no_sizes
+        self._sizes: Sizes = sizes_over(())
         self._shown: Highlights | None = None
         self._sampled, self._system, self._ended = sampled, None, ended
         self._reason, self._failures, self._next = "", 0, 0.0
@@ -120,7 +121,8 @@ class MlflowTracker(Tracker):
         self, evaluations: Sequence[Evaluation], on_front: Collection[str] | None, highlights: Highlights | None
     ) -> None:
         assert self._children is not None
-        self._children.bring_up_to_date(evaluations, self._sizes, on_front)
+        over_seeds = {} if highlights is None else highlights.over_seeds
+        self._children.bring_up_to_date(evaluations, self._sizes, on_front, over_seeds)
         if highlights is not None and highlights != self._shown:
             self._show(highlights, len(evaluations))
         self._log_samples()

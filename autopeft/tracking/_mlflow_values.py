@@ -7,14 +7,17 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
-from autopeft.candidate import Evaluation
+from autopeft.candidate import SAMPLER, Evaluation
 from autopeft.costs import COSTS
 from autopeft.markup import Markdown, markdown
+from autopeft.searching.highlights import export_command
 
 NUMBER, KEY, STATUS, ON_FRONT = "autopeft.number", "autopeft.key", "autopeft.status", "autopeft.on_front"
 REPAIRED, ERROR, KIND, SEARCH_ID = "autopeft.repaired", "autopeft.error", "autopeft.kind", "autopeft.search_id"
+HYBRID, ROLE = "autopeft.hybrid", "autopeft.role"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 
 # MLflow's own limits; beyond them it raises or cuts silently, by version and by store.
@@ -83,21 +86,24 @@ def batches(metric_list: list[Any], param_list: list[Any]) -> Iterator[tuple[lis
 class Naming:
     """How a candidate's run is called: `0.7530   106,752 #012 key`, score and cost first, so that names sort by both.
 
-    `width` is that of the longest cost: shorter ones have spaces before them, which pages show as one.
+    `width` is that of the longest cost: shorter ones have spaces before them, which pages show as one. `run` is the
+    folder that a candidate can be exported from.
     """
 
     score: str = ""
     cost: str = ""
     width: int = 0
+    run: Path | None = None
 
     @classmethod
-    def of(cls, objectives: Sequence[tuple[str, str]], params: Mapping[str, Any]) -> Self:
-        """Of a search's first score and first cost; without objectives names have neither."""
+    def of(cls, objectives: Sequence[tuple[str, str]], params: Mapping[str, Any], run: Path | None = None) -> Self:
+        """Of a search's first score and first cost; without objectives names have neither, and nothing is exported."""
         names = [name for name, _ in objectives]
         score = next((name for name in names if name not in COSTS.names()), "")
         cost = next((name for name in names if name in COSTS.names()), "")
         limit = number(params.get(f"budget.{cost}"))
-        return cls(score, cost, len(f"{limit:,.0f}") if limit is not None and math.isfinite(limit) else _WIDTH)
+        width = len(f"{limit:,.0f}") if limit is not None and math.isfinite(limit) else _WIDTH
+        return cls(score, cost, width, run if objectives else None)
 
     def __call__(self, evaluation: Evaluation) -> str:
         """The name; what is no trial of a search is called by its key."""
@@ -111,10 +117,20 @@ class Naming:
             parts.insert(0, f"{score:.4f}" if score is not None and math.isfinite(score) else evaluation.status)
         return " ".join(parts)
 
+    def note(self, evaluation: Evaluation) -> str:
+        """The description: what it is, why it has failed, the command that exports it."""
+        parts = [markdown(evaluation.words, begins=True)]
+        if evaluation.error:
+            parts.insert(0, Markdown(f"**{evaluation.status}**: {markdown(evaluation.error)}"))
+        if evaluation.role:
+            parts.append(markdown(evaluation.role, begins=True))
+        if self.run is not None and evaluation.status == "done":
+            parts.append(Markdown(f"```bash\n{export_command(self.run, evaluation.key)}\n```"))
+        return cut("\n\n".join(parts))
 
-def child_tags(evaluation: Evaluation, parent: str, on_front: bool) -> dict[str, str]:
-    """The tags of a candidate's run."""
-    note = markdown(evaluation.words, begins=True)
+
+def child_tags(evaluation: Evaluation, parent: str, on_front: bool, note: str = "") -> dict[str, str]:
+    """The tags of a candidate's run. What it is stands here in words: among parameters words would spoil plots."""
     tags = {
         PARENT: parent,
         KIND: "candidate",
@@ -123,11 +139,11 @@ def child_tags(evaluation: Evaluation, parent: str, on_front: bool) -> dict[str,
         STATUS: evaluation.status,
         REPAIRED: truth(evaluation.repaired),
         ON_FRONT: truth(on_front),
+        HYBRID: cut(evaluation.words),
+        ROLE: cut(evaluation.role or SAMPLER),
+        NOTE: note,
     }
-    if evaluation.error:
-        tags[ERROR] = cut(evaluation.error)
-        note = Markdown(f"**{evaluation.status}**: {markdown(evaluation.error)}\n\n{note}")
-    return {**tags, NOTE: cut(note)}
+    return {**tags, ERROR: cut(evaluation.error)} if evaluation.error else tags
 
 
 def truth(value: bool) -> str:
@@ -136,14 +152,9 @@ def truth(value: bool) -> str:
 
 
 def child_params(evaluation: Evaluation, sizes: Mapping[str, int | float]) -> dict[str, Any]:
-    """The parameters of a candidate's run: what the search chose, what it amounts to, and the seed."""
-    return {
-        **sizes,
-        **evaluation.candidate.training,
-        "key": evaluation.key,
-        "seed": evaluation.seed,
-        "hybrid": evaluation.words,
-    }
+    """The parameters of a candidate's run: what the search chose, and the seed. `candidate.json` has all digits."""
+    rates = {name: f"{value:.6g}" for name, value in evaluation.candidate.training.items()}
+    return {**sizes, **rates, "seed": evaluation.seed}
 
 
 def final_metrics(evaluation: Evaluation) -> dict[str, Any]:
@@ -162,16 +173,16 @@ def _epoch(index: int, point: Mapping[str, Any]) -> int:
     return int(epoch) if epoch is not None and math.isfinite(epoch) else index + 1
 
 
-def child_metrics(evaluation: Evaluation, now_ms: int) -> list[Any]:
+def child_metrics(evaluation: Evaluation, now_ms: int, first: str = "") -> list[Any]:
     """The curve, an epoch a step, then the final metrics at the last step.
 
     Of equal steps MLflow shows the one with the later timestamp, so the final values are a millisecond younger. Those
-    that the curve ends with are not repeated.
+    that the curve ends with are not repeated. The metric `first` comes first: pages that compare runs begin with it.
     """
     last = last_epoch(evaluation)
     curve = []
     for i, point in enumerate(evaluation.curve):
-        values = {k: v for k, v in point.items() if k != "epoch"}
+        values = {k: point[k] for k in sorted(point, key=lambda k: k != first) if k != "epoch"}
         curve += metrics(values, now_ms, _epoch(i, point))
     ends = {m.key: m.value for m in curve if m.step == last}
     final = {k: v for k, v in final_metrics(evaluation).items() if k not in ends or ends[k] != float(v)}

@@ -87,7 +87,7 @@ class MlflowTracking(Tracking):
         if not place.is_server:
             # A database's whole address may hold a password; the command takes it from the environment.
             hint = shlex.join(["autopeft", "ui", str(search.run_dir)])
-        naming = values.Naming.of(search.objectives, search.params)
+        naming = values.Naming.of(search.objectives, search.params, search.run_dir)
         ended = None if search.period is None else round(search.period[1] * 1000)
         return MlflowTracker(parent, hint, naming, self.system_metrics, ended)
 

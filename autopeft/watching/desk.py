@@ -58,18 +58,35 @@ class Desk:
             self._answer(Answer(id=self._stops.pop(number), said=f"#{number} is stopped", done=True))
         return found
 
+    def ended(self, numbers: Iterable[int]) -> None:
+        """These candidates are in training no more: it is too late to stop them."""
+        for number in self._stops.keys() & set(numbers):
+            self._answer(Answer(id=self._stops.pop(number), said=f"#{number} was through before", done=False))
+
+    def close(self, ended: Sequence[Evaluation]) -> None:
+        """The search has come to its end: what it has trained is seen to, and what waits comes first if it goes on."""
+        self._looked = 0.0
+        self._look()
+        known = {e.key for e in ended}
+        self._see_to(known)
+        self.ended(tuple(self._stops))
+        for name, candidate in self._queue:
+            if candidate.key in known:
+                self._trained_already(name, candidate)
+                continue
+            said = f"candidate {candidate.key} waits: the search has ended, and it comes first where that goes on"
+            self._answer(Answer(id=name, said=said, done=False))
+
     def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job]:
         """What was enqueued; never None, since there may be more at any time."""
         self._look()
         known = {e.key for e in ended} | {job.candidate.key for job in running}
-        # Only now the study has them: so a kill in between does not lose one.
-        for key in known & self._begun.keys():
-            self._drop(self._begun.pop(key))
+        self._see_to(known)
         jobs: list[Job] = []
         while self._queue and len(jobs) < most:
             name, candidate = self._queue.pop(0)
             if candidate.key in known:
-                self._done(name, f"candidate {candidate.key} is trained already", done=False)
+                self._trained_already(name, candidate)
                 continue
             known.add(candidate.key)
             jobs.append(Job(candidate, role=ENQUEUED))
@@ -80,6 +97,11 @@ class Desk:
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
         """Nothing: what is enqueued begins at its beginning."""
         return ()
+
+    def _see_to(self, known: set[str]) -> None:
+        # Only now the study has them: so a kill in between does not lose one.
+        for key in known & self._begun.keys():
+            self._drop(self._begun.pop(key))
 
     def _look(self) -> None:
         if time.monotonic() - self._looked < self._pause:
@@ -109,6 +131,9 @@ class Desk:
         else:
             self._ending = True
             self._done(name, "no more trainings are begun")
+
+    def _trained_already(self, name: str, candidate: Candidate) -> None:
+        self._done(name, f"candidate {candidate.key} is trained already", done=False)
 
     def _done(self, name: str, said: str, done: bool = True) -> None:
         self._drop(name)

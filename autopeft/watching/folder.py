@@ -61,4 +61,4 @@ class Watched:
             ranges_of(space.ranges_as(header["space"].get("training")).training.dimensions),
         )
         evaluations: Sequence[Evaluation] = stored.evaluations()
-        return Picture.of(terms, evaluations)
+        return Picture.of(terms, evaluations, stored.remembered)

@@ -36,6 +36,11 @@ class Running(Strict):
     epochs: int
     score: float | None = None
 
+    @property
+    def is_last(self) -> bool:
+        """Whether its last epoch has begun."""
+        return self.epoch + 1 >= self.epochs
+
 
 class Machine(Strict):
     """Bytes that the search's processes hold, and that the machine has; share of its CPUs in use; GPUs in words."""

@@ -10,6 +10,8 @@ from typing import Any, Self
 from autopeft.candidate import Evaluation
 from autopeft.dimensions import Continuous
 from autopeft.errors import printable
+from autopeft.searching.confirming.records import Remembered
+from autopeft.searching.confirming.verdict import judged
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
 from autopeft.searching.range_ends import at_ends
@@ -32,7 +34,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Point:
-    """A candidate that was trained to its end: its number is that of the tables, from 0 on."""
+    """A candidate that was trained to its end: its number is that of the tables, from 0 on.
+
+    `score` is a mean over seeds, where there are several.
+    """
 
     number: int
     key: str
@@ -44,7 +49,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Picture:
-    """`cost` names the axis below (its number, where no cost is an objective), `score` the one beside it."""
+    """`cost` names the axis below (its number, where no cost is an objective), `score` the one beside it.
+
+    `example`: the best as plain data (`Candidate.to_json`), for who writes one of their own.
+    """
 
     name: str
     trials: int | None
@@ -56,16 +64,20 @@ class Picture:
     knee: Point | None
     said: tuple[str, ...]
     failures: tuple[str, ...]
+    less_is_better: bool = False
+    example: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, terms: Terms, evaluations: Sequence[Evaluation]) -> Self:
-        """Of evaluations in the order of their numbers."""
+    def of(cls, terms: Terms, evaluations: Sequence[Evaluation], remembered: Remembered | None = None) -> Self:
+        """Of evaluations in the order of their numbers; `remembered`: what the study knows of other seeds."""
         front = ParetoFront(evaluations, terms.objectives, terms.limits)
+        if remembered is not None:
+            front = judged(front, remembered)
         on, cost = {e.number for e in front.points}, front.cost
 
         def point(e: Evaluation) -> Point:
             at = e.number if cost is None else e.metrics[cost.metric]
-            score = e.metrics[front.score.metric]
+            score = front.score.loss(front.loss_of(e, front.score))
             return Point(
                 e.number, e.key, float(at), float(score), e.number in on, printable(e.candidate.hybrid.summary())
             )
@@ -87,6 +99,8 @@ class Picture:
                 for at in at_ends(front, terms.ranges)
             ),
             failures=tuple(f"#{e.number} {printable(e.error or '')}" for e in evaluations if e.status == "failed")[-3:],
+            less_is_better=front.score.direction == "min",
+            example=front.best().candidate.to_json() if found else None,
         )
 
     def to_json(self) -> dict[str, Any]:

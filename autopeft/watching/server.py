@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+import shlex
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -16,9 +17,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from autopeft.errors import AutopeftError
+from autopeft.searching.highlights import export_command
+from autopeft.watching.drawing import drawing
 from autopeft.watching.folder import Watched
 from autopeft.watching.now import Now
-from autopeft.watching.requests import Request, Stop, put, request_of
+from autopeft.watching.requests import End, Request, Stop, put, request_of
 
 HOST = "127.0.0.1"
 #: Where the page sends its token.
@@ -52,11 +55,13 @@ class Server(ThreadingHTTPServer):
 
     def state(self) -> dict[str, Any]:
         """All that the page shows."""
-        picture, now = self.watched.picture(), self.watched.now()
+        picture, now, run = self.watched.picture(), self.watched.now(), self.watched.run
         return {
             "now": now.model_dump(mode="json"),
             "lives": now.lives,
+            "commands": [export_command(run, "best"), f"autopeft report {shlex.quote(str(run))}"],
             "picture": None if picture is None else picture.to_json(),
+            "drawing": None if picture is None else drawing(picture),
         }
 
 
@@ -142,5 +147,12 @@ def _check(request: Request, now: Now) -> None:
         raise AutopeftError("request: the search is not running")
     if now.phase not in ("beginning", "searching"):
         raise AutopeftError("request: the search begins no more trainings of its own; it is at its last steps")
-    if isinstance(request, Stop) and request.number not in {one.number for one in now.running}:
-        raise AutopeftError(f"request: #{request.number} is not in training")
+    if now.phase == "beginning" and isinstance(request, End):
+        # It would be taken for one of an earlier run, and dropped.
+        raise AutopeftError("request: the search has not begun to train yet; ask again when it does")
+    if isinstance(request, Stop):
+        running = {one.number: one for one in now.running}
+        if request.number not in running:
+            raise AutopeftError(f"request: #{request.number} is not in training")
+        if running[request.number].is_last:
+            raise AutopeftError(f"request: #{request.number} is in its last epoch, and is not stopped before that")
