@@ -155,11 +155,11 @@ class _Pace:
         self._begin, self._before = time.monotonic(), -1
 
     def said(self, done: int, total: int, seconds: float | None) -> None:
-        """`seconds` of training are left, as far as is known: what is believed until a training has ended."""
+        """`seconds` of training are left, as far as is known; else they are taken to be alike."""
         if self._before < 0:
             self._before = done
         passed, left = done - self._before, None if seconds is None else seconds / self._workers
-        if passed:
+        if left is None and passed:
             left = (time.monotonic() - self._begin) / passed * (total - done)
         if total:
             self._progress.confirming(self._what, done, total, left)

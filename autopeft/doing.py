@@ -14,11 +14,15 @@ from typing import Protocol
 
 @dataclass
 class Stage:
-    """A piece of work that takes a while: `done` of `total` parts of it, where it has parts."""
+    """A piece of work that takes a while: `done` of `total` parts of it, where it has parts.
+
+    `aside`: it is a part of something else that is told of, so it is said only by who tells of that.
+    """
 
     what: str
     total: int | None = None
     done: int = 0
+    aside: bool = False
     begun: float = field(default_factory=lambda: time.monotonic())
 
     def step(self, count: int = 1) -> None:
@@ -48,9 +52,9 @@ _hearers: list[Hearer] = []
 
 
 @contextmanager
-def doing(what: str, total: int | None = None) -> Iterator[Stage]:
+def doing(what: str, total: int | None = None, aside: bool = False) -> Iterator[Stage]:
     """Inside, this is being done; in any thread."""
-    stage = Stage(what, total)
+    stage = Stage(what, total, aside=aside)
     _now.append(stage)
     try:
         yield stage

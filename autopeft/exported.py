@@ -19,6 +19,7 @@ from autopeft.searching.front import ParetoFront
 from autopeft.searching.identity import refuse_another
 from autopeft.searching.lineage import recipe_of
 from autopeft.searching.objective import Objective
+from autopeft.searching.tables import doubt
 from autopeft.task_facts import TaskFacts
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Found:
         return Trained(
             source,
             files,
-            facts,
+            self._doubted(facts, chosen),
             weights,
             dict(chosen.metrics),
             run.setup(),
@@ -96,8 +97,14 @@ class Found:
             for mark, task in session.tests.items():
                 metrics |= marked(score_on_test(spec, task, [chosen.job])[0], mark)
         weights = load_weights(run.weights, name) or {}
-        facts, recipe, seeds = TaskFacts.of(session), self.recipe(chosen), self._seeds(chosen)
+        facts = self._doubted(TaskFacts.of(session), chosen)
+        recipe, seeds = self.recipe(chosen), self._seeds(chosen)
         return Trained(session.source, session.model_files, facts, weights, metrics, run.setup(), recipe, seeds)
+
+    def _doubted(self, facts: TaskFacts, chosen: Evaluation) -> TaskFacts:
+        """With what to know of one that was not confirmed as others were: the card and the record say it."""
+        said = doubt(self.front, chosen)
+        return facts if said is None else facts.model_copy(update={"remarks": (*facts.remarks, said)})
 
     def _seeds(self, chosen: Evaluation) -> tuple[int, Mapping[str, Spread]] | None:
         """How many seeds the chosen one was trained with, and its scores over them; None of one alone."""

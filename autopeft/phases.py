@@ -8,22 +8,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from autopeft.candidate import LARGE, SAMPLER, Job
 from autopeft.confirming import FACTORS, controls_for, descent_for, first_cost
 from autopeft.costs._flops import bare_flops
 from autopeft.engine.linear_probe import RATES
+from autopeft.engine.schedule import lengths_of
 from autopeft.engine.setup import Setup
 from autopeft.hybrid import Hybrid
 from autopeft.searching.controls import Controls
 from autopeft.searching.descent import Descent
 from autopeft.session import Session, typical_candidates
-from autopeft.watching.clock import CONTROLS, HEALINGS, Outlook
+from autopeft.watching.outlook import CONTROLS, HEALINGS, Outlook
 from autopeft.wording import number
 
 #: Phases that come after the search.
 _CONFIRM, _ALONE = "confirmations", "baselines"
+#: What a training takes that was not measured: in seconds, to begin and to end; for each of its steps, in seconds of
+#: the head's own, but no more than such a share of a usual training; and of all that so much where there is but a head.
+#: By CPU seconds of small hybrids in the top layers: large ones take no more than what was measured.
+_ONCE, _AROUND, _MOST_AROUND, _OF_HEAD = 0.4, 1.0, 0.15, 0.25
+#: Of their epochs the sampler's trainings were trained for about so many where some were stopped early.
+_STOPPED = 0.85
+#: How many times as long fp32 takes where bf16 is chosen and fp32 was not tried.
+_FP32 = 2.5
 #: Seconds of a worker for so many epochs of a hybrid.
 Timed = Callable[[Hybrid, int], float]
 T = TypeVar("T")
@@ -33,7 +43,8 @@ T = TypeVar("T")
 class Phase:
     """So many trainings of so many epochs; None where that is not known. `seconds` are of all, on one worker.
 
-    `words` say more of them, `facts` say it for programs.
+    `words` say more of them, `facts` say it for programs. `hybrids`: what is trained and for how many epochs, in its
+    order, where that is known or can be bounded.
     """
 
     name: str
@@ -42,10 +53,12 @@ class Phase:
     seconds: float | None
     words: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    hybrids: Sequence[tuple[Hybrid, int]] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, the facts beside the rest."""
-        return {**{name: value for name, value in vars(self).items() if name != "facts"}, **self.facts}
+        """All of it but the hybrids, the facts beside the rest."""
+        own = {name: value for name, value in vars(self).items() if name not in ("facts", "hybrids")}
+        return {**own, **self.facts}
 
 
 def seconds_for(session: Session, setup: Setup, hybrid: Hybrid) -> float:
@@ -53,25 +66,67 @@ def seconds_for(session: Session, setup: Setup, hybrid: Hybrid) -> float:
     return setup.seconds(session.cost_model.candidate(hybrid), session.steps)
 
 
+def alone_seconds(session: Session, setup: Setup) -> float:
+    """Seconds of what trains the backbone itself, all epochs: by the FLOPs of full fine-tuning."""
+    work = session.cost_model.workload
+
+    def forward(tokens: int, source: int) -> int:
+        return bare_flops(session.shape, tokens, None, source)
+
+    return setup.seconds(3 * work.trained.sum_pairs(forward) + work.measured.sum_pairs(forward), session.steps)
+
+
 def outlook_of(session: Session, setup: Setup) -> Outlook:
     """What a search is expected to take that trains as the engine was measured."""
-    epochs, workers = session.experiment.training.epochs, session.experiment.runner.parallel
+    epochs, confirm = session.experiment.training.epochs, session.experiment.confirm
+    steps, drawn = setup.seconds(0, session.steps), [c.hybrid for c in typical_candidates(session)]
+    # Not measured: to gather batches, to validate, what a small hybrid's hooks take beyond the head's own step.
+    most = _MOST_AROUND * fmean(seconds_for(session, setup, hybrid) for hybrid in drawn)
+    around = _ONCE + min(_AROUND * steps, most)
+    probed = session.experiment.training.head == "probe" and session.head_params
 
     @lru_cache(maxsize=65_536)
     def whole(hybrid: Hybrid) -> float:
-        return seconds_for(session, setup, hybrid)
+        return seconds_for(session, setup, hybrid) + (_OF_HEAD * around if hybrid.is_empty else around)
+
+    def timed(hybrid: Hybrid, of: int) -> float:
+        return whole(hybrid) * of / epochs
 
     def expected(job: Job, of: int | None) -> float:
-        length = (job.epochs or epochs) if of is None else of
-        return whole(job.candidate.hybrid) * length / epochs
+        return timed(job.candidate.hybrid, (job.epochs or epochs) if of is None else of)
 
-    drawn = [whole(candidate.hybrid) for candidate in typical_candidates(session)]
-    usual = sum(drawn) / len(drawn)
-    phases = phases_of(session, lambda hybrid, of: whole(hybrid) * of / epochs, usual, setup)
-    before = {p.name: p for p in phases if p.name in (CONTROLS, LARGE, HEALINGS)}
-    planned = {name: (p.trainings, (p.seconds or 0.0) / p.trainings) for name, p in before.items() if p.trainings}
-    after = {p.name: p.seconds or 0.0 for p in phases}
-    return Outlook(planned, usual, expected, after.get(_CONFIRM, 0.0) / workers + after.get(_ALONE, 0.0))
+    def filling(job: Job) -> float:
+        return session.cost_model.filling(job.candidate.hybrid.first_adapted) / setup.flops_per_second
+
+    usual = fmean(map(whole, drawn))
+    phases = {phase.name: phase for phase in phases_of(session, timed, usual, setup)}
+    before = [phases[name] for name in (CONTROLS, LARGE, HEALINGS) if name in phases]
+    return Outlook(
+        planned={phase.name: [timed(*each) for each in phase.hybrids] for phase in before},
+        usual=usual,
+        expected=expected,
+        beside=steps + around,
+        # A linear probe has computed the frozen layers before.
+        filling=(lambda job: 0.0) if probed else filling,
+        confirming=confirm.time if confirm.on else 0.0,
+        alone=phases[_ALONE].seconds or 0.0 if _ALONE in phases else 0.0,
+        testing=_testing(session, setup),
+        share=_STOPPED if session.experiment.stopping.stops else 1.0,
+    )
+
+
+def _testing(session: Session, setup: Setup) -> float:
+    """Seconds to measure one training on the test splits: passes through the whole backbone, in fp32."""
+    shape, tried = session.shape, setup.milliseconds
+
+    def forward(tokens: int, source: int) -> int:
+        return bare_flops(shape, tokens, None, source)
+
+    flops = sum(lengths_of(tests.test).sum_pairs(forward) for tests in session.tests.values())
+    slower = _FP32 if setup.precision == "bf16" else 1.0
+    if "bf16" in tried and "fp32" in tried and setup.precision == "bf16":
+        slower = tried["fp32"] / tried["bf16"]
+    return slower * setup.seconds(flops, 0)
 
 
 def phases_of(session: Session, timed: Timed, typical: float, setup: Setup) -> list[Phase]:
@@ -106,7 +161,8 @@ def _controls(session: Session, timed: Timed) -> list[Phase]:
     words = f"{len(names)} at {rates} learning rates each: {'; '.join(names)}"
     listed = [{"name": name, cost: value} for name, value in zip(names, costs, strict=True)]
     facts = {"controls": listed, "rates": rates}
-    return [Phase(CONTROLS, len(jobs), epochs, sum(timed(c.hybrid, epochs) for c in jobs), words, facts)]
+    hybrids = [(c.hybrid, epochs) for c in jobs]
+    return [Phase(CONTROLS, len(jobs), epochs, sum(timed(*each) for each in hybrids), words, facts, hybrids)]
 
 
 def _within(steps: Sequence[tuple[T, float]], source: Controls | Descent) -> list[T]:
@@ -139,12 +195,13 @@ def _descent(session: Session, timed: Timed, before: int) -> list[Phase]:
         Phase(
             LARGE, int(large), epochs, large * timed(hybrid, epochs),
             f"the largest that fits, {number(whole)} {cost}, at as many learning rates", {cost: whole},
+            [(hybrid, epochs)] * int(large),
         ),
         # A cut hybrid takes less time than the large one, nobody knows how much: that depends on where it is cut.
         Phase(
             HEALINGS, int(healings), lengths[0] if len(set(lengths)) == 1 else None,
             healings * sum(timed(hybrid, length) for length in lengths) / max(1, len(lengths)),
-            words if cuts else "nothing is cut", facts,
+            words if cuts else "nothing is cut", facts, [(hybrid, length) for length in lengths for _ in range(each)],
         ),
     ]  # fmt: skip
 
@@ -174,17 +231,12 @@ def _confirm(session: Session, before: list[Phase]) -> list[Phase]:
 
 
 def _baselines(session: Session, setup: Setup) -> list[Phase]:
-    """Controls that train the backbone: by the FLOPs of full fine-tuning, with nothing kept and nothing packed."""
-    experiment, shape = session.experiment, session.shape
+    """Controls that train the backbone, with nothing kept and nothing packed."""
+    experiment = session.experiment
     names = list(experiment.controls.baselines.values())
     if not (names and experiment.confirm.on):
         return []
-    work = session.cost_model.workload
-
-    def forward(tokens: int, source: int) -> int:
-        return bare_flops(shape, tokens, None, source)
-
-    each = setup.seconds(3 * work.trained.sum_pairs(forward) + work.measured.sum_pairs(forward), session.steps)
+    each = alone_seconds(session, setup)
     count = len(names) * (len(FACTORS) + experiment.confirm.seeds - 1)
     words = f"{', '.join(names)}: {len(FACTORS)} learning rates, then other seeds"
     return [Phase(_ALONE, count, experiment.training.epochs, count * each, words, {"baselines": names})]

@@ -14,7 +14,7 @@ from autopeft.metrics import without_others
 from autopeft.searching.loop import Listener
 from autopeft.searching.objective import Objective
 from autopeft.watching.board import Board
-from autopeft.watching.clock import Outlook
+from autopeft.watching.outlook import Outlook
 from autopeft.watching.picture import Terms
 from autopeft.watching.telling import Teller
 from autopeft.watching.view import in_words, render
@@ -157,6 +157,10 @@ class Lines(Progress):
         if not self._live or done == total:
             self._say(escape(self._confirmed))
 
+    def testing(self) -> None:
+        """No confirmation is going on any more."""
+        self._confirmed = ""
+
     def started(self, proposal: Proposal) -> None:
         """It is known to run."""
         super().started(proposal)
@@ -226,8 +230,8 @@ class Lines(Progress):
         """What is done where nothing was said for a while."""
         if not self._running:
             return self._confirmed
-        left = f"; {left}" if (left := self._left()) else ""
-        return f"training {in_line(self._running)}{left}"
+        best = f"best {self._best}" if self._best else ""
+        return "; ".join(filter(None, (f"training {in_line(self._running)}", best, self._left())))
 
     def _dim(self, text: str) -> None:
         self._console.print(text, style="dim", soft_wrap=True, markup=False)

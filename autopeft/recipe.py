@@ -115,6 +115,11 @@ class Recipe:
         return [self.first.train, *(cut.hybrid for cut, _ in self.cuts)]
 
     @property
+    def lengths(self) -> list[int]:
+        """Epochs of each step."""
+        return [self.first.epochs, *(healing.epochs for _, healing in self.cuts)]
+
+    @property
     def hybrid(self) -> Hybrid:
         """What came out."""
         return self.hybrids[-1]
@@ -122,7 +127,7 @@ class Recipe:
     @property
     def epochs(self) -> int:
         """Of all steps together."""
-        return self.first.epochs + sum(healing.epochs for _, healing in self.cuts)
+        return sum(self.lengths)
 
     @property
     def fixed(self) -> Recipe:

@@ -351,6 +351,10 @@ def test_the_verb(changes: dict[str, Any], tmp_path: Path, capsys: pytest.Captur
     assert (status, err) == (0, "")
     for part in ("by layer", "by block", "members of the front", "R2", "only 8 finished", "explain.html"):
         assert part in out.replace("only member of", "members of"), out
+    # In a file tables are as wide as most terminals, and no sentence is broken.
+    tables, said = out.split("\nFrom ")
+    assert max(map(len, tables.splitlines())) <= 80
+    assert {line.split()[0] for line in said.splitlines()[1:]} <= {"advice:", "warning:", "wrote"}
     assert "explain.json" in out
     data = json.loads((tmp_path / "run/explain.json").read_text())
     assert "plotly" in (tmp_path / "run/explain.html").read_text()

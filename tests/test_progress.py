@@ -15,7 +15,7 @@ from autopeft.methods.lora import LoRA
 from autopeft.progress import Lines, in_line
 from autopeft.searching.study import Proposal
 from autopeft.watching.board import Board
-from autopeft.watching.clock import Outlook
+from autopeft.watching.outlook import Outlook
 from autopeft.watching.telling import Teller
 from autopeft.wording import duration
 
@@ -52,14 +52,14 @@ def test_every_candidate_has_a_line_with_the_best_and_what_is_left() -> None:
 def test_what_is_left_is_said_once_it_can_be_known() -> None:
     console = Console(file=StringIO(), width=200)
     lines = lines_to(console, 3)
-    lines.expecting(lambda: Outlook({}, 10.0, lambda job, epochs: 10.0, later=5.0))
+    lines.expecting(lambda: Outlook({}, 10.0, lambda job, epochs: 10.0, alone=5.0))
     lines.started(Proposal(0, Job(CANDIDATE), False))
-    lines.finished(done(0, accuracy=0.5))
+    lines.finished(replace(done(0, accuracy=0.5), curve=({"accuracy": 0.5},)))
     lines.close()
     first, last = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert first == "expected: about 30 s left, then at most 5 s more"
-    # 2 seconds where 10 were expected, which count as much as one that took 10.
-    assert last.endswith("best 0.5000  about 12 s left, then at most 5 s more")
+    # 2 seconds where 10 were expected: all that is left takes a fifth too.
+    assert last.endswith("best 0.5000  about 4 s left, then at most 1 s more")
 
 
 def test_what_is_stopped_early_says_when_and_is_counted() -> None:
@@ -126,7 +126,7 @@ def test_a_stage_is_said_while_it_lasts_and_with_its_time(monkeypatch: pytest.Mo
         clock[0] += 20
     assert said == [
         "tokenising 8 rows ...",
-        "tokenising 8 rows, 22 s so far",
+        "tokenising 8 rows, 22 s so far; training #0",
         "tokenising 8 rows: 22 s",
         "training #0",
     ]

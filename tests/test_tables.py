@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
+from test_cli import autopeft
 from test_confirming import OTHERS, SEARCHED, confirmed, seen
 
 from autopeft.candidate import Origin
 from autopeft.cli import fronts
-from autopeft.cli.tables import show
+from autopeft.cli.listing import KINDS
+from autopeft.cli.tables import sentence, show, show_all, show_facts
 from autopeft.comparing import rows
 from autopeft.result import SearchResult
 from autopeft.searching.tables import Column, columns
@@ -118,3 +123,59 @@ def test_bytes_are_written_in_one_way(count: int | None, said: str) -> None:
 @pytest.mark.parametrize(("count", "said"), [(1, "1 row"), (0, "0 rows"), (2_000, "2,000 rows"), (0.5, "0.5 rows")])
 def test_so_many_of_a_thing(count: float, said: str) -> None:
     assert counted(count, "row") == said
+
+
+LONG = "a sentence of many words that is longer than a terminal of eighty columns is wide, and then some more of them"
+
+
+def width_of(text: str) -> int:
+    """Columns of the widest line, without what colours it."""
+    return max(cell_len(Text.from_ansi(line).plain.rstrip()) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("kind", [*KINDS])
+def test_what_is_known_by_name_fits_a_terminal_and_is_a_line_each_in_a_pipe(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = autopeft(capsys, "list", kind)[1].splitlines()
+    for name in ("FORCE_COLOR", "COLUMNS"):
+        monkeypatch.setenv(name, "80")
+    out = autopeft(capsys, "list", kind)[1]
+    assert width_of(out) <= 80
+    if kind == "methods":
+        # A table: as wide as a terminal in a pipe too, and it says what it leaves out.
+        assert max(cell_len(line) for line in lines if not line.startswith("not shown: ")) <= 80
+        assert any(line.startswith("not shown: ") for line in lines)
+        return
+    names = {line.split()[0] for line in lines if not line.startswith(" ")}
+    known = json.loads(autopeft(capsys, "list", kind, "--json")[1])
+    assert {entry["name"].split()[0] for entry in known} == names
+    for entry in known:
+        assert any(" ".join(entry["description"].split()) in line for line in lines), entry["name"]
+
+
+def test_a_sentence_breaks_at_words_in_a_terminal_and_nowhere_in_a_file() -> None:
+    pipe, terminal = (Console(file=StringIO(), width=80, force_terminal=live) for live in (False, True))
+    for out in (pipe, terminal):
+        sentence(out, LONG)
+        show_facts(out, [("a name", LONG), ("", f"  {LONG}")])
+    plain, broken = (out.file.getvalue() for out in (pipe, terminal))  # type: ignore[attr-defined]
+    assert plain.splitlines() == [LONG, f"a name  {LONG}", f"          {LONG}"]
+    assert width_of(broken) <= 80
+    assert broken.split() == plain.split()
+    # What goes on stands below what it goes on with.
+    assert [line[:8].strip() for line in broken.splitlines()[-4:]] == ["a name", "", "", ""]
+    assert broken.splitlines()[-1].startswith(" " * 10)
+
+
+def test_columns_that_do_not_fit_stand_below_with_the_first_one() -> None:
+    blocks = [Column(f"block {i}", ["100% (16)", ""]) for i in range(12)]
+    out = Console(file=StringIO(), width=80)
+    show_all(out, LONG, [Column("layer", ["0", "1"]), *blocks])
+    title, *lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert title == LONG
+    assert max(map(len, lines)) <= 80
+    headers = [line.split("block")[0].strip() for line in lines if "block" in line]
+    assert headers == ["layer", "layer"]
+    assert [f"block {i}" in "\n".join(lines) for i in range(12)] == [True] * 12

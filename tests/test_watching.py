@@ -1,9 +1,8 @@
-"""A search as it is seen from outside: how long it takes, what it has found, and what may be asked of it."""
+"""A search as it is seen from outside: what it has found, and what may be asked of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -17,8 +16,6 @@ from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.searching.objective import Objective
-from autopeft.searching.study import Proposal
-from autopeft.watching.clock import Clock, Outlook
 from autopeft.watching.desk import Desk
 from autopeft.watching.now import FILE, Answer, Now, Running
 from autopeft.watching.picture import Picture, Terms
@@ -39,84 +36,6 @@ def ended(number: int, accuracy: float, params: int, rank: int = 1, rate: float 
 OBJECTIVES = (Objective.of("accuracy"), Objective.of("trainable_params"))
 TERMS = Terms("mine", 20, 2, OBJECTIVES, {}, (Continuous("learning_rate", 1e-4, 1e-2, True),))
 SEEN = [ended(0, 0.5, 100), ended(1, 0.8, 10_000), ended(2, 0.7, 400), ended(3, 0.6, 9_000)]
-
-
-# --- the clock
-
-
-class Simulated:
-    """Packs on workers that train `slower` than expected, after a start of their own."""
-
-    def __init__(self, workers: int, trials: int, pack: int, start: float, slower: float, ask: float = 0.0) -> None:
-        self.now, self.workers, self.trials, self.pack = 0.0, workers, trials, pack
-        self.start, self.slower, self.ask, self.next = start, slower, ask, 0
-        self.clock = Clock(trials, workers, 2, now=lambda: self.now)
-        self.clock.expecting(lambda: Outlook({"controls": (pack, 1.0)}, 4.0, self.expected))
-        self.said: list[tuple[float, float]] = []
-
-    @staticmethod
-    def expected(job: Job, epochs: int | None) -> float:
-        return (1.0 if job.role else 4.0) * (2 if epochs is None else epochs) / 2
-
-    def run(self) -> float:
-        """(Time, seconds left) after each pack; returns when it ended."""
-        events: list[tuple[float, int, int, Sequence[Job]]] = []
-        for worker in range(self.workers):
-            self._send(events, self.start * (1 + worker / 4), worker)
-        while events:
-            events.sort()
-            self.now, epoch, first, jobs = events.pop(0)
-            numbers = range(first, first + len(jobs))
-            if epoch <= 2:
-                for number in numbers:
-                    self.clock.epoch(number, epoch)
-                continue
-            for number, job in zip(numbers, jobs, strict=True):
-                took = self.slower * self.expected(job, None)
-                found = Evaluation(job.candidate, "done", {}, number=number, seconds=took, role=job.role)
-                self.clock.finished(replace(found, curve=({}, {})))
-            self.said.append((self.now, self.clock.left() or 0.0))
-            self._send(events, self.now + self.ask, 0)
-        return self.now
-
-    def _send(self, events: list[tuple[float, int, int, Sequence[Job]]], begin: float, worker: int) -> None:
-        # As a search does it: near the end a pack is a worker's share of what is left.
-        first, count = self.next, min(self.pack, -(-(self.trials - self.next) // self.workers))
-        if count <= 0:
-            return
-        jobs = [Job(candidate(1), role="" if first else "control head_only")] * count
-        self.next += count
-        for i in range(count):
-            self.clock.started(Proposal(first + i, jobs[i], False, pack=first))
-        seconds = self.slower * sum(self.expected(job, None) for job in jobs)
-        events += [(begin + seconds / 2, 1, first, jobs), (begin + seconds, 2, first, jobs)]
-        events.append((begin + seconds + 1e-6, 3, first, jobs))
-
-
-@pytest.mark.parametrize("workers", [1, 2, 4])
-@pytest.mark.parametrize("slower", [0.8, 1.0, 1.3])
-def test_what_is_left_is_known_within_thirty_percent_after_the_first_pack(workers: int, slower: float) -> None:
-    simulated = Simulated(workers, 48, 4, start=25.0, slower=slower, ask=0.3)
-    end = simulated.run()
-    for at, left in simulated.said[: len(simulated.said) // 2]:
-        assert left == pytest.approx(end - at, rel=0.3), (at, left, end - at)
-
-
-def test_a_machine_much_slower_than_measured_is_found_out() -> None:
-    simulated = Simulated(1, 48, 4, start=60.0, slower=5.0)
-    end = simulated.run()
-    at, left = simulated.said[1]
-    assert left == pytest.approx(end - at, rel=0.3)
-
-
-def test_a_limit_of_time_ends_it_sooner() -> None:
-    now = [10.0]
-    clock = Clock(100, 1, 1, limit=60.0, now=lambda: now[0])
-    assert clock.left() == 60.0
-    clock.expecting(lambda: Outlook({}, 10.0, lambda job, epochs: 10.0))
-    now[0] += 15
-    assert clock.left() == 45.0
-    assert Clock(None, 1, 1).left() is None
 
 
 # --- the picture

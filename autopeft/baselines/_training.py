@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.doing import doing
 from autopeft.engine.backbone import REPORTED, Backbone, choose_precision
 from autopeft.engine.data import Batch, TokenizedTask, Tokens, training_batches
 from autopeft.engine.frozen import FrozenLayers
@@ -85,22 +86,24 @@ def train(
     optimizer, schedule = optimizer_of(parameters, heads, settings, steps)
     curve: list[Mapping[str, float]] = []
     seconds = []
-    for epoch in range(1, settings.epochs + 1):
-        begin, total = time.perf_counter(), torch.zeros((), device=on)
-        for batch in training_batches(task.train, settings.batches, task.pad_id, settings.seed, epoch):
-            loss = _gradients(forward, batch.to(on), task, settings)
-            if before_step:
-                before_step(schedule.last_epoch, steps)
-            torch.nn.utils.clip_grad_norm_(parameters, rates.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            total += loss * batch.weight
-        mean = float(total) / task.train.weight
-        seconds.append(time.perf_counter() - begin)
-        if not math.isfinite(mean):
-            raise AutopeftError(f"the loss is {mean} in epoch {epoch}")
-        curve.append({"epoch": epoch, "train_loss": mean, **_validation(forward, task, settings, on)})
+    with doing("epochs of a training", settings.epochs, aside=True) as stage:
+        for epoch in range(1, settings.epochs + 1):
+            begin, total = time.perf_counter(), torch.zeros((), device=on)
+            for batch in training_batches(task.train, settings.batches, task.pad_id, settings.seed, epoch):
+                loss = _gradients(forward, batch.to(on), task, settings)
+                if before_step:
+                    before_step(schedule.last_epoch, steps)
+                torch.nn.utils.clip_grad_norm_(parameters, rates.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                total += loss * batch.weight
+            mean = float(total) / task.train.weight
+            seconds.append(time.perf_counter() - begin)
+            if not math.isfinite(mean):
+                raise AutopeftError(f"the loss is {mean} in epoch {epoch}")
+            curve.append({"epoch": epoch, "train_loss": mean, **_validation(forward, task, settings, on)})
+            stage.step()
     return Trained(tuple(curve), median(seconds))
 
 

@@ -13,7 +13,7 @@ from autopeft.errors import AutopeftError
 from autopeft.result import SearchResult
 from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.tables import Column
+from autopeft.searching.tables import UNCONFIRMED, Column
 from autopeft.wording import number
 
 #: Costs at which the best scores are compared.
@@ -105,7 +105,7 @@ class Fronts:
         front, rows = self.members[0].front, self.rows
         score, cost = front.score.metric, front.cost.metric if front.cost else None
         picked = [
-            Column(f"{pick} {name}", [number(row[pick].get(name)) for row in rows], rank)
+            Column(f"{pick} {name}", [_cell(row[pick], name, score) for row in rows], rank)
             for pick, first in (("best", 0), ("knee", 2))
             for name, rank in ((score, first), (f"test_{score}", first + 1), (cost, first))
             if name is not None and any(name in row[pick] for row in rows)
@@ -139,11 +139,16 @@ def _said(front: ParetoFront, evaluation: Evaluation) -> dict[str, Any]:
     """Key, objectives (over seeds, where there are several) and the test score."""
     own: dict[str, Any] = {"key": evaluation.key}
     own |= {o.metric: front.value_of(evaluation, o) for o in front.objectives}
+    own |= {"unconfirmed": True} if evaluation in front.unconfirmed else {}
     test = f"test_{front.score.metric}"
-    known = front.verdict.confirmed.get(evaluation.number)
-    scores: Mapping[str, Any] = {} if known is None else known.scores
-    value = scores[test].mean if test in scores else evaluation.metrics.get(test)
+    known = front.spread(evaluation, test)
+    value = evaluation.metrics.get(test) if known is None else known.mean
     return own if value is None else {**own, test: value}
+
+
+def _cell(picked: Mapping[str, Any], name: str, score: str) -> str:
+    mark = UNCONFIRMED if name == score and picked.get("unconfirmed") else ""
+    return number(picked.get(name)) + mark
 
 
 def _under(front: ParetoFront, limit: float) -> float | None:

@@ -28,14 +28,20 @@ def figure(fronts: Fronts) -> Figure:
 
     found, first = go.Figure(), fronts.members[0].front
     for i, (one, row) in enumerate(zip(fronts.members, fronts.rows, strict=True)):
+        mark = _MARKS[i % len(_MARKS)][0]
         found.add_scatter(
             name=_name(row),
             x=costs_of(one.front, one.front.points),
             y=scores_of(one.front, one.front.points),
-            text=[hover(e) for e in one.front.points],
+            text=[hover(e, one.front) for e in one.front.points],
             hovertemplate=HOVER,
             mode="lines+markers",
-            marker={"size": 9, "symbol": _MARKS[i % len(_MARKS)][0], "color": _COLOURS[i % len(_COLOURS)]},
+            marker={
+                "size": 9,
+                # What is not confirmed is empty.
+                "symbol": [f"{mark}-open" if e in one.front.unconfirmed else mark for e in one.front.points],
+                "color": _COLOURS[i % len(_COLOURS)],
+            },
             line={"shape": "hv" if first.cost else "linear", "color": _COLOURS[i % len(_COLOURS)]},
         )
     label(found, _TITLE, first, spans_decades(_costs(fronts)))
@@ -49,6 +55,9 @@ def save(fronts: Fronts, path: Path) -> None:
             x, y = costs_of(one.front, one.front.points), scores_of(one.front, one.front.points)
             mark, colour = _MARKS[i % len(_MARKS)][1], _COLOURS[i % len(_COLOURS)]
             axes.step(x, y, where="post", marker=mark, color=colour, label=_name(row))
+            left = one.front.unconfirmed
+            at, height = costs_of(one.front, left), scores_of(one.front, left)
+            axes.plot(at, height, mark, markerfacecolor="white", color=colour)
 
 
 def _name(row: Mapping[str, Any]) -> str:

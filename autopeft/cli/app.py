@@ -10,6 +10,7 @@ import typer
 from autopeft import __version__
 from autopeft.cli import completing, reading
 from autopeft.cli.browsing import Register, compare_runs, ui
+from autopeft.cli.heavy import loading
 from autopeft.cli.options import (
     Given,
     Json,
@@ -75,10 +76,15 @@ def search(
 ) -> None:
     """Launch a search, or go on with one: the same command with the same run folder resumes."""
     from autopeft.cli.signals import ended_by_signals
-    from autopeft.cli.verbs import run_search
+    from autopeft.experiment import Experiment
 
     with ended_by_signals("the search goes on with the same command"):
-        run_search(experiment, out, trials, time_limit, workers, warm_start, given, quiet, trust_remote_code, as_json)
+        # Before torch is imported, which takes seconds: a mistake in the file is told at once.
+        loaded = Experiment.load(experiment, given=given)
+        with loading(quiet or as_json):
+            from autopeft.cli.verbs import run_search
+
+        run_search(loaded, out, trials, time_limit, workers, warm_start, quiet, trust_remote_code, as_json)
 
 
 app.command()(watch)
@@ -99,7 +105,8 @@ def plan(
 
     # Before torch is imported, which takes seconds: a mistake in the file is told at once.
     loaded = Experiment.load(experiment, given=given)
-    from autopeft.cli.planning import run_plan
+    with loading(quiet or as_json):
+        from autopeft.cli.planning import run_plan
 
     run_plan(loaded, samples, quiet, trust_remote_code, as_json)
 
@@ -132,7 +139,8 @@ def compare(
     with ended_by_signals("the comparison goes on with the same command"):
         # Before torch is imported, which takes seconds: a mistake in the file is told at once.
         loaded = Experiment.load(experiment, given=given)
-        from autopeft.cli.comparing import run_compare
+        with loading(quiet or as_json):
+            from autopeft.cli.comparing import run_compare
 
         run_compare(loaded, methods, seeds, rates, out, quiet, trust_remote_code, as_json)
 
@@ -167,9 +175,9 @@ def train(
     from autopeft.following import UNUSED
 
     with ended_by_signals("nothing is kept; the same command begins again"):
-        # Before torch is imported, which takes seconds: a mistake in the file is told at once.
         loaded = Experiment.load(experiment, UNUSED)
-        from autopeft.cli.training import run_train
+        with loading(quiet or as_json):
+            from autopeft.cli.training import run_train
 
         run_train(recipe, loaded, seeds, seed, out, fixed, quiet, trust_remote_code, as_json)
 
@@ -193,10 +201,7 @@ def export(
             "autopeft.",
         ),
     ] = "auto",
-    seed: Annotated[
-        Optional[int],  # noqa: UP045
-        number(0, help="Of a confirmed candidate's trainings; default the median one on validation."),
-    ] = None,
+    seed: Annotated[Optional[int], number(0, help="Of a confirmed one's trainings; default the median.")] = None,  # noqa: UP045
     model: Moved = None,
     push: Annotated[
         Optional[str],  # noqa: UP045

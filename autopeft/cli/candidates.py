@@ -11,12 +11,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from autopeft.cli.shown import safe
-from autopeft.cli.tables import console
+from autopeft.cli.tables import console, show, show_all, show_facts
 from autopeft.reporting.candidate import course_of, score_rows
 from autopeft.result import SearchResult
+from autopeft.searching.tables import Column
 from autopeft.wording import duration, number, spaced
 
-_out = console(80)
+_out = console()
 #: Heights of a course in one line.
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -29,13 +30,11 @@ def run_show(run: Path, pick: str, as_json: bool) -> None:
         print(json.dumps(facts, indent=2))
         return
     _out.print(f"Candidate [bold]{safe(facts['key'])}[/] of {safe(result.experiment.name)}", soft_wrap=True)
-    summary = Table.grid(padding=(0, 2, 0, 0))
-    for name, said in _summary(facts):
-        summary.add_row(f"[dim]{name}[/]", safe(said))
-    _out.print(summary)
+    show_facts(_out, ((f"[dim]{name}[/]", safe(said)) for name, said in _summary(facts)))
     grid = facts["grid"]
     if len(grid["columns"]) > 1:
-        _table("Layers by methods", grid["columns"], grid["rows"], left=True)
+        _out.print()
+        show_all(_out, "Layers by methods", _columns(grid["columns"], grid["rows"], left=True))
     _table("Scores", ("score", "searched", "mean", "sd", "seeds"), list(score_rows(facts)))
     _courses(result, facts)
     _seeds(result, facts)
@@ -51,6 +50,8 @@ def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     where = "on it" if facts["on_front"] else "not on it"
     sure = "" if facts["p_front"] is None else f"; probability of being on the true one {facts['p_front']:.2f}"
     yield "front", f"{where}{', ' + facts['pick'] if facts['pick'] else ''}{sure}"
+    if facts["doubt"]:
+        yield "but", facts["doubt"]
     epochs = f"{facts['epochs']} of {facts['of_epochs']} epochs"
     yield "ended", f"{facts['status']} after {epochs}, {duration(facts['seconds'])}, seed {facts['seed']}"
     if facts["error"]:
@@ -65,12 +66,16 @@ def _courses(result: SearchResult, facts: dict[str, Any]) -> None:
     if len(facts["curve"]) < 2:
         return
     names = dict.fromkeys((result.front.score.metric, "loss", "train_loss"))
-    rows = []
+    table = Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for header in ("metric", "", "values"):
+        # Of many epochs the values go on in a next line.
+        table.add_column(header, overflow="fold")
     for name in names:
         values = [v for epoch in facts["curve"] if (v := epoch.get(name)) is not None]
         if values:
-            rows.append([spaced(name), _line(values), course_of(facts, name)])
-    _table("By epoch", ("metric", "", "values"), rows, left=True)
+            table.add_row(safe(spaced(name)), _line(values), course_of(facts, name))
+    _out.print("\nBy epoch", style="italic")
+    _out.print(table)
 
 
 def _line(values: Sequence[float]) -> str:
@@ -119,12 +124,15 @@ def _commands(facts: Mapping[str, Any]) -> None:
         _out.print(f"  {safe(command)}", soft_wrap=True)
 
 
-def _table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], left: bool = False) -> None:
-    """The first column holds names; of the others' cells long ones go on in a next line."""
-    _out.print(f"\n[bold]{safe(title)}[/]")
-    table = Table(header_style="dim", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for i, header in enumerate(headers):
-        table.add_column(safe(header), justify="left" if left or not i else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(safe, row))
-    _out.print(table)
+def _table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    _out.print()
+    show(_out, title, _columns(headers, rows))
+
+
+def _columns(headers: Sequence[str], rows: Sequence[Sequence[str]], left: bool = False) -> list[Column]:
+    """The first column holds names; the last ones are the first to go."""
+    cells = zip(*rows, strict=True) if rows else ([] for _ in headers)
+    return [
+        Column(header, list(own), rank=max(0, i - 1), left=left or not i)
+        for i, (header, own) in enumerate(zip(headers, cells, strict=True))
+    ]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from autopeft.cli.shown import safe
-from autopeft.cli.tables import console, show
+from autopeft.cli.tables import console, sentence, show
 from autopeft.comparing.launching import launch
 from autopeft.comparing.progress import progress_for
 from autopeft.comparing.result import Comparison
@@ -38,6 +38,6 @@ def _show(comparison: Comparison, name: str) -> None:
     out = console()
     show(out, f"Methods on {name}", columns(comparison.rows, comparison.metric))
     for line in failures(comparison.rows):
-        out.print(safe(line), soft_wrap=True)
-    out.print(comparison.note, soft_wrap=True, markup=False)
+        sentence(out, line)
+    sentence(out, comparison.note)
     out.print(f"written to {safe(comparison.folder)}", soft_wrap=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from autopeft.browsing.fronts import Fronts
 from autopeft.browsing.fronts_plot import figure, save
 from autopeft.cli.shown import safe
-from autopeft.cli.tables import console, show
+from autopeft.cli.tables import console, sentence, show, show_all
 from autopeft.doors import door
 from autopeft.run_folder import write_still, write_whole
+from autopeft.searching.tables import UNCONFIRMED
 
 
 def run_compare_runs(runs: Sequence[Path], out: Path | None, as_json: bool) -> None:
@@ -30,11 +31,15 @@ def run_compare_runs(runs: Sequence[Path], out: Path | None, as_json: bool) -> N
         return
     terminal = console()
     show(terminal, "Searches", fronts.columns())
-    corner = ", ".join(f"{safe(name)} {value:,.4g}" for name, value in fronts.corner.items())
-    terminal.print(f"[dim]hypervolume up to {corner}, divided by the cost's side[/]", soft_wrap=True)
+    corner = ", ".join(f"{name} {value:,.4g}" for name, value in fronts.corner.items())
+    sentence(terminal, f"hypervolume up to {corner}, divided by the cost's side", "dim")
+    if any(pick.get("unconfirmed") for row in fronts.rows for pick in (row["best"], row["knee"])):
+        sentence(
+            terminal, f"{UNCONFIRMED} not confirmed: what is to be expected of one seed, as others had more", "dim"
+        )
     if fronts.levels:
         terminal.print()
-        show(terminal, f"Best {fronts.members[0].front.score.metric} under a limit", fronts.level_columns())
+        show_all(terminal, f"Best {fronts.members[0].front.score.metric} under a limit", fronts.level_columns())
     if not fronts.same_data:
-        terminal.print("These searches were measured on different data: their scores are no comparison.")
+        sentence(terminal, "These searches were measured on different data: their scores are no comparison.")
     terminal.print(f"written to {safe(folder)}", soft_wrap=True)

@@ -6,14 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-
-from autopeft.cli.shown import safe
+from autopeft.cli.tables import console, sentence, show, show_all
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.searching.explanation import Explanation, Share, belief, shares_by
+from autopeft.searching.tables import Column
 
 _COLUMNS = ("surrogate, alone", "with interactions", "forest (fANOVA)")
 
@@ -26,48 +23,36 @@ def run_explain(run: Path, trust_remote_code: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(explanation.to_json(), indent=2))
         return
-    out = Console(highlight=False)
-    if not out.is_terminal:
-        out = Console(highlight=False, width=140)
-    for table in tables(explanation):
-        out.print(table)
-    out.print(belief(explanation), soft_wrap=True)
+    out = console()
+    for name, shares in shares_by(explanation).items():
+        show(out, f"Share of the variance of {explanation.score} by {name}", _shares(name, shares))
+        out.print()
+    show_all(out, *_front(explanation))
+    out.print()
+    sentence(out, belief(explanation))
     for line in explanation.advice:
-        out.print(f"[bold]advice:[/] {safe(line)}", soft_wrap=True)
+        sentence(out, line, mark="[bold]advice:[/] ")
     for line in explanation.warnings:
-        out.print(f"[yellow]warning:[/] {safe(line)}", soft_wrap=True)
-    out.print(f"wrote {', '.join(str(path) for path in files)}", soft_wrap=True, markup=False)
+        sentence(out, line, mark="[yellow]warning:[/] ")
+    for path in files:
+        out.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
-def tables(explanation: Explanation) -> list[Table]:
-    """Shares by layer, by block and by training hyper-parameter, then what the front is made of."""
-    title = f"Share of the variance of {explanation.score} by "
-    return [_shares(title + name, name, shares) for name, shares in shares_by(explanation).items()] + [
-        _front(explanation)
-    ]
+def _shares(name: str, shares: Mapping[str, Share]) -> list[Column]:
+    values = zip(*((share.first, share.total, share.forest) for share in shares.values()), strict=True)
+    figures = [Column(header, [f"{v:.3f}" for v in own]) for header, own in zip(_COLUMNS, values, strict=True)]
+    return [Column(name, list(shares), left=True), *figures]
 
 
-def _shares(title: str, name: str, shares: Mapping[str, Share]) -> Table:
-    table = Table(title=safe(title), title_justify="left", header_style="bold")
-    table.add_column(name)
-    for column in _COLUMNS:
-        table.add_column(column, justify="right")
-    for part, share in shares.items():
-        table.add_row(safe(part), *(f"{value:.3f}" for value in (share.first, share.total, share.forest)))
-    return table
-
-
-def _front(explanation: Explanation) -> Table:
+def _front(explanation: Explanation) -> tuple[str, list[Column]]:
     """Layers by blocks: the share of the members that have it, and its mean size."""
     use = explanation.front
     members = "only member" if use.members == 1 else f"{use.members} members"
     title = f"The {members} of the front: how many have the block in the layer (mean size)"
     if not use.counts.any():
         title += "; all adapt nothing but the head"
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in ("layer", *explanation.methods):
-        table.add_column(safe(column), justify="right")
-    for layer in range(len(use.counts)):
-        cells = np.stack([use.shares[layer], use.sizes[layer]], axis=1)
-        table.add_row(str(layer), *(f"{share:.0%} ({size:.3g})" if share else "" for share, size in cells))
-    return table
+    blocks = [
+        Column(block, [f"{share:.0%} ({size:.3g})" if share else "" for share, size in zip(*both, strict=True)])
+        for block, *both in zip(explanation.methods, use.shares.T, use.sizes.T, strict=True)
+    ]
+    return title, [Column("layer", [str(layer) for layer in range(len(use.counts))]), *blocks]

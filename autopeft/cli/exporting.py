@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 
 from autopeft.cli.fronts import unfinished
 from autopeft.cli.shown import safe
-from autopeft.cli.tables import console
-from autopeft.cli.verbs import say
+from autopeft.cli.tables import console, sentence
 from autopeft.errors import AutopeftError
 from autopeft.recipe import FILE
 from autopeft.result import SearchResult, export
+from autopeft.searching.tables import doubt
 
 if TYPE_CHECKING:
     from autopeft.exporting import Format
@@ -48,8 +48,10 @@ def run_export(
         "autopeft": "PEFT type AUTOPEFT",
     }[record["format"]]
     _out.print(f"wrote candidate [bold]{safe(record['key'])}[/] to {safe(str(folder))} ({kind})", soft_wrap=True)
+    for remark in (doubt(result.front, e) for e in result.front.unconfirmed if e.key == record["key"]):
+        sentence(_out, f"note: {remark}")
     if (words := unfinished(result)) is not None:
-        say(words)
+        sentence(_out, words)
     _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
     if push is not None:
         _push(folder, push, private, record)
@@ -70,10 +72,10 @@ def _check_push(push: str | None, private: bool) -> None:
 def _push(folder: Path, repository: str, private: bool, record: dict[str, object]) -> None:
     from autopeft.exporting.pushing import push
 
-    say(f"pushed to {push(folder, repository, private)}")
+    sentence(_out, f"pushed to {push(folder, repository, private)}")
     model = cast("dict[str, str]", record["model"])
     if record["format"] != "merged" and Path(model["location"]).exists():
-        say(f"its base model is a folder of this machine ({model['location']}); --format merged needs none")
+        sentence(_out, f"its base model is a folder of this machine ({model['location']}); --format merged needs none")
 
 
 def check_register(register: str | None, trust_remote_code: bool) -> None:

@@ -13,17 +13,15 @@ from rich.table import Table
 
 from autopeft.candidate import Evaluation
 from autopeft.cli.shown import safe
-from autopeft.cli.tables import console, show
+from autopeft.cli.tables import console, sentence, show
 from autopeft.result import SearchResult
 from autopeft.searching.keys import short_keys
 from autopeft.searching.tables import HYBRID, columns, leaderboard, role_of, sentences
 from autopeft.wording import number
 
-#: Columns of a file or a pipe, as most terminals have at the least.
-_WIDTH = 80
 #: Of what was learned, so many sentences stand at the end of a search; `autopeft explain` has all.
 _MOST_ADVICE = 3
-_out = console(_WIDTH)
+_out = console()
 
 
 def show_front(run: Path, as_json: bool, layers: bool = False, everything: bool = False) -> None:
@@ -46,12 +44,12 @@ def show_result(result: SearchResult, layers: bool = False) -> None:
         _out.print()
         _table(result, "Trained with other seeds, and not on the front", off, layers)
     if front.verdict.confirmed:
-        _say("±: standard deviation over seeds; p: probability of being on the true front", "dim")
-    _say(_counts(result))
+        sentence(_out, "±: standard deviation over seeds; p: probability of being on the true front", "dim")
+    sentence(_out, _counts(result))
     for name, signature in result.signatures.items():
-        _say(f"{name}: {signature}", "dim")
-    for sentence in (*sentences(front), *filter(None, [unfinished(result)])):
-        _say(sentence)
+        sentence(_out, f"{name}: {signature}", "dim")
+    for said in (*sentences(front), *filter(None, [unfinished(result)])):
+        sentence(_out, said)
 
 
 def advise(result: SearchResult, trust_remote_code: bool = False) -> None:
@@ -64,7 +62,7 @@ def advise(result: SearchResult, trust_remote_code: bool = False) -> None:
     if found:
         _out.print("\nLearned of the space:", style="bold")
         for line in found[:_MOST_ADVICE]:
-            _say(f"- {line[0].upper()}{line[1:]}.")
+            sentence(_out, f"- {line[0].upper()}{line[1:]}.")
 
 
 def unfinished(result: SearchResult) -> str | None:
@@ -93,9 +91,9 @@ def _show_all(result: SearchResult, layers: bool) -> None:
     keys = short_keys(e.key for e in ranked)
     for e in ranked:
         if e.error:
-            _say(f"{keys[e.key]} failed: {e.error}")
-    _say(_counts(result))
-    _say(f"One of them whole: autopeft show {shlex.quote(str(result.run_dir))} KEY")
+            sentence(_out, f"{keys[e.key]} failed: {e.error}")
+    sentence(_out, _counts(result))
+    sentence(_out, f"One of them whole: autopeft show {shlex.quote(str(result.run_dir))} KEY")
 
 
 def _table(result: SearchResult, title: str, points: Sequence[Evaluation], layers: bool) -> None:
@@ -144,8 +142,3 @@ def _candidates(result: SearchResult) -> list[dict[str, Any]]:
         }
         for e in leaderboard(front)[0]
     ]
-
-
-def _say(text: str, style: str | None = None) -> None:
-    """A sentence: between words it breaks where a terminal ends, and in a file it is one line."""
-    _out.print(safe(text), style=style, soft_wrap=not _out.is_terminal)

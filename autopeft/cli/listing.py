@@ -9,10 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from autopeft.cli.shown import safe
+from autopeft.cli.tables import console, show_facts
 from autopeft.errors import AutopeftError, suggest
 
 
@@ -29,12 +28,11 @@ def run_list(what: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps([{"name": name, **asdict(entry)} for name, entry in found.items()], indent=2))
         return
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rows = []
     for name, entry in found.items():
-        table.add_row(f"[bold]{escape(name)}[/]", escape(entry.description))
-        for option, text in entry.options.items():
-            table.add_row("", f"  {option}: {escape(text)}")
-    Console(highlight=False).print(table)
+        rows.append((f"[bold]{safe(name)}[/]", safe(entry.description)))
+        rows += [("", f"  {option}: {safe(text)}") for option, text in entry.options.items()]
+    show_facts(console(), rows)
 
 
 @dataclass(frozen=True)

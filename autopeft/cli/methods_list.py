@@ -8,24 +8,23 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.table import Table
-
 from autopeft.anatomy import MAPS
-from autopeft.cli.shown import safe
-from autopeft.cli.tables import console
+from autopeft.cli.tables import console, show
 from autopeft.engine.company import Company
 from autopeft.hybrid import Hybrid
 from autopeft.methods import METHODS, Method
 from autopeft.registry import Registry
+from autopeft.searching.tables import Column
 
 #: Packages whose registries hold methods that are no hybrid's, where there are any.
 _OTHERS = ("autopeft.baselines", "autopeft.after")
+#: Headers, the order in which columns go where there is no room (the last one first), and to what they may be cut.
 _COLUMNS = {
-    "name": "name", "family": "family", "paper": "paper", "size": "size", "places": "places",
-    "formula": "parameters at its places", "packs": "packs", "folds_to": "folds to", "merges": "merges",
-    "exports_as": "exports as", "zero_init": "starts at zero",
+    "name": ("name", 0, 0), "family": ("family", 5, 0), "paper": ("paper", 4, 20), "size": ("size", 1, 0),
+    "places": ("places", 0, 14), "formula": ("parameters at its places", 0, 24), "packs": ("packs", 7, 0),
+    "folds_to": ("folds to", 6, 0), "merges": ("merges", 2, 0), "exports_as": ("exports as", 3, 0),
+    "zero_init": ("starts at zero", 8, 0),
 }  # fmt: skip
-_WIDE = 200
 
 
 def print_methods(as_json: bool) -> None:
@@ -34,18 +33,16 @@ def print_methods(as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    out = console(_WIDE)
+    out = console()
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
-        keys = [key for key in _COLUMNS if any(_cell(row.get(key)) for row in own)]
-        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), title_justify="left")
-        for key in keys:
-            table.add_column(_COLUMNS[key], overflow="fold")
-        for row in own:
-            table.add_row(*(safe(_cell(_short(key, row.get(key)))) for key in keys))
+        found = [
+            Column(header, [_cell(_short(key, row.get(key))) for row in own], rank, left=True, least=least)
+            for key, (header, rank, least) in _COLUMNS.items()
+        ]
         if kind != "method":
-            out.print(f"\n[bold]{safe(kind)}[/]")
-        out.print(table)
+            out.print()
+        show(out, kind, [column for column in found if any(column.cells)])
 
 
 def _short(key: str, value: Any) -> Any:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from autopeft.begin import going_on
 from autopeft.budget import share_within
 from autopeft.candidate import Candidate
 from autopeft.cli.shown import safe
+from autopeft.cli.tables import console, show_facts
 from autopeft.cli.written import lines_of, written_facts
 from autopeft.doing import doing
 from autopeft.engine.load import memory_here
@@ -46,7 +45,7 @@ def run_plan(experiment: Experiment, samples: int, quiet: bool, trust_remote_cod
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
-        _show(session, facts)
+        show_facts(console(), _lines(session, facts))
 
 
 def plan(session: Session, samples: int) -> dict[str, Any]:
@@ -143,42 +142,43 @@ def _correction(session: Session, setup: Setup, known: RunFolder | None) -> floa
     return sum(e.seconds for e in done) / estimated if done else 1.0
 
 
-def _show(session: Session, facts: dict[str, Any]) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+def _lines(session: Session, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The plan in words, in rich's markup."""
     names = facts["dimensions"]
     listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    table.add_row("dimensions", f"{len(names)} ({safe(listed)})")
-    table.add_row("hybrids in the space", f"{Decimal(facts['hybrids']):.3g}")
-    table.add_row("backbone, head", f"{facts['backbone_params']:,} and {facts['head_params']:,} parameters")
+    yield "dimensions", f"{len(names)} ({safe(listed)})"
+    yield "hybrids in the space", f"{Decimal(facts['hybrids']):.3g}"
+    yield "backbone, head", f"{facts['backbone_params']:,} and {facts['head_params']:,} parameters"
     if (kind := session.source.quantise) is not None:
         sizes = facts["backbone_bytes"]
-        table.add_row("backbone in memory", f"{in_bytes(sizes['fp32'])} in fp32, {in_bytes(sizes['kept'])} as {kind}")
-    table.add_row("memory of training", _in_memory(facts["training_memory"]))
-    table.add_row("examples", f"{facts['examples']} ({safe(facts['splits'])})")
+        yield "backbone in memory", f"{in_bytes(sizes['fp32'])} in fp32, {in_bytes(sizes['kept'])} as {kind}"
+    yield "memory of training", _in_memory(facts["training_memory"])
+    yield "examples", f"{facts['examples']} ({safe(facts['splits'])})"
     for name, text in lines_of(facts):
-        table.add_row(name, "\n".join(safe(line) for line in text.split("\n")))
+        yield name, "\n".join(safe(line) for line in text.split("\n"))
     for name, costs in facts["costs"].items():
-        table.add_row(name, f"uniform points: {', '.join(f'{k} {number(v)}' for k, v in costs.items())}")
+        yield name, f"uniform points: {', '.join(f'{k} {number(v)}' for k, v in costs.items())}"
     for name, limit in facts["budget"].items():
-        table.add_row(
-            f"budget, {name}", f"<= {limit:,}; the smallest non-empty hybrid: {facts['smallest_non_empty'][name]:,}"
-        )
-    table.add_row(
-        "uniform points within it", f"{facts['share_within_budget']:.1%} of {facts['samples']:,}; others are repaired"
-    )
+        least = facts["smallest_non_empty"][name]
+        yield f"budget, {name}", f"<= {limit:,}; the smallest non-empty hybrid: {least:,}"
+    within = f"{facts['share_within_budget']:.1%} of {facts['samples']:,}; others are repaired"
+    yield "uniform points within it", within
+    yield from _times(session, facts)
+    for remark in facts["remarks"]:
+        yield "[yellow]note[/]", safe(remark)
+
+
+def _times(session: Session, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     engine = facts["engine"]
     how = f"{engine['precision']}, {engine['attention']} attention, packs of {engine['pack']} on {engine['device']}"
-    table.add_row("engine", how)
-    table.add_row("time for a candidate", f"about {duration(facts['seconds_per_candidate'])} on one worker")
+    yield "engine", how
+    yield "time for a candidate", f"about {duration(facts['seconds_per_candidate'])} on one worker"
     for phase in facts["phases"]:
-        table.add_row(safe(phase["name"]), safe(_in_words(phase)))
+        yield safe(phase["name"]), safe(_in_words(phase))
     if facts["seconds"] is not None:
         parallel = session.experiment.runner.parallel
         shorter = "; less, where candidates are stopped early" if session.experiment.stopping.stops else ""
-        table.add_row("time in all", f"about {duration(facts['seconds'])} with {parallel} worker(s){shorter}")
-    for remark in facts["remarks"]:
-        table.add_row("[yellow]note[/]", safe(remark))
-    Console(highlight=False).print(table)
+        yield "time in all", f"about {duration(facts['seconds'])} with {parallel} worker(s){shorter}"
 
 
 def _in_words(phase: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autopeft.browsing.runs import columns_of, folders_in, run_of
 from autopeft.cli.shown import safe
-from autopeft.cli.tables import console, show
+from autopeft.cli.tables import console, sentence, show
 from autopeft.errors import AutopeftError
 from autopeft.launch import RUNS
 
@@ -29,4 +29,4 @@ def print_runs(folder: Path | None, as_json: bool) -> None:
     show(out, f"Searches in {where}", columns_of(found))
     for run in found:
         if run.error:
-            out.print(safe(run.error), soft_wrap=True)
+            sentence(out, run.error)

@@ -6,14 +6,13 @@ import json
 import shlex
 from pathlib import Path
 
-from rich.table import Table
-
 from autopeft.cli.shown import safe
-from autopeft.cli.tables import console
+from autopeft.cli.tables import console, sentence, show
 from autopeft.experiment import Experiment, needing
 from autopeft.following.launching import launch
 from autopeft.following.progress import progress_for
-from autopeft.following.result import TrainResult
+from autopeft.following.result import SeedTraining, TrainResult
+from autopeft.searching.tables import Column
 from autopeft.wording import number
 
 
@@ -39,24 +38,37 @@ def run_train(
 
 def _show(result: TrainResult, name: str) -> None:
     out = console()
-    names = [*result.metrics, *(f"test_{name}" for name in result.metrics)]
-    table = Table(title=f"Trained on {safe(name)}", title_justify="left", header_style="bold")
-    for header in ("seed", "parameters", *names, "hybrid"):
-        table.add_column(safe(header), justify="left" if header == "hybrid" else "right", overflow="fold")
+    show(out, f"Trained on {name}", _columns(result))
     for training in result.trainings:
         if training.error:
-            table.add_row(str(training.seed), *[""] * (len(names) + 1), f"failed: {safe(training.error)}")
-            continue
-        metrics, hybrid = training.metrics, training.hybrid
-        words = "as the recipe's" if hybrid == result.recipe.hybrid else hybrid.summary()
-        scores = [f"{metrics[name]:.4f}" for name in names]
-        table.add_row(str(training.seed), number(metrics["trainable_params"]), *scores, safe(words))
-    out.print(table)
-    for metric, spread in ((name, result.scores[name]) for name in names):
-        out.print(f"{safe(metric)}  [bold]{spread.words}[/]", soft_wrap=True)
-    out.print(f"The recipe's hybrid: {safe(result.recipe.hybrid.describe())}", soft_wrap=True)
+            sentence(out, f"seed {training.seed} failed: {training.error}")
+    for metric in _metrics(result):
+        sentence(out, f"{metric}  {result.scores[metric].words}")
+    sentence(out, f"The recipe's hybrid: {result.recipe.hybrid.describe()}")
     if result.folder is not None:
         out.print(
             f"wrote seed {result.median.seed}, the median on validation, to {safe(result.folder)}", soft_wrap=True
         )
         out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(result.folder)))}", soft_wrap=True)
+
+
+def _columns(result: TrainResult) -> list[Column]:
+    """A row a seed; of scores the main one stays longest, first on validation and then on test."""
+    trained = [None if training.error else training for training in result.trainings]
+    names = _metrics(result)
+    main = {result.metrics[0]: 0, f"test_{result.metrics[0]}": 1}
+    return [
+        Column("seed", [str(training.seed) for training in result.trainings]),
+        Column("parameters", ["failed" if t is None else number(t.metrics["trainable_params"]) for t in trained]),
+        *(Column(n, ["" if t is None else f"{t.metrics[n]:.4f}" for t in trained], main.get(n, 2)) for n in names),
+        Column("hybrid", ["" if t is None else _hybrid(result, t) for t in trained], left=True, least=20),
+    ]
+
+
+def _hybrid(result: TrainResult, training: SeedTraining) -> str:
+    same = training.hybrid == result.recipe.hybrid
+    return "as the recipe's" if same else training.hybrid.summary()
+
+
+def _metrics(result: TrainResult) -> list[str]:
+    return [*result.metrics, *(f"test_{name}" for name in result.metrics)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,18 @@ _out = console()
 
 
 def run_search(
-    name: str,
+    experiment: Experiment,
     out: Path | None,
     trials: int | None,
     time_limit: str | None,
     workers: int | None,
     warm_start: Path | None,
-    given: Sequence[str] | None,
     quiet: bool,
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
     """`autopeft search`."""
-    experiment = with_overrides(Experiment.load(name, given=given), trials, time_limit, workers, warm_start)
+    experiment = with_overrides(experiment, trials, time_limit, workers, warm_start)
     experiment, out = needing(experiment, trust_remote_code), out or RUNS / experiment.name
     result = launch(experiment, out, progress_for(experiment, quiet or as_json), trust_remote_code)
     if as_json:

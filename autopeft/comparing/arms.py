@@ -17,6 +17,7 @@ from autopeft.comparing import measuring
 from autopeft.comparing.choosing import choose
 from autopeft.comparing.contenders import Contender
 from autopeft.comparing.state import Training
+from autopeft.doing import doing
 from autopeft.engine.kept import load_weights, not_kept
 from autopeft.engine.settings import TrainingSettings
 from autopeft.engine.setup import Setup
@@ -58,9 +59,11 @@ class Bench:
         if self._trainer.spoilt:
             # Something unforeseen has happened on it.
             del self._trainer
-        self._trainer.spec = self.spec(seed)
-        self._trainer.settings = self._trainer.spec.settings
-        return self._trainer
+        with doing("loading the model"):
+            trainer = self._trainer
+        trainer.spec = self.spec(seed)
+        trainer.settings = trainer.spec.settings
+        return trainer
 
     @cached_property
     def reporter(self) -> Worker:
@@ -148,7 +151,9 @@ class HybridArm(Arm):
         return Candidate(self.hybrid, {"learning_rate": rate})
 
     def _train(self, rates: Sequence[float], seed: int) -> list[Evaluation]:
-        return drain(self.bench.worker(seed).run([self._candidate(rate) for rate in rates]))
+        run = self.bench.worker(seed).run([self._candidate(rate) for rate in rates])
+        with doing("epochs of a training", self.bench.settings.epochs, aside=True) as stage:
+            return drain(run, stage.step)
 
 
 class BaselineArm(Arm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from autopeft.comparing.result import Comparison
 from autopeft.comparing.state import FILE, Entry, State, Store
 from autopeft.comparing.tracked import Tracked
 from autopeft.config import check_whole
+from autopeft.doing import doing
 from autopeft.doors import read_json
 from autopeft.engine.settings import EARLIER
 from autopeft.engine.setup import Setup
 from autopeft.engine.worker import in_words
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, as_begun, needing
+from autopeft.phases import alone_seconds, seconds_for
 from autopeft.run_folder import RunFolder
 from autopeft.session import Session, middle, spec_of, typical_candidates
 
@@ -77,7 +79,8 @@ def launch(
     folder = Path(out).absolute() if out else (RUNS / f"{experiment.name}-compare").absolute()
     with closing(progress):
         experiment = _as_begun(experiment, folder)
-        session = Session(experiment, trust_remote_code)
+        with doing("reading the model and the data"):
+            session = Session(experiment, trust_remote_code)
         wanted = contenders(session.shape, methods, experiment.training.method_rates)
         if (run := RunFolder(folder)).study_file.exists():
             raise AutopeftError(f"{folder}: is the folder of a search; give another one (out)")
@@ -126,9 +129,12 @@ class _Comparing:
         if len(left) < len(self.wanted):
             self.progress.said(f"going on: {len(self.wanted) - len(left)} of {len(self.wanted)} are finished")
         comparison = Comparison.of(self.session, self.store.path.parent, self.seeds, self.rates)
-        with Tracked(self.session, comparison, self.store.state) as tracked:
+        with doing(f"opening {self.session.experiment.tracking.name}"):
+            tracking = Tracked(self.session, comparison, self.store.state)
+        with tracking as tracked:
             if left:
                 bench = Bench(self.session, self._setup(), self.weights)
+                self._planned(left, comparison, entries)
                 for place, contender in enumerate(left, 1):
                     self.progress.begun(contender, place, len(left))
                     with self._kept():
@@ -137,8 +143,9 @@ class _Comparing:
                     self.progress.finished(comparison.row(contender.name), self.metric)
                     tracked.sync()
             comparison.update([(c, entries[c.name]) for c in self.wanted])
-            comparison.draw()
-            tracked.finish()
+            with doing("writing tables and plots"):
+                comparison.draw()
+                tracked.finish()
         return comparison
 
     def _setup(self) -> Setup:
@@ -148,10 +155,28 @@ class _Comparing:
         state: State = self.store.state
         if state.setup is None:
             typical = middle(self.session, typical_candidates(self.session))
-            state.setup = measure(spec_of(self.session, self.weights), self.session.tokens, typical, share=1)
+            with doing("measuring the engine"):
+                state.setup = measure(spec_of(self.session, self.weights), self.session.tokens, typical, share=1)
             self.store.save()
         self.progress.measured(state.setup)
         return state.setup
+
+    def _planned(self, left: Sequence[Contender], comparison: Comparison, entries: Mapping[str, Entry]) -> None:
+        """Say how long what is left will take, by what its products take."""
+        setup, session = self.store.state.setup, self.session
+        assert setup is not None, "measured before"
+        trainings = self.rates + len(self.seeds) - 1
+
+        def each(contender: Contender) -> float:
+            if contender.error:
+                return 0.0
+            hybrid = contender.hybrid
+            return alone_seconds(session, setup) if hybrid is None else seconds_for(session, setup, hybrid)
+
+        if len(left) < len(self.wanted):
+            comparison.update([(c, entries[c.name]) for c in self.wanted if c not in left])
+        expected = {c.name: trainings * each(c) for c in left}
+        self.progress.planned(expected, trainings, comparison.rows, self.metric)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -198,18 +223,23 @@ class _Comparing:
         assert rate is not None, "chosen by tuning"
         for seed in entry.missing(self.seeds):
             tuned = next((t for t in entry.tuning if (t.learning_rate, t.seed) == (rate, seed)), None)
-            training = arm.test(rate, seed, tuned)
+            with doing(f"training {arm.contender.name} with seed {seed}, and measuring on test", aside=True):
+                training = arm.test(rate, seed, tuned)
             entry.trainings.append(training)
             # What tuning trained was shown then.
             self._recorded([] if tuned else [training])
             if not entry.costs and not training.error:
-                entry.costs = arm.costs(rate, seed)
+                entry.costs = self._costs(arm, rate, seed)
                 self.store.save()
         trainings = entry.of_seeds(self.seeds)
         if not any(t.test for t in trainings):
             raise AutopeftError(f"trained at its rate {rate:g} it fails: {trainings[0].error}")
         if not entry.costs:
-            entry.costs = arm.costs(rate, next(t.seed for t in trainings if t.test))
+            entry.costs = self._costs(arm, rate, next(t.seed for t in trainings if t.test))
+
+    def _costs(self, arm: Arm, rate: float, seed: int) -> dict[str, float | None]:
+        with doing(f"measuring what {arm.contender.name} costs"):
+            return arm.costs(rate, seed)
 
     def _recorded(self, trained: Sequence[Any]) -> None:
         self.store.save()

@@ -84,7 +84,7 @@ class Workload:
         """All epochs: training batches as they are drawn, and the validation split after each."""
         epochs = range(1, settings.epochs + 1)
         padded = [_padded(task.train, settings, epoch) for epoch in epochs]
-        train, validation = Lengths.of(*_apart(task.train)), Lengths.of(*_apart(task.validation))
+        train, validation = lengths_of(task.train), lengths_of(task.validation)
         # Validation is sorted by length, in large batches: hardly any padding.
         measured = validation.times(settings.epochs)
         scored = (settings.epochs * task.train.weight, settings.epochs * task.validation.weight)
@@ -151,6 +151,11 @@ class CostModel:
         )
         scored = self.workload.scored_trained * (passes if hybrid.is_empty else 2 * passes)
         return training + measured.sum_pairs(forward) + head_flops(self.shape, scored + self.workload.scored_measured)
+
+
+def lengths_of(tokens: Tokens) -> Lengths:
+    """Of the examples of a split, without padding."""
+    return Lengths.of(*_apart(tokens))
 
 
 def _apart(tokens: Tokens) -> tuple[np.ndarray, ...]:

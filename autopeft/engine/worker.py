@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -241,11 +241,12 @@ def _alike(jobs: Sequence[Job]) -> list[dict[int, Job]]:
     return list(groups.values())
 
 
-def drain(run: Run) -> list[Evaluation]:
-    """The evaluations at the end of a run."""
+def drain(run: Run, heard: Callable[[], None] = lambda: None) -> list[Evaluation]:
+    """The evaluations at the end of a run; `heard` is called after each epoch of a pack."""
     while True:
         try:
             next(run)
+            heard()
         except StopIteration as stop:
             evaluations: list[Evaluation] = stop.value
             return evaluations

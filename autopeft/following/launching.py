@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.config import check_whole
+from autopeft.doing import doing
 from autopeft.doors import door
 from autopeft.engine.worker import device
 from autopeft.errors import AutopeftError
@@ -90,7 +91,8 @@ def launch(
         of = opened(recipe, experiment.training)
         of = of.fixed if fixed else of
         training = of.training(experiment.training)
-        session = Session(experiment.model_copy(update={"training": training}), trust_remote_code)
+        with doing("reading the model and the data"):
+            session = Session(experiment.model_copy(update={"training": training}), trust_remote_code)
         check(of, session)
         to = _free(Path(out)) if out else None
         for remark in filter(None, (of.remark(training), *session.data.remarks, *session.tokens.remarks)):
@@ -107,14 +109,20 @@ def _follow(
     asked: Recipe, recipes: Sequence[Recipe], session: Session, follower: Follower, setup: Setup, to: Path | None
 ) -> TrainResult:
     """Train with every seed, then measure on test what came to its end, then write the median's adapter."""
+    follower.plans(recipes)
     trainings = [follower.follow(recipe) for recipe in recipes]
     follower.close()
     if all(training.error for training in trainings):
         raise AutopeftError(f"{trainings[0].error}" + (" (so with every seed)" if len(trainings) > 1 else ""))
-    tested = tuple(training if training.error else follower.tested(training) for training in trainings)
-    result = TrainResult(asked, tested, session.data.metrics, to)
+    with doing("measuring on test", sum(not training.error for training in trainings)) as stage:
+        tested = []
+        for training in trainings:
+            tested.append(training if training.error else follower.tested(training))
+            stage.step(not training.error)
+    result = TrainResult(asked, tuple(tested), session.data.metrics, to)
     if to is not None:
-        _export(result, session, follower, setup, to)
+        with doing("writing the adapter"):
+            _export(result, session, follower, setup, to)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from autopeft.candidate import Candidate, Evaluation, Job, Origin
 from autopeft.costs import COSTS
 from autopeft.cutting import cut_hybrid, cut_to
+from autopeft.doing import doing
 from autopeft.engine.generated import on_test
 from autopeft.engine.kept import load_units, load_weights, not_kept, save_start
 from autopeft.engine.worker import Worker, writers_of
@@ -17,6 +19,7 @@ from autopeft.errors import AutopeftError
 from autopeft.following.progress import Progress
 from autopeft.following.result import SeedTraining
 from autopeft.recipe import Cut, Recipe
+from autopeft.searching.confirming.values import Run
 from autopeft.searching.descent import start_name
 from autopeft.session import Session, spec_of
 
@@ -37,13 +40,19 @@ class Follower:
         self._session, self._weights, self._progress = session, weights, progress
         self._spec, self._settings = spec_of(session, weights, setup), session.experiment.training
 
+    def plans(self, recipes: Sequence[Recipe]) -> None:
+        """These are followed, one after another."""
+        self._progress.planned(len(recipes), sum(sum(map(self._work, r.hybrids, r.lengths)) for r in recipes))
+
     def follow(self, recipe: Recipe) -> SeedTraining:
         """All steps of the recipe; what goes wrong on the way is the training's error."""
         stops: list[Evaluation] = []
         try:
             self._train(recipe, stops)
         except AutopeftError as error:
+            self._progress.followed(recipe.seed, {})
             return SeedTraining(recipe, tuple(stops), str(error))
+        self._progress.followed(recipe.seed, Run.of(stops[-1]).metrics)
         return SeedTraining(self._followed(recipe, stops), tuple(stops))
 
     def tested(self, training: SeedTraining) -> SeedTraining:
@@ -83,7 +92,8 @@ class Follower:
     def _run(self, job: Job, number: int) -> Evaluation:
         """One training; `AutopeftError` where it fails."""
         worker, costs = self._at(job), self._session.costs(job.candidate.hybrid)
-        self._progress.begun(job, costs["trainable_params"])
+        hybrid, epochs = job.candidate.hybrid, job.epochs or self._settings.epochs
+        self._progress.begun(job, costs["trainable_params"], self._work(hybrid, epochs))
         run = worker.run([job])
         while True:
             try:
@@ -96,6 +106,10 @@ class Follower:
             raise AutopeftError(f"seed {job.seed}: {evaluation.error}")
         whole: Evaluation = replace(evaluation, number=number, metrics={**evaluation.metrics, **costs})
         return whole
+
+    def _work(self, hybrid: Hybrid, epochs: int) -> float:
+        """What that many epochs compute, in FLOPs."""
+        return self._session.cost_model.candidate(hybrid) * epochs / self._settings.epochs
 
     def _cut(self, parent: Evaluation, cut: Cut) -> tuple[Hybrid, Origin]:
         """The parent's cut, and where its weights are."""
@@ -139,8 +153,10 @@ class Follower:
             # Something unforeseen has happened on it.
             self.close()
         assert job.seed is not None, "a recipe has one"
-        self._worker.spec = replace(self._spec, keep=self._folder(job.seed))
-        return self._worker
+        with doing("loading the model"):
+            worker = self._worker
+        worker.spec = replace(self._spec, keep=self._folder(job.seed))
+        return worker
 
     def _folder(self, seed: int) -> Path:
         return self._weights / str(seed)

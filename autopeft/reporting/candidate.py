@@ -15,7 +15,7 @@ from autopeft.reporting.searched import Searched
 from autopeft.searching.confirming.plan import own_run
 from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.front import ParetoFront
-from autopeft.searching.tables import marks, role_of
+from autopeft.searching.tables import doubt, marks, role_of
 from autopeft.wording import number, spaced
 
 
@@ -44,6 +44,7 @@ def facts_of(run: Searched, evaluation: Evaluation) -> dict[str, Any]:
         "error": e.error,
         "on_front": e.number in on,
         "pick": marks(front).get(e.number),
+        "doubt": doubt(front, e),
         "p_front": None if confirmed is None else confirmed.p_front,
         "role": role_of(front, e),
         "born": e.born,

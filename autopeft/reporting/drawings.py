@@ -31,11 +31,12 @@ def front_drawing(front: ParetoFront, keys: Mapping[str, str]) -> Html:
     y = Axis.over(_shown(front, others), _HEIGHT - _BOTTOM, _TOP)
     names = front.verdict.names
     dots = [_dot(front, e, x, y, keys, "control" if e.key in names else "other") for e in others]
-    points = [_dot(front, e, x, y, keys, "control on" if e.key in names else "on") for e in front.points]
+    points = [_dot(front, e, x, y, keys, _kind(front, e)) for e in front.points]
     bars = [_bar(front, e, x, y) for e in front.points]
     label = spaced(front.score.metric) + (" (less is better)" if front.score.direction == "min" else "")
     below = spaced(front.cost.metric) if front.cost else "candidate"
     legend = [("on", "front"), ("other", "dominated"), *([("control", "control")] if names else [])]
+    legend += [("on open", "not confirmed")] if front.unconfirmed else []
     inside = [_frame(x, y, below, label), _legend(legend), *dots, _stairs(front, x, y), *bars, *points]
     return _drawing(_WIDTH, _HEIGHT, "The Pareto front", *inside, *_named(front, x, y))
 
@@ -118,8 +119,7 @@ def _score(front: ParetoFront, e: Evaluation) -> float:
 
 
 def _deviation(front: ParetoFront, e: Evaluation) -> float:
-    known = front.verdict.confirmed.get(e.number)
-    spread = None if known is None else known.scores.get(front.score.metric)
+    spread = front.spread(e, front.score.metric)
     return 0.0 if spread is None or math.isnan(spread.sd) else spread.sd
 
 
@@ -135,16 +135,23 @@ def _dot(front: ParetoFront, e: Evaluation, x: Axis, y: Axis, keys: Mapping[str,
     sd, key = _deviation(front, e), keys[e.key]
     score = with_deviation(_score(front, e), sd or None)
     named = f", control {front.verdict.names[e.key]}" if e.key in front.verdict.names else ""
+    named += ", not confirmed" if "open" in kind.split() else ""
     cost = f"{_cost(front, e):,.0f} {spaced(front.cost.metric)}" if front.cost else f"candidate {e.number}"
     said = tag("title", f"{key}{named}\n{score} at {cost}\n{e.candidate.hybrid.summary()}")
     shape = _mark(x.at(_cost(front, e)), y.at(_score(front, e)), kind, said)
     return tag("a", shape, href=f"#c{key}") if "on" in kind.split() else shape
 
 
+def _kind(front: ParetoFront, e: Evaluation) -> str:
+    """Of a member of the front: empty, where it was not trained with other seeds as others were."""
+    kind = "control on" if e.key in front.verdict.names else "on"
+    return f"{kind} open" if e.number in front.verdict.expected else kind
+
+
 def _mark(x: float, y: float, kind: str, said: Html | None = None) -> Html:
     """A diamond for controls, a circle for others."""
     if "control" not in kind:
-        return tag("circle", said, cx=x, cy=y, r=5.0 if kind == "on" else 3.5, class_=f"dot {kind}")
+        return tag("circle", said, cx=x, cy=y, r=5.0 if "on" in kind.split() else 3.5, class_=f"dot {kind}")
     box = {"x": x - 4, "y": y - 4, "width": 8, "height": 8}
     return tag("rect", said, class_=f"dot {kind}", transform=f"rotate(45 {x:.1f} {y:.1f})", **box)
 

@@ -12,7 +12,7 @@ from autopeft.reporting.document import Block, Code, Figure, Items, More, Sectio
 from autopeft.reporting.drawings import course_drawing, front_drawing, heat_drawing, share_drawing
 from autopeft.reporting.searched import Searched
 from autopeft.searching.explanation import belief
-from autopeft.searching.tables import columns, marks, sentences
+from autopeft.searching.tables import columns, gained, marks, unconfirmed
 from autopeft.wording import number, spaced
 
 #: Parts with the largest shares that are drawn.
@@ -34,6 +34,8 @@ def front_section(run: Searched) -> Section:
     caption = "Bars are standard deviations over seeds. " if front.verdict.confirmed else ""
     figure = Figure(front_drawing(front, run.keys), f"{caption}Each mark says what it is when you point at it.")
     blocks: list[Block] = [figure, on, Text(_SPREAD, note=True)]
+    if (said := unconfirmed(front)) is not None:
+        blocks.append(Text(said))
     if off := front.confirmed_off_front:
         blocks.append(More("Trained with other seeds, and not on the front", [_table(run, off)]))
     return Section("The front", blocks)
@@ -60,7 +62,7 @@ def gains(run: Searched) -> Section:
             shown.append(own if spread is None else spread.words)
         rows.append([control.name, *shown, *(number(control.metrics.get(name)) for name in costs)])
     headers = ["control", spaced(score), "test", *(spaced(name) for name in costs)]
-    said: list[Block] = [Items(sentences(run.front))] if sentences(run.front) else []
+    said: list[Block] = [Items(gained(run.front))] if gained(run.front) else []
     table: list[Block] = [More("The best controls", [Table(headers, rows, frozenset({0}))])] if rows else []
     return Section("Against controls", [*said, *table])
 
@@ -110,6 +112,8 @@ def members(run: Searched) -> Section:
 
 def _member(run: Searched, e: Evaluation, facts: dict) -> Iterator[Block]:
     yield Text(f"{facts['role']}; {facts['words']}")
+    if facts["doubt"]:
+        yield Text(f"{facts['doubt'][0].upper()}{facts['doubt'][1:]}.")
     if len(facts["recipe"]) > 1:
         yield Items(facts["recipe"])
     grid = facts["grid"]

@@ -72,4 +72,5 @@ def _said(run: Searched, e: Evaluation) -> str:
 
 
 def _mean(run: Searched, e: Evaluation, name: str) -> str:
-    return mean_of(e, run.front.verdict.confirmed.get(e.number), name)
+    mark = " (not confirmed)" if e.number in run.front.verdict.expected else ""
+    return mean_of(run.front, e, name, mark)

@@ -41,6 +41,8 @@ svg .name { fill: var(--accent); font-weight: 700; font-size: 13px }
 .dot.on { fill: var(--accent); stroke: var(--ground) }
 .dot.control { fill: none; stroke: var(--control); stroke-width: 1.6 }
 .dot.control.on { fill: var(--control); stroke: var(--ground) }
+.dot.on.open { fill: var(--ground); stroke: var(--accent); stroke-width: 2 }
+.dot.control.on.open { stroke: var(--control) }
 a:hover .dot, .dot:hover { stroke: var(--text); stroke-width: 2 }
 .stairs { fill: none; stroke: var(--accent); stroke-width: 1.8 }
 .error { fill: none; stroke: var(--accent); stroke-width: 1.3 }

@@ -1,4 +1,4 @@
-"""Non-dominated vectors and the volume that they dominate. Losses: less is better in every column."""
+"""Non-dominated vectors, the volume that they dominate, their knee. Losses: less is better in every column."""
 
 from __future__ import annotations
 
@@ -71,3 +71,14 @@ def _sliced(rows: np.ndarray, corner: np.ndarray) -> float:
     rows = rows[np.argsort(rows[:, -1], kind="stable")]
     depths = np.diff(np.append(rows[:, -1], corner[-1]))
     return sum(float(depth) * _sliced(rows[: i + 1, :-1], corner[:-1]) for i, depth in enumerate(depths) if depth > 0)
+
+
+def knee(costs: Sequence[float], scores: Sequence[float]) -> int:
+    """Which of the points is the farthest from the chord between the ends, both axes scaled to 0..1 (Das 1999)."""
+    # On unit axes the chord runs from (0, 0) to (1, 1), and the distance to it is (score - cost) / sqrt(2).
+    return int(np.argmax(_unit(-np.asarray(scores, dtype=float)) - _unit(np.asarray(costs, dtype=float))))
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Scaled to 0..1; zeros when all are equal."""
+    return (values - values.min()) / (np.ptp(values) or 1.0)

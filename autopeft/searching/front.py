@@ -13,9 +13,10 @@ from autopeft.candidate import Candidate, Evaluation
 from autopeft.config import parse
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
-from autopeft.searching.confirming.values import Verdict
-from autopeft.searching.dominance import hypervolume, non_dominated
+from autopeft.searching.confirming.values import Spread, Verdict, spreads_to_json
+from autopeft.searching.dominance import hypervolume, knee, non_dominated
 from autopeft.searching.objective import Objective
+from autopeft.searching.picking import within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,7 @@ class ParetoFront:
     With one objective the front is the best evaluation.
 
     With a `verdict` that holds scores over several seeds, the front is drawn from their means: of what has them, and of
-    members of the searched front that were not trained again.
+    members of the searched front that were not trained again, by what is to be expected of these.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class ParetoFront:
             own["confirmed"] = confirmed.to_json()
         if control is not None:
             own["control"] = control
+        if (expected := self.verdict.expected.get(evaluation.number)) is not None:
+            own["unconfirmed"] = spreads_to_json(expected)
         candidate = evaluation.candidate.to_json()
         return {"key": evaluation.key, "metrics": dict(evaluation.metrics), **candidate, **own}
 
@@ -105,15 +108,30 @@ class ParetoFront:
         on = {e.number for e in self.points}
         return self._sorted(e for e in self.done if e.number in self.verdict.confirmed and e.number not in on)
 
-    def value_of(self, evaluation: Evaluation, objective: Objective) -> float:
-        """The value of an objective: the mean over seeds where there are several."""
+    @property
+    def unconfirmed(self) -> tuple[Evaluation, ...]:
+        """Members of the front that were not trained with other seeds, as others were."""
+        return tuple(e for e in self.points if e.number in self.verdict.expected)
+
+    def spread(self, evaluation: Evaluation, metric: str) -> Spread | None:
+        """A score over seeds, or what is to be expected of it without other seeds; None where nothing is known."""
         confirmed = self.verdict.confirmed.get(evaluation.number)
-        known = None if confirmed is None else confirmed.scores.get(objective.metric)
+        scores = self.verdict.expected.get(evaluation.number, {}) if confirmed is None else confirmed.scores
+        return scores.get(metric)
+
+    def value_of(self, evaluation: Evaluation, objective: Objective) -> float:
+        """The value of an objective: the mean over seeds where there are several, what is to be expected without."""
+        known = self.spread(evaluation, objective.metric)
         return evaluation.metrics[objective.metric] if known is None else known.mean
 
-    def loss_of(self, evaluation: Evaluation, objective: Objective) -> float:
-        """The same turned so that less is better."""
-        return objective.loss(self.value_of(evaluation, objective))
+    def loss_of(self, evaluation: Evaluation, objective: Objective, careful: bool = False) -> float:
+        """The same turned so that less is better.
+
+        `careful`: a standard deviation worse where there are no other seeds, but might be.
+        """
+        known, own = self.spread(evaluation, objective.metric), evaluation.number in self.verdict.expected
+        worse = known.sd if careful and own and known is not None else 0.0
+        return objective.loss(self.value_of(evaluation, objective)) + worse
 
     def to_frame(self) -> pd.DataFrame:
         """One row a point: key, metrics and costs, training hyper-parameters, the hybrid in words."""
@@ -168,18 +186,26 @@ class ParetoFront:
         return curve
 
     def best(self, limits: Mapping[str, float] | None = None) -> Evaluation:
-        """The best score within `limits` (by cost) of the `pool`; ties go by the other objectives, then by key."""
+        """The best score within `limits` (by cost) of the `pool`; ties go by the other objectives, then by key.
+
+        What was not trained with other seeds, as others were, is taken a standard deviation worse than expected.
+        """
         ordered = [self.score, *(o for o in self.objectives if o is not self.score)]
-        return min(_within(self.pool, limits or {}), key=lambda e: ([self.loss_of(e, o) for o in ordered], e.key))
+        return min(
+            within(self.pool, limits or {}),
+            key=lambda e: ([self.loss_of(e, o, careful=True) for o in ordered], e.key),
+        )
 
     def knee(self, limits: Mapping[str, float] | None = None) -> Evaluation:
         """The point farthest from the chord between the cheapest and the best point of the front, both axes scaled to
         0..1 (Das 1999): where more cost stops to pay. The best one when there are fewer than three points or no cost.
+        As careful as `best`.
         """
-        points = _within(self.points, limits or {})
+        points = within(self.points, limits or {})
         if self.cost is None or len(points) < 3:
             return self.best(limits)
-        return points[_knee([self._losses(e) for e in points], *map(self.objectives.index, (self.cost, self.score)))]
+        costs, scores = ([self.loss_of(e, o, careful=True) for e in points] for o in (self.cost, self.score))
+        return points[knee(costs, scores)]
 
     def pick(self, which: str, max_params: int | None = None) -> Evaluation:
         """`best`, `knee`, a key or the beginning of one; `max_params` limits the trainable parameters."""
@@ -194,7 +220,7 @@ class ParetoFront:
             if len(found) > 1:
                 raise AutopeftError(f"'{which}' is not unique: {', '.join(sorted(found))}")
             if found:
-                return _within(tuple(found.values()), limits)[0]
+                return within(tuple(found.values()), limits)[0]
         keys = ", ".join(e.key for e in self.points)
         raise AutopeftError(f"no point '{which}'; give 'best', 'knee' or a key of the front: {keys or '(none)'}")
 
@@ -268,31 +294,3 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     if wrong is not None:
         raise ValueError(f"metric '{wrong}' is no number")
     return dict(metrics)
-
-
-def _within(pool: Sequence[Evaluation], limits: Mapping[str, float]) -> list[Evaluation]:
-    """Those of the pool that meet the limits; `AutopeftError` says what the least is when none does."""
-    if not pool:
-        raise AutopeftError("front: empty, there is no finished evaluation within the budget")
-    for name, limit in limits.items():
-        known = [e.metrics[name] for e in pool if name in e.metrics]
-        if not known:
-            raise AutopeftError(f"front: the evaluations have no metric '{name}' to be limited")
-        if min(known) > limit:
-            raise AutopeftError(f"front: nothing has {name} <= {limit:,}; the least is {min(known):,}")
-    chosen = [e for e in pool if all(e.metrics.get(n, math.inf) <= limit for n, limit in limits.items())]
-    if not chosen:
-        raise AutopeftError(f"front: nothing meets all of {dict(limits)}")
-    return chosen
-
-
-def _knee(losses: Sequence[Sequence[float]], cost: int, score: int) -> int:
-    """The row of the knee; `cost` and `score` are columns."""
-    table = np.asarray(losses, dtype=float)
-    # On unit axes the chord runs from (0, 0) to (1, 1), and the distance to it is (score - cost) / sqrt(2).
-    return int(np.argmax(_unit(-table[:, score]) - _unit(table[:, cost])))
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    """Scaled to 0..1; zeros when all are equal."""
-    return (values - values.min()) / (np.ptp(values) or 1.0)

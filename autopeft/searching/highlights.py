@@ -41,7 +41,8 @@ class Highlights:
 def highlights(front: ParetoFront, run: Path) -> Highlights:
     """`best_<metric>`, `best_test_<metric>`, costs of best and knee, `best_key`, `knee_key`; the front as a table.
 
-    Scores are means over seeds where there are several. `run` is the folder that the export commands name.
+    Scores are means over seeds where there are several, else what is to be expected where others have several. `run` is
+    the folder that the export commands name.
     """
     if not front.points:
         return _stamped(front, {}, {}, "No finished candidate is within the budget yet.\n")
@@ -67,7 +68,7 @@ def figures(front: ParetoFront) -> dict[str, float]:
         "training_seconds": sum(e.seconds for e in evaluations),
     }
     if verdict.optimism is not None:
-        found["optimism"] = verdict.optimism
+        found |= {"optimism": verdict.optimism, "unconfirmed": len(front.unconfirmed)}
     gained = [gain.gain for gain in verdict.gains if gain.gain is not None]
     if gained:
         found |= {"gain_most": max(gained), "gain_sure": sum((gain.low or 0) > 0 for gain in verdict.gains)}
@@ -96,12 +97,11 @@ def _over_seeds(front: ParetoFront) -> dict[int, dict[str, float]]:
 
 def _figures(front: ParetoFront, evaluation: Evaluation) -> dict[str, float]:
     """Scores on validation and on test, and the costs that are objectives or limited."""
-    known = front.verdict.confirmed.get(evaluation.number)
-    over = {} if known is None else known.scores
     scores = [o.metric for o in front.objectives if not o.is_cost]
     costs = [o.metric for o in front.objectives if o.is_cost]
     names = dict.fromkeys([*scores, *(f"test_{name}" for name in scores), *costs, *front.limits, "trainable_params"])
-    found = {n: over[n].mean if n in over else evaluation.metrics.get(n) for n in names}
+    over = {n: spread.mean for n in names if (spread := front.spread(evaluation, n)) is not None}
+    found = {n: over.get(n, evaluation.metrics.get(n)) for n in names}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 

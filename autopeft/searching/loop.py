@@ -191,10 +191,8 @@ class SearchLoop:
         if self._desk is None:
             return stopped
         # After its last epoch a candidate is through: nobody shall hear that it was stopped.
-        return stopped | self._desk.stops(n for n, metrics in pack.items() if not self._is_last(n, metrics))
-
-    def _is_last(self, number: int, metrics: Mapping[str, float]) -> bool:
-        return metrics.get("epoch", 0) >= (self._running[number].job.epochs or self._epochs)
+        last = {n: self._running[n].job.epochs or self._epochs for n in pack}
+        return stopped | self._desk.stops(n for n, metrics in pack.items() if metrics.get("epoch", 0) < last[n])
 
     def done(self, evaluations: Mapping[int, Evaluation]) -> None:
         """Record the evaluations of a pack by number, all or none, with the candidates' costs among their metrics."""
@@ -207,7 +205,7 @@ class SearchLoop:
         for evaluation in told:
             for listener in self._listeners:
                 listener.finished(evaluation)
-        self._give_up_when_hopeless()
+        _give_up_when_hopeless(self._study.evaluations(), self._trials)
 
     def _whole(self, number: int, evaluation: Evaluation) -> Evaluation:
         proposal = self._running[number]
@@ -219,14 +217,14 @@ class SearchLoop:
         job = self._running[number].job
         self.done({number: replace(failed(job.candidate, reason), epochs=job.epochs, origin=job.origin)})
 
-    def _give_up_when_hopeless(self) -> None:
-        known = self._study.evaluations()
-        enough = len(known) >= min(_HOPELESS, self._trials or _HOPELESS)
-        if enough and all(e.status == "failed" for e in known):
-            raise AutopeftError(
-                f"all of the first {len(known)} candidates failed, so something else than they must be wrong; mend it "
-                f"and use a new folder. The last one said: {known[-1].error}"
-            )
+
+def _give_up_when_hopeless(known: Sequence[Evaluation], trials: int | None) -> None:
+    enough = len(known) >= min(_HOPELESS, trials or _HOPELESS)
+    if enough and all(e.status == "failed" for e in known):
+        raise AutopeftError(
+            f"all of the first {len(known)} candidates failed, so something else than they must be wrong; mend it "
+            f"and use a new folder. The last one said: {known[-1].error}"
+        )
 
 
 def _remark(listeners: Sequence[Listener], remarks: Sequence[str]) -> None:

@@ -27,17 +27,18 @@ def front_figure(front: ParetoFront) -> Figure:
     from plotly import graph_objects as go
 
     groups = [("dominated", _others(front), _OTHER, "markers"), ("front", front.points, _FRONT, "lines+markers")]
+    groups += [("front, not confirmed", front.unconfirmed, "white", "markers")] if front.unconfirmed else []
     figure = go.Figure()
     for name, evaluations, colour, mode in groups:
         figure.add_scatter(
             name=name,
             x=costs_of(front, evaluations),
             y=scores_of(front, evaluations),
-            text=[hover(e) for e in evaluations],
+            text=[hover(e, front) for e in evaluations],
             hovertemplate=HOVER,
             mode=mode,
             error_y=_bars(front, evaluations),
-            marker={"color": colour, "size": 9 if evaluations is front.points else 6},
+            marker={"color": colour, "size": 6 if name == "dominated" else 9} | _edge(name),
             line={"shape": "hv", "color": colour},
         )
     label(figure, _title(front), front, spans_decades(_all_costs(front)))
@@ -53,6 +54,9 @@ def save_front(front: ParetoFront, path: Path) -> None:
         axes.step(x, y, where="post", marker="o", color=_FRONT, label="front")
         if bars is not None:
             axes.errorbar(x, y, bars["array"], fmt="none", ecolor=_FRONT, capsize=3)
+        if left := front.unconfirmed:
+            look: dict[str, Any] = {"color": "white", "edgecolors": _FRONT, "zorder": 3}
+            axes.scatter(costs_of(front, left), scores_of(front, left), label="front, not confirmed", **look)
 
 
 def label(figure: Figure, title: str, front: ParetoFront, log: bool) -> None:
@@ -98,10 +102,11 @@ def spans_decades(costs: Sequence[float]) -> bool:
     return bool(costs) and min(costs) > 0 and max(costs) > 10 * min(costs)
 
 
-def hover(evaluation: Evaluation) -> str:
+def hover(evaluation: Evaluation, front: ParetoFront) -> str:
     """A candidate in the lines of HTML that are shown of it when one points at it."""
+    key = f"{evaluation.key}, not confirmed" if evaluation in front.unconfirmed else evaluation.key
     training = ", ".join(f"{spaced(k)} {v:.3g}" for k, v in evaluation.candidate.training.items())
-    parts = [evaluation.key, *evaluation.candidate.hybrid.describe().split("; "), training]
+    parts = [key, *evaluation.candidate.hybrid.describe().split("; "), training]
     return "<br>".join(p for p in parts if p)
 
 
@@ -111,9 +116,8 @@ def _others(front: ParetoFront) -> list[Evaluation]:
 
 
 def _bars(front: ParetoFront, evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
-    """One standard deviation over seeds, where there is one."""
-    known = [front.verdict.confirmed.get(e.number) for e in evaluations]
-    spreads = [None if c is None else c.scores.get(front.score.metric) for c in known]
+    """One standard deviation over seeds, where there is one; of one training, where that is not confirmed."""
+    spreads = [front.spread(e, front.score.metric) for e in evaluations]
     if not any(spreads):
         return None
     return {"type": "data", "array": [0.0 if s is None or math.isnan(s.sd) else s.sd for s in spreads], "thickness": 1}
@@ -121,6 +125,11 @@ def _bars(front: ParetoFront, evaluations: Sequence[Evaluation]) -> dict[str, An
 
 def _all_costs(front: ParetoFront) -> list[float]:
     return costs_of(front, front.done) if front.cost else []
+
+
+def _edge(name: str) -> dict[str, Any]:
+    """What is not confirmed is an empty circle."""
+    return {"line": {"color": _FRONT, "width": 2}} if "not confirmed" in name else {}
 
 
 def _x_name(front: ParetoFront) -> str:

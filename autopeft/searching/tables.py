@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from autopeft.candidate import Evaluation
-    from autopeft.searching.confirming.values import Confirmed
     from autopeft.searching.front import ParetoFront
 
 
 _TEST = "test_"
+#: The mark of a score that was not confirmed, where others were.
+UNCONFIRMED = "*"
 #: The header of hybrids in short.
 HYBRID = "hybrid (in layers)"
 
@@ -45,30 +46,31 @@ class Column:
 def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
     """Of some of the front's candidates, with short headers: scores are means over seeds where there are several.
 
-    Keys are as short as tells them from all others of the search.
+    Of those without other seeds, where others have some, it is what is to be expected, with a mark. Keys are as short
+    as tells them from all others of the search.
     """
     score, confirmed = front.score.metric, front.verdict.confirmed
     keys, picks = short_keys(e.key for e in (*front.evaluations, *points)), marks(front)
     over = [confirmed.get(e.number) for e in points]
+    sure = [confirmed.get(e.number) or front.verdict.expected.get(e.number) for e in points]
     others = [o.metric for o in front.objectives if o.metric != score]
     roles = [role_of(front, e) for e in points]
     rates = dict.fromkeys(name for e in points for name in e.candidate.training)
     found = [
         Column("key", [keys[e.key] for e in points], left=True),
-        Column(score, [mean_of(e, known, score) for e, known in zip(points, over, strict=True)]),
-        Column("test", [mean_of(e, known, f"test_{score}") for e, known in zip(points, over, strict=True)], 1),
-        *(
-            Column(n, [mean_of(e, c, f"test_{n}") for e, c in zip(points, over, strict=True)], 2)
-            for n in _written(points)
-        ),
-        *(Column(_short(n), [mean_of(e, c, n) for e, c in zip(points, over, strict=True)], 5) for n in tested(front)),
+        Column(score, [mean_of(front, e, score) for e in points]),
+        Column("test", [mean_of(front, e, f"test_{score}") for e in points], 1),
+        *(Column(n, [mean_of(front, e, f"test_{n}") for e in points], 2) for n in _written(points)),
+        *(Column(_short(n), [mean_of(front, e, n) for e in points], 5) for n in tested(front)),
         *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 5 if i else 0) for i, n in enumerate(others)),
         Column("pick", [picks.get(e.number, "") for e in points], 2, left=True),
         Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 4),
-        Column("seeds", ["" if c is None else str(c.seeds) for c in over], 7),
+        Column(
+            "seeds", [("1" if s else "") if c is None else str(c.seeds) for s, c in zip(sure, over, strict=True)], 7
+        ),
         Column("from", [" ".join(role.split()[:1]) for role in roles], 3, left=True),
         *(Column(_short(n), [number(e.candidate.training.get(n)) for e in points], 6) for n in rates),
-        Column("searched", [number(e.metrics.get(score)) if c else "" for e, c in zip(points, over, strict=True)], 8),
+        Column("searched", [number(e.metrics.get(score)) if s else "" for e, s in zip(points, sure, strict=True)], 8),
         Column(HYBRID, [e.candidate.hybrid.summary() for e in points], left=True, least=22),
     ]
     # Where all are the sampler's, or nothing is confirmed, there is nothing to say.
@@ -85,7 +87,7 @@ def marks(front: ParetoFront) -> dict[int, str]:
 
 def leaderboard(front: ParetoFront) -> tuple[list[Evaluation], list[Column]]:
     """All candidates, the best score first and the failed ones last, and their columns."""
-    score, confirmed = front.score.metric, front.verdict.confirmed
+    score = front.score.metric
     last = {"done": 0, "stopped": 0, "failed": 1}
 
     def place(e: Evaluation) -> tuple[int, float, int]:
@@ -99,8 +101,8 @@ def leaderboard(front: ParetoFront) -> tuple[list[Evaluation], list[Column]]:
     found = [
         Column("no.", [str(e.number) for e in ranked], 6),
         Column("key", [keys[e.key] for e in ranked], left=True),
-        Column(score, [mean_of(e, confirmed.get(e.number), score) for e in ranked]),
-        Column("test", [mean_of(e, confirmed.get(e.number), f"test_{score}") for e in ranked], 4),
+        Column(score, [mean_of(front, e, score) for e in ranked]),
+        Column("test", [mean_of(front, e, f"test_{score}") for e in ranked], 4),
         *(Column(_short(n), [number(e.metrics.get(n)) for e in ranked], 4 if i else 0) for i, n in enumerate(costs)),
         Column("front", [picks.get(e.number, "") for e in ranked], 1, left=True),
         Column("ended", ["" if e.status == "done" else e.status for e in ranked], 2, left=True),
@@ -132,10 +134,13 @@ def tested(front: ParetoFront) -> list[str]:
     return [name for name in names if is_shown(name)]
 
 
-def mean_of(evaluation: Evaluation, confirmed: Confirmed | None, name: str) -> str:
-    """A metric of a candidate: over seeds where there are several."""
-    known = None if confirmed is None else confirmed.scores.get(name)
-    return number(evaluation.metrics.get(name)) if known is None else known.words
+def mean_of(front: ParetoFront, evaluation: Evaluation, name: str, mark: str | None = None) -> str:
+    """A metric of a candidate: over seeds where there are several, with a `mark` where it might have been."""
+    known = front.spread(evaluation, name)
+    if known is None:
+        return number(evaluation.metrics.get(name))
+    own = UNCONFIRMED if mark is None else mark
+    return known.words + (own if evaluation.number in front.verdict.expected else "")
 
 
 def _short(name: str) -> str:
@@ -210,6 +215,38 @@ def html(front: ParetoFront) -> Html:
 
 
 def sentences(front: ParetoFront) -> list[str]:
+    """What is not confirmed, what is gained over the controls, and how optimistic the search was."""
+    return [*filter(None, [unconfirmed(front)]), *gained(front)]
+
+
+def unconfirmed(front: ParetoFront) -> str | None:
+    """What to know of members of the front that were not trained with other seeds; None where all were, or none."""
+    left, score = front.unconfirmed, front.score
+    if not left:
+        return None
+    luck = max(front.loss_of(e, score) - score.loss(e.metrics[score.metric]) for e in left)
+    were = "members were" if len(left) > 1 else "members was"
+    return (
+        f"Not confirmed ({UNCONFIRMED}): {len(left)} of the front's {len(front.points)} {were} trained with one seed, "
+        f"others with more. Of that stands the {score.metric.replace('_', ' ')} to be expected: the searched one less "
+        f"the luck that the confirmed had ({luck:.4f}), ± what one training deviates by. Best and knee are chosen as "
+        "if it were a deviation worse."
+    )
+
+
+def doubt(front: ParetoFront, evaluation: Evaluation) -> str | None:
+    """What to know of a member that was not trained with other seeds, as others were; None of any other."""
+    name = front.score.metric
+    spread = front.verdict.expected.get(evaluation.number, {}).get(name)
+    if spread is None:
+        return None
+    return (
+        f"not confirmed: trained with one seed, others of its search with more; of its validation {name}, "
+        f"{evaluation.metrics[name]:.4f}, {spread.mean:.4f} ± {spread.sd:.4f} is to be expected"
+    )
+
+
+def gained(front: ParetoFront) -> list[str]:
     """What is gained over the controls, at a few costs, and how optimistic the search was."""
     verdict = front.verdict
     said = [f"{gain.words[0].upper()}{gain.words[1:]}." for gain in verdict.gains]
@@ -225,10 +262,13 @@ def sentences(front: ParetoFront) -> list[str]:
 def _over_seeds(front: ParetoFront, evaluation: Evaluation) -> dict[str, str]:
     """A point's scores over seeds, its probability of being on the true front, the control that it is."""
     verdict, found = front.verdict, {}
+    if (expected := verdict.expected.get(evaluation.number)) is not None:
+        spread = expected[front.score.metric]
+        found[f"{front.score.metric} over seeds"] = f"{spread.words} (1, not confirmed)"
     if (known := verdict.confirmed.get(evaluation.number)) is not None:
         for name in (front.score.metric, f"test_{front.score.metric}"):
-            if (spread := known.scores.get(name)) is not None:
-                found[f"{name} over seeds"] = f"{spread.words} ({known.seeds})"
+            if (own := known.scores.get(name)) is not None:
+                found[f"{name} over seeds"] = f"{own.words} ({known.seeds})"
         if known.p_front is not None:
             found["p_front"] = f"{known.p_front:.2f}"
     if any(role_of(front, e) != SAMPLER for e in front.points):

@@ -12,9 +12,10 @@ from autopeft.candidate import Evaluation
 from autopeft.doing import stages
 from autopeft.errors import printable
 from autopeft.metrics import without_others
-from autopeft.watching.clock import Clock, Outlook
+from autopeft.watching.clock import Clock
 from autopeft.watching.machine import Meter
 from autopeft.watching.now import Answer, Now, Running
+from autopeft.watching.outlook import Outlook
 from autopeft.watching.picture import Picture, Terms
 from autopeft.wording import duration
 

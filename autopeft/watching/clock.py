@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from statistics import median
 
-from autopeft.candidate import ENQUEUED, LARGE, SAMPLER, Evaluation, Job
+from autopeft.candidate import Evaluation, Job
 from autopeft.searching.study import Proposal
+from autopeft.watching.going import Going
+from autopeft.watching.outlook import Ahead, Outlook
+from autopeft.watching.pace import Pace, makespan
 
-#: Phases of a search, by what its trainings are.
-CONTROLS, HEALINGS = "controls", "healings"
-#: Of so many of the sampler's trainings the usual length counts beside what those took that have ended.
-_USUAL = 4
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """What is expected before a search trains: seconds of one worker.
-
-    `planned`: how many trainings each phase before the sampler has, and the seconds of one; `usual`: the seconds of one
-    of the sampler's; `expected`: those of a job of so many epochs (None: its own). `later`: seconds of the whole search
-    that come after its last training, at most.
-    """
-
-    planned: Mapping[str, tuple[int, float]]
-    usual: float
-    expected: Callable[[Job, int | None], float]
-    later: float = 0.0
-
-
-@dataclass
-class _Going:
-    """A pack in training: its members, when it began or an epoch ended last, when the one before did, how many did."""
-
-    jobs: dict[int, Job]
-    epochs: int
-    at: float
-    before: float | None = None
-    done: int = 0
+#: About which share of a search's candidates is on its front, and is measured on test.
+_ON_FRONT = 0.25
+#: So many packs tell what is lost between two of them.
+_LOST = 5
 
 
 class Clock:
     """Reckons the seconds that are left of a search of `trials` trainings on `workers`, or of a `limit` of seconds.
 
-    What was expected of each training is set against what those have taken that have ended; what runs counts as far as
-    it is. Between packs a worker waits for the next one, as long as it has waited so far. What workers need to start
-    counts for nothing: the clock starts with the training itself.
+    What was expected of each training is set against what those have taken that have ended, and what the epochs of
+    those have taken that run; what runs counts as far as it is. Between packs a worker waits for the next one, as long
+    as it has waited so far. What workers need to start counts for nothing: the clock starts with the training itself.
     """
 
     def __init__(
@@ -60,14 +37,14 @@ class Clock:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._trials, self._workers, self._epochs, self._limit, self._now = trials, workers, epochs, limit, now
-        self._begun = now()
-        self._phases: Counter[str] = Counter()
-        self._count, self._ended = 0, list[tuple[Job, int]]()
-        self._own: list[tuple[Job, int]] = []
-        self._packs: dict[int, _Going] = {}
-        self._pack_of: dict[int, int] = {}
+        self._begun, self._ahead = now(), Ahead(epochs)
+        self._count, self._ended, self._seconds = 0, 0, 0.0
+        self._packs, self._pack_of = dict[int, Going](), dict[int, int]()
+        #: Packs that are their workers' first, and what all packs took.
+        self._first, self._took = set[int](), dict[int, float]()
         self._training: float | None = None
-        self._took = dict[int, float]()
+        # What is known of the pace, and what packs had that ended and are not counted in it yet.
+        self._known, self._members = Pace(), defaultdict[int, list[tuple[Job, int | None]]](list)
         #: When each pack was begun, when the last one ended, and what was lost beside trainings by packs after those.
         self._sent = dict[int, float]()
         self._ending: float | None = None
@@ -87,40 +64,44 @@ class Clock:
     def resumed(self, finished: Sequence[Evaluation]) -> None:
         """So many were there before."""
         self._count += len(finished)
-        self._phases.update(phase_of(evaluation.job) for evaluation in finished)
+        for evaluation in finished:
+            self._ahead.begun(evaluation.job)
+            self._seconds += evaluation.seconds
 
     def started(self, proposal: Proposal) -> None:
         """A training is sent to a worker."""
         self._count += 1
-        self._phases[phase_of(proposal.job)] += 1
+        self._ahead.begun(proposal.job)
         pack = self._pack_of[proposal.number] = proposal.pack if proposal.pack >= 0 else proposal.number
         if pack not in self._packs:
-            self._packs[pack] = _Going({}, proposal.job.epochs or self._epochs, self._now())
+            known = self._ending is not None
+            self._packs[pack] = Going({}, proposal.job.epochs or self._epochs, self._now(), known)
+            if len(self._first) < self._workers:
+                self._first.add(pack)
             if self._ending is not None:
                 # Not a worker's first one: since it was asked for, as another had ended.
                 self._sent[pack], self._ending = self._ending, None
-        going = self._packs[pack]
-        going.jobs[proposal.number] = proposal.job
+        self._packs[pack].jobs[proposal.number] = proposal.job
 
     def epoch(self, number: int, epoch: int) -> None:
         """A member of a pack has ended an epoch."""
         going = self._packs.get(self._pack_of.get(number, -1))
         if going is not None and epoch > going.done:
-            going.before, going.at, going.done = (going.at if going.done else None), self._now(), epoch
+            going.ended(epoch, self._now())
 
     def finished(self, evaluation: Evaluation) -> None:
         """A training has ended."""
         number, pack = evaluation.number, self._pack_of.pop(evaluation.number, -1)
+        self._ended, self._seconds = self._ended + 1, self._seconds + evaluation.seconds
         self._took[pack] = self._took.get(pack, 0.0) + evaluation.seconds
+        self._members[pack].append((evaluation.job, evaluation.fidelity))
+        self._ahead.ended(evaluation)
         going = self._packs.get(pack)
         if going is not None:
             going.jobs.pop(number, None)
             if not going.jobs:
                 del self._packs[pack]
                 self._end(pack)
-        self._ended.append((evaluation.job, evaluation.fidelity))
-        if evaluation.status != "failed" and phase_of(evaluation.job) == SAMPLER:
-            self._own.append(self._ended[-1])
 
     def _end(self, pack: int) -> None:
         now = self._ending = self._now()
@@ -135,63 +116,57 @@ class Clock:
         end = None if self._limit is None else max(0.0, self._begun + self._limit - self._now())
         if self._trials is None or self._make is None:
             return end
-        count = max(0, self._trials - self._count)
-        left = (self._pace() * (self._unbegun(count) + self._running()) + self._losses(count)) / self._workers
+        pace, lost, count = self._pace(), self._losses(), max(0, self._trials - self._count)
+        unbegun = (pace * seconds + lost for seconds in self._ahead.left(self.outlook, count))
+        left = makespan([self._rest(going, pace) for going in self._packs.values()], unbegun, self._workers)
         return left if end is None else min(left, end)
 
     @property
     def later(self) -> float:
         """Seconds at most of what comes after."""
-        return 0.0 if self._make is None else self.outlook.later
+        if self._make is None:
+            return 0.0
+        outlook, left = self.outlook, self.left() or 0.0
+        searched = self._seconds / self._workers + left
+        reported = (_ON_FRONT + outlook.confirming) * max(self._trials or 0, self._count)
+        once = outlook.alone + reported * outlook.testing / self._workers
+        # Workers are started anew for other seeds, and to measure on test.
+        starts = ((outlook.confirming > 0) + (outlook.testing > 0)) * ((self._training or self._begun) - self._begun)
+        return outlook.confirming * searched + self._pace() * once + starts
 
     def _pace(self) -> float:
-        """Seconds of a worker for an expected second: as expected, until trainings have outweighed that."""
-        usual = max(self.outlook.usual, 1e-9)
-        return (sum(self._took.values()) + usual) / (self._sum(self._ended) + usual)
+        """Seconds of a worker for an expected second."""
+        for pack in [pack for pack in self._members if pack not in self._packs]:
+            members = self._members.pop(pack)
+            filling = max(self.outlook.filling(job) for job, _ in members) if pack in self._first else 0.0
+            beside = self.outlook.beside_in(members, self._epochs)
+            self._known = self._known.after(self._took[pack], filling + self.outlook.of(members), beside)
+        known = self._known
+        for going in self._packs.values():
+            # What runs tells of it too: its epochs, and one that takes longer than it should.
+            seconds, epochs = going.measured(self._now(), known.factor * self._whole(going) / going.epochs)
+            share, members = epochs / going.epochs, [(job, None) for job in going.jobs.values()]
+            beside = self.outlook.beside_in(members, self._epochs)
+            known = known.after(seconds, share * self._whole(going), share * beside)
+        return known.factor
 
-    def _losses(self, count: int) -> float:
-        """Seconds of workers beside the trainings of so many more candidates, in packs as large as so far."""
+    def _losses(self) -> float:
+        """Seconds of workers beside each training, in packs as large as so far."""
         if not self._lost:
             return 0.0
-        each = sum(self._lost) / len(self._lost)
-        return each * count * len(self._took) / max(1, len(self._ended))
+        # In the middle of the last ones: the first may hold the start of another worker.
+        return median(self._lost[-_LOST:]) * len(self._took) / max(1, self._ended)
 
-    def _running(self) -> float:
-        """Expected seconds that are left of what runs."""
-        return sum(self._whole(going) * (1 - self._part(going)) for going in self._packs.values())
-
-    def _part(self, going: _Going) -> float:
-        """How far a pack is: its epochs, and of the one that runs what the one before lets expect."""
-        begun, length = going.at, None if going.before is None else going.at - going.before
-        if length is None and self._training is not None:
+    def _rest(self, going: Going, pace: float) -> float:
+        """Seconds until a pack has ended: an epoch takes as long as the one before, or as its pack lets expect."""
+        length, begun, ending = going.length or pace * self._whole(going) / going.epochs, going.at, float(going.epochs)
+        if going.stops:
+            ending = going.done + (going.epochs - going.done) * self._ahead.share(self.outlook)
+        if not going.done and not going.known:
             # Before its first epoch has ended a worker may have been starting.
-            begun = max(begun, self._training)
-            length = self._pace() * self._whole(going) / going.epochs
+            begun = self._now() if self._training is None else max(begun, self._training)
         inside = min(0.95, (self._now() - begun) / length) if length else 0.0
-        return min(1.0, (going.done + (inside if going.done < going.epochs else 0.0)) / going.epochs)
+        return length * max(0.0, ending - going.done - inside)
 
-    def _unbegun(self, left: int) -> float:
-        """Expected seconds of so many trainings that have not begun."""
-        seconds = 0.0
-        # Where the sampler is asked already, what comes before it has ended.
-        for phase, (count, each) in () if self._phases[SAMPLER] else self.outlook.planned.items():
-            there = min(left, max(0, count - self._phases[phase]))
-            left, seconds = left - there, seconds + there * each
-        usual = (_USUAL * self.outlook.usual + self._sum(self._own)) / (_USUAL + len(self._own))
-        return seconds + left * usual
-
-    def _sum(self, trained: Sequence[tuple[Job, int]]) -> float:
-        return sum(self.outlook.expected(job, epochs) for job, epochs in trained)
-
-    def _whole(self, going: _Going) -> float:
-        return sum(self.outlook.expected(job, None) for job in going.jobs.values())
-
-
-def phase_of(job: Job) -> str:
-    """What a training is in its search."""
-    if job.origin is not None:
-        return HEALINGS
-    if job.role.startswith("control"):
-        return CONTROLS
-    # What is enqueued may come before all else, so it says nothing of how far the others are.
-    return job.role if job.role in (LARGE, ENQUEUED) else SAMPLER
+    def _whole(self, going: Going) -> float:
+        return self.outlook.of((job, None) for job in going.jobs.values())

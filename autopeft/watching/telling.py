@@ -31,7 +31,7 @@ class Pulse:
 
 
 class Teller:
-    """Gives lines to `say`: of stages that take a while, and of what `otherwise` gives where there is no stage.
+    """Gives lines to `say`: of stages that take a while, beside them what `otherwise` gives.
 
     Not `beats`: stages alone, when they have ended.
     """
@@ -47,23 +47,27 @@ class Teller:
         """Something else was said."""
         self._last = time.monotonic()
 
+    def begun(self, stage: Stage) -> None:
+        """A stage that is known to take a while is said at once."""
+        self._spoken.append(stage)
+        self._tell(f"{stage.words} ...")
+
     def did(self, stage: Stage) -> None:
         """A stage that took a while has a line with its time."""
         known = any(one is stage for one in self._spoken)
         self._spoken = [one for one in self._spoken if one is not stage]
-        if known or stage.seconds >= SOON:
+        if known or (stage.seconds >= SOON and not stage.aside):
             self._tell(f"{stage.words}: {duration(stage.seconds)}")
 
     def beat(self) -> None:
         """Say what is done, where a stage is new or nothing was said for a while."""
         going = stages()
         new = [one for one in going if one.seconds >= SOON and not any(one is known for known in self._spoken)]
-        for stage in new:
-            self._spoken.append(stage)
-            self._tell(f"{stage.words} ...")
+        for stage in (one for one in new if not one.aside):
+            self.begun(stage)
         if time.monotonic() - self._last >= HEARTBEAT:
-            done = "; ".join(f"{one.words}, {duration(one.seconds)} so far" for one in going)
-            self._tell(done or self._otherwise() or "at work")
+            done = [f"{one.words}, {duration(one.seconds)} so far" for one in going]
+            self._tell("; ".join(filter(None, (*done, self._otherwise()))) or "at work")
 
     def end(self) -> None:
         """Say nothing any more."""
@@ -77,16 +81,16 @@ class Teller:
 
 
 @contextmanager
-def telling(quiet: bool) -> Iterator[None]:
+def telling(quiet: bool) -> Iterator[Teller | None]:
     """Inside, stages are said on standard error; nothing is when quiet."""
     if quiet:
-        yield
+        yield None
         return
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
     teller = Teller(lambda text: console.print(text, style="dim", soft_wrap=True, markup=False))
     try:
-        yield
+        yield teller
     finally:
         teller.end()

@@ -20,7 +20,7 @@ class ConfirmLoop:
     Invariant: what `done` has returned from is in the study's storage. What comes next follows from that, so a kill
     costs the packs that were running, and they are handed out again. `seconds` of training are the limit: a training
     that would go over it is not begun. `said` hears, after each pack, how many trainings have ended, how many there
-    will be in all, and the seconds of training that are left, by those of the search.
+    will be in all, and the seconds of training that are left, by those of the search and of what has ended.
     """
 
     def __init__(
@@ -91,7 +91,13 @@ class ConfirmLoop:
         done = sum(map(len, runs.values()))
         left = self._limit - sum(run.seconds for each in runs.values() for run in each)
         count, seconds = self._plan.outlook(runs, left)
-        self._said(done, done + count, seconds)
+        self._said(done, done + count, self._pace(runs) * seconds)
+
+    def _pace(self, runs: Mapping[int, Sequence[Run]]) -> float:
+        """What trainings have taken over what those of the search took, which the plan reckons with."""
+        took = sum(run.seconds for each in runs.values() for run in each)
+        planned = sum(self._plan.seconds(number) * len(each) for number, each in runs.items())
+        return took / planned if took and planned else 1.0
 
     def failed(self, number: int, reason: str) -> None:
         """Store a training whose worker died."""

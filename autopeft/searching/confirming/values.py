@@ -64,6 +64,20 @@ class Spread:
         return {"mean": self.mean, "sd": None if math.isnan(self.sd) else self.sd}
 
 
+def spreads_to_json(scores: Mapping[str, Spread]) -> dict[str, dict[str, float | None]]:
+    """`{"<metric>": {"mean", "sd"}}`, without a number where it is none."""
+    return {name: {"mean": s.mean, "sd": None if math.isnan(s.sd) else s.sd} for name, s in scores.items()}
+
+
+def spreads_from(data: Mapping[str, Any]) -> dict[str, Spread]:
+    """What `spreads_to_json` wrote, whatever else stands beside it."""
+    return {
+        name: Spread(float(value["mean"]), math.nan if value["sd"] is None else float(value["sd"]))
+        for name, value in data.items()
+        if isinstance(value, Mapping)
+    }
+
+
 @dataclass(frozen=True)
 class Confirmed:
     """A candidate over `seeds` trainings that ended well, and `failed` ones: its scores by metric.
@@ -99,12 +113,7 @@ class Confirmed:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` wrote; `KeyError`, `TypeError` or `ValueError` for other data."""
-        scores = {
-            name: Spread(float(value["mean"]), math.nan if value["sd"] is None else float(value["sd"]))
-            for name, value in data.items()
-            if isinstance(value, Mapping)
-        }
-        p = data["p_front"]
+        scores, p = spreads_from(data), data["p_front"]
         return cls(int(data["seeds"]), scores, None if p is None else float(p), int(data.get("failed", 0)))
 
 
@@ -155,7 +164,9 @@ class Verdict:
 
     `confirmed` is by the number of an evaluation, `names` are those of controls by the key of a candidate. `optimism`
     is by how much the scores of the searched front were better than over all seeds. `finished`: whether the search has
-    come to its end; None where its study does not say.
+    come to its end; None where its study does not say. `expected`, by number too: of members of the searched front that
+    were not trained again while others were, what is to be expected of each score, and by how much one training
+    deviates from that.
     """
 
     confirmed: Mapping[int, Confirmed] = field(default_factory=dict)
@@ -164,6 +175,7 @@ class Verdict:
     controls: tuple[ControlPoint, ...] = ()
     gains: tuple[Gain, ...] = ()
     finished: bool | None = None
+    expected: Mapping[int, Mapping[str, Spread]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """`{"finished", "optimism", "controls", "gains"}`, each where there is something to say."""
@@ -181,6 +193,7 @@ class Verdict:
         """Of a front's file, whose points have numbers from 0 on; `KeyError`, `TypeError`, `ValueError` otherwise."""
         known = {i: Confirmed.from_json(p["confirmed"]) for i, p in enumerate(points) if "confirmed" in p}
         optimism, finished = data.get("optimism"), data.get("finished")
+        expected = {i: spreads_from(p["unconfirmed"]) for i, p in enumerate(points) if "unconfirmed" in p}
         return cls(
             known,
             {str(p["key"]): str(p["control"]) for p in points if "control" in p},
@@ -188,4 +201,5 @@ class Verdict:
             tuple(ControlPoint.from_json(control) for control in data.get("controls", ())),
             tuple(Gain(**gain) for gain in data.get("gains", ())),
             None if finished is None else finished is True,
+            expected,
         )

@@ -9,8 +9,8 @@ from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.searching.confirming.plan import control_front, own_run, probabilities, with_seed
 from autopeft.searching.confirming.records import Remembered, controls_in, ended_in, runs_in
-from autopeft.searching.confirming.statistics import difference
-from autopeft.searching.confirming.values import Confirmed, ControlPoint, Gain, Run, Verdict
+from autopeft.searching.confirming.statistics import difference, prior_deviation, standard_errors
+from autopeft.searching.confirming.values import Confirmed, ControlPoint, Gain, Run, Spread, Verdict
 from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
@@ -35,7 +35,9 @@ def judged(front: ParetoFront, remembered: Remembered, others: Sequence[ControlP
     alive = [e for e in front.done if e.number in known and known[e.number].holds]
     p = probabilities(front, alive, fresh, 0, _DRAWS)
     confirmed = {n: Confirmed(c.seeds, c.scores, p.get(n), c.failed) for n, c in known.items()}
-    redrawn = ParetoFront(front.evaluations, front.objectives, front.limits, Verdict(confirmed, names))
+    expected = _expected(front, confirmed, runs)
+    known_so_far = Verdict(confirmed, names, expected=expected)
+    redrawn = ParetoFront(front.evaluations, front.objectives, front.limits, known_so_far)
     verdict = Verdict(
         confirmed,
         names,
@@ -43,6 +45,7 @@ def judged(front: ParetoFront, remembered: Remembered, others: Sequence[ControlP
         (*(_point(e, names, confirmed) for e in control_front(front, names)), *others),
         tuple(_gains(redrawn, runs, names, reference)) if fresh else (),
         finished,
+        expected,
     )
     return ParetoFront(front.evaluations, front.objectives, front.limits, verdict)
 
@@ -87,6 +90,38 @@ def _optimism(front: ParetoFront, confirmed: Mapping[int, Confirmed]) -> float |
     known = [e for e in front.points if e.number in confirmed and confirmed[e.number].seeds]
     losses = [score.loss(confirmed[e.number].scores[name].mean) - score.loss(e.metrics[name]) for e in known]
     return fmean(losses) if losses else None
+
+
+def _expected(
+    front: ParetoFront, confirmed: Mapping[int, Confirmed], runs: Mapping[int, Sequence[Run]]
+) -> dict[int, dict[str, Spread]]:
+    """Of members of the searched front without other seeds: each score, less the luck that the others had.
+
+    The front keeps lucky trainings. How lucky they were in the mean is known of those that were trained again, by their
+    other seeds alone; and by how much one training deviates, by all seeds (a twentieth of the score where they are too
+    few to say). Bad luck is no reason to expect more.
+    """
+    left = [e for e in front.points if e.number not in confirmed] if confirmed else []
+    found: dict[int, dict[str, Spread]] = {e.number: {} for e in left}
+    for objective in (o for o in front.objectives if not o.is_cost):
+        name = objective.metric
+        fresh = [(e, _fresh(runs[e.number], e, name)) for e in front.points if e.number in confirmed]
+        lucks = [objective.loss(fmean(values)) - objective.loss(e.metrics[name]) for e, values in fresh if values]
+        luck = max(0.0, fmean(lucks)) if lucks else 0.0
+        groups = [_values(each, name) for each in runs.values()]
+        for e in left:
+            score = objective.loss(objective.loss(e.metrics[name]) + luck)
+            errors = standard_errors([*groups, [score]], prior_deviation(score, 0))
+            found[e.number][name] = Spread(score, float(errors[-1]))
+    return found
+
+
+def _fresh(runs: Sequence[Run], evaluation: Evaluation, name: str) -> list[float]:
+    return _values([run for run in runs if run.seed != evaluation.seed], name)
+
+
+def _values(runs: Sequence[Run], name: str) -> list[float]:
+    return [run.metrics[name] for run in runs if run.status == "done" and name in run.metrics]
 
 
 def _point(evaluation: Evaluation, names: Mapping[str, str], confirmed: Mapping[int, Confirmed]) -> ControlPoint:
