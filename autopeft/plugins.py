@@ -68,6 +68,12 @@ def folder_codes() -> dict[str, str]:
     return {module.__name__: _codes[module.__name__] for _, module in from_folders()}
 
 
+def not_in_use(names: Iterable[str]) -> list[str]:
+    """Of names as `codes_of` gives them, those of plug-ins that are not imported here."""
+    modules = {module.rpartition(".")[2] for module in _codes}
+    return [name for name in names if name.partition(".")[0] not in modules]
+
+
 def from_folders() -> Iterator[tuple[str, ModuleType]]:
     """(File, module) of every plug-in file in use."""
     for modules in _folders.values():

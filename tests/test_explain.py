@@ -231,8 +231,10 @@ def test_sizes_and_limits_that_bind_are_told() -> None:
     best = ParetoFront(large, TWO).best().metrics["trainable_params"]
     said = [line for line in found if "of the limit on trainable_params" in line]
     assert len(said) == (best / cost >= 0.9 or best / cost <= 0.5)
-    idle = advice(ParetoFront(large, TWO, {"trainable_params": 100 * cost}), PER_LAYER)
-    assert any("what is larger gained nothing" in line for line in idle)
+    # Of a limit that the space does not come near, nothing is left unused.
+    for limit, told in ((2 * int(best), True), (100 * cost, False)):
+        idle = advice(ParetoFront(large, TWO, {"trainable_params": limit}), PER_LAYER)
+        assert any("what is larger gained nothing" in line for line in idle) == told, limit
     # Sizes of 1 have no smaller ones.
     assert not any("smallest" in line for line in found)
 

@@ -182,6 +182,14 @@ def test_a_search_with_a_folder_of_plug_ins(
         evaluate(to)
     with pytest.raises(AutopeftError, match="unknown"):
         _ = SearchResult.open(run).front
+    # Where they were never imported it is known that they are what is missing.
+    command = [sys.executable, "-m", "autopeft", "front", run]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (
+        2,
+        f"autopeft: error: {run}: was searched with plug-ins that are not in use here, "
+        "doubt.Doubt, layers.AdaptedLayers, least.Least, shift.Shift; give --plugins FOLDER\n",
+    )
 
 
 def assert_known_again(capsys: pytest.CaptureFixture[str], tmp_path: Path, path: Path, pick: str) -> None:

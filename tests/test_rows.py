@@ -274,7 +274,7 @@ def test_a_column_of_texts_taken_for_the_label_is_asked_about(tmp_path: Path) ->
     assert len(str(caught.value)) < 500
     path = put(tmp_path / "k.csv", "text,label\n" + "".join(f"t {i},k{i}\n" for i in range(30)))
     data = load(path, test=str(path), validation=str(path))
-    assert "train has 30 labels in 30 rows: is the label's column the right one?" in data.remarks
+    assert "train has 30 labels in 30 rows: is their column the right one?" in data.remarks
     assert "is named as text and as label" in complaint(path, label="text")
 
 

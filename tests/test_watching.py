@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
 from autopeft.searching.objective import Objective
 from autopeft.watching.desk import Desk
-from autopeft.watching.now import FILE, Answer, Now, Running
+from autopeft.watching.now import FILE, Answer, Machine, Now, Running
 from autopeft.watching.picture import Picture, Terms
 from autopeft.watching.requests import FOLDER, End, Enqueue, Stop, put, request_of, waiting
 from autopeft.watching.text_plot import ASCII, plot
@@ -86,6 +86,26 @@ def test_the_view_fits_a_terminal_and_shows_foreign_text_as_it_is(height: int) -
         "searching; 4 of 20 candidates: 4 done, 9 running, 0 stopped, 0 failed; best accuracy 0.8000 (#1); "
         "loading the model (3 s); about 1.5 min left"
     )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_has_no_room_in_the_view_says_that_there_is_more(encoding: str) -> None:
+    terminal = TextIOWrapper(BytesIO(), encoding=encoding)
+    console = Console(file=terminal, width=60, height=30, force_terminal=True, color_system=None)
+    running = (Running(number=0, key="k", words="[a] " * 30, epoch=1, epochs=2),)
+    machine = Machine(held=2**30, free=2**30, total=2**32, cpu=0.5)
+    engine = "training on cpu: bf16, matmul attention, packs of 1"
+    now = Now(phase="ended", running=running, elapsed=90.0, engine=engine, machine=machine, doing=("[b] " * 30,))
+    console.print(render(Picture.of(TERMS, SEEN), now, console))
+    terminal.flush()
+    lines = terminal.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) < 60
+    more = "…" if encoding == "utf-8" else "..."
+    assert lines[0] == f"mine ended {'·' if encoding == 'utf-8' else '-'} after 1.5 min"
+    cut = [line for line in lines if line.endswith(more)]
+    assert cut[0].startswith("[b] [b] ")
+    assert any(line.startswith("  #0 epoch 2 of 2  [a] [a] ") for line in cut)
+    assert lines[-2:] == [engine, "memory 1.0 GiB, 1.0 of 4.0 GiB free; CPUs 50% busy"]
 
 
 def test_what_a_search_does_is_read_from_its_folder_and_not_believed(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from autopeft.cli.tables import console, sentence, show
 from autopeft.result import SearchResult
 from autopeft.searching.keys import short_keys
 from autopeft.searching.tables import HYBRID, columns, leaderboard, role_of, sentences
-from autopeft.wording import number
+from autopeft.wording import counted, number
 
 #: Of what was learned, so many sentences stand at the end of a search; `autopeft explain` has all.
 _MOST_ADVICE = 3
@@ -119,8 +119,9 @@ def _counts(result: SearchResult) -> str:
     ended = ", ".join(f"{sum(e.status == s for e in evaluations)} {s}" for s in ("failed", "stopped"))
     limits = ", ".join(f"{name} <= {number(limit)}" for name, limit in front.limits.items()) or "no budget"
     head = next((e.metrics["head_params"] for e in evaluations if "head_params" in e.metrics), 0)
+    apart = f"; the head's {head:,.0f} parameters are apart" if head else ""
     return (
-        f"{len(evaluations)} candidates ({ended}); {limits}; the head's {head:,.0f} parameters are apart. "
+        f"{counted(len(evaluations), 'candidate')} ({ended}); {limits}{apart}. "
         "Selected on validation; test scores are reported only."
     )
 

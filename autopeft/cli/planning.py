@@ -29,7 +29,7 @@ from autopeft.run_folder import RunFolder
 from autopeft.searching.study import FILE, Study
 from autopeft.session import Session, middle, typical_candidates
 from autopeft.watching.telling import telling
-from autopeft.wording import duration, in_bytes, number
+from autopeft.wording import counted, duration, in_bytes, number
 
 _SEED = 0
 
@@ -51,8 +51,9 @@ def run_plan(experiment: Experiment, samples: int, quiet: bool, trust_remote_cod
 def plan(session: Session, samples: int) -> dict[str, Any]:
     """Dimensions, size of the space, range of costs, share of uniform points within the budget, seconds."""
     rng = np.random.default_rng(_SEED)
-    share = share_within(session.space, session.budget, samples, rng)
-    smallest = session.budget.smallest(session.space)
+    with doing(f"counting the costs of {counted(samples, 'point')}"):
+        share = share_within(session.space, session.budget, samples, rng)
+        smallest = session.budget.smallest(session.space)
     experiment = session.experiment
     candidates, known = typical_candidates(session), _begun(experiment)
     setup = _setup(session, known, middle(session, candidates))
@@ -97,11 +98,11 @@ def _memory(session: Session, candidates: Sequence[Candidate]) -> dict[str, int]
 
 
 def _in_memory(memory: Mapping[str, int]) -> str:
-    sizes = f"{number(memory['least'])} to {number(memory['most'])} bytes for one candidate at a time"
+    sizes = f"{in_bytes(memory['least'])} to {in_bytes(memory['most'])} for one candidate at a time"
     if memory["most"] <= memory["free"]:
-        return f"{sizes}; {number(memory['free'])} are free"
+        return f"{sizes}; {in_bytes(memory['free'])} are free"
     return (
-        f"[red]{sizes}, and {number(memory['free'])} are free[/]: set a limit (budget.training_memory), smaller "
+        f"[red]{sizes}, and {in_bytes(memory['free'])} are free[/]: set a limit (budget.training_memory), smaller "
         "batches, shorter texts, or training.checkpoint"
     )
 

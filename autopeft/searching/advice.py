@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from autopeft.budget import costs_of
 from autopeft.candidate import Evaluation
 from autopeft.errors import AutopeftError
 from autopeft.searching.front import ParetoFront
@@ -14,6 +15,8 @@ from autopeft.space import SearchSpace
 _MEMBERS, _TRIED = 2, 5
 #: From which share of a limit on it binds, and up to which it does not matter.
 _BINDS, _IDLE = 0.9, 0.5
+#: Tokens of a sequence, for limits on FLOPs: here only their order counts.
+_LENGTH = 128
 
 
 def advice(front: ParetoFront, space: SearchSpace) -> tuple[str, ...]:
@@ -23,7 +26,7 @@ def advice(front: ParetoFront, space: SearchSpace) -> tuple[str, ...]:
     """
     if not front.points:
         return ()
-    return (*_ranges(front, space), *_sizes(front, space), *_limits(front), *_unused(front, space))
+    return (*_ranges(front, space), *_sizes(front, space), *_limits(front, space), *_unused(front, space))
 
 
 def _ranges(front: ParetoFront, space: SearchSpace) -> Iterator[str]:
@@ -86,15 +89,15 @@ def _block_sizes(space: SearchSpace, evaluation: Evaluation) -> tuple[dict[str, 
         return ()
 
 
-def _limits(front: ParetoFront) -> Iterator[str]:
-    """Limits that the best candidate has used up, or hardly uses."""
-    best = front.best()
+def _limits(front: ParetoFront, space: SearchSpace) -> Iterator[str]:
+    """Limits that the best candidate has used up, or hardly uses, where the space has what is larger."""
+    best, most = front.best(), costs_of(space.largest, space.shape, _LENGTH, front.limits)
     for name, limit in front.limits.items():
         share = best.metrics.get(name, 0) / limit if limit else 0.0
         takes = f"the best candidate takes {100 * share:.2g}% of the limit on {name} ({limit:,})"
         if share >= _BINDS:
             yield (f"{takes}: more of it may give more; raise budget.{name}")
-        elif 0 < share <= _IDLE:
+        elif 0 < share <= _IDLE and most[name] > _IDLE * limit:
             yield (f"{takes}: what is larger gained nothing; a lower budget.{name} searches the rest more densely")
 
 

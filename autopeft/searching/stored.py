@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autopeft.candidate import Evaluation, Status
 from autopeft.doors import door, within
 from autopeft.errors import AutopeftError
+from autopeft.plugins import HOW, not_in_use
 from autopeft.searching.objective import Objective
 from autopeft.searching.study_checks import DAMAGED, NAME, database, open_file, sealed, unsealed
 from autopeft.searching.study_file import StudyFile, read_trials
@@ -98,8 +99,16 @@ class Stored:
 
     def _evaluation(self, trial: FrozenTrial) -> Evaluation:
         what = f"the evaluation of trial {trial.number} is damaged"
-        with within(f"{self.path}: {what}", DAMAGED):
-            evaluation = Evaluation.from_json(trial.user_attrs[EVALUATION])
+        try:
+            with within(f"{self.path}: {what}", DAMAGED):
+                evaluation = Evaluation.from_json(trial.user_attrs[EVALUATION])
+        except AutopeftError:
+            if absent := not_in_use(self.header().get("plugins") or {}):
+                names = ", ".join(absent)
+                raise AutopeftError(
+                    f"{self.path.parent}: was searched with plug-ins that are not in use here, {names}; {HOW}"
+                ) from None
+            raise
         with door(self.path, what, DAMAGED):
             numbers = [*evaluation.metrics.values(), *(v for epoch in evaluation.curve for v in epoch.values())]
             if not all(map(_is_number, [*numbers, evaluation.seconds, evaluation.seed])):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len, set_cell_size
 from rich.markup import escape
 from rich.text import Text
 
@@ -53,30 +54,44 @@ def render(picture: Picture | None, now: Now, console: Console) -> RenderableTyp
 
 
 def _lines(picture: Picture | None, now: Now, console: Console) -> Iterator[str]:
-    width = max(20, console.width - 1)
-    left = in_words(now.left, now.later)
-    head = " · ".join(part for part in (_PHASES[now.phase], left, f"{duration(now.elapsed)} so far") if part)
-    name = f"[bold]{escape(picture.name)}[/] " if picture else ""
-    yield f"{name}{escape(head)}"
+    width, unicode = max(20, console.width - 1), "utf" in (console.encoding or "").lower()
+
+    def fit(text: str) -> str:
+        return _fit(text, width, "…" if unicode else "...")
+
+    yield _head(picture, now, " · " if unicode else " - ")
     for stage in now.doing:
-        yield f"[cyan]{escape(stage)[:width]}[/]"
+        yield f"[cyan]{fit(stage)}[/]"
     if now.confirmed:
-        yield escape(now.confirmed)[:width]
+        yield fit(now.confirmed)
     if picture is not None:
-        yield escape(_counts(picture, now))[:width]
-        signs = UNICODE if "utf" in (console.encoding or "").lower() else ASCII
+        yield fit(_counts(picture, now))
+        signs = UNICODE if unicode else ASCII
         height = min(_LARGEST, max(_LEAST, console.height - _OTHERS))
         drawn = plot(picture, min(width, 76), height, signs) if console.height >= _OTHERS else []
         yield from map(escape, drawn)
         for sign, role, point in ((signs.best, "best", picture.best), (signs.knee, "knee", picture.knee)):
             if point is not None:
-                yield escape(f"{sign} {role}: {_point(picture, point)}"[:width])
+                yield fit(f"{sign} {role}: {_point(picture, point)}")
         for said in picture.said:
-            yield f"[yellow]{escape(said[:width])}[/]"
+            yield f"[yellow]{fit(said)}[/]"
         for failure in picture.failures:
-            yield f"[red]{escape(f'failed: {failure}'[:width])}[/]"
-    yield from _running(now.running, width)
-    yield f"[dim]{escape('; '.join(filter(None, (now.engine, _machine(now.machine))))[:width])}[/]"
+            yield f"[red]{fit(f'failed: {failure}')}[/]"
+    yield from map(fit, _running(now.running))
+    last = [text for text in (now.engine, _machine(now.machine)) if text]
+    together = "; ".join(last)
+    yield from (f"[dim]{fit(text)}[/]" for text in ([together] if cell_len(together) <= width else last))
+
+
+def _head(picture: Picture | None, now: Now, between: str) -> str:
+    took = f"after {duration(now.elapsed)}" if now.phase == "ended" else f"{duration(now.elapsed)} so far"
+    head = between.join(part for part in (_PHASES[now.phase], in_words(now.left, now.later), took) if part)
+    return f"[bold]{escape(picture.name)}[/] {escape(head)}" if picture else escape(head)
+
+
+def _fit(text: str, width: int, more: str) -> str:
+    """The text in rich's markup; of a longer one than there is room for, its beginning."""
+    return escape(text if cell_len(text) <= width else set_cell_size(text, width - len(more)).rstrip() + more)
 
 
 def _counts(picture: Picture, now: Now) -> str:
@@ -92,11 +107,11 @@ def _point(picture: Picture, point: Point) -> str:
     return f"#{point.number} {point.key[:8]} {picture.score} {point.score:.4f}{cost}: {point.words}"
 
 
-def _running(running: Sequence[Running], width: int) -> Iterator[str]:
+def _running(running: Sequence[Running]) -> Iterator[str]:
     for one in running[:_LISTED]:
         score = "" if one.score is None else f", {one.score:.4f}"
         how = f"epoch {min(one.epoch + 1, one.epochs)} of {one.epochs}{score}"
-        yield escape(f"  #{one.number} {f'{one.role}: ' if one.role else ''}{how}  {one.words}"[:width])
+        yield f"  #{one.number} {f'{one.role}: ' if one.role else ''}{how}  {one.words}"
     if len(running) > _LISTED:
         yield f"  and {len(running) - _LISTED} more"
 
