@@ -50,9 +50,8 @@ def run_plan(experiment: Experiment, samples: int, quiet: bool, trust_remote_cod
 
 def plan(session: Session, samples: int) -> dict[str, Any]:
     """Dimensions, size of the space, range of costs, share of uniform points within the budget, seconds."""
-    rng = np.random.default_rng(_SEED)
     with doing(f"counting the costs of {counted(samples, 'point')}"):
-        share = share_within(session.space, session.budget, samples, rng)
+        share = share_within(session.space, session.budget, samples, np.random.default_rng(_SEED))
         smallest = session.budget.smallest(session.space)
     experiment = session.experiment
     candidates, known = typical_candidates(session), _begun(experiment)

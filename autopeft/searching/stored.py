@@ -104,7 +104,7 @@ class Stored:
                 evaluation = Evaluation.from_json(trial.user_attrs[EVALUATION])
         except AutopeftError:
             if absent := not_in_use(self.header().get("plugins") or {}):
-                names = ", ".join(absent)
+                names = ", ".join(sorted(absent))
                 raise AutopeftError(
                     f"{self.path.parent}: was searched with plug-ins that are not in use here, {names}; {HOW}"
                 ) from None
