@@ -159,6 +159,7 @@ class Lines(Progress):
 
     def testing(self) -> None:
         """No confirmation is going on any more."""
+        super().testing()
         self._confirmed = ""
 
     def started(self, proposal: Proposal) -> None:

@@ -222,7 +222,8 @@ def test_list_says_a_line_about_each(kind: str, capsys: pytest.CaptureFixture[st
     assert all(entry["name"] and entry["description"] for entry in found)
 
 
-def test_list_of_methods_says_what_each_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_of_methods_says_what_each_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     found = {entry["name"]: entry for entry in json.loads(autopeft(capsys, "list", "methods", "--json")[1])}
     assert {name for name, entry in found.items() if entry["kind"] == "method"} == set(METHODS.names())
     for name, cls in METHODS.all().items():
@@ -235,9 +236,10 @@ def test_list_of_methods_says_what_each_is(capsys: pytest.CaptureFixture[str]) -
     assert [found["prefix_mlp"][key] for key in told] == ["length", "yes", "prefix", False, "PREFIX_TUNING", False]
     assert found["delta_lora"]["packs"] == "16 at most"
     lines = [line for line in autopeft(capsys, "list", "methods")[1].splitlines() if line.strip()]
-    lines = lines[: next((i for i, line in enumerate(lines) if line.split()[0] == "baseline"), len(lines))]
-    named = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert named[: 1 + len(METHODS.names())] == ["name", *METHODS.names()]
+    title, *lines = lines[: next((i for i, line in enumerate(lines) if line.split()[0] == "baseline"), len(lines))]
+    assert title == "method"
+    lines = [line for line in lines if not line.startswith("─")]
+    assert [line.split()[0] for line in lines] == ["name", *METHODS.names()]
     start = lines[0].index("exports as")
     assert {line[start - 2 : start] for line in lines} == {"  "}, "columns are aligned"
 

@@ -53,7 +53,10 @@ def test_a_search_begins_with_controls_and_confirms_its_front(undisturbed: Searc
     costs = [e.metrics["trainable_params"] for e in evaluations[:4]]
     assert costs == sorted(costs)
     assert [e.candidate.hybrid.is_empty for e in evaluations[:4]] == [True] + [False] * 3
-    assert {e.key for e in evaluations[:4]} == undisturbed.front.verdict.names.keys()
+    # And at most one more, at a further rate.
+    controls = {e.key for e in evaluations if e.role.startswith("control ")}
+    assert controls == {e.key for e in evaluations} & undisturbed.front.verdict.names.keys()
+    assert len(controls) in {4, 5}
     assert data == undisturbed.front.to_json()
     known = [point for point in data["points"] if "confirmed" in point]
     assert known
@@ -87,8 +90,10 @@ def test_what_is_gained_is_said(undisturbed: SearchResult, capsys: pytest.Captur
     assert "Optimism: on validation" in shown
     with (undisturbed.run_dir / "trials.csv").open() as table:
         rows = list(csv.DictReader(table))
-    assert [row["role"] for row in rows[:4]] == [f"control {row['control']}" for row in rows[:4]]
-    assert {row["role"] for row in rows[4:]} == {"sampler"}
+    controls = [row for row in rows if row["control"]]
+    assert [row["role"] for row in controls] == [f"control {row['control']}" for row in controls]
+    assert rows[:4] == controls[:4]
+    assert {row["role"] for row in rows if not row["control"]} == {"sampler"}
 
 
 def test_an_export_has_the_weights_of_the_median_seed(undisturbed: SearchResult, tmp_path: Path) -> None:

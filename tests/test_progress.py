@@ -159,3 +159,12 @@ def test_a_failure_with_brackets_is_shown_as_it_is() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (120, "2.0 min"), (7200, "2.0 h")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_board_knows_what_comes_after_the_confirmation() -> None:
+    lines = lines_to(Console(file=StringIO(), width=200), 3)
+    lines.confirming("confirmations", 1, 2, 3.0)
+    assert (lines.board.now().phase, lines._at_work()) == ("confirming", "1/2 confirmations, about 3 s left")
+    lines.testing()
+    assert (lines.board.now().phase, lines._at_work()) == ("measuring", "")
+    lines.close()

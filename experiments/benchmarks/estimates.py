@@ -146,12 +146,12 @@ def main(
         own = {"now": told_by_clock(run)} | ({} if checkout is None else {"before": before(run, checkout)})
         found[run.name] = own
         now = own["now"]
-        title = (
-            f"{run.name}: {now['candidates']} candidates in {now['seconds']:.0f} s, {now['all_seconds']:.0f} s in all"
-        )
-        columns = [f"{which}, {what}" for which in own for what in ("search", "all")]
+        whole = "" if now["all_seconds"] is None else f", {now['all_seconds']:.0f} s in all"
+        title = f"{run.name}: {now['candidates']} candidates in {now['seconds']:.0f} s{whole}"
+        kinds = list(now["said"]["0%"])
+        columns = [f"{which}, {what}" for which in own for what in kinds]
         rows = [
-            (name, *(f"{each['said'][name][what]:.2f}" for each in own.values() for what in ("search", "all")))
+            (name, *(f"{each['said'][name][what]:.2f}" for each in own.values() for what in kinds))
             for name in now["said"]
         ]
         show(title, ("asked at", *columns), rows, "estimate over truth")
