@@ -8,13 +8,14 @@ an adapter's folder work with it like with any other method.
 from __future__ import annotations
 
 import enum
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -30,6 +31,14 @@ from autopeft.merging import merge
 from autopeft.peft_layer import HybridLayer, as_dense, as_stored, own_keys
 
 PREFIX = "autopeft_"
+
+
+def peft_model(model: Any, config: PeftConfig) -> Any:
+    """`get_peft_model`, without what PEFT and transformers say to each other of their next versions."""
+    with warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+        return get_peft_model(model, config)
 
 
 class HybridType(str, enum.Enum):  # noqa: UP042 - as PEFT's own: it cuts the name out of the long form

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import shlex
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -66,6 +67,14 @@ def codes_of(classes: Iterable[type]) -> dict[str, str]:
 def folder_codes() -> dict[str, str]:
     """The digests of all plug-in files in use by the names of their modules, which are those of other processes."""
     return {module.__name__: _codes[module.__name__] for _, module in from_folders()}
+
+
+def command_line(*words: object) -> str:
+    """A command of autopeft's as a shell takes it; it names the folders in use, as each command has to anew."""
+    here, named = Path.cwd(), list[object]()
+    for folder in map(Path, plugin_folders()):
+        named += ["--plugins", folder.relative_to(here) if folder.is_relative_to(here) else folder]
+    return shlex.join(map(str, ["autopeft", *words, *named]))
 
 
 def not_in_use(names: Iterable[str]) -> list[str]:

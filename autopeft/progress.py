@@ -185,12 +185,8 @@ class Lines(Progress):
         count = self._before + self._done
         of = f"{count}/{self.board.trials}" if self.board.trials else f"{count}"
         role = f"{escape(role)}: " if (role := self._role(evaluation)) else ""
-        stopped = f", {self._stopped} stopped" if self._stopped else ""
-        left = f"  [dim]{left}[/]" if (left := self._left()) else ""
-        self._say(
-            f"[bold]{of}[/]  #{evaluation.number} {role}{self._describe(evaluation)}  "
-            f"[dim]{duration(evaluation.seconds)}[/]  best {self._best}{stopped}{left}"
-        )
+        line = f"[bold]{of}[/]  #{evaluation.number} {role}{self._describe(evaluation)}"
+        self._say(f"{line}  [dim]{duration(evaluation.seconds)}[/]{'' if self._live else self._so_far()}")
 
     def close(self) -> None:
         """Take the view away."""
@@ -222,6 +218,12 @@ class Lines(Progress):
         if self._best_score is None or sign * score > sign * self._best_score:
             self._best_score, self._best = score, f"{score:.4f}"
 
+    def _so_far(self) -> str:
+        """What a line says of the whole search, where no view does."""
+        stopped = f", {self._stopped} stopped" if self._stopped else ""
+        left = f"  [dim]{left}[/]" if (left := self._left()) else ""
+        return f"  best {self._best}{stopped}{left}"
+
     def _left(self) -> str:
         clock = self.board.clock
         left = clock.left()
@@ -235,11 +237,11 @@ class Lines(Progress):
         return "; ".join(filter(None, (f"training {in_line(self._running)}", best, self._left())))
 
     def _dim(self, text: str) -> None:
-        self._console.print(text, style="dim", soft_wrap=True, markup=False)
+        self._console.print(text, style="dim", soft_wrap=not self._live, markup=False)
 
     def _say(self, text: str) -> None:
         self._teller.spoken()
-        self._console.print(text, soft_wrap=True, markup=True)
+        self._console.print(text, soft_wrap=not self._live, markup=True)
 
 
 def _view(console: Console, board: Board) -> Live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,17 @@ def test_plan_counts_and_estimates(tmp_path: Path, capsys: pytest.CaptureFixture
     assert facts["seconds"] > 0
 
 
+def test_plan_says_rows_and_bytes_as_people_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_experiment(tmp_path, budget={"training_memory": "64GB"})
+    lines = dict(line.split("  ", 1) for line in autopeft(capsys, "plan", str(path))[1].splitlines() if "  " in line)
+    said = {name: text.strip() for name, text in lines.items()}
+    assert re.match(r"\d+ of train, \d+ of validation, \d+ of test \(", said["examples"])
+    assert said["budget, training_memory"].startswith("<= 59.6 GiB; the smallest non-empty hybrid: ")
+    assert said["budget, training_memory"].endswith("iB")
+    assert re.fullmatch(r"uniform points: least \S+ .iB, median \S+ .iB, most \S+ .iB", said["training_memory"])
+    assert re.match(r"\S+ .iB to \S+ .iB for one candidate at a time; ", said["memory of training"])
+
+
 @pytest.mark.parametrize(("rule", "said"), [("pareto", True), ("none", False)])
 def test_plan_says_where_it_is_an_upper_estimate(
     rule: str, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -250,7 +262,9 @@ def test_list_says_which_options_there_are(capsys: pytest.CaptureFixture[str]) -
     assert rules["pareto"]["confidence"].startswith("0.995; ")
     tasks = autopeft(capsys, "list", "tasks")[1]
     assert "train: required" in tasks
-    assert "train_limit: optional; at most so many examples" in tasks
+    # What all have is told once, at the end.
+    assert tasks.count("train_limit: optional; at most so many examples") == 1
+    assert tasks.index("all of them") < tasks.index("train_limit")
 
 
 @pytest.mark.parametrize("name", shipped("experiments"))

@@ -200,7 +200,7 @@ def test_nothing_gained_is_said_too() -> None:
     assert second.low is not None
     assert second.low < 0
     assert second.words == (
-        "at 50 trainable params (0.05%): nothing gained (+0.3 points, 95% interval -6.8 to 7.5): use lora 1"
+        "at 50 trainable params (0.05%): no sure gain (+0.3 points, 95% interval -6.8 to 7.5): use lora 1"
     )
 
 

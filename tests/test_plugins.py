@@ -170,7 +170,11 @@ def test_a_search_with_a_folder_of_plug_ins(
     assert_used(SearchResult.open(run))
     result = SearchResult.open(run)
     pick = next(e.key for e in result.evaluations if "shift" in e.candidate.hybrid.summary())
-    assert autopeft(capsys, "export", run, "--pick", pick, "--to", to, *named)[0] == 0
+    status, out, _ = autopeft(capsys, "export", run, "--pick", pick, "--to", to, *named)
+    # The commands that it says need the folder too; here it is the current one.
+    assert (status, out.splitlines()[-1]) == (0, f"measure it again:  autopeft evaluate {to} --plugins .")
+    shown = autopeft(capsys, "show", run, pick, *named)[1].splitlines()
+    assert shown[-1].strip().endswith("--plugins ."), shown
     status, out, _ = autopeft(capsys, "evaluate", to, "--json", *named)
     metrics = json.loads(out)
     assert status == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from test_language_models import asked
 from tiny_project import search
 from tiny_task import save_language_model
+from tiny_terminal import in_terminal
 from transformers import AutoTokenizer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from autopeft.cli.app import app
@@ -34,7 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predicted(*arguments: object, **options: Any) -> tuple[int, str]:
     found = CliRunner().invoke(app, ["predict", *map(str, arguments)], **options)
-    return found.exit_code, found.output
+    return found.exit_code, found.stdout
 
 
 def test_labels_are_those_of_the_reported_accuracy(exported: Path) -> None:
@@ -48,6 +51,40 @@ def test_labels_are_those_of_the_reported_accuracy(exported: Path) -> None:
     for one in found:
         assert sum(one["probabilities"].values()) == pytest.approx(1)
         assert one["label"] == max(one["probabilities"], key=one["probabilities"].__getitem__)
+
+
+def test_a_terminal_is_told_what_to_do_and_answered_line_by_line(exported: Path) -> None:
+    texts = [json.loads(line)["text"] for line in (exported / "test.jsonl").read_text().splitlines()][:2]
+    status, lines = in_terminal("predict", str(exported / "out"), typed="\n".join([*texts, "\x04"]))
+    assert status == 0
+    assert "a text a line, each is answered at once; Ctrl-D ends it" in lines
+    answered = predicted(exported / "out", "-", input="\n".join(texts))[1].splitlines()
+    assert [line for line in lines if line in answered] == answered
+
+
+def test_verbs_say_what_takes_a_while_and_libraries_say_nothing(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever takes any time takes a while.
+    monkeypatch.setattr("autopeft.watching.telling.SOON", 0.001)
+    run, out, to = str(exported / "run"), str(exported / "out"), str(tmp_path / "again")
+    for said, words in (
+        ("measuring the export", ["evaluate", out]),
+        ("loading the model", ["predict", out, str(exported / "test.jsonl")]),
+        ("writing the export", ["export", run, "--to", to]),
+        ("writing the report", ["report", run, "--to", str(tmp_path / "report.html")]),
+        # Three candidates are too few.
+        ("working out what the score depends on", ["explain", run]),
+    ):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            found = CliRunner().invoke(app, words)
+        assert said in found.stderr, (said, found.output)
+        assert said not in found.stdout
+        if "--json" in {option for p in get_command(app).commands[words[0]].params for option in p.opts}:  # type: ignore[attr-defined]
+            assert said not in CliRunner().invoke(app, [*words, "--json"]).stderr
+        theirs = [str(w.message) for w in warned if issubclass(w.category, (FutureWarning, DeprecationWarning))]
+        assert not theirs, said
 
 
 def test_lines_that_come_in_are_texts_and_batches_change_nothing(exported: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from io import StringIO
 
@@ -47,6 +48,20 @@ def test_every_candidate_has_a_line_with_the_best_and_what_is_left() -> None:
     lines = said(done(0, accuracy=0.5, trainable_params=1234), done(1, accuracy=0.25, trainable_params=10))
     assert lines[0] == "1/3  #0 accuracy 0.5000 with 1,234 parameters  2 s  best 0.5000"
     assert lines[1] == "2/3  #1 accuracy 0.2500 with 10 parameters  2 s  best 0.5000"
+
+
+def test_a_terminals_lines_break_between_words_and_leave_to_the_view_what_it_shows() -> None:
+    console = Console(file=StringIO(), width=80, force_terminal=True, color_system=None)
+    lines = lines_to(console, 3, live=True)
+    lines.remarked(["of many words " * 12 + "the end"])
+    lines.finished(done(0, accuracy=0.5, trainable_params=1234))
+    lines.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined]
+    note = text[text.index("note:") : text.index("the end")].split()
+    assert set(note) == {"note:", "of", "many", "words"}
+    assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= 80
+    (line,) = [line.strip() for line in re.split(r"[\r\n]+", text) if line.startswith("1/3")]
+    assert line == "1/3  #0 accuracy 0.5000 with 1,234 parameters  2 s"
 
 
 def test_what_is_left_is_said_once_it_can_be_known() -> None:

@@ -16,8 +16,13 @@ from pathlib import Path
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def in_terminal(*arguments: str, columns: int = 80, folder: Path | None = None) -> tuple[int, list[str]]:
-    """Exit status of `autopeft` with these arguments, and the lines that it writes to a terminal."""
+def in_terminal(
+    *arguments: str, columns: int = 80, folder: Path | None = None, typed: str = ""
+) -> tuple[int, list[str]]:
+    """Exit status of `autopeft` with these arguments, and the lines that stand in the terminal: `typed` are among them.
+
+    Control-D, as `\\x04`, ends what is typed.
+    """
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     surroundings = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
@@ -31,6 +36,7 @@ def in_terminal(*arguments: str, columns: int = 80, folder: Path | None = None) 
         start_new_session=True,
     )
     os.close(its)
+    os.write(ours, typed.encode())
     written = b""
     # Linux says with an error that nobody holds the other end any more.
     with suppress(OSError):

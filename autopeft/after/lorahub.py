@@ -125,8 +125,10 @@ def _opened(
     folders: Sequence[Path], task: TokenizedTask, trust_remote_code: bool
 ) -> tuple[list[dict[str, torch.Tensor]], Any]:
     """Each export's weights, padded to one rank and to all modules, and a model that takes them."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
+
+    from autopeft.peft_tuner import peft_model
 
     if len(folders) < 2:
         raise AutopeftError(f"lorahub: {len(folders)} folders; give the folders of two exports or more")
@@ -150,7 +152,7 @@ def _opened(
         modules_to_save=sorted(configs[0].modules_to_save), fan_in_fan_out=configs[0].fan_in_fan_out,
     )  # fmt: skip
     base = source.model(first.kind, torch.float32, task.pad_id)
-    model = get_peft_model(base, config).eval().requires_grad_(False)
+    model = peft_model(base, config).eval().requires_grad_(False)
     shapes = {n: t.shape for n, t in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
     return [{name: _padded(state.get(name), shape) for name, shape in shapes.items()} for state in found], model
 

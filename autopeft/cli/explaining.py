@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from autopeft.cli.heavy import at_work
 from autopeft.cli.tables import console, sentence, show, show_all
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
@@ -18,8 +19,9 @@ _COLUMNS = ("surrogate, alone", "with interactions", "forest (fANOVA)")
 def run_explain(run: Path, trust_remote_code: bool, as_json: bool) -> None:
     """Print the tables, and write the same and more into the run folder."""
     result = SearchResult.open(run)
-    explanation = result.explain(trust_remote_code=trust_remote_code)
-    files = RunFolder(result.run_dir).write_explanation(explanation)
+    with at_work("working out what the score depends on", as_json):
+        explanation = result.explain(trust_remote_code=trust_remote_code)
+        files = RunFolder(result.run_dir).write_explanation(explanation)
     if as_json:
         print(json.dumps(explanation.to_json(), indent=2))
         return

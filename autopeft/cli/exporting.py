@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from autopeft.cli.fronts import unfinished
+from autopeft.cli.heavy import at_work
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console, sentence
 from autopeft.errors import AutopeftError
+from autopeft.plugins import command_line
 from autopeft.recipe import FILE
 from autopeft.result import SearchResult, export
 from autopeft.searching.tables import doubt
@@ -36,9 +37,10 @@ def run_export(
     """Write a candidate, say what was written and how to go on, and upload it where that was asked for; its search."""
     chosen, result = cast("Format", format) if format != "auto" else None, SearchResult.open(run)
     _check_push(push, private)
-    folder = export(
-        result, pick, to, max_params, format=chosen, seed=seed, model=model, trust_remote_code=trust_remote_code
-    )
+    with at_work("writing the export", quiet=False):
+        folder = export(
+            result, pick, to, max_params, format=chosen, seed=seed, model=model, trust_remote_code=trust_remote_code
+        )
     record = json.loads((folder / FILE).read_text(encoding="utf-8"))
     kind = {
         "lora": "stock PEFT LoRA",
@@ -47,12 +49,12 @@ def run_export(
         "merged": "an ordinary folder of transformers",
         "autopeft": "PEFT type AUTOPEFT",
     }[record["format"]]
-    _out.print(f"wrote candidate [bold]{safe(record['key'])}[/] to {safe(str(folder))} ({kind})", soft_wrap=True)
+    sentence(_out, f"wrote candidate {record['key']} to {folder} ({kind})")
     for remark in (doubt(result.front, e) for e in result.front.unconfirmed if e.key == record["key"]):
         sentence(_out, f"note: {remark}")
     if (words := unfinished(result)) is not None:
         sentence(_out, words)
-    _out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(folder)))}", soft_wrap=True)
+    _out.print(f"measure it again:  {safe(command_line('evaluate', folder))}", soft_wrap=True)
     if push is not None:
         _push(folder, push, private, record)
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from autopeft.candidate import Evaluation
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console, sentence, show
+from autopeft.plugins import command_line
 from autopeft.result import SearchResult
 from autopeft.searching.keys import short_keys
 from autopeft.searching.tables import HYBRID, columns, leaderboard, role_of, sentences
@@ -70,16 +70,15 @@ def unfinished(result: SearchResult) -> str | None:
     if result.finished:
         return None
     experiment, run, known = result.experiment, result.run_dir, len(result.evaluations)
-    command = ["autopeft", "search", str(run / "experiment.yaml"), "--out", str(run)]
-    if experiment.trust_remote_code:
-        command.append("--trust-remote-code")
+    trust = ["--trust-remote-code"] if experiment.trust_remote_code else []
+    command = command_line("search", run / "experiment.yaml", "--out", run, *trust)
     of = f"{known:,} candidates" if experiment.trials is None else f"{known:,} of {experiment.trials:,} candidates"
     rest = (
         ", and the last steps (other seeds, test scores) are not done"
         if known >= (experiment.trials or known + 1)
         else ""
     )
-    return f"Not finished: {of}{rest}. If it is not running now, it goes on with: {shlex.join(command)}"
+    return f"Not finished: {of}{rest}. If it is not running now, it goes on with: {command}"
 
 
 def _show_all(result: SearchResult, layers: bool) -> None:
@@ -93,7 +92,7 @@ def _show_all(result: SearchResult, layers: bool) -> None:
         if e.error:
             sentence(_out, f"{keys[e.key]} failed: {e.error}")
     sentence(_out, _counts(result))
-    sentence(_out, f"One of them whole: autopeft show {shlex.quote(str(result.run_dir))} KEY")
+    sentence(_out, f"One of them whole: {command_line('show', result.run_dir, 'KEY')}")
 
 
 def _table(result: SearchResult, title: str, points: Sequence[Evaluation], layers: bool) -> None:

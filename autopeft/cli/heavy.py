@@ -1,4 +1,4 @@
-"""What is heavy is imported when a verb runs, which takes seconds: that is said."""
+"""What takes a verb seconds, such as what is imported when it runs, is said."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from autopeft.doing import doing
+
+
+@contextmanager
+def at_work(what: str, quiet: bool) -> Iterator[None]:
+    """Inside, this is done; where it takes a while it is said on standard error, unless quiet."""
+    from autopeft.watching.telling import telling
+
+    with telling(quiet), doing(what):
+        yield
 
 
 @contextmanager

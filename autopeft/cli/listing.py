@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,11 +28,25 @@ def run_list(what: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps([{"name": name, **asdict(entry)} for name, entry in found.items()], indent=2))
         return
-    rows = []
+    rows, common = [], _common([*found.values()])
     for name, entry in found.items():
         rows.append((f"[bold]{safe(name)}[/]", safe(entry.description)))
-        rows += [("", f"  {option}: {safe(text)}") for option, text in entry.options.items()]
-    show_facts(console(), rows)
+        rows += _lines({option: text for option, text in entry.options.items() if option not in common})
+    show_facts(console(), rows + ([("[bold]all of them[/]", ""), *_lines(common)] if common else []))
+
+
+def _lines(options: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [("", f"  {option}: {safe(text)}") for option, text in options.items()]
+
+
+def _common(entries: Sequence[_Entry]) -> dict[str, str]:
+    """Options that all of several entries have, with the same default and description: they are told once."""
+    first, *others = entries
+    return {
+        option: text
+        for option, text in first.options.items()
+        if others and all(other.options.get(option) == text for other in others)
+    }
 
 
 @dataclass(frozen=True)

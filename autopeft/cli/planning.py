@@ -16,6 +16,7 @@ from autopeft.candidate import Candidate
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console, show_facts
 from autopeft.cli.written import lines_of, written_facts
+from autopeft.costs import COSTS
 from autopeft.doing import doing
 from autopeft.engine.load import memory_here
 from autopeft.engine.setup import Setup
@@ -153,19 +154,25 @@ def _lines(session: Session, facts: Mapping[str, Any]) -> Iterator[tuple[str, st
         sizes = facts["backbone_bytes"]
         yield "backbone in memory", f"{in_bytes(sizes['fp32'])} in fp32, {in_bytes(sizes['kept'])} as {kind}"
     yield "memory of training", _in_memory(facts["training_memory"])
-    yield "examples", f"{facts['examples']} ({safe(facts['splits'])})"
+    examples = ", ".join(f"{count:,} of {split}" for split, count in facts["examples"].items())
+    yield "examples", f"{examples} ({safe(facts['splits'])})"
     for name, text in lines_of(facts):
         yield name, "\n".join(safe(line) for line in text.split("\n"))
     for name, costs in facts["costs"].items():
-        yield name, f"uniform points: {', '.join(f'{k} {number(v)}' for k, v in costs.items())}"
+        yield name, f"uniform points: {', '.join(f'{k} {_amount(name, v)}' for k, v in costs.items())}"
     for name, limit in facts["budget"].items():
-        least = facts["smallest_non_empty"][name]
-        yield f"budget, {name}", f"<= {limit:,}; the smallest non-empty hybrid: {least:,}"
+        least = _amount(name, facts["smallest_non_empty"][name])
+        yield f"budget, {name}", f"<= {_amount(name, limit)}; the smallest non-empty hybrid: {least}"
     within = f"{facts['share_within_budget']:.1%} of {facts['samples']:,}; others are repaired"
     yield "uniform points within it", within
     yield from _times(session, facts)
     for remark in facts["remarks"]:
         yield "[yellow]note[/]", safe(remark)
+
+
+def _amount(name: str, value: float) -> str:
+    """A cost's value, bytes as people say them."""
+    return in_bytes(int(value)) if COSTS.get(name).unit == "bytes" else number(value)
 
 
 def _times(session: Session, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -178,13 +185,13 @@ def _times(session: Session, facts: Mapping[str, Any]) -> Iterator[tuple[str, st
     if facts["seconds"] is not None:
         parallel = session.experiment.runner.parallel
         shorter = "; less, where candidates are stopped early" if session.experiment.stopping.stops else ""
-        yield "time in all", f"about {duration(facts['seconds'])} with {parallel} worker(s){shorter}"
+        yield "time in all", f"about {duration(facts['seconds'])} with {counted(parallel, 'worker')}{shorter}"
 
 
 def _in_words(phase: dict[str, Any]) -> str:
     """`21 trainings of 3 epochs, about 2.5 min on one worker: 7 at 3 learning rates each`."""
     count, epochs, seconds = phase["trainings"], phase["epochs"], phase["seconds"]
-    how_many = "trainings" if count is None else f"{count:,} training{'' if count == 1 else 's'}"
-    how_long = "" if epochs is None else f" of {epochs} epoch{'' if epochs == 1 else 's'}"
+    how_many = "trainings" if count is None else counted(count, "training")
+    how_long = "" if epochs is None else f" of {counted(epochs, 'epoch')}"
     about = "" if seconds is None else f", about {duration(seconds)} on one worker"
     return f"{how_many}{how_long}{about}: {phase['words']}"

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from autopeft.cli.heavy import at_work
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
 from autopeft.errors import AutopeftError
@@ -33,9 +34,12 @@ def run_predict(
     if name != _INPUT:
         # Before the model is loaded, which takes a while.
         check_texts(Path(name))
-    predictor = Predictor(folder, trust_remote_code, model)
+    with at_work("loading the model", as_json):
+        predictor = Predictor(folder, trust_remote_code, model)
     if name == _INPUT:
-        batch = 1 if sys.stdin.isatty() else batch
+        if sys.stdin.isatty():
+            batch = 1
+            print("a text a line, each is answered at once; Ctrl-D ends it", file=sys.stderr)
         rows: Iterable[Text] = (line for line in (raw.strip() for raw in sys.stdin) if line)
     else:
         rows = texts_in(Path(name), predictor.columns)

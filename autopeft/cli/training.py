@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 from autopeft.cli.shown import safe
@@ -12,6 +11,7 @@ from autopeft.experiment import Experiment, needing
 from autopeft.following.launching import launch
 from autopeft.following.progress import progress_for
 from autopeft.following.result import SeedTraining, TrainResult
+from autopeft.plugins import command_line
 from autopeft.searching.tables import Column
 from autopeft.wording import number
 
@@ -46,10 +46,8 @@ def _show(result: TrainResult, name: str) -> None:
         sentence(out, f"{metric}  {result.scores[metric].words}")
     sentence(out, f"The recipe's hybrid: {result.recipe.hybrid.describe()}")
     if result.folder is not None:
-        out.print(
-            f"wrote seed {result.median.seed}, the median on validation, to {safe(result.folder)}", soft_wrap=True
-        )
-        out.print(f"measure it again:  autopeft evaluate {safe(shlex.quote(str(result.folder)))}", soft_wrap=True)
+        sentence(out, f"wrote seed {result.median.seed}, the median on validation, to {result.folder}")
+        out.print(f"measure it again:  {safe(command_line('evaluate', result.folder))}", soft_wrap=True)
 
 
 def _columns(result: TrainResult) -> list[Column]:

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from autopeft.cli.heavy import loading
 from autopeft.cli.options import Export, Json, Moved, Plugins, Trust, number, path_given
 
 
@@ -24,7 +25,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Load an exported adapter with Hugging Face PEFT and measure it on the test split."""
-    from autopeft.cli.verbs import run_evaluate
+    with loading(as_json):
+        from autopeft.cli.verbs import run_evaluate
 
     run_evaluate(folder, on, model, trust_remote_code, as_json)
 
@@ -53,6 +55,7 @@ def predict(
     from autopeft.cli.signals import ended_by_signals
 
     with ended_by_signals("the rest of the texts is left out"):
-        from autopeft.cli.predicting import run_predict
+        with loading(as_json):
+            from autopeft.cli.predicting import run_predict
 
         run_predict(folder, texts, max_new_tokens, batch, trust_remote_code, as_json, model)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from autopeft.cli.fronts import advise, show_result
+from autopeft.cli.heavy import at_work
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
 from autopeft.experiment import Experiment, changed, needing
 from autopeft.launch import RUNS, launch
+from autopeft.plugins import command_line
 from autopeft.progress import progress_for
 from autopeft.result import evaluate
 from autopeft.searching.highlights import export_command
@@ -60,7 +61,8 @@ def with_overrides(
 
 def run_evaluate(folder: Path, on: Path | None, model: str | None, trust_remote_code: bool, as_json: bool) -> None:
     """`autopeft evaluate`."""
-    metrics = evaluate(folder, on=on, model=model, trust_remote_code=trust_remote_code)
+    with at_work("measuring the export", as_json):
+        metrics = evaluate(folder, on=on, model=model, trust_remote_code=trust_remote_code)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
@@ -74,12 +76,11 @@ def say(text: str) -> None:
 
 
 def _next_steps(out: Path) -> None:
-    run = shlex.quote(str(out))
     _out.print("\nNext:", style="bold")
     for command in (
         export_command(out, "best"),
-        "autopeft evaluate out/best",
-        f"autopeft report {run}",
-        f"autopeft ui {run}",
+        command_line("evaluate", "out/best"),
+        command_line("report", out),
+        command_line("ui", out),
     ):
         _out.print(f"  {safe(command)}", soft_wrap=True)

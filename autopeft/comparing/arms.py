@@ -136,13 +136,11 @@ class HybridArm(Arm):
         """The backbone with the hybrid merged into it, as an export merges; None where a method does not merge."""
         if self.hybrid.is_empty or unmerged(self.hybrid):
             return None
-        from peft import get_peft_model
-
-        from autopeft.peft_tuner import HybridConfig
+        from autopeft.peft_tuner import HybridConfig, peft_model
 
         base = copy.deepcopy(self.bench.reporter.backbone.model)
         try:
-            merged: nn.Module = get_peft_model(base, HybridConfig(hybrid=self.hybrid)).merge_and_unload()
+            merged: nn.Module = peft_model(base, HybridConfig(hybrid=self.hybrid)).merge_and_unload()
         except AutopeftError:
             return None
         return merged.eval()

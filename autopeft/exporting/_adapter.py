@@ -216,15 +216,13 @@ def _write_hybrid(
 
 def hybrid_on(model: Any, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], readout: Readout) -> Any:
     """A `PeftModel` of type AUTOPEFT with these weights, its head's among them."""
-    from peft import get_peft_model
-
-    from autopeft.peft_tuner import HybridConfig
+    from autopeft.peft_tuner import HybridConfig, peft_model
 
     task, heads = readout.peft_task, readout.heads(model)
     # What PEFT knows a task for it adds itself.
     own = list(heads) if task is None else None
     config = HybridConfig(hybrid=hybrid, task_type=task, inference_mode=False, modules_to_save=own)
-    wrapped: Any = get_peft_model(model, config)
+    wrapped: Any = peft_model(model, config)
     wrapped.base_model.model.autopeft.autopeft_banks["default"].load(part(weights, HYBRID))
     for name in heads:
         head = wrapped.base_model.model.get_submodule(name)

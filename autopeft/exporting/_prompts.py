@@ -131,8 +131,9 @@ def computes_the_same(config: PeftConfig, state: Weights, hybrid: Hybrid, weight
 
     A language model is as it was afterwards: PEFT puts nothing on it.
     """
-    from peft import get_peft_model
     from peft.utils import set_peft_model_state_dict
+
+    from autopeft.peft_tuner import peft_model
 
     words = model.get_input_embeddings().num_embeddings
     ids = torch.arange(12).view(2, 6) * max(1, words // 13) % words
@@ -143,7 +144,7 @@ def computes_the_same(config: PeftConfig, state: Weights, hybrid: Hybrid, weight
         attached.banks.load(weights)
         expected = model(**inputs).logits
     try:
-        wrapped = get_peft_model(model, config)
+        wrapped = peft_model(model, config)
         set_peft_model_state_dict(wrapped, dict(state))
         found = wrapped.eval()(**inputs).logits[:, -expected.shape[1] :]
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):

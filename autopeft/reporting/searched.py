@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from autopeft.candidate import Evaluation
 from autopeft.experiment import Experiment
+from autopeft.plugins import command_line
 from autopeft.recipe import Recipe
 from autopeft.run_folder import RunFolder
 from autopeft.searching.confirming.records import Remembered
@@ -59,4 +59,4 @@ class Searched:
 
     def command(self, verb: str, *rest: str) -> str:
         """A command on the run folder, as a shell takes it."""
-        return shlex.join(["autopeft", verb, str(self.run), *rest])
+        return command_line(verb, self.run, *rest)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autopeft.candidate import Evaluation
 from autopeft.markup import Markdown, markdown, markdown_table
+from autopeft.plugins import command_line
 from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.tables import columns, sentences
@@ -54,7 +54,7 @@ def highlights(front: ParetoFront, run: Path) -> Highlights:
 
 def export_command(run: Path, pick: str) -> str:
     """What a shell is given to take a candidate home."""
-    return f"autopeft export {shlex.quote(str(run))} --pick {pick} --to out/{pick}"
+    return command_line("export", run, "--pick", pick, "--to", f"out/{pick}")
 
 
 def figures(front: ParetoFront) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import socket
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pydantic import Field, field_validator
 
 from autopeft.doors import door, read_text
 from autopeft.errors import AutopeftError
+from autopeft.plugins import command_line
 from autopeft.secrets import hidden, spoken_of
 from autopeft.tracking import _mlflow_values as values
 from autopeft.tracking._background import Background
@@ -86,7 +86,7 @@ class MlflowTracking(Tracking):
         hint = page_of(place.shown, experiment_id, parent.run_id)
         if not place.is_server:
             # A database's whole address may hold a password; the command takes it from the environment.
-            hint = shlex.join(["autopeft", "ui", str(search.run_dir)])
+            hint = command_line("ui", search.run_dir)
         naming = values.Naming.of(search.objectives, search.params, search.run_dir)
         ended = None if search.period is None else round(search.period[1] * 1000)
         return MlflowTracker(parent, hint, naming, self.system_metrics, ended)

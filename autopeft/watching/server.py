@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-import shlex
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from autopeft.errors import AutopeftError
+from autopeft.plugins import command_line
 from autopeft.searching.highlights import export_command
 from autopeft.watching.drawing import drawing
 from autopeft.watching.folder import Watched
@@ -59,7 +59,7 @@ class Server(ThreadingHTTPServer):
         return {
             "now": now.model_dump(mode="json"),
             "lives": now.lives,
-            "commands": [export_command(run, "best"), f"autopeft report {shlex.quote(str(run))}"],
+            "commands": [export_command(run, "best"), command_line("report", run)],
             "picture": None if picture is None else picture.to_json(),
             "drawing": None if picture is None else drawing(picture),
         }

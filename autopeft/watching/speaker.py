@@ -34,7 +34,7 @@ class Speaker:
     def say(self, text: str) -> None:
         """A line, in rich's markup."""
         self._teller.spoken()
-        self._console.print(text, soft_wrap=True)
+        self._console.print(text, soft_wrap=not self._console.is_terminal)
 
     def close(self) -> None:
         """Say nothing any more; what is being done goes from the terminal."""
@@ -47,4 +47,4 @@ class Speaker:
         return Text("\n".join(filter(None, (self._at_work(), *done))), style="cyan")
 
     def _dim(self, text: str) -> None:
-        self._console.print(text, style="dim", soft_wrap=True, markup=False)
+        self._console.print(text, style="dim", soft_wrap=not self._console.is_terminal, markup=False)

@@ -89,7 +89,7 @@ def telling(quiet: bool) -> Iterator[Teller | None]:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
-    teller = Teller(lambda text: console.print(text, style="dim", soft_wrap=True, markup=False))
+    teller = Teller(lambda text: console.print(text, style="dim", soft_wrap=not console.is_terminal, markup=False))
     try:
         yield teller
     finally:

@@ -190,7 +190,7 @@ def _in_words(gain: float, low: float | None, high: float | None, control: str, 
     interval = f"95% interval {times * low:.{digits}f} to {times * high:.{digits}f}"
     if low > 0:
         return f" the search gains {said} ({interval}) over the best control, {control}"
-    return f": nothing gained ({said}, {interval}): use {control}"
+    return f": no sure gain ({said}, {interval}): use {control}"
 
 
 def in_share(share: float) -> str:
