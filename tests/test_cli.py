@@ -235,7 +235,7 @@ def test_list_says_a_line_about_each(kind: str, capsys: pytest.CaptureFixture[st
 
 
 def test_list_of_methods_says_what_each_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "240")
     found = {entry["name"]: entry for entry in json.loads(autopeft(capsys, "list", "methods", "--json")[1])}
     assert {name for name, entry in found.items() if entry["kind"] == "method"} == set(METHODS.names())
     for name, cls in METHODS.all().items():
@@ -254,6 +254,11 @@ def test_list_of_methods_says_what_each_is(capsys: pytest.CaptureFixture[str], m
     assert [line.split()[0] for line in lines] == ["name", *METHODS.names()]
     start = lines[0].index("exports as")
     assert {line[start - 2 : start] for line in lines} == {"  "}, "columns are aligned"
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = autopeft(capsys, "list", "methods")[1]
+    assert max(map(len, narrow.splitlines())) <= 80
+    for name, cls in METHODS.all().items():
+        assert re.search(rf"^{name} +{re.escape(cls.description[:28])}", narrow, re.MULTILINE), name
 
 
 def test_list_says_which_options_there_are(capsys: pytest.CaptureFixture[str]) -> None:

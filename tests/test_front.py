@@ -185,8 +185,8 @@ def test_best_under_a_limit_on_what_is_no_objective() -> None:
     ("which", "most", "message"),
     [
         ("best", 5, "nothing has trainable_params <= 5; the least is 10"),
-        ("bst", None, "no point 'bst'; give 'best', 'knee' or a key of the front"),
-        ("", None, "no point ''"),
+        ("bst", None, "no candidate 'bst'; give 'best', 'knee' or a key of the front"),
+        ("", None, "no candidate ''"),
     ],
 )
 def test_a_wrong_pick(which: str, most: int | None, message: str) -> None:
@@ -206,7 +206,7 @@ def test_an_empty_front() -> None:
     assert front.points == ()
     with pytest.raises(AutopeftError, match="front: empty"):
         front.best()
-    with pytest.raises(AutopeftError, match="no point 'abc'"):
+    with pytest.raises(AutopeftError, match="no candidate 'abc'"):
         front.pick("abc")
 
 

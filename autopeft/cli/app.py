@@ -213,8 +213,7 @@ def export(
     plugins: Plugins = None,
 ) -> None:
     """Write a candidate, with its trained weights, as a Hugging Face PEFT adapter, or merged into its base model."""
-    with loading(quiet=False):
-        from autopeft.cli.exporting import check_register, run_export
+    from autopeft.cli.exporting import check_register, run_export
 
     check_register(register, trust_remote_code)
     result = run_export(run, pick, to, max_params, format, seed, model, push, private, trust_remote_code)

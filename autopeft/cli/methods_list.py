@@ -20,10 +20,10 @@ from autopeft.searching.tables import Column
 _OTHERS = ("autopeft.baselines", "autopeft.after")
 #: Headers, the order in which columns go where there is no room (the last one first), and to what they may be cut.
 _COLUMNS = {
-    "name": ("name", 0, 0), "family": ("family", 5, 0), "paper": ("paper", 4, 20), "size": ("size", 1, 0),
-    "places": ("places", 0, 14), "formula": ("parameters at its places", 0, 24), "packs": ("packs", 7, 0),
-    "folds_to": ("folds to", 6, 0), "merges": ("merges", 2, 0), "exports_as": ("exports as", 3, 0),
-    "zero_init": ("starts at zero", 8, 0),
+    "name": ("name", 0, 0), "description": ("what it is", 0, 30), "size": ("size", 1, 0), "merges": ("merges", 2, 0),
+    "exports_as": ("exports as", 3, 0), "formula": ("parameters at its places", 4, 24), "places": ("places", 5, 14),
+    "family": ("family", 6, 0), "folds_to": ("folds to", 7, 0), "packs": ("packs", 8, 0), "paper": ("paper", 9, 20),
+    "zero_init": ("starts at zero", 10, 0),
 }  # fmt: skip
 
 

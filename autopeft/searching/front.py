@@ -222,7 +222,7 @@ class ParetoFront:
             if found:
                 return within(tuple(found.values()), limits)[0]
         keys = ", ".join(e.key for e in self.points)
-        raise AutopeftError(f"no point '{which}'; give 'best', 'knee' or a key of the front: {keys or '(none)'}")
+        raise AutopeftError(f"no candidate '{which}'; give 'best', 'knee' or a key of the front: {keys or '(none)'}")
 
     def __repr__(self) -> str:
         aims = ", ".join(f"{o.metric} ({o.direction})" for o in self.objectives)
