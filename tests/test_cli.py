@@ -256,7 +256,7 @@ def test_list_of_methods_says_what_each_is(capsys: pytest.CaptureFixture[str], m
     assert {line[start - 2 : start] for line in lines} == {"  "}, "columns are aligned"
     monkeypatch.setenv("COLUMNS", "80")
     narrow = autopeft(capsys, "list", "methods")[1]
-    assert max(map(len, narrow.splitlines())) <= 80
+    assert max(len(line) for line in narrow.splitlines() if not line.startswith("not shown: ")) <= 80
     for name, cls in METHODS.all().items():
         assert re.search(rf"^{name} +{re.escape(cls.description[:28])}", narrow, re.MULTILINE), name
 
