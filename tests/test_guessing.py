@@ -108,7 +108,9 @@ def test_a_column_that_does_not_fit_says_which_readout_does(
 def test_a_class_a_row_may_be_values(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps({"text": f"text {i}", "label": i}) for i in range(30)))
-    with pytest.raises(AutopeftError, match=r"30 labels in 30 rows: .*say readout: regression"):
+    with pytest.raises(
+        AutopeftError, match=r"1 row of label .* is too few .*30 labels in 30 rows: .*say readout: regression"
+    ):
         task_from({"name": "files", "train": str(file), "test": str(file), "text": "text"}).load()
     task = {"name": "files", "train": str(file), "test": str(file), "text": "text", "readout": "regression"}
     assert task_from(task).load().readout.name == "regression"

@@ -11,6 +11,7 @@ from autopeft.errors import AutopeftError
 from autopeft.readouts import doubt
 from autopeft.tasks._data import Split
 from autopeft.tasks._rows import Raw
+from autopeft.wording import counted
 
 Parts = tuple[Split, Split, Split]
 
@@ -59,12 +60,17 @@ def _check_enough(train: Split, names: tuple[str, ...], cuts: int, place: str) -
     if not cuts:
         return
     if len(train) < need:
-        raise AutopeftError(f"{place}: {len(train)} rows are too few {remedy}")
+        raise AutopeftError(f"{place}: {_few(len(train))} too few {remedy}")
     for label, count in sorted(Counter(train.labels).items()) if names else []:
         if count < need:
             many = f"; {len(names):,} labels in {len(train):,} rows: {doubt(names)}"
             many = many if 2 * len(names) > len(train) else ""
-            raise AutopeftError(f"{place}: {count} rows of label {shown(names[int(label)])} are too few {remedy}{many}")
+            of_label = f" of label {shown(names[int(label)])}"
+            raise AutopeftError(f"{place}: {_few(count, of_label)} too few {remedy}{many}")
+
+
+def _few(rows: int, of: str = "") -> str:
+    return f"{counted(rows, 'row')}{of} {'is' if rows == 1 else 'are'}"
 
 
 def _cut(
