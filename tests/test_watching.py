@@ -50,6 +50,15 @@ def test_a_picture_has_the_front_with_best_and_knee() -> None:
     assert picture.said == ()
 
 
+def test_a_picture_has_the_means_over_seeds_that_a_study_knows() -> None:
+    runs = [{"number": 1, "seed": 7, "status": "done", "metrics": {"accuracy": 0.6}, "seconds": 1.0, "error": None}]
+    points = {p.number: p for p in Picture.of(TERMS, SEEN, {"confirmed pack 0": {"runs": runs}}.get).points}
+    # Its other seed was 0.2 worse, and so much less is expected of the others.
+    found = {number: (round(p.score, 4), p.unconfirmed) for number, p in points.items()}
+    assert found == {0: (0.3, True), 1: (0.7, False), 2: (0.5, True), 3: (0.6, False)}
+    assert not any(p.unconfirmed for p in Picture.of(TERMS, SEEN).points)
+
+
 def test_rates_at_the_end_of_their_range_are_said() -> None:
     at_end = [ended(0, 0.5, 100, rate=9.9e-3), ended(1, 0.8, 10_000, rate=1e-2), ended(2, 0.1, 20_000, rate=1e-3)]
     assert Picture.of(TERMS, at_end).said == (

@@ -36,7 +36,8 @@ class Terms:
 class Point:
     """A candidate that was trained to its end: its number is that of the tables, from 0 on.
 
-    `score` is a mean over seeds, where there are several.
+    `score` is a mean over seeds, where there are several; of an `unconfirmed` one what is to be expected, as others
+    have several.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Point:
     score: float
     on_front: bool
     words: str
+    unconfirmed: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,12 @@ class Picture:
         front = ParetoFront(evaluations, terms.objectives, terms.limits)
         if remembered is not None:
             front = judged(front, remembered)
-        on, cost = {e.number for e in front.points}, front.cost
+        on, left, cost = {e.number for e in front.points}, {e.number for e in front.unconfirmed}, front.cost
 
         def point(e: Evaluation) -> Point:
             at = e.number if cost is None else e.metrics[cost.metric]
-            score = front.score.loss(front.loss_of(e, front.score))
-            return Point(
-                e.number, e.key, float(at), float(score), e.number in on, printable(e.candidate.hybrid.summary())
-            )
+            score, words = front.value_of(e, front.score), printable(e.candidate.hybrid.summary())
+            return Point(e.number, e.key, float(at), float(score), e.number in on, words, e.number in left)
 
         others = [e for e in front.done if e.number not in on]
         shown = sorted([*front.points, *others[-_MOST:]], key=lambda e: e.number)
