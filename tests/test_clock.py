@@ -149,9 +149,11 @@ def test_a_machine_that_becomes_busy_is_found_out_while_a_pack_runs() -> None:
         found = Evaluation(simulated.jobs[number].candidate, "done", {}, number=number, seconds=USUAL)
         clock.finished(replace(found, curve=({}, {})))
     clock.started(Proposal(5, simulated.jobs[5], False))
+    simulated.now += USUAL / 2
+    clock.epoch(5, 1)
     before = clock.left() or 0.0
     simulated.now += 5 * USUAL
-    # Its first epoch, which was to take half of that, takes ten times as long already.
+    # Its second epoch, which was to take as long as the first, takes ten times as long already.
     assert (clock.left() or 0.0) > 1.2 * before
 
 

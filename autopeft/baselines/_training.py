@@ -44,7 +44,8 @@ class Trained:
 
 def own_backbone(source: ModelSource, task: TokenizedTask, settings: TrainingSettings) -> Backbone:
     """A backbone in fp32 that nobody else has, frozen, its head as the engine has it at that seed."""
-    backbone = Backbone(source, task.readout, REPORTED, device(), task.pad_id)
+    with doing("loading the model"):
+        backbone = Backbone(source, task.readout, REPORTED, device(), task.pad_id)
     if settings.head == "probe":
         frozen = FrozenLayers(backbone, task.pad_id, CACHE, evaluation_tokens(backbone.device))
         start_at_probe(backbone, task, settings, frozen)

@@ -56,7 +56,7 @@ class Bench:
 
     def worker(self, seed: int) -> Worker:
         """The worker that trains, at that seed; its backbone and frozen layers do not depend on seeds."""
-        if self._trainer.spoilt:
+        if "_trainer" in self.__dict__ and self._trainer.spoilt:
             # Something unforeseen has happened on it.
             del self._trainer
         with doing("loading the model"):
@@ -118,7 +118,8 @@ class HybridArm(Arm):
             return tuned
         if weights is None:
             raise not_kept(folder)
-        return tuned.model_copy(update={"test": self.bench.reporter.test_metrics(candidate, weights)})
+        with doing("measuring on test"):
+            return tuned.model_copy(update={"test": self.bench.reporter.test_metrics(candidate, weights)})
 
     def costs(self, rate: float, seed: int) -> Costs:
         """Counts are exact, and the rest is measured with this candidate alone."""
@@ -176,7 +177,8 @@ class BaselineArm(Arm):
         if fitted is None:
             return training
         task = self.bench.task
-        tested = {f"test_{name}": value for name, value in measure(fitted.model, task, task.test).items()}
+        with doing("measuring on test"):
+            tested = {f"test_{name}": value for name, value in measure(fitted.model, task, task.test).items()}
         return training.model_copy(update={"test": tested})
 
     def costs(self, rate: float, seed: int) -> Costs:

@@ -223,8 +223,7 @@ class _Comparing:
         assert rate is not None, "chosen by tuning"
         for seed in entry.missing(self.seeds):
             tuned = next((t for t in entry.tuning if (t.learning_rate, t.seed) == (rate, seed)), None)
-            with doing(f"training {arm.contender.name} with seed {seed}, and measuring on test", aside=True):
-                training = arm.test(rate, seed, tuned)
+            training = arm.test(rate, seed, tuned)
             entry.trainings.append(training)
             # What tuning trained was shown then.
             self._recorded([] if tuned else [training])

@@ -39,8 +39,11 @@ class Going:
         self.at, self.done = now, epoch
 
     def measured(self, now: float, expected: float) -> tuple[float, float]:
-        """Seconds, and the epochs that took them; one that runs counts where it takes longer than is expected."""
+        """Seconds, and the epochs that took them; one that runs counts where it takes longer than is expected.
+
+        Not the first one: a pack may wait for its worker, which another process keeps from starting.
+        """
         begun, before = self.since or (self.at, self.done)
-        if (self.known or self.since is not None) and self.done < self.epochs and now - self.at > expected:
+        if self.since is not None and self.done < self.epochs and now - self.at > expected:
             return now - begun, self.done + 1 - before
         return self.at - begun, self.done - before

@@ -155,7 +155,7 @@ def main(
             for name in now["said"]
         ]
         show(title, ("asked at", *columns), rows, "estimate over truth")
-    write("estimates", {"runs": list(map(str, runs))}, found, out)
+    write("estimates", {"runs": [run.name for run in runs]}, found, out)
 
 
 if __name__ == "__main__":
