@@ -100,6 +100,7 @@ def _record(
     return {
         "written_by": f"autopeft {__version__}",
         "key": chosen.key,
+        **({"number": chosen.number} if chosen.number >= 0 else {}),
         "peft_type": peft_type,
         "format": format_,
         "hybrid": hybrid.to_json(),

@@ -93,7 +93,7 @@ class SearchResult:
 
     def export(
         self,
-        pick: str = "best",
+        pick: str | int = "best",
         to: str | Path = "out",
         max_params: int | None = None,
         *,
@@ -146,8 +146,8 @@ class SearchResult:
 
         return write(self._searched(*explained(self, trust_remote_code, explain)), to, markdown)
 
-    def candidate(self, pick: str) -> dict[str, Any]:
-        """One candidate whole, as plain data: `best`, `knee` or the beginning of a key, of any that was trained."""
+    def candidate(self, pick: str | int) -> dict[str, Any]:
+        """One candidate whole, as plain data: `best`, `knee`, a number or the beginning of a key, of all trained."""
         from autopeft.reporting import chosen, facts_of
 
         return facts_of(self._searched(), chosen(self.front, self.evaluations, pick))
@@ -183,7 +183,7 @@ class SearchResult:
 
 def export(
     run: SearchResult | str | Path,
-    pick: str = "best",
+    pick: str | int = "best",
     to: str | Path = "out",
     max_params: int | None = None,
     *,
@@ -194,14 +194,14 @@ def export(
 ) -> Path:
     """Write a candidate of a search as a PEFT adapter: weights, `adapter_config.json`, `hybrid.json`, a model card.
 
-    `pick` is "best" (the best score), "knee" or a candidate's key; `max_params` leaves out what is larger. `format`:
-    "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its own
-    rank), "peft" (any tuner of stock PEFT), "merged" (the backbone with all in its own weights, an ordinary model of
-    transformers), "autopeft", or None for a stock adapter where it can express the candidate. `model`: where the base
-    model is now, if it was moved; its files must be the same. Of a candidate that was confirmed with several seeds, the
-    weights of the median validation score, or those of `seed`. Weights that were not kept are trained again; only that,
-    and test scores that are not known, needs the data. The model's own code runs only where the search needed it and
-    the caller trusts it now. Returns the folder.
+    `pick` is "best" (the best score), "knee", a candidate's number or its key; `max_params` leaves out what is larger.
+    `format`: "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its
+    own rank), "peft" (any tuner of stock PEFT), "merged" (the backbone with all in its own weights, an ordinary model
+    of transformers), "autopeft", or None for a stock adapter where it can express the candidate. `model`: where the
+    base model is now, if it was moved; its files must be the same. Of a candidate that was confirmed with several
+    seeds, the weights of the median validation score, or those of `seed`. Weights that were not kept are trained again;
+    only that, and test scores that are not known, needs the data. The model's own code runs only where the search
+    needed it and the caller trusts it now. Returns the folder.
     """
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     if model is not None:

@@ -87,7 +87,7 @@ def test_a_search_in_mlflow_alone(made: Path) -> None:
     assert data.metrics["candidates"] == 4
     assert (data.tags["best_key"], data.tags["knee_key"]) == (best.key, front.knee().key)
     note = data.tags["mlflow.note.content"]
-    assert note.replace("&emsp;", "").startswith("|  | key |")
+    assert note.replace("&emsp;", "").startswith("|  | no. | key |")
     assert f"autopeft export {made / 'a'} --pick best" in note
     task, model = parent.inputs.dataset_inputs
     assert [tag.value for tag in (*task.tags, *model.tags)] == ["training", "model"]

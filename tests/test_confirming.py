@@ -157,7 +157,7 @@ def test_a_front_that_is_not_confirmed_is_what_it_was() -> None:
     plain = front(*SEARCHED)
     assert judged(plain, Memory().remembered) is plain
     assert plain.to_json().keys() == {"objectives", "budget", "points"}
-    assert plain.to_json()["points"][0].keys() == {"key", "metrics", "hybrid", "training"}
+    assert plain.to_json()["points"][0].keys() == {"number", "key", "metrics", "hybrid", "training"}
 
 
 def test_what_fails_with_most_seeds_is_not_on_the_front() -> None:
@@ -395,3 +395,28 @@ def test_a_score_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
     answer(loop, loop.next_pack(1), math.nan)
     [[failed]] = runs_in(study.remembered).values()
     assert (failed.status, failed.error) == ("failed", "accuracy is nan")
+
+
+def test_what_is_off_the_front_is_not_surely_on_it() -> None:
+    # One seed of #4, at less cost and with a better score than any other: by what is expected of it #2 is dominated.
+    found = confirmed([*SEARCHED[:3], seen(4, 0.95, 30)], OTHERS)
+    assert [e.number for e in found.points] == [0, 4]
+    assert [e.number for e in found.confirmed_off_front] == [2, 1]
+    sure = {n: known.p_front for n, known in found.verdict.confirmed.items()}
+    assert sure[2] is not None
+    assert sure[2] <= 0.5
+    # Without #4 it is on it.
+    alone = confirmed(SEARCHED[:3], OTHERS)
+    assert [e.number for e in alone.points] == [0, 2]
+    assert (alone.verdict.confirmed[2].p_front or 0) > 0.9
+
+
+def test_who_stands_for_an_equal_one_is_said() -> None:
+    found = confirmed([seen(0, 0.5, 10), seen(1, 1.0, 20), seen(2, 1.0, 20)], {n: [run(1, 1.0)] for n in (1, 2)})
+    [off] = found.confirmed_off_front
+    member = next(e for e in found.points if e.metrics["trainable_params"] == 20)
+    assert found.verdict.confirmed[off.number].p_front == 1
+    assert found.equal_to(off) is member
+    assert found.equal_to(member) is None
+    said = f"#{off.number} has the mean score and costs of #{member.number}, which stands on the front for both."
+    assert said in sentences(found)

@@ -93,8 +93,8 @@ def test_names_sort_by_score_then_cost() -> None:
     )
     given = [evaluation(0, 0.75, 106_752), evaluation(1, 0.75, 9216), evaluation(2, 0.5, 650_000)]
     names = [naming(e) for e in given]
-    assert names[1] == f"0.7500   9,216 #001 {given[1].key}"
+    assert names[1] == f"0.7500   9,216 #1 {given[1].key}"
     assert sorted(names) == [names[2], names[1], names[0]]
     failed = Evaluation(given[0].candidate, "failed", {"trainable_params": 5.0}, number=4)
-    assert naming(failed) == f"failed       5 #004 {failed.key}"
-    assert Naming.of([], {})(given[0]) == f"#000 {given[0].key}"
+    assert naming(failed) == f"failed       5 #4 {failed.key}"
+    assert Naming.of([], {})(given[0]) == f"#0 {given[0].key}"

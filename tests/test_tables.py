@@ -43,8 +43,8 @@ def test_a_front_fits_80_columns_with_a_line_a_member() -> None:
     healed = seen(9, 0.60, 4, origin=Origin("parent", "start"), role="healed from parent")
     found = confirmed([*SEARCHED, healed], OTHERS, {0: "lora 1, top half"})
     title, headers, _, *lines, note = shown(columns(found, found.points), 80)
-    assert (title.strip(), headers.split()[:5]) == ("Title", ["key", "accuracy", "test", "params", "pick"])
-    assert [line.split()[0] for line in lines] == [e.key[:6] for e in found.points]
+    assert (title.strip(), headers.split()[:6]) == ("Title", ["no.", "key", "accuracy", "test", "params", "pick"])
+    assert [line.split()[:2] for line in lines] == [[f"#{e.number}", e.key[:6]] for e in found.points]
     assert max(len(line) for line in (headers, *lines)) <= 80
     assert "0.820±0.020" in lines[-1]
     assert ["healed" in line for line in lines] == [e.number == 9 for e in found.points]
@@ -54,7 +54,7 @@ def test_a_front_fits_80_columns_with_a_line_a_member() -> None:
     # With room nothing is left out, and what a search without controls and seeds has not is no column.
     assert "searched" in shown(columns(found, found.points), 140)[1]
     plain = columns(confirmed(SEARCHED, {}), SEARCHED)
-    assert [c.header for c in plain] == ["key", "accuracy", "params", "pick", "rate", "hybrid (in layers)"]
+    assert [c.header for c in plain] == ["no.", "key", "accuracy", "params", "pick", "rate", "hybrid (in layers)"]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def opened(info: SearchInfo, uri: str | None = None) -> MlflowTracker:
 
 
 def stored(tracker, kind: str = "candidate"):
-    """The runs that MLflow has, read back by its own client: a search by its name, a candidate as `#001 key`."""
+    """The runs that MLflow has, read back by its own client: a search by its name, a candidate as `#1 key`."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracker.uri)
@@ -83,7 +83,7 @@ def stored(tracker, kind: str = "candidate"):
 def _called(run) -> str:
     tags = run.data.tags
     number = int(tags.get("autopeft.number", -1))
-    return run.info.run_name if number < 0 else f"#{number:03d} {tags['autopeft.key']}"
+    return run.info.run_name if number < 0 else f"#{number} {tags['autopeft.key']}"
 
 
 def texts(run) -> dict[str, str]:
@@ -170,8 +170,8 @@ def test_a_search_as_mlflow_shows_it(info, tmp_path):
     assert texts(parent) == {"experiment.yaml": "name: trec\n", "front.json": "[]"}
     _, children = stored(tracker)
     assert len(children) == 2
-    _check_child(client, children[f"#001 {done[1].key}"], done[1], parent.info.run_id)
-    assert children[f"#000 {done[0].key}"].data.tags["autopeft.on_front"] == "false"
+    _check_child(client, children[f"#1 {done[1].key}"], done[1], parent.info.run_id)
+    assert children[f"#0 {done[0].key}"].data.tags["autopeft.on_front"] == "false"
 
 
 def _check_child(client, child, given: Evaluation, parent_id: str) -> None:
@@ -290,7 +290,7 @@ def test_a_child_left_by_a_kill_is_replaced(info):
     client.create_run(tracker.experiment_id, tags=tags, run_name="half")
     opened(info).sync([evaluation(0), evaluation(1)], sizes)
     _, children = stored(tracker)
-    assert set(children) == {f"#00{i} {evaluation(i).key}" for i in (0, 1)}
+    assert set(children) == {f"#{i} {evaluation(i).key}" for i in (0, 1)}
     assert {c.info.status for c in children.values()} == {"FINISHED"}
 
 
@@ -299,14 +299,14 @@ def test_front_and_test_scores_follow(info):
     first, second = evaluation(0), evaluation(1)
     tracker.sync([first], sizes, {first.key})
     tracker.sync([first, second], sizes, {second.key})
-    flags = {name[:4]: run.data.tags["autopeft.on_front"] for name, run in stored(tracker)[1].items()}
-    assert flags == {"#000": "false", "#001": "true"}
+    flags = {name.split()[0]: run.data.tags["autopeft.on_front"] for name, run in stored(tracker)[1].items()}
+    assert flags == {"#0": "false", "#1": "true"}
     scored = replace(second, metrics={**second.metrics, "test_accuracy": 0.7})
     resumed = opened(info)
     resumed.finish([first, scored], {first.key, second.key}, [], [], {}, "FINISHED")
     children = stored(tracker)[1]
     assert {run.data.tags["autopeft.on_front"] for run in children.values()} == {"true"}
-    assert children[f"#001 {second.key}"].data.metrics["test_accuracy"] == 0.7
+    assert children[f"#1 {second.key}"].data.metrics["test_accuracy"] == 0.7
 
 
 def test_means_over_seeds_follow_too(info):
@@ -316,10 +316,10 @@ def test_means_over_seeds_follow_too(info):
         over_seeds = {0: {"mean_accuracy": mean, "seeds": 2.0}}
         tracker.sync([first, second], sizes, {first.key}, Highlights(over_seeds=over_seeds))
     client, children = stored(tracker)
-    child = children[f"#000 {first.key}"]
+    child = children[f"#0 {first.key}"]
     assert (child.data.metrics["mean_accuracy"], child.data.metrics["seeds"]) == (0.72, 2.0)
     assert [m.value for m in client.get_metric_history(child.info.run_id, "mean_accuracy")] == [0.7, 0.72]
-    assert "seeds" not in children[f"#001 {second.key}"].data.metrics
+    assert "seeds" not in children[f"#1 {second.key}"].data.metrics
 
 
 def test_a_description_is_of_the_folder_that_is_here(info, tmp_path):
@@ -424,7 +424,7 @@ def test_a_failure_is_told_once_and_made_up_for(info, method):
         warnings.simplefilter("error")
         tracker.finish(more, [], [], [], {}, "FINISHED")
     _, children = stored(tracker)
-    assert sorted(name[:4] for name in children) == ["#000", "#001", "#002"]
+    assert sorted(name.split()[0] for name in children) == ["#0", "#1", "#2"]
     assert {c.info.status for c in children.values()} == {"FINISHED"}
 
 
@@ -520,7 +520,7 @@ def test_a_search_in_the_background(info):
         tracker.sync([evaluation(n) for n in range(i + 1)], sizes, {evaluation(i).key})
     tracker.finish([evaluation(n) for n in range(5)], {evaluation(4).key}, [], [0.1], {}, "FINISHED")
     children = stored(tracker.tracker)[1]
-    assert sorted(name[:4] for name in children) == [f"#00{i}" for i in range(5)]
+    assert sorted(name.split()[0] for name in children) == [f"#{i}" for i in range(5)]
     flags = [children[name].data.tags["autopeft.on_front"] for name in sorted(children)]
     assert flags == ["false"] * 4 + ["true"]
 
@@ -648,8 +648,8 @@ def test_server_that_dies_in_the_middle(info, server, capfd):
         == f"{server.uri}/#/experiments/{resumed.experiment_id}/runs/{resumed.parent_id}?workflowType=machine_learning"
     )
     _, children = stored(resumed)
-    assert sorted(name[:4] for name in children) == ["#000", "#001"]
-    assert client.list_artifacts(children[f"#001 {some[1].key}"].info.run_id)[0].path == "candidate.json"
+    assert sorted(name.split()[0] for name in children) == ["#0", "#1"]
+    assert client.list_artifacts(children[f"#1 {some[1].key}"].info.run_id)[0].path == "candidate.json"
     assert capfd.readouterr() == ("", "")
 
 

@@ -75,7 +75,7 @@ def _children(uri: str) -> tuple[str, list[str]]:
 
 
 def _numbers(count: int) -> list[str]:
-    return [f"#{i:03d}" for i in range(count)]
+    return [f"#{i}" for i in range(count)]
 
 
 @pytest.fixture

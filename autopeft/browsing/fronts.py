@@ -137,7 +137,7 @@ def _terms(front: ParetoFront) -> str:
 
 def _said(front: ParetoFront, evaluation: Evaluation) -> dict[str, Any]:
     """Key, objectives (over seeds, where there are several) and the test score."""
-    own: dict[str, Any] = {"key": evaluation.key}
+    own: dict[str, Any] = {"number": evaluation.number, "key": evaluation.key}
     own |= {o.metric: front.value_of(evaluation, o) for o in front.objectives}
     own |= {"unconfirmed": True} if evaluation in front.unconfirmed else {}
     test = f"test_{front.score.metric}"

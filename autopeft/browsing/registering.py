@@ -118,5 +118,5 @@ def _described(record: Record, serve: str) -> str:
     said = "".join(f", {name} {value}" for name, value in _scores(record).items())
     hybrid = Hybrid.from_json(record.searched or record.hybrid).describe()
     words = f" of an autopeft search on {record.model.name}{said}: {hybrid}"
-    data = f"Data: {record.splits}"
-    return f"Candidate `{record.key}`{markdown(words)}\n\n{markdown(data)}\n\n```bash\n{serve}\n```"
+    data, number = f"Data: {record.splits}", "" if record.number is None else f"#{record.number} "
+    return f"Candidate {number}`{record.key}`{markdown(words)}\n\n{markdown(data)}\n\n```bash\n{serve}\n```"

@@ -29,6 +29,7 @@ class Run:
     metric: str = ""
     best: float | None = None
     key: str = ""
+    number: int | None = None
     changed: datetime | None = None
     error: str = ""
 
@@ -62,7 +63,7 @@ def run_of(folder: Path) -> Run:
         return found
     best = front.best()
     score = front.value_of(best, front.score)
-    return Run(folder, state, count, trials, front.score.metric, score, best.key, changed)
+    return Run(folder, state, count, trials, front.score.metric, score, best.key, best.number, changed)
 
 
 def columns_of(runs: Sequence[Run]) -> list[Column]:
@@ -73,7 +74,7 @@ def columns_of(runs: Sequence[Run]) -> list[Column]:
         Column("candidates", [_count(run) for run in runs]),
         Column("best", [number(run.best) for run in runs]),
         Column("metric", [run.metric for run in runs], 1, left=True),
-        Column("key", [run.key for run in runs], 3, left=True),
+        Column("key", [run.key if run.number is None else f"#{run.number} {run.key}" for run in runs], 3, left=True),
         Column("changed", ["" if r.changed is None else f"{r.changed:%Y-%m-%d %H:%M}" for r in runs], 2, left=True),
     ]
 

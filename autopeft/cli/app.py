@@ -130,6 +130,7 @@ def compare(
     given: Given = None,
     quiet: Quiet = False,
     trust_remote_code: Trust = False,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Train methods side by side, each at its best learning rate; the same command with the same folder goes on."""
@@ -187,7 +188,7 @@ def export(
     run: Run,
     pick: Annotated[
         str,
-        typer.Option(metavar="KEY", help="best, knee, or the key of a candidate.", autocompletion=completing.keys),
+        typer.Option(metavar="KEY", help="best, knee, a candidate's number or key.", autocompletion=completing.keys),
     ] = "best",
     to: Annotated[Path, typer.Option(parser=path_given, metavar="FOLDER", help="Folder to write.")] = Path("out/best"),
     max_params: Annotated[Optional[int], number(0, help="Leave out what has more parameters.")] = None,  # noqa: UP045

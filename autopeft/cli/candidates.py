@@ -29,7 +29,9 @@ def run_show(run: Path, pick: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    _out.print(f"Candidate [bold]{safe(facts['key'])}[/] of {safe(result.experiment.name)}", soft_wrap=True)
+    _out.print(
+        f"Candidate [bold]#{facts['number']} {safe(facts['key'])}[/] of {safe(result.experiment.name)}", soft_wrap=True
+    )
     show_facts(_out, ((f"[dim]{name}[/]", safe(said)) for name, said in _summary(facts)))
     grid = facts["grid"]
     if len(grid["columns"]) > 1:
@@ -48,6 +50,8 @@ def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if len(facts["recipe"]) > 1:
         yield "steps", "; then ".join(facts["recipe"])
     where = "on it" if facts["on_front"] else "not on it"
+    if facts["equal_to"] is not None:
+        where = f"equal to #{facts['equal_to']}, which stands on it for both"
     sure = "" if facts["p_front"] is None else f"; probability of being on the true one {facts['p_front']:.2f}"
     yield "front", f"{where}{', ' + facts['pick'] if facts['pick'] else ''}{sure}"
     if facts["doubt"]:
@@ -58,7 +62,7 @@ def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "error", facts["error"]
     yield "training", ", ".join(f"{name} {value:.4g}" for name, value in facts["training"].items())
     if facts["same_key"]:
-        yield "again as", ", ".join(f"number {number}" for number in facts["same_key"])
+        yield "again as", ", ".join(f"#{number}" for number in facts["same_key"])
 
 
 def _courses(result: SearchResult, facts: dict[str, Any]) -> None:

@@ -49,7 +49,8 @@ def run_export(
         "merged": "an ordinary folder of transformers",
         "autopeft": "PEFT type AUTOPEFT",
     }[record["format"]]
-    sentence(_out, f"wrote candidate {record['key']} to {folder} ({kind})")
+    number = f"#{record['number']} " if "number" in record else ""
+    sentence(_out, f"wrote candidate {number}{record['key']} to {folder} ({kind})")
     for remark in (doubt(result.front, e) for e in result.front.unconfirmed if e.key == record["key"]):
         sentence(_out, f"note: {remark}")
     if (words := unfinished(result)) is not None:

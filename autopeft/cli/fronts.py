@@ -15,7 +15,7 @@ from autopeft.cli.shown import safe
 from autopeft.cli.tables import console, sentence, show
 from autopeft.plugins import command_line
 from autopeft.result import SearchResult
-from autopeft.searching.keys import short_keys
+from autopeft.searching.keys import named, number_of, short_keys
 from autopeft.searching.tables import HYBRID, columns, leaderboard, role_of, sentences
 from autopeft.wording import counted, number
 
@@ -90,7 +90,7 @@ def _show_all(result: SearchResult, layers: bool) -> None:
     keys = short_keys(e.key for e in ranked)
     for e in ranked:
         if e.error:
-            sentence(_out, f"{keys[e.key]} failed: {e.error}")
+            sentence(_out, f"{named(e, keys)} failed: {e.error}")
     sentence(_out, _counts(result))
     sentence(_out, f"One of them whole: {command_line('show', result.run_dir, 'KEY')}")
 
@@ -103,11 +103,11 @@ def _table(result: SearchResult, title: str, points: Sequence[Evaluation], layer
 
 
 def _layers(result: SearchResult, points: Sequence[Evaluation]) -> None:
-    """Keys beside whole hybrids, as many lines as they take."""
+    """Numbers and keys beside whole hybrids, as many lines as they take."""
     keys = short_keys(e.key for e in result.evaluations)
     table = Table.grid(padding=(0, 2, 0, 0))
     for e in points:
-        table.add_row(safe(keys[e.key]), safe(e.candidate.hybrid.describe()))
+        table.add_row(number_of(e), safe(keys[e.key]), safe(e.candidate.hybrid.describe()))
     _out.print()
     _out.print(table)
     _out.print()

@@ -30,7 +30,7 @@ def show(
         str,
         typer.Argument(
             metavar="KEY",
-            help="The beginning of a candidate's key; best or knee.",
+            help="A candidate's number, or the beginning of its key; best or knee.",
             show_default=False,
             autocompletion=completing.keys,
         ),
@@ -60,8 +60,14 @@ def report(
     run_report(run, to, markdown, trust_remote_code)
 
 
-def explain(run: Run, trust_remote_code: Trust = False, plugins: Plugins = None, as_json: Json = False) -> None:
+def explain(
+    run: Run,
+    everything: Annotated[bool, flag("--all", help="Also the parts that the score does not depend on.")] = False,
+    trust_remote_code: Trust = False,
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> None:
     """Show what the score of a search depends on (layers, methods, training), and what its front is made of."""
     from autopeft.cli.explaining import run_explain
 
-    run_explain(run, trust_remote_code, as_json)
+    run_explain(run, trust_remote_code, as_json, everything)

@@ -50,7 +50,7 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
     training = {**known.training, **known.settings_of(str(to)).chosen_later()}
     text = _CARD.format(
         front=_front(known, written), base=markdown(known.model.name), task=markdown(known.task["name"]),
-        describe=markdown(hybrid.describe()), note=markdown(known.splits), key=known.key, seed=known.seed,
+        describe=markdown(hybrid.describe()), note=markdown(known.splits), key=_candidate(known), seed=known.seed,
         scores=_scores(known), costs=_costs(known), load=loading_lines(known, written, source),
         training=json.dumps(training), folded=_folded(record), texts=_texts(known),
         remarks="".join(f"\n- {markdown(remark, begins=True)}" for remark in known.remarks), kind=_KINDS[written],
@@ -59,6 +59,10 @@ def write_card(to: Path, record: Mapping[str, Any], source: ModelSource) -> None
     )  # fmt: skip
     with replacing(to / CARD) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _candidate(record: Record) -> str:
+    return f"`{record.key}`" if record.number is None else f"#{record.number} of its search, key `{record.key}`"
 
 
 def _code(text: str) -> str:
@@ -176,7 +180,7 @@ _CARD = """---
 
 # {base} on {task}: {describe}
 
-Found by autopeft. Format: {kind}. Candidate `{key}`, training seed {seed}, training hyper-parameters {training}.
+Found by autopeft. Format: {kind}. Candidate {key}, training seed {seed}, training hyper-parameters {training}.
 {folded}
 ## Measured
 

@@ -57,6 +57,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
     key: str
+    number: int | None = Field(None, description="the candidate's in its search")
     peft_type: str = Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")
     format: Format | None = None
     hybrid: dict[str, Any] = Field(description="what is in the files: folded, where that is simpler")

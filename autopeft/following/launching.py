@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,8 @@ def _export(result: TrainResult, session: Session, follower: Follower, setup: Se
         median.recipe,
         (len(result.done), result.scores) if len(result.done) > 1 else None,
     )
-    write_export(to, session.experiment, trained, median.last, None)
+    # Its number counts the steps here: it is none of a search's.
+    write_export(to, session.experiment, trained, replace(median.last, number=-1), None)
 
 
 def _free(to: Path) -> Path:

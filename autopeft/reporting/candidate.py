@@ -15,17 +15,20 @@ from autopeft.reporting.searched import Searched
 from autopeft.searching.confirming.plan import own_run
 from autopeft.searching.confirming.records import runs_in
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.picking import of_number
 from autopeft.searching.tables import doubt, marks, role_of
 from autopeft.wording import number, spaced
 
 
-def chosen(front: ParetoFront, evaluations: Sequence[Evaluation], pick: str) -> Evaluation:
-    """`best`, `knee`, or what a key begins like: of all that was trained, stopped and failed candidates too.
+def chosen(front: ParetoFront, evaluations: Sequence[Evaluation], pick: str | int) -> Evaluation:
+    """`best`, `knee`, a number, or what a key begins like: of all that was trained, stopped and failed ones too.
 
     Of several trainings of one key the one that an export takes, else the last. `AutopeftError` as of
     `ParetoFront.pick`.
     """
-    keys = {e.key for e in evaluations if pick and e.key.startswith(pick)}
+    if (found := of_number(pick, evaluations)) is not None:
+        return found
+    keys = {e.key for e in evaluations if pick and e.key.startswith(str(pick))}
     if len(keys) != 1:
         return front.pick(pick)
     return next(e for e in (*front.points, *reversed(front.done), *reversed(evaluations)) if e.key in keys)
@@ -43,6 +46,7 @@ def facts_of(run: Searched, evaluation: Evaluation) -> dict[str, Any]:
         "status": e.status,
         "error": e.error,
         "on_front": e.number in on,
+        "equal_to": None if (equal := front.equal_to(e)) is None else equal.number,
         "pick": marks(front).get(e.number),
         "doubt": doubt(front, e),
         "p_front": None if confirmed is None else confirmed.p_front,

@@ -11,6 +11,7 @@ from autopeft.candidate import Evaluation
 from autopeft.markup import Html, joined, tag
 from autopeft.searching.explanation import Share
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.keys import named
 from autopeft.searching.plots import costs_of
 from autopeft.searching.tables import marks
 from autopeft.wording import spaced, with_deviation
@@ -56,7 +57,7 @@ def course_drawing(front: ParetoFront) -> Html | None:
     lines = [
         tag(
             "polyline",
-            tag("title", f"{e.key}: {', '.join(f'{v:.4f}' for v in course)}; {e.candidate.hybrid.summary()}"),
+            tag("title", f"{named(e)}: {', '.join(f'{v:.4f}' for v in course)}; {e.candidate.hybrid.summary()}"),
             points=" ".join(f"{x.at(i):.1f},{y.at(v):.1f}" for i, v in enumerate(course, 1)),
             class_="course on" if e.number in on else "course",
         )
@@ -134,10 +135,10 @@ def _shown(front: ParetoFront, others: Sequence[Evaluation]) -> list[float]:
 def _dot(front: ParetoFront, e: Evaluation, x: Axis, y: Axis, keys: Mapping[str, str], kind: str) -> Html:
     sd, key = _deviation(front, e), keys[e.key]
     score = with_deviation(_score(front, e), sd or None)
-    named = f", control {front.verdict.names[e.key]}" if e.key in front.verdict.names else ""
-    named += ", not confirmed" if "open" in kind.split() else ""
+    more = f", control {front.verdict.names[e.key]}" if e.key in front.verdict.names else ""
+    more += ", not confirmed" if "open" in kind.split() else ""
     cost = f"{_cost(front, e):,.0f} {spaced(front.cost.metric)}" if front.cost else f"candidate {e.number}"
-    said = tag("title", f"{key}{named}\n{score} at {cost}\n{e.candidate.hybrid.summary()}")
+    said = tag("title", f"{named(e, keys)}{more}\n{score} at {cost}\n{e.candidate.hybrid.summary()}")
     shape = _mark(x.at(_cost(front, e)), y.at(_score(front, e)), kind, said)
     return tag("a", shape, href=f"#c{key}") if "on" in kind.split() else shape
 

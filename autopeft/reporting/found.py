@@ -12,7 +12,8 @@ from autopeft.reporting.document import Block, Code, Figure, Items, More, Sectio
 from autopeft.reporting.drawings import course_drawing, front_drawing, heat_drawing, share_drawing
 from autopeft.reporting.searched import Searched
 from autopeft.searching.explanation import belief
-from autopeft.searching.tables import columns, gained, marks, unconfirmed
+from autopeft.searching.keys import named
+from autopeft.searching.tables import columns, equals, gained, marks, unconfirmed
 from autopeft.wording import number, spaced
 
 #: Parts with the largest shares that are drawn.
@@ -34,8 +35,7 @@ def front_section(run: Searched) -> Section:
     caption = "Bars are standard deviations over seeds. " if front.verdict.confirmed else ""
     figure = Figure(front_drawing(front, run.keys), f"{caption}Each mark says what it is when you point at it.")
     blocks: list[Block] = [figure, on, Text(_SPREAD, note=True)]
-    if (said := unconfirmed(front)) is not None:
-        blocks.append(Text(said))
+    blocks += map(Text, [*equals(front), *filter(None, [unconfirmed(front)])])
     if off := front.confirmed_off_front:
         blocks.append(More("Trained with other seeds, and not on the front", [_table(run, off)]))
     return Section("The front", blocks)
@@ -106,7 +106,8 @@ def members(run: Searched) -> Section:
     for e in run.front.points:
         key, facts = run.keys[e.key], facts_of(run, e)
         pick = f" ({picks[e.number]})" if e.number in picks else ""
-        blocks.append(More(f"{key}{pick}: {e.candidate.hybrid.summary()}", list(_member(run, e, facts)), f"c{key}"))
+        title = f"{named(e, run.keys)}{pick}: {e.candidate.hybrid.summary()}"
+        blocks.append(More(title, list(_member(run, e, facts)), f"c{key}"))
     return Section("Members of the front", blocks)
 
 

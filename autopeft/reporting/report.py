@@ -12,6 +12,7 @@ from autopeft.reporting.document import Document
 from autopeft.reporting.page import to_html
 from autopeft.reporting.pull_request import to_markdown
 from autopeft.reporting.searched import Searched
+from autopeft.searching.keys import named
 from autopeft.searching.tables import mean_of
 from autopeft.wording import counted, number, spaced
 from autopeft.writing import replacing
@@ -68,7 +69,7 @@ def _said(run: Searched, e: Evaluation) -> str:
         parts.append(f"{test} on test")
     cost = run.front.cost
     at = f" with {number(e.metrics[cost.metric])} {spaced(cost.metric)}" if cost else ""
-    return f"{' and '.join(parts)}{at} ({run.keys[e.key]}: {e.candidate.hybrid.summary()})"
+    return f"{' and '.join(parts)}{at} ({named(e, run.keys)}: {e.candidate.hybrid.summary()})"
 
 
 def _mean(run: Searched, e: Evaluation, name: str) -> str:

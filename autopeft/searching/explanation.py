@@ -14,6 +14,10 @@ import numpy as np
 
 from autopeft.doors import door
 from autopeft.markup import Html, joined, table, tag
+from autopeft.wording import counted
+
+#: Where all shares of a part are smaller, it explains nothing.
+LEAST = 0.001
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -170,6 +174,18 @@ def shares_by(explanation: Explanation) -> dict[str, Mapping[str, Share]]:
     return {name: shares for name, shares in parts.items() if shares}
 
 
+def telling(shares: Mapping[str, Share]) -> dict[str, Share]:
+    """Those of which one share at least is `LEAST`: the others say nothing but that they explain nothing."""
+    return {name: s for name, s in shares.items() if max(s.first, s.total, s.forest) >= LEAST}
+
+
+def nothing_of(name: str, count: int, left_out: int) -> str:
+    """What to say of `left_out` of `count` layers, blocks or rates that explain nothing."""
+    what = "rate" if name == "training" else name
+    others = f"all {counted(count, what)}" if left_out == count else counted(left_out, f"other {what}")
+    return f"{others}: below {LEAST}"
+
+
 def belief(explanation: Explanation) -> str:
     """How far to believe an explanation."""
     q = explanation.quality
@@ -185,8 +201,11 @@ def explanation_html(explanation: Explanation) -> Html:
 
     def tables() -> Iterator[Html]:
         for name, shares in shares_by(explanation).items():
-            rows = [[part, *(f"{v:.3f}" for v in (s.first, s.total, s.forest))] for part, s in shares.items()]
+            kept = telling(shares)
+            rows = [[part, *(f"{v:.3f}" for v in (s.first, s.total, s.forest))] for part, s in kept.items()]
             yield table([name, "alone", "with interactions", "forest"], rows, [0])
+            if left_out := len(shares) - len(kept):
+                yield tag("p", nothing_of(name, len(shares), left_out))
 
     lines = [*explanation.advice, *(f"warning: {line}" for line in explanation.warnings)]
     said = tag("ul", *(tag("li", line) for line in lines)) if lines else None

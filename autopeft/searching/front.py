@@ -13,10 +13,11 @@ from autopeft.candidate import Candidate, Evaluation
 from autopeft.config import parse
 from autopeft.doors import door
 from autopeft.errors import AutopeftError
-from autopeft.searching.confirming.values import Spread, Verdict, spreads_to_json
+from autopeft.searching.confirming.values import Spread, Verdict, numbered, spreads_to_json
 from autopeft.searching.dominance import hypervolume, knee, non_dominated
+from autopeft.searching.keys import named
 from autopeft.searching.objective import Objective
-from autopeft.searching.picking import within
+from autopeft.searching.picking import that_counts, within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,15 +67,15 @@ class ParetoFront:
         with door("front", "expected {'objectives': [...], 'budget': {...}, 'points': [...]}"):
             known = [*data["points"], *data.get("confirmed_off_front", ())]
             points = [
-                Evaluation(Candidate.from_json(point), "done", _numbers(point["metrics"]), number=i)
-                for i, point in enumerate(known)
+                Evaluation(Candidate.from_json(point), "done", _numbers(point["metrics"]), number=number)
+                for number, point in numbered(known)
             ]
             objectives = [parse(Objective, dict(objective), "front: objectives") for objective in data["objectives"]]
             limits, verdict = data["budget"], Verdict.from_json(data, known)
             return cls(points, objectives, {name: int(limit) for name, limit in limits.items()}, verdict)
 
     def to_json(self) -> dict[str, Any]:
-        """`{"objectives": [...], "budget": {...}, "points": [{"key", "metrics", "hybrid", "training"}, ...]}`.
+        """`{"objectives", "budget", "points": [{"number", "key", "metrics", "hybrid", "training"}, ...]}`.
 
         Beside these what the verdict says, and as `confirmed_off_front` points that were trained with other seeds and
         are not on the front.
@@ -100,13 +101,21 @@ class ParetoFront:
         if (expected := self.verdict.expected.get(evaluation.number)) is not None:
             own["unconfirmed"] = spreads_to_json(expected)
         candidate = evaluation.candidate.to_json()
-        return {"key": evaluation.key, "metrics": dict(evaluation.metrics), **candidate, **own}
+        number = {"number": evaluation.number} if evaluation.number >= 0 else {}
+        return {**number, "key": evaluation.key, "metrics": dict(evaluation.metrics), **candidate, **own}
 
     @property
     def confirmed_off_front(self) -> tuple[Evaluation, ...]:
         """What was trained with other seeds and is not on the front, by cost like the points."""
         on = {e.number for e in self.points}
         return self._sorted(e for e in self.done if e.number in self.verdict.confirmed and e.number not in on)
+
+    def equal_to(self, evaluation: Evaluation) -> Evaluation | None:
+        """The member that stands for a candidate of the same score and costs; None of members, and of others."""
+        if any(e is evaluation for e in self.points) or not any(e is evaluation for e in self.pool):
+            return None
+        losses = self._losses(evaluation)
+        return next((e for e in self.points if self._losses(e) == losses), None)
 
     @property
     def unconfirmed(self) -> tuple[Evaluation, ...]:
@@ -207,22 +216,15 @@ class ParetoFront:
         costs, scores = ([self.loss_of(e, o, careful=True) for e in points] for o in (self.cost, self.score))
         return points[knee(costs, scores)]
 
-    def pick(self, which: str, max_params: int | None = None) -> Evaluation:
-        """`best`, `knee`, a key or the beginning of one; `max_params` limits the trainable parameters."""
+    def pick(self, which: str | int, max_params: int | None = None) -> Evaluation:
+        """`best`, `knee`, a number (`6`, `#6`), a key or the beginning of one.
+
+        `max_params` limits the trainable parameters. `AutopeftError` for what is none, several, or does not count.
+        """
         limits = {} if max_params is None else {"trainable_params": max_params}
-        if which == "best":
-            return self.best(limits)
-        if which == "knee":
-            return self.knee(limits)
-        # The front first: the beginning of a key may be unique there only.
-        for pool in (self.points, self.done):
-            found = {e.key: e for e in pool if which and e.key.startswith(which)}
-            if len(found) > 1:
-                raise AutopeftError(f"'{which}' is not unique: {', '.join(sorted(found))}")
-            if found:
-                return within(tuple(found.values()), limits)[0]
-        keys = ", ".join(e.key for e in self.points)
-        raise AutopeftError(f"no candidate '{which}'; give 'best', 'knee' or a key of the front: {keys or '(none)'}")
+        if which in ("best", "knee"):
+            return self.best(limits) if which == "best" else self.knee(limits)
+        return within((that_counts(which, self.points, self.done, self.evaluations, self.limits),), limits)[0]
 
     def __repr__(self) -> str:
         aims = ", ".join(f"{o.metric} ({o.direction})" for o in self.objectives)
@@ -230,7 +232,7 @@ class ParetoFront:
         if not self.points:
             return f"{said})"
         best, names = self.best(), [o.metric for o in self.objectives]
-        return f"{said}; best {best.key}: {', '.join(f'{name} {best.metrics[name]:,.6g}' for name in names)})"
+        return f"{said}; best {named(best)}: {', '.join(f'{name} {best.metrics[name]:,.6g}' for name in names)})"
 
     def _repr_html_(self) -> str:
         from autopeft.searching.tables import html

@@ -107,7 +107,7 @@ def _figures(front: ParetoFront, evaluation: Evaluation) -> dict[str, float]:
 
 def _description(front: ParetoFront, picks: Mapping[str, Evaluation], run: Path) -> str:
     commands = [export_command(run, pick) for pick in picks]
-    lines = [*commands, f"{export_command(run, 'KEY')}   # any key of the table"]
+    lines = [*commands, f"{export_command(run, 'KEY')}   # any number or key of the table"]
     said = "".join(f"\n{markdown(sentence, begins=True)}\n" for sentence in sentences(front))
     return f"{_table(front, picks)}\n```bash\n{chr(10).join(lines)}\n```\n{said}"
 

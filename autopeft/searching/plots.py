@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.candidate import Evaluation
+from autopeft.searching.keys import named
 from autopeft.wording import spaced
 
 if TYPE_CHECKING:
@@ -104,9 +105,9 @@ def spans_decades(costs: Sequence[float]) -> bool:
 
 def hover(evaluation: Evaluation, front: ParetoFront) -> str:
     """A candidate in the lines of HTML that are shown of it when one points at it."""
-    key = f"{evaluation.key}, not confirmed" if evaluation in front.unconfirmed else evaluation.key
+    name = named(evaluation) + (", not confirmed" if evaluation in front.unconfirmed else "")
     training = ", ".join(f"{spaced(k)} {v:.3g}" for k, v in evaluation.candidate.training.items())
-    parts = [key, *evaluation.candidate.hybrid.describe().split("; "), training]
+    parts = [name, *evaluation.candidate.hybrid.describe().split("; "), training]
     return "<br>".join(p for p in parts if p)
 
 

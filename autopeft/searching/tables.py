@@ -12,7 +12,7 @@ from autopeft.costs import COSTS
 from autopeft.markup import Html, joined, markdown_table, table, tag
 from autopeft.markup import markdown as escaped
 from autopeft.metrics import is_of_texts
-from autopeft.searching.keys import short_keys
+from autopeft.searching.keys import number_of, short_keys
 from autopeft.wording import number, spaced
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
     roles = [role_of(front, e) for e in points]
     rates = dict.fromkeys(name for e in points for name in e.candidate.training)
     found = [
+        Column("no.", [number_of(e) for e in points]),
         Column("key", [keys[e.key] for e in points], left=True),
         Column(score, [mean_of(front, e, score) for e in points]),
         Column("test", [mean_of(front, e, f"test_{score}") for e in points], 1),
@@ -99,7 +100,7 @@ def leaderboard(front: ParetoFront) -> tuple[list[Evaluation], list[Column]]:
     costs = [o.metric for o in front.objectives if o.is_cost]
     keys = short_keys(e.key for e in ranked)
     found = [
-        Column("no.", [str(e.number) for e in ranked], 6),
+        Column("no.", [number_of(e) for e in ranked]),
         Column("key", [keys[e.key] for e in ranked], left=True),
         Column(score, [mean_of(front, e, score) for e in ranked]),
         Column("test", [mean_of(front, e, f"test_{score}") for e in ranked], 4),
@@ -151,11 +152,12 @@ def _short(name: str) -> str:
 
 
 def frame(front: ParetoFront) -> pd.DataFrame:
-    """One row a point: key, metrics and costs, training hyper-parameters, the hybrid in words."""
+    """One row a point: number, key, metrics and costs, training hyper-parameters, the hybrid in words."""
     import pandas as pd
 
     rows = [
         {
+            "number": e.number,
             "key": e.key,
             **e.metrics,
             **_over_seeds(front, e),
@@ -167,11 +169,11 @@ def frame(front: ParetoFront) -> pd.DataFrame:
     metrics = dict.fromkeys(name for e in front.points for name in e.metrics)
     metrics |= dict.fromkeys(name for e in front.points for name in _over_seeds(front, e))
     training = dict.fromkeys(name for e in front.points for name in e.candidate.training)
-    return pd.DataFrame(rows, columns=["key", *metrics, *training, "hybrid"])
+    return pd.DataFrame(rows, columns=["number", "key", *metrics, *training, "hybrid"])
 
 
 def cells(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows for people: key, objectives, test score, training hyper-parameters, the hybrid in short."""
+    """Headers and rows for people: number, key, objectives, test score, training rates, the hybrid in short."""
     names = [o.metric for o in front.objectives]
     test = f"test_{front.score.metric}"
     if any(test in e.metrics for e in front.points):
@@ -181,6 +183,7 @@ def cells(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
     more = list(dict.fromkeys(name for e in front.points for name in _over_seeds(front, e)))
     rows = [
         [
+            number_of(e),
             e.key,
             *(number(e.metrics.get(name)) for name in names),
             *(_over_seeds(front, e).get(name, "") for name in more),
@@ -189,7 +192,7 @@ def cells(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
         ]
         for e in front.points
     ]
-    return ["key", *names, *more, *rates, "hybrid (sizes, in how many layers)"], rows
+    return ["no.", "key", *names, *more, *rates, "hybrid (sizes, in how many layers)"], rows
 
 
 def markdown(front: ParetoFront) -> str:
@@ -215,8 +218,15 @@ def html(front: ParetoFront) -> Html:
 
 
 def sentences(front: ParetoFront) -> list[str]:
-    """What is not confirmed, what is gained over the controls, and how optimistic the search was."""
-    return [*filter(None, [unconfirmed(front)]), *gained(front)]
+    """Who stands for equals, what is not confirmed, what is gained over controls, and how optimistic the search was."""
+    return [*equals(front), *filter(None, [unconfirmed(front)]), *gained(front)]
+
+
+def equals(front: ParetoFront) -> list[str]:
+    """Which member stands for what was confirmed with the same score and costs: such a one may be sure of its place."""
+    said = "{} has the mean score and costs of {}, which stands on the front for both."
+    pairs = ((e, front.equal_to(e)) for e in front.confirmed_off_front)
+    return [said.format(number_of(e), number_of(member)) for e, member in pairs if member is not None]
 
 
 def unconfirmed(front: ParetoFront) -> str | None:

@@ -14,6 +14,7 @@ from autopeft.candidate import SAMPLER, Evaluation
 from autopeft.costs import COSTS
 from autopeft.markup import Markdown, markdown
 from autopeft.searching.highlights import export_command
+from autopeft.searching.keys import named
 
 NUMBER, KEY, STATUS, ON_FRONT = "autopeft.number", "autopeft.key", "autopeft.status", "autopeft.on_front"
 REPAIRED, ERROR, KIND, SEARCH_ID = "autopeft.repaired", "autopeft.error", "autopeft.kind", "autopeft.search_id"
@@ -84,7 +85,7 @@ def batches(metric_list: list[Any], param_list: list[Any]) -> Iterator[tuple[lis
 
 @dataclass(frozen=True)
 class Naming:
-    """How a candidate's run is called: `0.7530   106,752 #012 key`, score and cost first, so that names sort by both.
+    """How a candidate's run is called: `0.7530   106,752 #12 key`, score and cost first, so that names sort by both.
 
     `width` is that of the longest cost: shorter ones have spaces before them, which pages show as one. `run` is the
     folder that a candidate can be exported from.
@@ -109,7 +110,7 @@ class Naming:
         """The name; what is no trial of a search is called by its key."""
         if evaluation.number < 0:
             return evaluation.key
-        parts = [f"#{evaluation.number:03d} {evaluation.key}"]
+        parts = [named(evaluation)]
         if self.cost and (cost := number(evaluation.metrics.get(self.cost))) is not None:
             parts.insert(0, f"{cost:,.0f}".rjust(self.width))
         if self.score:

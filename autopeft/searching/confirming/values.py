@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Self
@@ -158,6 +158,12 @@ class Gain:
         return dict(vars(self))
 
 
+def numbered(points: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Points of a front's file, each with its number; those without, as older ones have them, count from 0 on."""
+    for i, point in enumerate(points):
+        yield int(point.get("number", i)), point
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What is known of a front beside its search: seeds, controls, gains.
@@ -190,10 +196,10 @@ class Verdict:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Self:
-        """Of a front's file, whose points have numbers from 0 on; `KeyError`, `TypeError`, `ValueError` otherwise."""
-        known = {i: Confirmed.from_json(p["confirmed"]) for i, p in enumerate(points) if "confirmed" in p}
+        """Of a front's file; `KeyError`, `TypeError`, `ValueError` for other data."""
+        known = {number: Confirmed.from_json(p["confirmed"]) for number, p in numbered(points) if "confirmed" in p}
         optimism, finished = data.get("optimism"), data.get("finished")
-        expected = {i: spreads_from(p["unconfirmed"]) for i, p in enumerate(points) if "unconfirmed" in p}
+        expected = {number: spreads_from(p["unconfirmed"]) for number, p in numbered(points) if "unconfirmed" in p}
         return cls(
             known,
             {str(p["key"]): str(p["control"]) for p in points if "control" in p},

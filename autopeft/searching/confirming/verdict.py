@@ -13,6 +13,7 @@ from autopeft.searching.confirming.statistics import difference, prior_deviation
 from autopeft.searching.confirming.values import Confirmed, ControlPoint, Gain, Run, Spread, Verdict
 from autopeft.searching.evenly import evenly
 from autopeft.searching.front import ParetoFront
+from autopeft.searching.keys import named
 from autopeft.searching.objective import Objective
 from autopeft.wording import number, spaced
 
@@ -33,9 +34,11 @@ def judged(front: ParetoFront, remembered: Remembered, others: Sequence[ControlP
     runs = all_runs(front, fresh)
     known = {n: Confirmed.of(each) for n, each in runs.items() if n in fresh}
     alive = [e for e in front.done if e.number in known and known[e.number].holds]
-    p = probabilities(front, alive, fresh, 0, _DRAWS)
+    expected = _expected(front, known, runs)
+    # Among all that the front is drawn from: what is dominated there is not likely on the true one.
+    among = [*alive, *(e for e in front.points if e.number in expected)]
+    p = probabilities(front, among, fresh, 0, _DRAWS, expected)
     confirmed = {n: Confirmed(c.seeds, c.scores, p.get(n), c.failed) for n, c in known.items()}
-    expected = _expected(front, confirmed, runs)
     known_so_far = Verdict(confirmed, names, expected=expected)
     redrawn = ParetoFront(front.evaluations, front.objectives, front.limits, known_so_far)
     verdict = Verdict(
@@ -63,7 +66,7 @@ def median_run(runs: Sequence[Run], score: Objective) -> Run:
 
 
 def training_of(
-    front: ParetoFront, pick: str, max_params: int | None, seed: int | None, remembered: Remembered
+    front: ParetoFront, pick: str | int, max_params: int | None, seed: int | None, remembered: Remembered
 ) -> Evaluation:
     """One training of the candidate that `ParetoFront.pick` finds, as an evaluation with its seed and its scores.
 
@@ -76,7 +79,7 @@ def training_of(
     if seed is not None and seed not in (known := {*done, chosen.seed}):
         listed = f"seed{'s' if len(known) > 1 else ''} {', '.join(map(str, sorted(known)))}"
         raise AutopeftError(
-            f"candidate {chosen.key}: was trained with {listed}, and not with seed {seed}; 'confirm: {{seeds: 5}}' "
+            f"candidate {named(chosen)}: was trained with {listed}, and not with seed {seed}; 'confirm: {{seeds: 5}}' "
             "trains the front of a search with other seeds, also of one that has ended"
         )
     if seed is None:
