@@ -19,7 +19,7 @@ from autopeft.space import Point, SearchSpace
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-_AMOUNT = re.compile(r"([0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?)\s*([%kKMGT]?)(B?)")
+_AMOUNT = re.compile(r"(-?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?)\s*([%kKMGT]?)(B?)")
 #: No cost of a model comes near, and what follows (databases, arrays) has 63 bits.
 _MOST = 10**18
 _FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

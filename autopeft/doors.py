@@ -149,6 +149,11 @@ def _wrong(value: str | int) -> str | None:
     return None
 
 
+def no_folder(path: Path) -> str:
+    """What is in the place of a folder that is none."""
+    return "it is a file" if path.is_file() else "there is no such folder"
+
+
 def _after(remedy: str) -> str:
     return f"; {remedy}" if remedy else ""
 

@@ -168,6 +168,14 @@ class Experiment(Strict):
         if not os.path.exists(path):
             hint = suggest(str(name), known)
             raise AutopeftError(f"experiment '{name}': no such file, and no experiment of that name; {hint}")
+        if os.path.isdir(path):
+            inside = path / "experiment.yaml"
+            remedy = (
+                f"'autopeft search {inside} --out {path}' goes on with its search"
+                if inside.is_file()
+                else "give a YAML file"
+            )
+            raise AutopeftError(f"experiment '{name}': is a folder; {remedy}")
         data = _relocate(read_yaml(path), path.parent)
         data |= overrides or {}
         return cls._with(data, given, str(path)) if given else cls.of(data, str(path))

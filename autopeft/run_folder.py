@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from autopeft.candidate import UNITS, Evaluation
 from autopeft.config import dump_yaml, parse
-from autopeft.doors import door, read_json, read_text
+from autopeft.doors import door, no_folder, read_json, read_text
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, as_begun
 from autopeft.searching.front import ParetoFront
@@ -101,7 +101,7 @@ class RunFolder(_Held):
         """The folder of an earlier search; `AutopeftError` when it is none."""
         folder = cls(Path(path))
         if not folder.experiment_file.is_file():
-            what = "it has no experiment.yaml" if folder.path.is_dir() else "there is no such folder"
+            what = "it has no experiment.yaml" if folder.path.is_dir() else no_folder(folder.path)
             raise AutopeftError(f"{path}: not the folder of a search ({what}); `autopeft search` says where it writes")
         return folder
 

@@ -13,7 +13,7 @@ import yaml
 from test_identity import Heard, as_of_version_0_1
 
 from autopeft.cli import planning
-from autopeft.cli.verbs import with_overrides
+from autopeft.cli.overriding import with_overrides
 from autopeft.engine.settings import EARLIER
 from autopeft.experiment import LEAST_TRIALS, Experiment
 from autopeft.launch import launch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -359,6 +360,15 @@ def test_the_verb(changes: dict[str, Any], tmp_path: Path, capsys: pytest.Captur
     assert max(map(len, tables.splitlines())) <= 80
     assert {line.split()[0] for line in said.splitlines()[1:]} <= {"advice:", "warning:", "wrote"}
     assert "explain.json" in out
+    # What explains nothing is one line a table, and all of it with --all.
+    shares = json.loads((tmp_path / "run/explain.json").read_text())["blocks"]
+    more = autopeft(capsys, "explain", str(tmp_path / "run"), "--all")[1]
+    nil = [s["block"] for s in shares if max(s["first"], s["total"], s["forest"]) < 0.001]
+    assert (": below 0.001 (--all shows each)" in out, "below 0.001" in more) == (bool(nil), False)
+    of_blocks = [text.split("by block\n")[1].split("\n\n")[0] for text in (out, more)]
+    for block in (s["block"] for s in shares):
+        shown = [re.search(rf"^{block} +[0-9.]+ ", text, re.MULTILINE) is not None for text in of_blocks]
+        assert shown == [block not in nil, True], block
     data = json.loads((tmp_path / "run/explain.json").read_text())
     assert "plotly" in (tmp_path / "run/explain.html").read_text()
     assert (tmp_path / "run/explain.png").read_bytes().startswith(b"\x89PNG")

@@ -38,7 +38,7 @@ def test_best_and_knee_in_figures_and_in_words() -> None:
     assert (found.tags["best_key"], found.tags["knee_key"]) == (best.key, some[1].key)
     assert (found.tags["best_accuracy"], found.tags["best_trainable_params"]) == ("0.8000", "100,000")
     lines = found.note.replace("&emsp;", "").splitlines()
-    assert lines[0].startswith("|  | key | accuracy |")
+    assert lines[0].startswith("|  | no. | key | accuracy |")
     assert found.note.count("&emsp; |") == 4 * (lines[0].count("|") - 1), "pages leave no room between columns"
     assert [line.split("|")[1].strip() for line in lines[2:5]] == ["**best**", "**knee**", ""]
     assert "autopeft export '/runs/my search' --pick best --to out/best" in lines

@@ -83,7 +83,7 @@ def test_the_list_has_the_columns_that_matter(pages: Pages, browser: Any) -> Non
 def test_a_search_says_its_front_and_how_to_export(pages: Pages, browser: Any) -> None:
     page = opened(browser, pages.of_a)
     page.get_by_text("Show more").first.click()
-    rows = page.locator("table").filter(has_text="hybrid (in layers)").locator("tbody tr")
+    rows = page.locator("table").filter(has_text="hybrid in layers").locator("tbody tr")
     front = pages.a.front
     assert rows.count() == len(front.points)
     for row, e in zip(rows.all_inner_texts(), front.points[::-1], strict=True):

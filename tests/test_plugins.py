@@ -156,6 +156,15 @@ def assert_used(result: SearchResult) -> None:
 
 
 @not_measured()
+def test_a_comparison_with_a_folder_of_plug_ins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, mine = project_of(tmp_path)
+    asked = ("--methods", "shift", "--seeds", "1", "--rates", "1", "--out", str(tmp_path / "compared"), "--json")
+    status, out, err = autopeft(capsys, "compare", str(path), *asked, "--plugins", str(mine))
+    assert status == 0, err
+    assert "shift" in out
+
+
+@not_measured()
 def test_a_search_with_a_folder_of_plug_ins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from autopeft.errors import AutopeftError
 from autopeft.exporting.predicting import Predictor
 from autopeft.formats import Conversation, Part, RowTokenizer, Turn, asking, asks_of, with_template
 from autopeft.formats._pairs import pair_of
+from autopeft.tasks._tables import csv_rows
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def test_verbs_say_what_takes_a_while_and_libraries_say_nothing(
 
 def test_lines_that_come_in_are_texts_and_batches_change_nothing(exported: Path, tmp_path: Path) -> None:
     texts = [json.loads(line)["text"] for line in (exported / "test.jsonl").read_text().splitlines()][:5]
-    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n\n")
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     told = [
         predicted(exported / "out", "-", input="\n".join(texts)),
         predicted(exported / "out", tmp_path / "texts.txt"),
@@ -100,6 +103,42 @@ def test_lines_that_come_in_are_texts_and_batches_change_nothing(exported: Path,
     one, five = list(predictor(texts, batch=1)), list(predictor(texts))
     for a, b in zip(one, five, strict=True):
         assert a["probabilities"] == pytest.approx(b["probabilities"], rel=1e-4)
+
+
+def test_a_line_in_is_a_line_out(exported: Path, tmp_path: Path) -> None:
+    texts = [
+        "",
+        *(json.loads(line)["text"] for line in (exported / "test.jsonl").read_text().splitlines()[:3]),
+        " ",
+        "",
+    ]
+    texts.insert(2, "")
+    expected = [found["label"] for found in Predictor(exported / "out")([text.strip() for text in texts])]
+    blank = "\n".join(texts) + "\n"
+    (tmp_path / "a.txt").write_text(blank)
+    (tmp_path / "a.jsonl").write_text("".join((json.dumps({"text": t}) if t else "") + "\n" for t in texts))
+    (tmp_path / "a.csv").write_text("id,text\n" + "".join((f"7,{t}" if t else "") + "\n" for t in texts))
+    (tmp_path / "a.tsv").write_text("text\tid\n" + "".join((f"{t}\t7" if t else "") + "\n" for t in texts))
+    found = {
+        name: predicted(exported / "out", tmp_path / name, "--json") for name in ("a.txt", "a.jsonl", "a.csv", "a.tsv")
+    }
+    found["-"] = predicted(exported / "out", "-", "--json", "--batch", 2, input="\ufeff" + blank)
+    for name, (code, output) in found.items():
+        assert (code, [json.loads(line)["label"] for line in output.splitlines()]) == (0, expected), name
+    # What training and `evaluate` read has no rows that are blank.
+    assert len(list(csv_rows(tmp_path / "a.csv", ("text",), "id"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(b"caf\xe9\n", "not UTF-8 text; save it as UTF-8"), (None, "is closed; give a file")]
+)
+def test_what_is_no_text_on_standard_input_is_one_line(given: bytes | None, said: str, exported: Path) -> None:
+    command = [sys.executable, "-m", "autopeft", "predict", str(exported / "out")]
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
+    ended = subprocess.run(closed if given is None else command, input=given, capture_output=True, timeout=300)
+    assert ended.returncode == 2
+    assert said in ended.stderr.decode().splitlines()[-1]
+    assert b"Traceback" not in ended.stderr
 
 
 def test_what_cannot_be_read_is_said_in_a_line(exported: Path, tmp_path: Path) -> None:
@@ -117,7 +156,7 @@ def test_what_cannot_be_read_is_said_in_a_line(exported: Path, tmp_path: Path) -
         with pytest.raises(AutopeftError, match=words) as caught:
             run_predict(arguments[0], str(arguments[1]), None, 32, False, False)
         assert "\n" not in str(caught.value)
-    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "empty.txt").write_text("")
     with pytest.raises(AutopeftError, match="holds no text"):
         run_predict(exported / "out", str(tmp_path / "empty.txt"), None, 32, False, False)
 
@@ -136,6 +175,9 @@ def test_a_language_model_writes_what_was_measured(tmp_path: Path) -> None:
     hits = sum(text in answers[prompt] for text, prompt in zip(texts, chosen, strict=True))
     recorded = json.loads((out / "hybrid.json").read_text())["metrics"]
     assert hits / limit == pytest.approx(recorded["test_exact_match"])
+    # An empty text asks nothing, and those after it keep their places.
+    assert [found["text"] for found in Predictor(out)(["", *chosen[:2], " "])] == ["", *texts[:2], ""]
+    assert [found["text"] for found in Predictor(out)(["", ""])] == ["", ""]
     assert next(Predictor(out)(chosen[:1], max_new_tokens=1))["text"].count(" ") == 0
 
 

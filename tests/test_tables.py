@@ -54,7 +54,7 @@ def test_a_front_fits_80_columns_with_a_line_a_member() -> None:
     # With room nothing is left out, and what a search without controls and seeds has not is no column.
     assert "searched" in shown(columns(found, found.points), 140)[1]
     plain = columns(confirmed(SEARCHED, {}), SEARCHED)
-    assert [c.header for c in plain] == ["no.", "key", "accuracy", "params", "pick", "rate", "hybrid (in layers)"]
+    assert [c.header for c in plain] == ["no.", "key", "accuracy", "params", "pick", "rate", "hybrid in layers"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from autopeft.cli.options import (
     Quiet,
     Run,
     Trust,
+    Verb,
     flag,
     format_given,
     number,
@@ -54,16 +55,16 @@ def _main(
         Path.cwd()
 
 
-@app.command()
+@app.command(cls=Verb)
 def search(
     experiment: Name,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FOLDER", help="Run folder; default runs/<name>."),
     ] = None,
-    trials: Annotated[Optional[int], number(help="Candidates; replaces the file's.")] = None,  # noqa: UP045
+    trials: Annotated[Optional[int], number(1, help="Candidates; replaces the file's.")] = None,  # noqa: UP045
     time_limit: Annotated[str | None, typer.Option(metavar="TIME", help="Such as 1h30m; replaces the file's.")] = None,
-    workers: Annotated[Optional[int], number(help="Replaces runner.workers.")] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], number(1, help="Replaces runner.workers.")] = None,  # noqa: UP045
     warm_start: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(parser=path_given, metavar="FOLDER", help="Run folder of an earlier search to learn from."),
@@ -75,22 +76,23 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Launch a search, or go on with one: the same command with the same run folder resumes."""
+    from autopeft.cli.overriding import with_overrides
     from autopeft.cli.signals import ended_by_signals
     from autopeft.experiment import Experiment
 
     with ended_by_signals("the search goes on with the same command"):
         # Before torch is imported, which takes seconds: a mistake in the file is told at once.
-        loaded = Experiment.load(experiment, given=given)
+        loaded = with_overrides(Experiment.load(experiment, given=given), trials, time_limit, workers, warm_start)
         with loading(quiet or as_json):
             from autopeft.cli.verbs import run_search
 
-        run_search(loaded, out, trials, time_limit, workers, warm_start, quiet, trust_remote_code, as_json)
+        run_search(loaded, out, quiet, trust_remote_code, as_json)
 
 
-app.command()(watch)
+app.command(cls=Verb)(watch)
 
 
-@app.command()
+@app.command(cls=Verb)
 def plan(
     experiment: Name,
     samples: Annotated[int, number(10, 100_000, help="Uniform points to draw.")] = 1000,
@@ -112,10 +114,10 @@ def plan(
 
 
 for _verb in (reading.front, reading.show, reading.report, reading.explain):
-    app.command()(_verb)
+    app.command(cls=Verb)(_verb)
 
 
-@app.command()
+@app.command(cls=Verb)
 def compare(
     experiment: Name,
     methods: Annotated[
@@ -146,7 +148,7 @@ def compare(
         run_compare(loaded, methods, seeds, rates, out, quiet, trust_remote_code, as_json)
 
 
-@app.command()
+@app.command(cls=Verb)
 def train(
     recipe: Annotated[
         Path,
@@ -183,7 +185,7 @@ def train(
         run_train(recipe, loaded, seeds, seed, out, fixed, quiet, trust_remote_code, as_json)
 
 
-@app.command()
+@app.command(cls=Verb)
 def export(
     run: Run,
     pick: Annotated[
@@ -224,10 +226,10 @@ def export(
         run_register(result, to, register)
 
 
-app.command()(evaluate)
-app.command()(predict)
-app.command()(ui)
-app.command("compare-runs")(compare_runs)
+app.command(cls=Verb)(evaluate)
+app.command(cls=Verb)(predict)
+app.command(cls=Verb)(ui)
+app.command("compare-runs", cls=Verb)(compare_runs)
 
 
 def _kinds(typed: str) -> list[str]:
@@ -236,7 +238,7 @@ def _kinds(typed: str) -> list[str]:
     return [name for name in (*KINDS, "runs") if name.startswith(typed)]
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_(
     what: Annotated[
         str,

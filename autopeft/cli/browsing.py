@@ -45,7 +45,7 @@ def ui(
 
 def compare_runs(
     runs: Annotated[
-        list[Path], typer.Argument(parser=path_given, metavar="FOLDER ...", help="Run folders.", show_default=False)
+        list[Path], typer.Argument(parser=path_given, metavar="FOLDER", help="Run folders.", show_default=False)
     ],
     out: Annotated[
         Optional[Path],  # noqa: UP045

@@ -6,9 +6,25 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
 from autopeft.cli import completing
+from autopeft.doors import no_folder
 from autopeft.errors import AutopeftError, shown, suggest
+
+
+class Verb(TyperCommand):
+    """A verb whose usage names what it takes as sentences do: `FOLDER`, where typer's `{FOLDER}` looks unfilled."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What stands behind the verb in its usage."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """`--help`, which takes no value as little as other flags."""
+        if (option := super().get_help_option(ctx)) is not None:
+            option.metavar = ""
+        return option
 
 
 def path_given(given: str | Path) -> Path:
@@ -68,7 +84,7 @@ def _there(run: Path) -> Path:
 def _of_an_export(folder: Path) -> Path:
     """The same of a folder that no export wrote."""
     if not (folder / "hybrid.json").is_file():
-        what = "it has no hybrid.json" if folder.is_dir() else "there is no such folder"
+        what = "it has no hybrid.json" if folder.is_dir() else no_folder(folder)
         raise AutopeftError(f"{folder}: not a folder that 'autopeft export' wrote ({what})")
     return folder
 

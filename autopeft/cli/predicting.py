@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from autopeft.cli.heavy import at_work
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
+from autopeft.doors import door
 from autopeft.errors import AutopeftError
 from autopeft.exporting.predicting import Predictor, Text
 from autopeft.tasks.files import check_texts, texts_in
@@ -30,17 +31,19 @@ def run_predict(
     as_json: bool,
     model: str | None = None,
 ) -> None:
-    """One line a text, as soon as its batch is done; lines that a terminal sends are answered one by one."""
+    """One line a text, empty ones too, as soon as its batch is done; lines of a terminal are answered one by one."""
     if name != _INPUT:
         # Before the model is loaded, which takes a while.
         check_texts(Path(name))
+    elif sys.stdin is None:
+        raise AutopeftError("standard input: is closed; give a file of texts")
     with at_work("loading the model", as_json):
         predictor = Predictor(folder, trust_remote_code, model)
     if name == _INPUT:
         if sys.stdin.isatty():
             batch = 1
             print("a text a line, each is answered at once; Ctrl-D ends it", file=sys.stderr)
-        rows: Iterable[Text] = (line for line in (raw.strip() for raw in sys.stdin) if line)
+        rows: Iterable[Text] = _incoming(sys.stdin)
     else:
         rows = texts_in(Path(name), predictor.columns)
     said = 0
@@ -53,6 +56,16 @@ def run_predict(
                 _out.print(safe(_line(found)), soft_wrap=True, highlight=False)
     if not said:
         raise AutopeftError(f"{'standard input' if name == _INPUT else name}: holds no text; give one a line")
+
+
+def _incoming(stream: TextIO) -> Iterator[str]:
+    """The lines that come in; `AutopeftError` for what is no text."""
+    for number in count():
+        with door(f"standard input after line {number}"):
+            line = next(stream, None)
+        if line is None:
+            return
+        yield (line if number else line.removeprefix("\ufeff")).strip()
 
 
 def _chunks(rows: Iterable[Text], size: int) -> Iterator[Sequence[Text]]:

@@ -89,13 +89,13 @@ def _print(out: Console, title: str, columns: Sequence[Column]) -> None:
     table = Table(header_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         # What may be cut has what the others leave, the first of them first.
-        more = max(0, min(room, _width(column) - column.least)) if column.least else 0
+        more = max(0, min(room, _width(column) - _least(column)))
         table.add_column(
             safe(column.header),
             justify="left" if column.left else "right",
             no_wrap=True,
             overflow="ellipsis",
-            max_width=column.least + more if column.least else None,
+            max_width=_least(column) + more if column.least else None,
         )
         room -= more
     for row in zip(*(column.cells for column in columns), strict=True):
@@ -107,7 +107,12 @@ def _print(out: Console, title: str, columns: Sequence[Column]) -> None:
 
 def _needed(columns: Sequence[Column]) -> int:
     """Columns of the terminal that a table has at the least."""
-    return sum(column.least or _width(column) for column in columns) + _BETWEEN * (len(columns) - 1)
+    return sum(_least(column) for column in columns) + _BETWEEN * (len(columns) - 1)
+
+
+def _least(column: Column) -> int:
+    """What a column has at the least; one that may be cut is not wider than what it holds."""
+    return min(column.least or _width(column), _width(column))
 
 
 def _width(column: Column) -> int:

@@ -37,8 +37,7 @@ def predict(
         str,
         typer.Argument(
             metavar="FILE",
-            help="Texts: .txt (a line each, empty ones left out), .jsonl, .csv, .tsv or .parquet; -: lines that come "
-            "in.",
+            help="Texts: .txt (a line each, empty ones too), .jsonl, .csv, .tsv or .parquet; -: lines that come in.",
         ),
     ] = "-",
     max_new_tokens: Annotated[

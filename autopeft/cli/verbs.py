@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from autopeft.cli.fronts import advise, show_result
 from autopeft.cli.heavy import at_work
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console
-from autopeft.experiment import Experiment, changed, needing
+from autopeft.experiment import Experiment, needing
 from autopeft.launch import RUNS, launch
 from autopeft.plugins import command_line
 from autopeft.progress import progress_for
@@ -23,16 +22,11 @@ _out = console()
 def run_search(
     experiment: Experiment,
     out: Path | None,
-    trials: int | None,
-    time_limit: str | None,
-    workers: int | None,
-    warm_start: Path | None,
     quiet: bool,
     trust_remote_code: bool,
     as_json: bool,
 ) -> None:
     """`autopeft search`."""
-    experiment = with_overrides(experiment, trials, time_limit, workers, warm_start)
     experiment, out = needing(experiment, trust_remote_code), out or RUNS / experiment.name
     result = launch(experiment, out, progress_for(experiment, quiet or as_json), trust_remote_code)
     if as_json:
@@ -41,22 +35,6 @@ def run_search(
         show_result(result)
         advise(result, trust_remote_code)
         _next_steps(out)
-
-
-def with_overrides(
-    experiment: Experiment,
-    trials: int | None,
-    time_limit: str | None,
-    workers: int | None,
-    warm_start: Path | None = None,
-) -> Experiment:
-    """The experiment with what the command line gave in its place."""
-    given: dict[str, Any] = {"trials": trials, "time_limit": time_limit}
-    given["warm_start"] = None if warm_start is None else str(warm_start.absolute())
-    if workers is not None:
-        given["runner"] = {"name": experiment.runner.name, **experiment.runner.model_dump(), "workers": workers}
-    given = {k: v for k, v in given.items() if v is not None}
-    return changed(experiment, given, "command line") if given else experiment
 
 
 def run_evaluate(folder: Path, on: Path | None, model: str | None, trust_remote_code: bool, as_json: bool) -> None:

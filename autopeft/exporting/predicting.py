@@ -63,11 +63,16 @@ class Predictor:
     def __call__(self, texts: Sequence[Text], max_new_tokens: int | None = None, batch: int = 32) -> Iterator[Any]:
         """Of each text, in order: `{"label", "probabilities"}` and the like (see `Readout.described`), or
         `{"text": what the model writes}`; of a chat model a text is the user's turn.
+
+        An empty text has a label or a value as any other, which is what the model has learned of such; to an empty one
+        nothing is written.
         """
         for start in range(0, len(texts), batch):
             chunk = texts[start : start + batch]
             if self._readout.generates:
-                yield from ({"text": text} for text in self._written(chunk, max_new_tokens))
+                asked = [text for text in chunk if _said(text)]
+                written = iter(self._written(asked, max_new_tokens) if asked else ())
+                yield from ({"text": next(written) if _said(text) else ""} for text in chunk)
             else:
                 yield from self._readout.described(self._outputs(chunk))
 
@@ -124,6 +129,11 @@ class Predictor:
             return room, PairTokenizer(self._tokenizer, room, limits.start)
         turns = self._record.asks in ("turns", None)
         return room, RowTokenizer(with_template(self._tokenizer, self._template if turns else None), room)
+
+
+def _said(text: Text) -> bool:
+    """Whether a text says anything."""
+    return bool((text if isinstance(text, str) else "".join(text)).strip())
 
 
 def _template(folder: Path) -> str | None:

@@ -26,7 +26,7 @@ _TEST = "test_"
 #: The mark of a score that was not confirmed, where others were.
 UNCONFIRMED = "*"
 #: The header of hybrids in short.
-HYBRID = "hybrid (in layers)"
+HYBRID = "hybrid in layers"
 
 
 @dataclass(frozen=True)

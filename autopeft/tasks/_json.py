@@ -44,21 +44,26 @@ def json_names(path: Path) -> list[str]:
     return list(dict.fromkeys(str(key) for _, record in read(path, (), "") for key in record))
 
 
-def json_lines(path: Path, text: Sequence[str], label: str) -> Records:
-    """The objects of a file of one a line, each with its line's number."""
+def json_lines(path: Path, text: Sequence[str], label: str, blanks: bool = False) -> Records:
+    """The objects of a file of one a line, each with its line's number; with `blanks` empty lines are empty texts."""
     for number, line in enumerate(lines(path), 1):
         if line := line.strip().removeprefix("\ufeff"):  # files put together keep their marks
             yield number, _record(path, number, line, (*text, label))
+        elif blanks:
+            yield number, dict.fromkeys(text, "")
 
 
-def json_file(path: Path, text: Sequence[str], label: str) -> Records:
-    """The objects of a list, or of a file of one a line or after another, each with the number of its first line."""
+def json_file(path: Path, text: Sequence[str], label: str, blanks: bool = False) -> Records:
+    """The objects of a list, or of a file of one a line or after another, each with the number of its first line.
+
+    `blanks` as in `json_lines`.
+    """
     first = next((line for line in lines(path) if line.strip()), "")
     try:
         by_line = isinstance(_DECODER.decode(first), dict)
     except Exception:  # whatever is wrong with it is said where it is read
         by_line = not first
-    yield from json_lines(path, text, label) if by_line else _whole(path, (*text, label))
+    yield from json_lines(path, text, label, blanks) if by_line else _whole(path, (*text, label))
 
 
 def _whole(path: Path, columns: Sequence[str]) -> Records:

@@ -25,17 +25,20 @@ _MOST_ROWS = 20_000_000
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-def csv_rows(path: Path, text: Sequence[str], label: str) -> Records:
-    """The rows of a table with commas, each with the number of the line that it starts on."""
-    return _rows(path, text, label, {"delimiter": ",", "strict": True})
+def csv_rows(path: Path, text: Sequence[str], label: str, blanks: bool = False) -> Records:
+    """The rows of a table with commas, each with the number of the line that it starts on.
+
+    With `blanks` an empty line is a row of empty cells; else it is none.
+    """
+    return _rows(path, text, label, {"delimiter": ",", "strict": True}, blanks)
 
 
-def tsv_rows(path: Path, text: Sequence[str], label: str) -> Records:
-    """The rows of a table with tabs.
+def tsv_rows(path: Path, text: Sequence[str], label: str, blanks: bool = False) -> Records:
+    """The rows of a table with tabs; `blanks` as in `csv_rows`.
 
     Quotes are ordinary characters: tab-separated corpora (GLUE's) hold unpaired ones, which would swallow rows.
     """
-    return _rows(path, text, label, {"delimiter": "\t", "quoting": csv.QUOTE_NONE})
+    return _rows(path, text, label, {"delimiter": "\t", "quoting": csv.QUOTE_NONE}, blanks)
 
 
 def table_names(path: Path) -> list[str]:
@@ -61,7 +64,7 @@ def _raise_limit() -> None:
         csv.field_size_limit(MOST_CHARACTERS)
 
 
-def _rows(path: Path, text: Sequence[str], label: str, dialect: dict[str, Any]) -> Records:
+def _rows(path: Path, text: Sequence[str], label: str, dialect: dict[str, Any], blanks: bool) -> Records:
     _raise_limit()
     source = lines(path, newline="")
     start = next(source, "")
@@ -77,14 +80,19 @@ def _rows(path: Path, text: Sequence[str], label: str, dialect: dict[str, Any]) 
     if any(header[i] != name and header[i].startswith(" ") for i, name in zip(places, names, strict=True)):
         dialect["skipinitialspace"] = True  # `text, label`: the space belongs to the separator, in all rows
     remedy = "quote the separators" if "strict" in dialect else "a text can't hold a tab"
-    for number, cells in _cells(path, csv.reader(source, **dialect), reader.line_num):
+    for number, cells in _cells(path, csv.reader(source, **dialect), reader.line_num, blanks):
         if len(cells) > len(header):
             raise AutopeftError(f"{path}:{number}: more cells than the header has; {remedy}")
-        yield number, {name: cells[i] if i < len(cells) else None for i, name in zip(places, names, strict=True)}
+        # Cells that a row lacks are none; a blank line is no row that lacks some.
+        lacking = None if cells else ""
+        yield number, {name: cells[i] if i < len(cells) else lacking for i, name in zip(places, names, strict=True)}
 
 
-def _cells(path: Path, reader: _Reader, before: int) -> Iterator[tuple[int, list[str]]]:
-    """The rows that aren't blank, each with the number of its first line; `before` lines came before the reader's."""
+def _cells(path: Path, reader: _Reader, before: int, blanks: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The rows that aren't blank (with `blanks` all), each with the number of its first line.
+
+    `before` lines came before the reader's.
+    """
     while True:
         number = before + reader.line_num + 1
         try:
@@ -94,7 +102,7 @@ def _cells(path: Path, reader: _Reader, before: int) -> Iterator[tuple[int, list
         except csv.Error as error:
             why = "a quote that opens in it is never closed" if "end of data" in str(error) else str(error)
             raise AutopeftError(f"{path}:{number}: broken row ({why})") from error
-        if cells:
+        if cells or blanks:
             yield number, cells
 
 

@@ -148,6 +148,8 @@ _READERS: dict[str, _Reader] = {
     ".tsv": tsv_rows,
     ".parquet": parquet_rows,
 }
+#: Those whose files have lines, which may be blank.
+_BY_LINE = {".jsonl": json_lines, ".json": json_file, ".csv": csv_rows, ".tsv": tsv_rows}
 _NAMES: dict[str, Callable[[Path], list[str]]] = {
     ".jsonl": json_names,
     ".json": json_names,
@@ -171,14 +173,16 @@ def check_texts(path: Path) -> None:
 def texts_in(path: Path, columns: Sequence[str]) -> Iterator[str | tuple[str, str]]:
     """Texts of a file without labels: the lines of `.txt`, or one or two columns of the other formats.
 
-    Empty lines are left out. `AutopeftError` for a file as `check_texts` says, and with the row's place for a text that
-    is none.
+    An empty line is an empty text, so that what is said of texts stands line by line beside them. `AutopeftError` for a
+    file as `check_texts` says, and with the row's place for a text that is none.
     """
     check_texts(path)
     suffix = path.suffix.lower()
     if suffix == _LINES:
-        yield from (line.strip() for line in lines(path) if line.strip())
+        yield from (line.strip() for line in lines(path))
         return
-    for number, record in _READERS[suffix](path, columns, ""):
+    by_line = _BY_LINE.get(suffix)
+    rows = _READERS[suffix](path, columns, "") if by_line is None else by_line(path, columns, "", True)
+    for number, record in rows:
         found = [text_cell(record, column, f"{path}, row {number}") for column in columns]
         yield found[0] if len(found) == 1 else (found[0], found[1])
