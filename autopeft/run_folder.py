@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_ELSEWHERE = "give another run folder (out)"
 #: Weights that a killed worker was writing: files of no other name, as the folder may be a link to one with more in it.
 _LEFT_OVER = f".{'[0-9a-f]' * 12}[.-]*.partial"
 
@@ -49,7 +50,7 @@ class _Held:
         except Timeout:
             raise AutopeftError(f"{self.path}: a search is running in this folder already") from None
         except OSError as error:
-            raise AutopeftError(f"{self.path}: cannot be written ({error.strerror})") from error
+            raise AutopeftError(f"{self.path}: cannot be written ({error.strerror}); {_ELSEWHERE}") from error
         try:
             yield
         finally:
@@ -107,7 +108,12 @@ class RunFolder(_Held):
 
     def experiment(self) -> Experiment:
         """The experiment that the folder holds."""
-        return as_begun(Experiment.load(self.experiment_file))
+        try:
+            return as_begun(Experiment.load(self.experiment_file))
+        except AutopeftError as error:
+            if ": unknown key" not in str(error):
+                raise
+            raise AutopeftError(f"{error}; if a newer autopeft began this search, use that one for it") from error
 
     @property
     def search_id(self) -> str | None:
@@ -128,7 +134,7 @@ class RunFolder(_Held):
             raise AutopeftError(
                 f"{self.path}: holds another search: {different}; give another run folder (out), or delete this one"
             )
-        with door(self.path, "cannot be written"):
+        with door(self.path, "cannot be written", _ELSEWHERE):
             # Of a killed search, or of a mistaken one.
             leftover = [*self.path.glob(".*.partial*"), *self.weights.glob(_LEFT_OVER)]
             for file in [*leftover, *([] if has_results or not different else [self.prior_file, self.setup_file])]:
@@ -204,13 +210,13 @@ class RunFolder(_Held):
 
     def drop_weights(self, names: Iterable[str]) -> None:
         """Delete these trainings' weights, those for cutting too. Others stay: one may have just been written."""
-        with door(self.weights, "cannot be written"):
+        with door(self.weights, "cannot be written", "mend that, and give the same command again"):
             for file in (f"{name}{end}" for name in names for end in (".safetensors", f"{UNITS}.safetensors")):
                 (self.weights / file).unlink(missing_ok=True)
 
     def keep_weights(self, names: Collection[str]) -> None:
         """Delete all weights but those of these names; only when nothing is trained any more."""
-        with door(self.weights, "cannot be written"):
+        with door(self.weights, "cannot be written", "mend that, and give the same command again"):
             for file in self.weights.glob("*.safetensors"):
                 if file.stem not in names:
                     file.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ def test_limits_as_written(raw: str | float, limit: int) -> None:
         ({"trainable_prams": 1}, "budget.trainable_prams: unknown cost.*did you mean 'trainable_params'"),
         ({"trainable_params": "0.5"}, "budget.trainable_params: must be at least 1; write a share as '0.5%'"),
         ({"trainable_params": 0}, "must be at least 1"),
-        ({"trainable_params": -3}, "expected a number"),
+        ({"trainable_params": -3}, "must be at least 1"),
         ({"trainable_params": True}, "expected a number"),
         ({"trainable_params": "some"}, "expected a number"),
     ],

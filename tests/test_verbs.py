@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,8 @@ from typer.main import get_command
 
 from autopeft.cli.app import app
 from autopeft.cli.options import _use_plugins
+from autopeft.searching.identity import FORMAT
+from autopeft.searching.study_checks import sealed, unsealed
 
 VERBS = get_command(app).commands  # type: ignore[attr-defined]
 
@@ -94,3 +100,43 @@ def test_a_number_below_one_is_told_at_once(option: str, project: Path, capsys: 
     assert status == 2
     assert f"Invalid value for '{option}'" in err
     assert "loading" not in err
+
+
+def test_a_run_of_a_newer_version_is_told(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(project / "run", run)
+    with closing(sqlite3.connect(run / "study.db")) as study, study:
+        where = "from study_user_attributes where key = 'header'"
+        [(text,)] = study.execute(f"select value_json {where}")
+        header = {**unsealed(json.loads(text), run, "its header"), "format": FORMAT + 1}
+        changed = "update study_user_attributes set value_json = ? where key = 'header'"
+        study.execute(changed, [json.dumps(sealed(header))])
+    said = f"was begun by a newer autopeft (format {FORMAT + 1}, here {FORMAT}); use that one for it"
+    status, _, err = autopeft(capsys, "front", str(run))
+    assert (status, said in err, err.count("\n")) == (2, True, 1)
+    shutil.copy(project / "run" / "study.db", run)
+    with (run / "experiment.yaml").open("a") as file:
+        file.write("of_the_future: 3\n")
+    status, _, err = autopeft(capsys, "front", str(run))
+    assert (status, "of_the_future: unknown key; " in err, err.count("\n")) == (2, True, 1)
+    assert "if a newer autopeft began this search, use that one for it" in err
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    # Permissions do not bind who is root: a file in the place of a folder binds everybody.
+    (project / "taken").write_text("")
+    for words in (
+        ("compare-runs", "run", "run", "--out", "taken/x"),
+        ("export", "run", "--to", "taken/x"),
+        ("report", "run", "--to", "taken/x.html"),
+        ("search", "tiny.yaml", "--out", "taken/x"),
+        ("compare", "tiny.yaml", "--out", "taken/x"),
+    ):
+        status, _, err = autopeft(capsys, *words)
+        last = err.splitlines()[-1]
+        assert (status, last.startswith("autopeft: error: ")) == (2, True), (words, err)
+        assert "taken" in last, words
+        assert "; " in last, f"{words}: no remedy: {last}"

@@ -20,7 +20,7 @@ def run_compare_runs(runs: Sequence[Path], out: Path | None, as_json: bool) -> N
     fronts = Fronts.of(runs)
     first = Path(runs[0]).absolute()
     folder = out or first.parent / "-vs-".join(Path(run).absolute().name for run in runs)
-    with door(folder, "cannot be written"):
+    with door(folder, "cannot be written", "give another folder (--out)"):
         folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(fronts.to_json(), indent=2)
     write_whole(folder / "fronts.json", text + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,6 +61,9 @@ def run_predict(
 
 def _incoming(stream: TextIO) -> Iterator[str]:
     """The lines that come in; `AutopeftError` for what is no text."""
+    if isinstance(stream, io.TextIOWrapper):
+        # Where the locale is C, Python lets bytes that are no text pass as halves of characters.
+        stream.reconfigure(errors="strict")
     for number in count():
         with door(f"standard input after line {number}"):
             line = next(stream, None)

@@ -13,6 +13,7 @@ from autopeft.candidate import Evaluation, Status
 from autopeft.doors import door, within
 from autopeft.errors import AutopeftError
 from autopeft.plugins import HOW, not_in_use
+from autopeft.searching.identity import FORMAT
 from autopeft.searching.objective import Objective
 from autopeft.searching.study_checks import DAMAGED, NAME, database, open_file, sealed, unsealed
 from autopeft.searching.study_file import StudyFile, read_trials
@@ -54,6 +55,10 @@ class Stored:
         if "header" not in self.attributes:
             raise AutopeftError(f"{self.path}: has no header, so it is no study of autopeft, or damaged; {DAMAGED}")
         header = unsealed(self.attributes["header"], self.path, "its header")
+        if isinstance(known := header.get("format", 0), int) and known > FORMAT:
+            raise AutopeftError(
+                f"{self.path}: was begun by a newer autopeft (format {known}, here {FORMAT}); use that one for it"
+            )
         with door(self.path, "its header is damaged", DAMAGED):
             for objective in header["objectives"]:
                 Objective(**objective)
