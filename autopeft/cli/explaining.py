@@ -56,7 +56,7 @@ def run_explain(run: Path, trust_remote_code: bool, as_json: bool, everything: b
 def _shares(name: str, shares: Mapping[str, Share]) -> list[Column]:
     """Layers in their order, others with the largest share first."""
     if name != "layer":
-        shares = dict(sorted(shares.items(), key=lambda each: (-each[1].total, -each[1].forest)))
+        shares = dict(sorted(shares.items(), key=lambda each: (-round(each[1].total, 3), -each[1].forest)))
     values = zip(*((share.first, share.total, share.forest) for share in shares.values()), strict=True)
     figures = [Column(header, [f"{v:.3f}" for v in own]) for header, own in zip(_COLUMNS, values, strict=True)]
     return [Column(name, list(shares), left=True), *figures]
