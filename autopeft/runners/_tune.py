@@ -60,7 +60,7 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train one epoch."""
         if self._run is None:
-            evaluations = [failed(job.candidate, self._broken) for job in self._jobs]
+            evaluations = [failed(job, self._broken) for job in self._jobs]
         else:
             try:
                 stopped, self._stopped = self._stopped, None

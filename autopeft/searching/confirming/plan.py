@@ -10,7 +10,7 @@ import numpy as np
 
 from autopeft.candidate import Evaluation, Job
 from autopeft.searching.confirming.statistics import p_front, prior_deviation, standard_errors
-from autopeft.searching.confirming.values import Run
+from autopeft.searching.confirming.values import Run, Spread
 from autopeft.searching.descent import origin_with_seed, parent_of
 from autopeft.searching.front import ParetoFront
 
@@ -38,9 +38,17 @@ def job_with(evaluation: Evaluation, seed: int, cuttable: bool = False) -> Job:
 
 
 def probabilities(
-    front: ParetoFront, evaluations: Sequence[Evaluation], runs: Mapping[int, Sequence[Run]], rows: int, draws: int
+    front: ParetoFront,
+    evaluations: Sequence[Evaluation],
+    runs: Mapping[int, Sequence[Run]],
+    rows: int,
+    draws: int,
+    expected: Mapping[int, Mapping[str, Spread]] | None = None,
 ) -> dict[int, float]:
-    """The probability of being on the true front of these evaluations, by number; `rows` are validation examples."""
+    """The probability of being on the true front of these evaluations, by number; `rows` are validation examples.
+
+    `expected`, by number and metric, stands in the place of scores that were measured.
+    """
     if not evaluations:
         return {}
     losses = np.zeros((len(evaluations), len(front.objectives)))
@@ -54,6 +62,9 @@ def probabilities(
         prior = float(np.median([prior_deviation(float(np.mean(group)), rows) for group in groups]))
         losses[:, column] = [objective.loss(float(np.mean(group))) for group in groups]
         errors[:, column] = standard_errors(groups, prior)
+        for row, evaluation in enumerate(evaluations):
+            if (known := (expected or {}).get(evaluation.number, {}).get(name)) is not None:
+                losses[row, column], errors[row, column] = objective.loss(known.mean), known.sd
     found = p_front(losses, errors, draws)
     return {e.number: float(p) for e, p in zip(evaluations, found, strict=True)}
 
