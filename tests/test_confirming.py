@@ -14,11 +14,10 @@ import pytest
 from scipy import stats
 from test_study import TINY, opened
 
-from autopeft.candidate import Candidate, Evaluation, Job, Origin
+from autopeft.candidate import Candidate, Evaluation, Job, Origin, failed
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import LoRA
-from autopeft.runners._tune import PackTrainable
 from autopeft.searching.confirming.loop import ConfirmLoop
 from autopeft.searching.confirming.plan import Plan
 from autopeft.searching.confirming.records import keep_controls, keep_pack, keep_tests, runs_in
@@ -391,25 +390,18 @@ def test_a_runner_that_had_to_wait_goes_on(tmp_path: Path) -> None:
     assert loop.is_over
 
 
-def test_what_a_worker_that_cannot_start_was_asked_for_is_not_asked_for_again(tmp_path: Path) -> None:
+def test_what_a_worker_was_killed_at_is_not_asked_for_again(tmp_path: Path) -> None:
     loop, study = looped(tmp_path, 100)
-    worker = PackTrainable.__new__(PackTrainable)
-    worker._run = worker._worker = None
-    worker._broken = "the worker could not start"
     asked = []
     while pack := loop.next_pack(9):
         assert len(asked) < 9
         asked += [(p.candidate.key, p.job.seed) for p in pack]
-        worker._begin({"jobs": [p.job.to_json() for p in pack]})
-        told = [Evaluation.from_json(data) for data in json.loads(worker.step()["evaluations"])]
-        loop.done({p.number: each for p, each in zip(pack, told, strict=True)})
+        loop.done({p.number: failed(p.job, "killed") for p in pack})
     assert len(asked) == len(set(asked)) == 6
     assert {r.seed for own in runs_in(study.remembered).values() for r in own} == {1, 2}
     # In a search as well: a source knows its training by its epochs and where it begins.
-    healing = Job(candidate(0), epochs=1, origin=Origin("abc", "abc-cut-10"))
-    worker._begin({"jobs": [healing.to_json()]})
-    [failure] = [Evaluation.from_json(data) for data in json.loads(worker.step()["evaluations"])]
-    assert (failure.status, failure.job.name) == ("failed", healing.name)
+    healing = Job(candidate(0), 3, epochs=1, origin=Origin("abc", "abc-cut-10"))
+    assert (failed(healing, "killed").job.name, failed(healing, "killed").seed) == (healing.name, 3)
 
 
 def test_time_is_a_limit(tmp_path: Path) -> None:
