@@ -114,7 +114,7 @@ def test_rates_are_around_the_usual_ones_or_those_of_the_space(training: dict[st
     assert len(rates_of(space, 1e-3, Hybrid.uniform(6)).trainings) == 1
 
 
-def climbing(wants: float, most: int = 12, pack: int = 3) -> tuple[Controls, list[tuple[str, float]]]:
+def climbing(wants: float, most: int | None = 12, pack: int = 3) -> tuple[Controls, list[tuple[str, float]]]:
     """LoRA's controls of a space with a range, and what is trained where the loss is least at a rate."""
     blocks = {"lora": {"rank": [0, 1]}}
     space = SearchSpace.load({"blocks": blocks, "training": {"learning_rate": RANGE}}, SHAPE)
@@ -154,6 +154,9 @@ def test_further_rates_are_a_third_of_what_is_allowed_in_packs_of_any_size() -> 
         usual = sum(len(group) for _, group in some.groups)
         assert usual > 30
         assert usual < len(found) <= usual + 13
+    # Without a number of trials the time is the limit.
+    some, found = climbing(1.0, None, 64)
+    assert len(found) > sum(len(group) for _, group in some.groups) + 13
 
 
 def test_a_control_is_trained_at_lower_rates_while_it_gets_better() -> None:

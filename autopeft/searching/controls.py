@@ -217,8 +217,12 @@ class Controls:
 
     def _room(self, tried: Tried) -> float:
         """How many further rates there may be yet."""
-        beyond = sum(max(0, len(rungs.begun(tried)) - rungs.count) for rungs in self._rungs)
-        return 0 if self._score is None else max(1, self.allowed.trainings // 3) - beyond
+        beyond, most = (
+            sum(max(0, len(rungs.begun(tried)) - rungs.count) for rungs in self._rungs),
+            self.allowed.trainings,
+        )
+        # Infinity divided so is no number.
+        return 0 if self._score is None else max(1, most // 3 if math.isfinite(most) else most) - beyond
 
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
         """None: a control is whole."""
