@@ -21,6 +21,7 @@ from autopeft.baselines import BASELINES
 from autopeft.cli.fronts import show_front
 from autopeft.experiment import Experiment
 from autopeft.progress import Silent
+from autopeft.recording import board_of
 from autopeft.result import SearchResult, export
 from autopeft.searching.confirming.records import baseline_in, runs_in
 from autopeft.session import Session
@@ -203,7 +204,9 @@ def test_a_rate_at_which_a_baseline_diverges_is_not_chosen(project: Path, monkey
 
     monkeypatch.setattr(cls, "fit", diverging)
     memory: Any = Memory()
-    confirming._train_baseline(session, memory, "full", "full_fine_tuning", Silent())
+    progress = Silent()
+    progress.on(board_of(session.experiment))
+    confirming._train_baseline(session, memory, "full", "full_fine_tuning", progress)
     runs, _, rate = baseline_in(memory.remembered, "full") or ([], {}, 0.0)
     assert rate in rates[1:3]
     assert [run.status for run in runs] == ["done"] * 3
