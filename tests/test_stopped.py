@@ -293,13 +293,16 @@ def test_a_worker_that_cannot_start_fails_no_candidate(
     from autopeft.runners import _tune
 
     class Refused(_tune.PackTrainable):
-        def setup(self, config: dict[str, Any], given: Any) -> None:
+        def _start(self) -> None:
             flags = Path(os.environ["AUTOPEFT_TEST_FLAG"])
             count = len(list(flags.iterdir()))
             (flags / str(count)).touch()
+            whole, task = self._given
             # The spec of a folder that holds no model.
-            spec = replace(given[0], source=replace(given[0].source, location="/none"))
-            super().setup(config, given if count >= often else (spec, given[1]))
+            none = replace(whole, source=replace(whole.source, location="/none"))
+            self._given = (whole if count >= often else none, task)
+            super()._start()
+            self._given = (whole, task)
 
     (tmp_path / "flags").mkdir()
     monkeypatch.setenv("AUTOPEFT_TEST_FLAG", str(tmp_path / "flags"))
@@ -316,6 +319,24 @@ def test_a_worker_that_cannot_start_fails_no_candidate(
     assert len(list((tmp_path / "flags").iterdir())) == 3
     assert SearchResult.open(tmp_path / "found").evaluations == []
     assert comparable(search(tmp_path, "found", trials=8).evaluations) == comparable(expected.evaluations)
+
+
+@pytest.mark.slow
+def test_after_a_spoilt_worker_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something unforeseen has happened on it; Tune forgets a pack that a worker declines, and would wait for ever."""
+    expected = search(tmp_path, "expected", trials=8)
+    from autopeft.runners import _tune
+
+    class Spoilt(_tune.PackTrainable):
+        def step(self) -> dict[str, Any]:
+            assert self._worker is not None
+            assert not self._worker.spoilt or self.iteration
+            self._worker.spoilt = True
+            return super().step()
+
+    monkeypatch.setattr(_tune, "PackTrainable", Spoilt)
+    found = search(tmp_path, "found", trials=8, runner={"name": "ray", "workers": 1, "pack": 4})
+    assert comparable(found.evaluations) == comparable(expected.evaluations)
 
 
 @pytest.mark.slow

@@ -42,24 +42,31 @@ class PackTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], given: tuple[WorkerSpec, TokenizedTask]) -> None:
         """Load the backbone, once an actor. `given` is one value: the spec comes first, and brings the plug-ins."""
-        spec, task = given
+        self._given = given
         self._own = ray.get_runtime_context().current_actor
         self._worker: Worker | None = None
         self._run: Run | None = None
         self._stopped: list[int] | None = None
+        self._start()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next pack on the same backbone; on a new one when an error may have spoilt it."""
+        self.cleanup()
+        # Not declined: Tune would forget the pack without a word to its searcher, which waited for it for ever.
+        if self._worker is None or self._worker.spoilt:
+            self._start()
+        self._begin(new_config)
+        return True
+
+    def _start(self) -> None:
+        # The one before goes first: two may not fit.
+        self._worker = self._run = None
+        spec, task = self._given
         try:
             self._worker = Worker(spec, task)
         except Exception as error:
             self._broken = f"the worker could not start: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        self._begin(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next pack on the same backbone; decline when an error may have spoilt it."""
-        self.cleanup()
-        if self._worker is None or self._worker.spoilt:
-            return False
-        self._begin(new_config)
-        return True
 
     def step(self) -> dict[str, Any]:
         """Train one epoch."""
