@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,8 +61,9 @@ class PackTrainable(tune.Trainable):
         return True
 
     def _start(self) -> None:
-        # The one before goes first: two may not fit.
+        # The one before goes first, with what it holds in cycles: two may not fit.
         self._worker = self._run = None
+        gc.collect()
         spec, task = self._given
         try:
             self._worker = Worker(spec, task)
