@@ -163,10 +163,12 @@ def _digits(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) and value == int(value) else f"{value:.4g}"
 
 
-def failed(candidate: Candidate, error: Exception | str) -> Evaluation:
-    """The evaluation of a candidate that an error ended: its reason in one line."""
+def failed(given: Candidate | Job, error: Exception | str) -> Evaluation:
+    """The evaluation of a training that an error ended: its reason in one line."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return Evaluation(candidate, "failed", {}, error=text)
+    job = Job.of(given)
+    # Whoever asked for this training must know it again, or it is asked for without end.
+    return Evaluation(job.candidate, "failed", {}, seed=job.seed or 0, error=text, epochs=job.epochs, origin=job.origin)
 
 
 @dataclass(frozen=True)

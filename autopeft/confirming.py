@@ -27,7 +27,7 @@ from autopeft.searching.confirming.records import (
     runs_in,
 )
 from autopeft.searching.confirming.values import Run
-from autopeft.searching.confirming.verdict import judged
+from autopeft.searching.confirming.verdict import judged, reported
 from autopeft.searching.controls import Controls, control_source, named
 from autopeft.searching.descent import Descent, descent_of
 from autopeft.searching.front import ParetoFront
@@ -184,14 +184,14 @@ def _begin(session: Session, plan: Plan, folder: Path | None, number: int, job: 
 
 
 def seeds_kept(session: Session, study: Study, front: ParetoFront) -> set[str]:
-    """Names of weights that stay: of all seeds of the front's members, what they began at, what may be cut.
+    """Names of weights that stay: of all seeds of what is reported, what they began at, what may be cut.
 
     Of healed members off the front too: it may be drawn anew, and without what they began at they cannot come again.
     """
     name, runs = session.experiment.training.weights_name, runs_in(study.remembered)
     plan = plan_of(session, study) if runs and session.experiment.confirm.on else None
     others = [] if plan is None else [e for e in plan.members.values() if e.origin is not None]
-    jobs = [job_with(e, seed) for e in (*front.points, *others) for seed in (e.seed, *_seeds(runs, e))]
+    jobs = [job_with(e, seed) for e in (*reported(front), *others) for seed in (e.seed, *_seeds(runs, e))]
     kept = {name(job) for job in jobs} | {job.origin.start for job in jobs if job.origin is not None}
     cut = [] if plan is None else [e for e in map(plan.parent, plan.all) if e is not None]
     return kept | {f"{name(job_with(e, seed))}{UNITS}" for e in cut for seed in _seeds(runs, e)}
@@ -230,8 +230,8 @@ def _train_baseline(session: Session, study: Study, name: str, baseline: str, pr
             pace.said(len(found), total, None)
             rate = trained.usual_rate * factor
             found.append((rate, *_fit(session, baseline, training.seed, rate)))
-        done = [each for each in found if each[1].status == "done"] or found[:1]
-        rate, run, costs = min(done, key=lambda each: score.loss(each[1].metrics.get(score.metric, -math.inf)))
+        done = [each for each in found if each[1].status == "done" and score.metric in each[1].metrics] or found[:1]
+        rate, run, costs = min(done, key=lambda each: score.loss(each[1].metrics.get(score.metric, 0.0)))
         known = [run], costs, rate
         keep_baseline(study, name, *known)
     runs, costs, rate = known
@@ -253,9 +253,12 @@ def _fit(session: Session, baseline: str, seed: int, rate: float) -> tuple[Run, 
     settings = session.experiment.training.model_copy(update={"seed": seed, "learning_rate": rate})
     try:
         fitted = BASELINES.get(baseline)().fit(session.source, task, settings)
+        scores = without_others(fitted.curve[-1])
+        if wrong := [o.metric for o in session.objectives if not math.isfinite(scores.get(o.metric, 0.0))]:
+            raise AutopeftError(f"{wrong[0]} is {scores[wrong[0]]}")
         test = {f"test_{metric}": value for metric, value in measure(fitted.model, task, task.test).items()}
     except Exception as error:
         # Whatever it is, the search's own results stand.
         return Run(seed, "failed", {}, time.perf_counter() - begin, in_words(error)), {}
     costs: dict[str, float] = {"trainable_params": fitted.trainable_params, "stored_bytes": fitted.stored_bytes}
-    return Run(seed, "done", {**without_others(fitted.curve[-1]), **test}, time.perf_counter() - begin), costs
+    return Run(seed, "done", {**scores, **test}, time.perf_counter() - begin), costs

@@ -24,6 +24,7 @@ from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.scoring import score_on_test
 from autopeft.searching.confirming.records import keep_end
+from autopeft.searching.confirming.verdict import reported
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.highlights import Highlights, figures, highlights
 from autopeft.searching.loop import Listener, SearchLoop
@@ -219,7 +220,7 @@ class Views(Listener):
     def _tidy(self, evaluations: Sequence[Evaluation], front: ParetoFront) -> None:
         """Weights of the front stay, of all its seeds, what they began at, and what is still asked for."""
         name, needed = self._session.experiment.training.weights_name, self.needed_later()
-        numbers = {e.number for e in front.points}
+        numbers = {e.number for e in reported(front)}
         kept = [e for e in evaluations if e.key in needed or e.number in numbers]
         names = {name(e.job) for e in kept} | {f"{name(e.job)}{UNITS}" for e in kept if e.key in needed}
         names |= {e.origin.start for e in kept if e.origin is not None}
@@ -250,7 +251,7 @@ class Views(Listener):
         keys = {e.key for e in front.points}
         self.folder.write_views(front, evaluations)
         # What left the front does not come back to it, and what is cut or asked for no more neither.
-        training, needed = self._session.experiment.training, keys | self.needed()
+        training, needed = self._session.experiment.training, {e.key for e in reported(front)} | self.needed()
         off_front = {training.weights_name(e.job) for e in evaluations if e.key not in needed}
         self.folder.drop_weights(off_front - self._dropped)
         self._dropped |= off_front

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,8 @@ T = TypeVar("T")
 _ELSEWHERE = "give another run folder (out)"
 #: Weights that a killed worker was writing: files of no other name, as the folder may be a link to one with more in it.
 _LEFT_OVER = f".{'[0-9a-f]' * 12}[.-]*.partial"
+#: What trainings' weights are called, for the same reason.
+_OWN = re.compile(r"[0-9a-f]{12}(-[a-z0-9]+)*")
 
 
 class _Held:
@@ -215,10 +218,10 @@ class RunFolder(_Held):
                 (self.weights / file).unlink(missing_ok=True)
 
     def keep_weights(self, names: Collection[str]) -> None:
-        """Delete all weights but those of these names; only when nothing is trained any more."""
+        """Delete all trainings' weights but those of these names; only when nothing is trained any more."""
         with door(self.weights, "cannot be written", "mend that, and give the same command again"):
             for file in self.weights.glob("*.safetensors"):
-                if file.stem not in names:
+                if _OWN.fullmatch(file.stem) and file.stem not in names:
                     file.unlink(missing_ok=True)
 
 

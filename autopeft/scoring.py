@@ -11,6 +11,7 @@ from autopeft.candidate import Job
 from autopeft.confirming import as_searched, front_of
 from autopeft.searching.confirming.plan import control_front, job_with
 from autopeft.searching.confirming.records import controls_in, keep_tests, runs_in
+from autopeft.searching.confirming.verdict import compared, reported
 from autopeft.session import Session
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _HOW = "tested"
 
 
 def score_on_test(session: Session, study: Study, spec: WorkerSpec) -> None:
-    """Measure on the test split, and the further ones, what is on the front and not measured there yet.
+    """Measure on the test split, and the further ones, what is on the front or best, and not measured there yet.
 
     What is confirmed, and the controls that it is compared with, with the weights of every seed. Nothing is selected by
     it.
@@ -42,10 +43,9 @@ def _score_on(session: Session, study: Study, spec: WorkerSpec, task: TokenizedT
 
     front, wanted = front_of(session, study, study.evaluations()), _reported_names(session, task, mark)
     runs, (names, _) = runs_in(study.remembered), controls_in(study.remembered)
-    compared = [e for e in control_front(as_searched(front), names) if e.number in runs]
-    reported = {e.number: e for e in (*front.points, *compared)}
+    controls = [e for e in control_front(as_searched(front), names) if e.number in runs]
     jobs: list[tuple[int, int | None, Job]] = []
-    for number, evaluation in reported.items():
+    for number, evaluation in {e.number: e for e in (*reported(front), *controls, *compared(front))}.items():
         if anew or not wanted <= evaluation.metrics.keys():
             jobs.append((number, None, evaluation.job))
         done = [run for run in runs.get(number, ()) if run.status == "done"]

@@ -54,7 +54,10 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def compared(fields: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """A comparison that nobody disturbed; tests copy its folder."""
-    return run(tmp_path_factory.mktemp("runs") / "whole", fields)
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    (folder / "weights").mkdir(parents=True)
+    (folder / "weights" / "theirs.safetensors").touch()
+    return run(folder, fields)
 
 
 def run(out: Path, fields: dict[str, Any], **changes: Any) -> Comparison:
@@ -109,7 +112,7 @@ def test_views_hold_the_rows(compared: Comparison, capsys: pytest.CaptureFixture
     assert "| full_fine_tuning |" in text.read_text()
     assert "its usual rate times 0.56, 1.8" in text.read_text()
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert not (compared.folder / "weights").exists()
+    assert [path.name for path in (compared.folder / "weights").iterdir()] == ["theirs.safetensors"]
     assert list(compared.to_frame()["method"]) == ["lora", "full_fine_tuning"]
 
 

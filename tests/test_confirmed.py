@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_project
 from kill_points import CONFIRMING, Killed, arm, ended
+from test_confirming import Memory
 from test_resumed import assert_same, facts
 
 from autopeft import confirming
+from autopeft.baselines import BASELINES
 from autopeft.cli.fronts import show_front
+from autopeft.experiment import Experiment
+from autopeft.progress import Silent
+from autopeft.recording import board_of
 from autopeft.result import SearchResult, export
-from autopeft.searching.confirming.records import runs_in
+from autopeft.searching.confirming.records import baseline_in, runs_in
+from autopeft.session import Session
 
 #: The time is no limit here: it would make what is trained depend on the machine.
 FIELDS: dict[str, Any] = {
@@ -179,6 +187,30 @@ def test_full_fine_tuning_is_measured_beside(
     assert full["confirmed"]["seeds"] == 3
     assert full["confirmed"]["test_accuracy"]["sd"] is not None
     assert full["metrics"]["trainable_params"] > 20_000
+
+
+def test_a_rate_at_which_a_baseline_diverges_is_not_chosen(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objectives = ["loss", "trainable_params"]
+    session = Session(Experiment.of(tiny_project.experiment(project, **FIELDS, objectives=objectives), "test"))
+    cls, rates = BASELINES.get("full_fine_tuning"), list[float]()
+    fit = cls.fit
+
+    def diverging(self: Any, source: Any, task: Any, settings: Any) -> Any:
+        fitted = fit(self, source, task, settings)
+        rates.append(settings.learning_rate)
+        # Its weights broke in the last step, after a loss that was a number.
+        last = {**fitted.curve[-1], "loss": math.nan}
+        return replace(fitted, curve=(last,)) if len(rates) == 1 else fitted
+
+    monkeypatch.setattr(cls, "fit", diverging)
+    memory: Any = Memory()
+    progress = Silent()
+    progress.on(board_of(session.experiment))
+    confirming._train_baseline(session, memory, "full", "full_fine_tuning", progress)
+    runs, _, rate = baseline_in(memory.remembered, "full") or ([], {}, 0.0)
+    assert rate in rates[1:3]
+    assert [run.status for run in runs] == ["done"] * 3
+    assert all(math.isfinite(run.metrics["loss"]) for run in runs)
 
 
 class _Counted:

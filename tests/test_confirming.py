@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 from test_study import TINY, opened
 
-from autopeft.candidate import Candidate, Evaluation, Job, Origin
+from autopeft.candidate import Candidate, Evaluation, Job, Origin, failed
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
 from autopeft.methods import LoRA
@@ -23,7 +23,7 @@ from autopeft.searching.confirming.plan import Plan
 from autopeft.searching.confirming.records import keep_controls, keep_pack, keep_tests, runs_in
 from autopeft.searching.confirming.statistics import difference, p_front, standard_errors
 from autopeft.searching.confirming.values import Run
-from autopeft.searching.confirming.verdict import in_share, judged, training_of
+from autopeft.searching.confirming.verdict import compared, in_share, judged, training_of
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.objective import Objective
 from autopeft.searching.tables import sentences
@@ -193,6 +193,17 @@ def test_a_gain_is_named_with_its_interval() -> None:
     assert found.to_json()["controls"][0]["confirmed"]["seeds"] == 3
     assert found.to_json()["points"][0]["control"] == "lora 1"
     assert second.words[1:] in found.to_markdown()
+
+
+def test_what_is_compared_is_measured_on_test() -> None:
+    # Of two controls the one that looked worse in the search is the better one over seeds, and on no front.
+    evaluations = [seen(0, 0.80, 80), seen(1, 0.795, 90), seen(2, 0.83, 85), seen(3, 0.90, 150)]
+    runs = {n: [run(1, score, score), run(2, score, score)] for n, score in {0: 0.70, 2: 0.84, 3: 0.9}.items()}
+    found = confirmed(evaluations, {**runs, 1: [run(1, 0.81), run(2, 0.81)]}, {0: "lora 1", 1: "lora 2"})
+    assert [e.number for e in found.points] == [0, 2, 3]
+    assert found.verdict.gains[2].words.endswith("not measured on test yet")
+    assert [e.number for e in compared(found)] == [0, 1]
+    assert compared(confirmed(evaluations, runs)) == ()
 
 
 def test_nothing_gained_is_said_too() -> None:
@@ -377,6 +388,20 @@ def test_a_runner_that_had_to_wait_goes_on(tmp_path: Path) -> None:
     assert loop.next_pack(4, workers=2) == []
     assert not loop.goes_on()
     assert loop.is_over
+
+
+def test_what_a_worker_was_killed_at_is_not_asked_for_again(tmp_path: Path) -> None:
+    loop, study = looped(tmp_path, 100)
+    asked = []
+    while pack := loop.next_pack(9):
+        assert len(asked) < 9
+        asked += [(p.candidate.key, p.job.seed) for p in pack]
+        loop.done({p.number: failed(p.job, "killed") for p in pack})
+    assert len(asked) == len(set(asked)) == 6
+    assert {r.seed for own in runs_in(study.remembered).values() for r in own} == {1, 2}
+    # In a search as well: a source knows its training by its epochs and where it begins.
+    healing = Job(candidate(0), 3, epochs=1, origin=Origin("abc", "abc-cut-10"))
+    assert (failed(healing, "killed").job.name, failed(healing, "killed").seed) == (healing.name, 3)
 
 
 def test_time_is_a_limit(tmp_path: Path) -> None:

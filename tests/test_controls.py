@@ -114,7 +114,7 @@ def test_rates_are_around_the_usual_ones_or_those_of_the_space(training: dict[st
     assert len(rates_of(space, 1e-3, Hybrid.uniform(6)).trainings) == 1
 
 
-def climbing(wants: float, most: int = 12) -> tuple[Controls, list[tuple[str, float]]]:
+def climbing(wants: float, most: int | None = 12, pack: int = 3) -> tuple[Controls, list[tuple[str, float]]]:
     """LoRA's controls of a space with a range, and what is trained where the loss is least at a rate."""
     blocks = {"lora": {"rank": [0, 1]}}
     space = SearchSpace.load({"blocks": blocks, "training": {"learning_rate": RANGE}}, SHAPE)
@@ -124,7 +124,7 @@ def climbing(wants: float, most: int = 12) -> tuple[Controls, list[tuple[str, fl
     )  # fmt: skip
     ended: list[Evaluation] = []
     found = []
-    while (jobs := some.next(ended, [], 3)) is not None:
+    while (jobs := some.next(ended, [], pack)) is not None:
         assert jobs
         for job in jobs:
             rate = job.candidate.training["learning_rate"]
@@ -146,6 +146,19 @@ def test_a_control_is_trained_at_further_rates_while_it_gets_better() -> None:
     assert [rate / usual for _, rate in third] == pytest.approx([4.5, 13.5, 40.5])
     assert {job.key for job in (Candidate(g[0].hybrid, g[0].training) for _, g in some.groups)} <= some.names.keys()
     assert len(found) == 1 + 5 + 3 + 3
+
+
+@pytest.mark.parametrize(("most", "pack"), [(12, 5), (18, 16), (39, 64)])
+def test_further_rates_are_a_third_of_what_is_allowed_in_packs_of_any_size(most: int, pack: int) -> None:
+    some, found = climbing(1.0, most, pack)
+    usual = sum(len(group) for _, group in some.groups)
+    assert usual < len(found) <= usual + most // 3
+
+
+def test_without_a_number_of_trials_further_rates_are_as_many_as_there_are() -> None:
+    some, found = climbing(1.0, None, 64)
+    # All but the head go on, twice.
+    assert len(found) == sum(len(group) for _, group in some.groups) + 2 * (len(some.groups) - 1)
 
 
 def test_a_control_is_trained_at_lower_rates_while_it_gets_better() -> None:
@@ -213,6 +226,11 @@ def test_a_search_that_goes_on_has_the_controls_that_it_had() -> None:
     few, more = source(most=6), source(most=30)
     more.only(few.names.keys())
     assert [job for pack in all_jobs(more, 3) for job in pack] == [job for pack in all_jobs(few, 3) for job in pack]
+    # Four at even steps of the costs are not among five of them.
+    few, more = source(most=12), source(most=15)
+    assert not few.names.keys() <= more.names.keys()
+    more.only(few.names.keys())
+    assert all_jobs(more, 3) == all_jobs(few, 3)
 
 
 class _Given:

@@ -157,6 +157,30 @@ def test_what_a_killed_pack_leaves_is_tried_after_tunes_end(tmp_path: Path) -> N
     assert not searcher.is_left_over
 
 
+def test_a_worker_that_cannot_start_is_given_no_candidates_to_fail(tmp_path: Path) -> None:
+    from autopeft.runners._tune import AskTell, PackTrainable
+
+    study, worker = opened(tmp_path), PackTrainable.__new__(PackTrainable)
+    worker._run = worker._worker = None
+    worker._broken = "the worker could not start: OutOfMemoryError: no room"
+    searcher, packs = AskTell(SearchLoop(study, costs, trials=8), 2, 2), []
+    for name in ("first", "second", "third"):
+        assert searcher.error is None
+        packs.append(pack := searcher.suggest(name))
+        assert isinstance(pack, dict)
+        worker._begin(pack)
+        searcher.on_trial_complete(name, worker.step())
+        assert searcher.is_left_over is (name != "third")
+    # The same pack, whole: of equal company it is equal to the bit.
+    assert packs[0] == packs[1] == packs[2]
+    assert isinstance(searcher.error, AutopeftError)
+    assert "the worker could not start" in str(searcher.error)
+    assert searcher.suggest("fourth") == "FINISHED"
+    # Nothing was told: they are trained first when the search goes on.
+    assert study.evaluations() == []
+    assert [len(pack) for pack in opened(tmp_path).pending_packs()] == [2]
+
+
 class _Full:
     """A source that cannot write down what its next training begins at."""
 

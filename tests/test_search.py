@@ -312,6 +312,18 @@ def test_weights_that_are_not_reported_yet_stay(tmp_path: Path) -> None:
     assert [p.stem for p in folder.weights.iterdir()] == ["just_written"]
 
 
+def test_what_lies_beside_weights_stays(tmp_path: Path) -> None:
+    """The folder may be a link to one with more in it, or have been there before the search."""
+    folder = RunFolder(tmp_path)
+    folder.weights.mkdir()
+    kept, gone = "0123456789ab", "ba9876543210"
+    for stem in ("model", "adapter_model", kept, gone, f"{gone}-seed1-epochs2-from-{kept}-cut-9-units", f"{gone}.old"):
+        (folder.weights / f"{stem}.safetensors").touch()
+    folder.keep_weights({kept})
+    stems = {p.name.removesuffix(".safetensors") for p in folder.weights.iterdir()}
+    assert stems == {"model", "adapter_model", kept, f"{gone}.old"}
+
+
 def test_a_folder_without_results_takes_a_mended_experiment(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with folder.locked():

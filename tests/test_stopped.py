@@ -284,6 +284,62 @@ def test_a_worker_that_is_killed_begins_its_pack_anew(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("often", [1, 99])
+def test_a_worker_that_cannot_start_fails_no_candidate(
+    often: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For lack of memory, say: what it was to train is trained by the next one, or when the search goes on."""
+    expected = search(tmp_path, "expected", trials=8)
+    from autopeft.runners import _tune
+
+    class Refused(_tune.PackTrainable):
+        def _start(self) -> None:
+            flags = Path(os.environ["AUTOPEFT_TEST_FLAG"])
+            count = len(list(flags.iterdir()))
+            (flags / str(count)).touch()
+            whole, task = self._given
+            # The spec of a folder that holds no model.
+            none = replace(whole, source=replace(whole.source, location="/none"))
+            self._given = (whole if count >= often else none, task)
+            super()._start()
+            self._given = (whole, task)
+
+    (tmp_path / "flags").mkdir()
+    monkeypatch.setenv("AUTOPEFT_TEST_FLAG", str(tmp_path / "flags"))
+    ray = {"name": "ray", "workers": 1, "pack": 4}
+    with monkeypatch.context() as patched:
+        patched.setattr(_tune, "PackTrainable", Refused)
+        if often == 1:
+            assert comparable(search(tmp_path, "found", trials=8, runner=ray).evaluations) == comparable(
+                expected.evaluations
+            )
+            return
+        with pytest.raises(AutopeftError, match=r"runner: the worker could not start: .*; mend that"):
+            search(tmp_path, "found", trials=8, runner=ray)
+    assert len(list((tmp_path / "flags").iterdir())) == 3
+    assert SearchResult.open(tmp_path / "found").evaluations == []
+    assert comparable(search(tmp_path, "found", trials=8).evaluations) == comparable(expected.evaluations)
+
+
+@pytest.mark.slow
+def test_after_a_spoilt_worker_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something unforeseen has happened on it; Tune forgets a pack that a worker declines, and would wait for ever."""
+    expected = search(tmp_path, "expected", trials=8)
+    from autopeft.runners import _tune
+
+    class Spoilt(_tune.PackTrainable):
+        def step(self) -> dict[str, Any]:
+            assert self._worker is not None
+            assert not self._worker.spoilt or self.iteration
+            self._worker.spoilt = True
+            return super().step()
+
+    monkeypatch.setattr(_tune, "PackTrainable", Spoilt)
+    found = search(tmp_path, "found", trials=8, runner={"name": "ray", "workers": 1, "pack": 4})
+    assert comparable(found.evaluations) == comparable(expected.evaluations)
+
+
+@pytest.mark.slow
 def test_workers_side_by_side_stop_too(tmp_path: Path) -> None:
     found = search(tmp_path, trials=16, runner={**RAY, "pack": 2})
     assert [e.number for e in found.evaluations] == list(range(16))

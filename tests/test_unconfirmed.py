@@ -9,6 +9,7 @@ import pytest
 from test_confirming import OTHERS, SEARCHED, confirmed, front, run, seen
 
 from autopeft.reporting.drawings import front_drawing
+from autopeft.searching.confirming.verdict import reported
 from autopeft.searching.front import ParetoFront
 from autopeft.searching.highlights import figures, highlights
 from autopeft.searching.keys import short_keys
@@ -72,6 +73,29 @@ def test_one_that_is_dominated_by_then_is_on_the_front_no_more() -> None:
     found = with_lucky(MEAN + LUCK - 0.001)
     assert [e.number for e in found.points] == [0, 2]
     assert (found.unconfirmed, unconfirmed(found)) == ((), None)
+
+
+def test_the_best_is_reported_off_the_front_too() -> None:
+    """A confirmed one is best where one that is not is expected to be better for less, but not by a deviation."""
+    points = [seen(0, 0.70, 10), seen(1, 0.82, 100), seen(2, 0.811, 90)]
+    found = confirmed(points, {0: [run(1, 0.72), run(2, 0.74)], 1: [run(1, 0.80), run(2, 0.80)]})
+    assert ([e.number for e in found.points], found.best().number) == ([0, 2], 1)
+    assert [e.number for e in reported(found)] == [0, 2, 1]
+    assert reported(front(*points)) == front(*points).points
+    assert reported(front()) == ()
+
+
+def test_what_it_is_expected_to_dominate_is_hardly_on_the_true_front() -> None:
+    points = [seen(0, 0.70, 10), seen(1, 0.82, 100), seen(2, 0.90, 90)]
+    found = confirmed(points, {0: [run(1, 0.72), run(2, 0.74)], 1: [run(1, 0.80), run(2, 0.80)]})
+    assert [e.number for e in found.points] == [0, 2]
+    first, off = (found.verdict.confirmed[n].p_front for n in (0, 1))
+    assert first is not None
+    assert off is not None
+    assert (first, off < 0.05) == (1.0, True)
+    # By how much it deviates counts too.
+    near = confirmed([*points[:2], seen(2, 0.811, 90)], {n: [run(1, 0.80), run(2, 0.83)] for n in (1,)})
+    assert 0.1 < (near.verdict.confirmed[1].p_front or 0.0) < 0.9
 
 
 def test_it_is_marked_wherever_the_front_is_shown(tmp_path: Path) -> None:

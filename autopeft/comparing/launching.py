@@ -183,7 +183,11 @@ class _Comparing:
         """The state is written whatever happens inside; weights of what is finished go."""
         try:
             yield
-            shutil.rmtree(self.weights, ignore_errors=True)
+            # The folder may have been there, with more in it.
+            for seed in self.seeds:
+                shutil.rmtree(self.weights / str(seed), ignore_errors=True)
+            with suppress(OSError):
+                self.weights.rmdir()
         finally:
             self.store.save()
 

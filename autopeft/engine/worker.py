@@ -79,7 +79,7 @@ def _arrived(plugins: Sequence[str], codes: Mapping[str, str], values: Sequence[
 class Worker:
     """Evaluates candidates on one backbone, which is loaded once and never changed.
 
-    `spoilt` says that something unforeseen has happened: better to go on with a new worker, in a new process.
+    `spoilt` says that something unforeseen has happened: better to go on with a new worker.
     """
 
     def __init__(self, spec: WorkerSpec, task: TokenizedTask, purpose: Literal["train", "report"] = "train") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +14,10 @@ from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from autopeft.candidate import Evaluation, Job, failed
+from autopeft.candidate import Evaluation, Job
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.worker import Run, Worker, WorkerSpec
+from autopeft.errors import AutopeftError
 
 if TYPE_CHECKING:
     # A worker has no study, and need not load a database's library.
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from autopeft.searching.study import Proposal
 
 T = TypeVar("T")
+
+#: How often a worker may not start in a search: now and then the one before it has not let go of its memory yet.
+_REFUSALS = 2
 
 
 class PackTrainable(tune.Trainable):
@@ -33,41 +38,48 @@ class PackTrainable(tune.Trainable):
     where nothing is stopped nothing is sent.
 
     Results are JSON text, since Tune flattens mappings. An error is a failed evaluation: Tune would keep it in a file
-    on the worker's machine.
+    on the worker's machine. That a worker could not start says nothing of its candidates, and is no evaluation.
     """
 
     def setup(self, config: dict[str, Any], given: tuple[WorkerSpec, TokenizedTask]) -> None:
         """Load the backbone, once an actor. `given` is one value: the spec comes first, and brings the plug-ins."""
-        spec, task = given
+        self._given = given
         self._own = ray.get_runtime_context().current_actor
         self._worker: Worker | None = None
         self._run: Run | None = None
         self._stopped: list[int] | None = None
+        self._start()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next pack on the same backbone; on a new one when an error may have spoilt it."""
+        self.cleanup()
+        # Not declined: Tune would forget the pack without a word to its searcher, which waited for it for ever.
+        if self._worker is None or self._worker.spoilt:
+            self._start()
+        self._begin(new_config)
+        return True
+
+    def _start(self) -> None:
+        # The one before goes first, with what it holds in cycles: two may not fit.
+        self._worker = self._run = None
+        gc.collect()
+        spec, task = self._given
         try:
             self._worker = Worker(spec, task)
         except Exception as error:
             self._broken = f"the worker could not start: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        self._begin(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next pack on the same backbone; decline when an error may have spoilt it."""
-        self.cleanup()
-        if self._worker is None or self._worker.spoilt:
-            return False
-        self._begin(new_config)
-        return True
 
     def step(self) -> dict[str, Any]:
         """Train one epoch."""
         if self._run is None:
-            evaluations = [failed(job.candidate, self._broken) for job in self._jobs]
-        else:
-            try:
-                stopped, self._stopped = self._stopped, None
-                epoch = self._run.send(stopped)
-                return {"epoch_metrics": json.dumps(epoch), "worker": self._own, "done": False}
-            except StopIteration as stop:
-                evaluations = stop.value
+            return {"broken": self._broken, "done": True}
+        try:
+            stopped, self._stopped = self._stopped, None
+            epoch = self._run.send(stopped)
+            return {"epoch_metrics": json.dumps(epoch), "worker": self._own, "done": False}
+        except StopIteration as stop:
+            evaluations: list[Evaluation] = stop.value
         return {"evaluations": json.dumps([e.to_json() for e in evaluations]), "done": True}
 
     def stop_candidates(self, positions: list[int]) -> None:
@@ -127,15 +139,17 @@ class AskTell(Searcher):
     """Three methods over the loop. Tune's own record of the search is not used.
 
     Tune logs and forgets what a searcher raises, so the first error ends the search here and is kept in `error`.
-    Candidates of a pack whose worker was killed twice are tried once more, each alone. After `end`, which another
-    thread may call, nothing reaches the loop any more.
+    Candidates of a pack whose worker was killed twice are tried once more, each alone. A pack whose worker could not
+    start is given out again, and after the third time the search ends with that: such a worker would soon have had all
+    candidates. After `end`, which another thread may call, nothing reaches the loop any more.
     """
 
     def __init__(self, loop: Loop, pack: int, workers: int) -> None:
         super().__init__(metric=None, mode=None)
         self._loop, self._pack, self._workers = loop, pack, workers
         self._running: dict[str, list[Proposal]] = {}
-        self._alone: list[Proposal] = []
+        self._again: list[list[Proposal]] = []
+        self._refusals = 0
         self._lock = threading.RLock()
         self.ended = False
         self.error: Exception | None = None
@@ -146,8 +160,8 @@ class AskTell(Searcher):
 
     @property
     def is_left_over(self) -> bool:
-        """Whether Tune has ended before some that are to be tried alone were: it asks no more after the first end."""
-        return bool(self._alone) and not self.ended and self.error is None
+        """Whether Tune has ended before some that are to be tried again were: it asks no more after the first end."""
+        return bool(self._again) and not self.ended and self.error is None
 
     def end(self) -> None:
         """The search is interrupted: the candidates in training stay open in the study, to be trained when resumed."""
@@ -158,8 +172,8 @@ class AskTell(Searcher):
         """The next pack, or the end."""
         if self.error:
             return str(Searcher.FINISHED)
-        alone = [self._alone.pop(0)] if self._alone else None
-        proposals = alone or self._guarded(lambda: self._loop.next_pack(self._pack, self._workers))
+        again = self._again.pop(0) if self._again else None
+        proposals = again or self._guarded(lambda: self._loop.next_pack(self._pack, self._workers))
         if not proposals:
             # Not None, which means "ask again": Tune may then see to nothing else for ten minutes.
             return str(Searcher.FINISHED)
@@ -188,9 +202,15 @@ class AskTell(Searcher):
     def _tell(self, proposals: Sequence[Proposal], result: dict[str, Any], error: bool) -> None:
         if error or not result:
             if len(proposals) > 1:
-                self._alone += proposals
+                self._again += [[proposal] for proposal in proposals]
                 return
             self._loop.failed(proposals[0].number, "its worker was killed, twice (out of memory?)")
+        elif "broken" in result:
+            self._refusals += 1
+            if self._refusals > _REFUSALS:
+                remedy = "mend that (with fewer workers, where they share memory), and start the same command again"
+                raise AutopeftError(f"runner: {result['broken']}; {remedy}, it goes on with the search")
+            self._again.append(list(proposals))
         elif "evaluations" in result:
             told = [Evaluation.from_json(data) for data in json.loads(result["evaluations"])]
             self._loop.done(dict(zip((p.number for p in proposals), told, strict=True)))

@@ -175,10 +175,11 @@ class Controls:
         costs = [float(cost(c.hybrid)) for c in within]
         picks = (_spanning(costs, count) for count in range(len(within), -1, -1))
         chosen = next(pick for pick in picks if sum(rungs[i].count for i in pick) <= allowed.trainings)
-        if math.isfinite(allowed.seconds):
-            chosen = [chosen[i] for i in _spread(len(chosen))]
         self.allowed, self._score = allowed, score
-        self._rungs = [rungs[i] for i in chosen]
+        self._every, self._rungs = rungs, self._in_turn([rungs[i] for i in chosen])
+
+    def _in_turn(self, rungs: Sequence[Rungs]) -> list[Rungs]:
+        return [rungs[i] for i in _spread(len(rungs))] if math.isfinite(self.allowed.seconds) else list(rungs)
 
     @property
     def groups(self) -> list[tuple[str, list[Candidate]]]:
@@ -187,7 +188,8 @@ class Controls:
 
     def only(self, keys: Collection[str]) -> None:
         """Keep to candidates with these keys: a search that is resumed for more trials has the controls that it had."""
-        self._rungs = [kept for rungs in self._rungs if (kept := rungs.only(keys)).jobs]
+        # Not of those chosen now: of another number of trials these may be others.
+        self._rungs = self._in_turn([kept for rungs in self._every if (kept := rungs.only(keys)).jobs])
 
     @property
     def names(self) -> dict[str, str]:
@@ -201,19 +203,26 @@ class Controls:
         if self.allowed.trainings <= 0 or seconds.left([e for e in ended if e.key in names], 0) <= 0:
             return None
         tried, pack, shift, waits = Tried.of(ended, running, self._score), list[Job](), 0, False
+        room = self._room(tried)
         for rungs in self._rungs:
-            left = rungs.left(tried, shift, self._may_go_further(tried))
+            left = rungs.left(tried, shift, room > 0)
             waits |= left is None
             if left == []:
                 shift = rungs.shift(tried)
             if left and pack and len(pack) + len(left) > most:
                 break
+            room -= bool(left) and len(rungs.begun(tried)) >= rungs.count
             pack += (left or [])[: most - len(pack)]
         return pack or ([] if waits else None)
 
-    def _may_go_further(self, tried: Tried) -> bool:
-        beyond = sum(max(0, len(rungs.begun(tried)) - rungs.count) for rungs in self._rungs)
-        return self._score is not None and beyond < max(1, self.allowed.trainings // 3)
+    def _room(self, tried: Tried) -> float:
+        """How many further rates there may be yet."""
+        beyond, most = (
+            sum(max(0, len(rungs.begun(tried)) - rungs.count) for rungs in self._rungs),
+            self.allowed.trainings,
+        )
+        # Infinity divided so is no number.
+        return 0 if self._score is None else max(1, most // 3 if math.isfinite(most) else most) - beyond
 
     def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
         """None: a control is whole."""

@@ -214,8 +214,7 @@ class SearchLoop:
 
     def failed(self, number: int, reason: str) -> None:
         """Record a candidate whose worker died."""
-        job = self._running[number].job
-        self.done({number: replace(failed(job.candidate, reason), epochs=job.epochs, origin=job.origin)})
+        self.done({number: failed(self._running[number].job, reason)})
 
 
 def _give_up_when_hopeless(known: Sequence[Evaluation], trials: int | None) -> None:

@@ -101,8 +101,7 @@ class ConfirmLoop:
 
     def failed(self, number: int, reason: str) -> None:
         """Store a training whose worker died."""
-        job = self._running[number][1]
-        self.done({number: replace(failed(job.candidate, reason), seed=job.seed or 0)})
+        self.done({number: failed(self._running[number][1], reason)})
 
     def _run(self, evaluation: Evaluation) -> Run:
         """As failed when a score is missing or no number."""

@@ -62,9 +62,9 @@ def probabilities(
         prior = float(np.median([prior_deviation(float(np.mean(group)), rows) for group in groups]))
         losses[:, column] = [objective.loss(float(np.mean(group))) for group in groups]
         errors[:, column] = standard_errors(groups, prior)
-        for row, e in enumerate(evaluations):
-            if (known := (expected or {}).get(e.number)) is not None:
-                losses[row, column], errors[row, column] = objective.loss(known[name].mean), known[name].sd
+        for row, evaluation in enumerate(evaluations):
+            if (known := (expected or {}).get(evaluation.number, {}).get(name)) is not None:
+                losses[row, column], errors[row, column] = objective.loss(known.mean), known.sd
     found = p_front(losses, errors, draws)
     return {e.number: float(p) for e, p in zip(evaluations, found, strict=True)}
 

@@ -21,11 +21,11 @@ from autopeft.wording import number, spaced
 _DRAWS, _LEVELS = 2000, 6
 
 
-def judged(front: ParetoFront, remembered: Remembered, others: Sequence[ControlPoint] = ()) -> ParetoFront:
+def judged(front: ParetoFront, remembered: Remembered, baselines: Sequence[ControlPoint] = ()) -> ParetoFront:
     """The front of a search with what its study knows beside: controls and other seeds.
 
-    `front` is as the search has seen it, and comes back as it is where nothing is known. `others` are controls that
-    are no candidates.
+    `front` is as the search has seen it, and comes back as it is where nothing is known. `baselines` are controls
+    that are no candidates.
     """
     names, reference = controls_in(remembered)
     fresh, finished = runs_in(remembered), ended_in(remembered)
@@ -45,8 +45,8 @@ def judged(front: ParetoFront, remembered: Remembered, others: Sequence[ControlP
         confirmed,
         names,
         _optimism(front, confirmed),
-        (*(_point(e, names, confirmed) for e in control_front(front, names)), *others),
-        tuple(_gains(redrawn, runs, names, reference)) if fresh else (),
+        (*(_point(e, names, confirmed) for e in control_front(front, names)), *baselines),
+        tuple(_gains(redrawn, runs, reference)) if fresh else (),
         finished,
         expected,
     )
@@ -131,30 +131,53 @@ def _point(evaluation: Evaluation, names: Mapping[str, str], confirmed: Mapping[
     return ControlPoint(names[evaluation.key], evaluation.metrics, confirmed.get(evaluation.number))
 
 
-def _gains(
-    front: ParetoFront, runs: Mapping[int, Sequence[Run]], names: Mapping[str, str], reference: float | None
-) -> list[Gain]:
+def reported(front: ParetoFront) -> tuple[Evaluation, ...]:
+    """What a search reports of a judged front: its members, and its best, which may be none of them.
+
+    A confirmed one is best where a member that is not confirmed is expected to be better, but not by a deviation.
+    """
+    best = [front.best()] if front.points else []
+    return tuple({e.number: e for e in (*front.points, *best)}.values())
+
+
+def compared(front: ParetoFront) -> tuple[Evaluation, ...]:
+    """The controls that the gains of a judged front are over: they are measured on test, like its members."""
+    return tuple({e.number: e for _, e in _rivals(front) if e is not None}.values())
+
+
+def _rivals(front: ParetoFront) -> list[tuple[Evaluation, Evaluation | None]]:
+    """Confirmed members (of many a few), and of each the best confirmed control of no more cost, if there is one.
+
+    By the mean validation score over seeds.
+    """
+    known, names = front.verdict.confirmed, front.verdict.names
+    members = [e for e in front.points if e.number in known]
+    if front.cost is None or not names or not members:
+        return []
+    cost = front.cost.metric
+    controls = [e for e in front.done if e.key in names and e.number in known and known[e.number].holds]
+
+    def place(e: Evaluation) -> tuple[float, float, int]:
+        return front.loss_of(e, front.score), e.metrics[cost], e.number
+
+    return [
+        (e, min((c for c in controls if c.metrics[cost] <= e.metrics[cost]), key=place, default=None))
+        for e in evenly(members, _LEVELS)
+    ]
+
+
+def _gains(front: ParetoFront, runs: Mapping[int, Sequence[Run]], reference: float | None) -> list[Gain]:
     """At each member's cost (of many members at a few), the best member against the best control of no more cost.
 
     Both are chosen by their mean validation score over seeds, and compared on test.
     """
-    known = [e for e in front.points if e.number in front.verdict.confirmed]
-    if front.cost is None or not names or not known:
-        return []
-    cost = front.cost.metric
-    controls = [
-        e for e in front.done if e.key in names and e.number in runs and front.verdict.confirmed[e.number].holds
-    ]
-    return [
-        _gain(front, e, [c for c in controls if c.metrics[cost] <= e.metrics[cost]], runs, reference)
-        for e in evenly(known, _LEVELS)
-    ]
+    return [_gain(front, member, control, runs, reference) for member, control in _rivals(front)]
 
 
 def _gain(
     front: ParetoFront,
     member: Evaluation,
-    controls: Sequence[Evaluation],
+    best: Evaluation | None,
     runs: Mapping[int, Sequence[Run]],
     reference: float | None,
 ) -> Gain:
@@ -163,9 +186,8 @@ def _gain(
     cost = member.metrics[dear]
     share = f" ({in_share(cost / reference)})" if reference else ""
     at = f"at {number(cost)} {spaced(dear)}{share}"
-    if not controls:
+    if best is None:
         return Gain(cost, member.key, None, None, None, None, f"{at}: no control is as cheap")
-    best = min(controls, key=lambda e: (front.loss_of(e, score), e.metrics[dear], e.number))
     name = names[best.key]
     if member.key in names:
         return Gain(
