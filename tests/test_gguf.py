@@ -48,13 +48,15 @@ for name, (base, adapter) in asked.items():
     params = x.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel, params.warmup = base, 64, 1, False
     params.cache_type_k = params.cache_type_v = x.ggml_type.GGML_TYPE_F32
+    # It rounds to fp16.
+    params.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cpuparams.n_threads = 1
     if adapter:
         params.lora_adapters = [x.CommonAdapterLoraInfo(adapter, 1.0)]
     server = x.Server(params)
     body = json.dumps({"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": words}).encode()
-    request = urllib.request.Request(f"{server.listening_address}/completion", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as answer:
+    address, kind = f"{server.listening_address}/completion", {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(address, body, kind), timeout=120) as answer:
         said = json.load(answer)["completion_probabilities"][0]["top_logprobs"]
     found[name] = sorted((entry["id"], entry["logprob"]) for entry in said)
 assert "autopeft" not in sys.modules
