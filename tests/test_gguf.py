@@ -32,7 +32,7 @@ from autopeft.methods.lora import LoRA
 from autopeft.models import find_model
 from autopeft.readouts.causal_lm import CausalLM
 
-# Three ranks, a scale, maps without one, and a layer without any.
+# Four ranks, a scale, maps without one, and a layer without any.
 MIXED = Hybrid.from_layers(
     LAYERS, {0: [LoRA(2, ("q",), 2.5), LoRA(3, ("v", "o"))], 2: [LoRA(5, ("q", "k")), LoRA(1, ("up", "gate", "down"))]}
 )

@@ -18,7 +18,7 @@ from autopeft.errors import AutopeftError
 from autopeft.exporting._folder import WEIGHTS
 from autopeft.exporting._generating import write_tokenizer
 from autopeft.exporting._gguf import check_gguf, write_gguf
-from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
+from autopeft.exporting._lora import is_dora, is_lora_only, lora_config, lora_state
 from autopeft.exporting._merged import write_merged
 from autopeft.exporting._prompts import computes_the_same, reads_prompts
 from autopeft.exporting._record import LORA_FORMATS, Format
@@ -63,7 +63,7 @@ def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None
             f"format '{asked}': the candidate is no LoRA alone ({hybrid.describe()}); "
             "pick another one, or search a space of LoRA only (space: lora_ranks)"
         )
-    if asked == "gguf" and any(m.name == "dora" for m in folded(hybrid).methods()):
+    if asked == "gguf" and is_dora(folded(hybrid)):
         raise AutopeftError("format 'gguf': llama.cpp knows no DoRA; take merged")
     own = exported(hybrid)
     stock: Format | None = "lora" if is_lora_only(own) else "peft" if is_stock(own) or is_one_tuner(own) else None

@@ -46,7 +46,7 @@ def check_gguf(source: ModelSource, readout: Readout) -> None:
     if kind not in _KINDS:
         raise AutopeftError(f"format 'gguf': is written for {', '.join(_KINDS)}, and this is {kind!r:.40}; take merged")
     if util.find_spec("gguf") is None:
-        raise AutopeftError("format 'gguf': writing GGUF takes a package; pip install 'autopeft[demo-llm]'")
+        raise AutopeftError("format 'gguf': writing GGUF takes a package; pip install gguf")
 
 
 def write_gguf(state: Mapping[str, torch.Tensor], config: Any, to: Path) -> None:
