@@ -199,8 +199,7 @@ class ModelSource:
         load, config = getattr(transformers, readout.auto_class).from_pretrained, self.config(**readout.configuration())
         with self._opened() as more:
             options |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True, **more}
-            if self.gguf:
-                options = gguf_options() | options
+            options = (gguf_options() if self.gguf else {}) | options
             model, info = load(self._where, **options)
             settle_gguf(model)
         return model, info

@@ -129,14 +129,18 @@ def write_adapter(
     if config is None:
         _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
+    _write_stock(config, state, source, to)
+    if format_ == "gguf":
+        write_gguf(state, backbone.model.config, to)
+    return str(config.peft_type.value)
+
+
+def _write_stock(config: Any, state: Mapping[str, torch.Tensor], source: ModelSource, to: Path) -> None:
     config.base_model_name_or_path = source.location
     config.save_pretrained(str(to))
     with replacing(to / WEIGHTS) as partial:
         # Not `save_file`, whose files nobody else may read, whatever the umask.
-        partial.write_bytes(save(state, metadata={"format": "pt"}))
-    if format_ == "gguf":
-        write_gguf(state, backbone.model.config, to)
-    return str(config.peft_type.value)
+        partial.write_bytes(save(dict(state), metadata={"format": "pt"}))
 
 
 def _write_merged(
