@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,26 @@ def read_gguf_config(file: Path, name: str) -> dict[str, Any]:
     values = dict(_gguf_values(file, file.stat().st_mtime_ns))
     check_sizes(values, f"model '{name}'")
     return values
+
+
+def gguf_options() -> dict[str, Any]:
+    """Options of `from_pretrained` by which a GGUF file's weights are dense ones, whatever kernels are installed."""
+    import transformers
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    from transformers import modeling_gguf_pytorch_utils as module
+
+    # The one bar of transformers' that its switch does not reach.
+    module.tqdm = partial(tqdm, disable=True)
+    # Earlier versions know no other way.
+    made = getattr(transformers, "GgufConfig", None)
+    return {} if made is None else {"quantization_config": made(dequantize=True)}
+
+
+def settle_gguf(model: Any) -> None:
+    """Make a model an ordinary one whose dense weights came out of a GGUF file: transformers would not save it."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and quantizer.quantization_config.quant_method == "gguf":
+        quantizer.remove_quantization_config(model)
 
 
 @lru_cache(maxsize=4)

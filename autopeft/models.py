@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib import util
 from logging import getLogger
 from pathlib import Path
@@ -22,7 +21,16 @@ from autopeft.anatomy import (
     unsupported,
     without_weights,
 )
-from autopeft.checkpoint import OURS, check_folder, check_weights, gguf_in, read_config, read_gguf_config
+from autopeft.checkpoint import (
+    OURS,
+    check_folder,
+    check_weights,
+    gguf_in,
+    gguf_options,
+    read_config,
+    read_gguf_config,
+    settle_gguf,
+)
 from autopeft.doors import door
 from autopeft.errors import AutopeftError, suggest
 from autopeft.hub import hub_answers
@@ -191,7 +199,9 @@ class ModelSource:
         load, config = getattr(transformers, readout.auto_class).from_pretrained, self.config(**readout.configuration())
         with self._opened() as more:
             options |= {"config": config, "output_loading_info": True, "ignore_mismatched_sizes": True, **more}
+            options = (gguf_options() if self.gguf else {}) | options
             model, info = load(self._where, **options)
+            settle_gguf(model)
         return model, info
 
     @property
@@ -202,8 +212,6 @@ class ModelSource:
     def _opened(self, part: str = "") -> Iterator[dict[str, Any]]:
         """What every loader is given; whatever it raises is one line that names the model."""
         quiet_transformers()
-        if self.gguf:
-            _quiet_gguf()
         known, place = f"neither a folder nor a built-in name ({', '.join(BUILT_IN)})", f"model '{self.name}'"
         answers = self._is_folder or hub_answers()
         if self._is_folder:
@@ -289,11 +297,3 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     getLogger("bitsandbytes").setLevel("ERROR")
-
-
-def _quiet_gguf() -> None:
-    """The one bar of transformers' that its switch does not reach."""
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-    from transformers import modeling_gguf_pytorch_utils as module
-
-    module.tqdm = partial(tqdm, disable=True)

@@ -196,12 +196,13 @@ def export(
 
     `pick` is "best" (the best score), "knee", a candidate's number or its key; `max_params` leaves out what is larger.
     `format`: "lora" (stock PEFT LoRA), "lora-padded" (the same with one rank, for servers that scale each tensor by its
-    own rank), "peft" (any tuner of stock PEFT), "merged" (the backbone with all in its own weights, an ordinary model
-    of transformers), "autopeft", or None for a stock adapter where it can express the candidate. `model`: where the
-    base model is now, if it was moved; its files must be the same. Of a candidate that was confirmed with several
-    seeds, the weights of the median validation score, or those of `seed`. Weights that were not kept are trained again;
-    only that, and test scores that are not known, needs the data. The model's own code runs only where the search
-    needed it and the caller trusts it now. Returns the folder.
+    own rank), "gguf" ("lora" with an `adapter.gguf` beside it, for llama.cpp), "peft" (any tuner of stock PEFT),
+    "merged" (the backbone with all in its own weights, an ordinary model of transformers), "autopeft", or None for a
+    stock adapter where it can express the candidate. `model`: where the base model is now, if it was moved; its files
+    must be the same. Of a candidate that was confirmed with several seeds, the weights of the median validation score,
+    or those of `seed`. Weights that were not kept are trained again; only that, and test scores that are not known,
+    needs the data. The model's own code runs only where the search needed it and the caller trusts it now. Returns the
+    folder.
     """
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     if model is not None:

@@ -27,6 +27,7 @@ from autopeft.cli.comparing_runs import run_compare_runs
 from autopeft.cli.pages import run_ui
 from autopeft.cli.runs_list import print_runs
 from autopeft.errors import AutopeftError
+from autopeft.exporting.predicting import Predictor
 from autopeft.result import SearchResult
 from autopeft.run_folder import RunFolder
 from autopeft.tracking._mlflow_uri import resolve
@@ -344,10 +345,10 @@ def test_a_registered_export_is_served(runs: Path, tmp_path: Path, capsys: pytes
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-    assert len(found) == 2
-    for row in found:
-        assert row["label"] in row["probabilities"]
-        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    expected = list(Predictor(tmp_path / "out")(["good", "bad bad"]))
+    assert [row["label"] for row in found] == [row["label"] for row in expected]
+    for row, own in zip(found, expected, strict=True):
+        assert row["probabilities"] == pytest.approx(own["probabilities"], abs=1e-5)
 
 
 def answer(server: subprocess.Popen[Any], address: str, body: bytes, log: Path) -> bytes:

@@ -97,6 +97,17 @@ def test_what_is_exported_gives_the_recorded_loss(result: SearchResult, tmp_path
     assert "AutoModelForCausalLM" in card
 
 
+def test_what_is_exported_for_llama_cpp_is_measured_again_too(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    changed = {"space": {"blocks": {"lora": {"rank": [1, 2, 4]}}}, "controls": "none", "descent": "none", "budget": {}}
+    result = search(tmp_path, tmp_path / "run", fields(tmp_path) | changed, trials=1)
+    to = result.export(to=tmp_path / "out", format="gguf")
+    record = json.loads((to / "hybrid.json").read_text())
+    assert (record["format"], record["peft_type"], "adapter.gguf" in record["files"]) == ("gguf", "LORA", True)
+    assert measure_export(to)["test_loss"] == pytest.approx(record["metrics"]["test_loss"], rel=1e-5)
+    assert "llama-server -m BASE.gguf --lora adapter.gguf" in (to / "README.md").read_text()
+
+
 def test_turns_are_exported_with_the_template_that_they_were_written_with(tmp_path: Path) -> None:
     """The model brings none."""
     asked = fields(tmp_path)

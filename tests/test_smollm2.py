@@ -65,6 +65,12 @@ def test_smollm2_trains_and_answers(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(theirs, rel=1e-5)
     assert losses[-1] < losses[0]
     assert write_adapter(source, member, weights, CausalLM(), tmp_path / "out") == "LORA"
+    # Out of a GGUF file, which transformers does not save as it is.
+    assert write_adapter(source, member, weights, CausalLM(), tmp_path / "merged", "merged") == "MERGED"
+    merged = find_model(str(tmp_path / "merged")).model(CausalLM(), torch.float32)
+    with torch.no_grad():
+        assert float(merged(**batch.inputs, labels=batch.labels).loss) < theirs
+    assert "quantization_config" not in merged.config.to_dict()
     assert "<|im_start|>" in (tmp_path / "out" / "chat_template.jinja").read_text()
 
 

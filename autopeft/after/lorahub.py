@@ -17,7 +17,7 @@ from autopeft.after._base import AfterTraining
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.train import predict
 from autopeft.errors import AutopeftError
-from autopeft.exporting._record import Record
+from autopeft.exporting._record import LORA_FORMATS, Record
 from autopeft.exporting.evaluation import load_export
 from autopeft.models import find_model
 from autopeft.trust import trusted
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 #: Weights of a mixture lie within these, as in the paper.
 _BOUNDS = (-1.5, 1.5)
-_FORMATS = ("lora", "lora-padded")
 
 
 class LoRAHub(AfterTraining):
@@ -166,7 +165,7 @@ def _padded(tensor: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
 
 
 def _check(record: Record, folder: Path, first: Record, other: Path, task: TokenizedTask) -> None:
-    if record.written_as not in _FORMATS:
+    if record.written_as not in LORA_FORMATS:
         raise AutopeftError(f"{folder}: is no LoRA alone, and only LoRAs can be mixed; export a LoRA-only candidate")
     same_base = record.model.files == first.model.files if first.model.files else record.model.name == first.model.name
     if not same_base or record.quantise != first.quantise:

@@ -200,8 +200,8 @@ def export(
             metavar="FORMAT",
             callback=format_given,
             autocompletion=completing.formats,
-            help="auto (stock PEFT where it can be), lora, lora-padded (one rank), peft, merged (no adapter) or "
-            "autopeft.",
+            help="auto (stock PEFT where it can be), lora, lora-padded (one rank), gguf (for llama.cpp, too), peft, "
+            "merged (no adapter) or autopeft.",
         ),
     ] = "auto",
     seed: Annotated[Optional[int], number(0, help="Of a confirmed one's trainings; default the median.")] = None,  # noqa: UP045

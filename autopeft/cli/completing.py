@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 #: Formats of exports, as the command line has them.
-FORMATS = ("auto", "lora", "lora-padded", "peft", "merged", "autopeft")
+FORMATS = ("auto", "lora", "lora-padded", "gguf", "peft", "merged", "autopeft")
 
 
 def experiments(typed: str) -> list[str]:

@@ -45,6 +45,7 @@ def run_export(
     kind = {
         "lora": "stock PEFT LoRA",
         "lora-padded": "stock PEFT LoRA of one rank",
+        "gguf": "stock PEFT LoRA, and adapter.gguf for llama.cpp",
         "peft": f"stock PEFT, type {record['peft_type']}",
         "merged": "an ordinary folder of transformers",
         "autopeft": "PEFT type AUTOPEFT",

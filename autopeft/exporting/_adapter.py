@@ -17,10 +17,11 @@ from autopeft.engine.report import complaint
 from autopeft.errors import AutopeftError
 from autopeft.exporting._folder import WEIGHTS
 from autopeft.exporting._generating import write_tokenizer
-from autopeft.exporting._lora import is_lora_only, lora_config, lora_state
+from autopeft.exporting._gguf import check_gguf, write_gguf
+from autopeft.exporting._lora import is_dora, is_lora_only, lora_config, lora_state
 from autopeft.exporting._merged import write_merged
 from autopeft.exporting._prompts import computes_the_same, reads_prompts
-from autopeft.exporting._record import Format
+from autopeft.exporting._record import LORA_FORMATS, Format
 from autopeft.exporting._stock import is_stock, stock_config, stock_state
 from autopeft.exporting._tuner import is_one_tuner, tuner_config, tuner_state
 from autopeft.folding import Form, exported, fold, folded
@@ -57,11 +58,13 @@ def format_of(asked: Format | None, hybrid: Hybrid, quantise: Kind | None = None
         if asked not in (None, "autopeft"):
             raise AutopeftError(f"format '{asked}': stock PEFT does not know maps kept as int4; take format autopeft")
         return "autopeft"
-    if asked in ("lora", "lora-padded") and not is_lora_only(folded(hybrid)):
+    if asked in LORA_FORMATS and not is_lora_only(folded(hybrid)):
         raise AutopeftError(
             f"format '{asked}': the candidate is no LoRA alone ({hybrid.describe()}); "
             "pick another one, or search a space of LoRA only (space: lora_ranks)"
         )
+    if asked == "gguf" and is_dora(folded(hybrid)):
+        raise AutopeftError("format 'gguf': llama.cpp knows no DoRA; take merged")
     own = exported(hybrid)
     stock: Format | None = "lora" if is_lora_only(own) else "peft" if is_stock(own) or is_one_tuner(own) else None
     if asked == "peft" and stock is None:
@@ -87,7 +90,7 @@ def _check_merges(hybrid: Hybrid, quantise: Kind | None) -> None:
 
 def written(format_: Format, hybrid: Hybrid) -> Hybrid:
     """What is written of a hybrid in a format: stock LoRA of all that folds to it, else the form that is exported."""
-    return folded(hybrid) if format_ in ("lora", "lora-padded") else exported(hybrid)
+    return folded(hybrid) if format_ in LORA_FORMATS else exported(hybrid)
 
 
 def write_adapter(
@@ -111,6 +114,8 @@ def write_adapter(
     that cannot be.
     """
     format_ = format_of(asked, candidate.hybrid, source.quantise)
+    if format_ == "gguf":
+        check_gguf(source, readout)
     backbone = Backbone(source, readout, REPORTED, torch.device("cpu"))
     if wrong := complaint(backbone, candidate.hybrid, weights):
         raise UnfitWeights(f"the weights of {candidate.key} are not those of the candidate ({wrong})")
@@ -124,12 +129,18 @@ def write_adapter(
     if config is None:
         _write_hybrid(source, hybrid, weights, backbone, to)
         return "AUTOPEFT"
+    _write_stock(config, state, source, to)
+    if format_ == "gguf":
+        write_gguf(state, backbone.model.config, to)
+    return str(config.peft_type.value)
+
+
+def _write_stock(config: Any, state: Mapping[str, torch.Tensor], source: ModelSource, to: Path) -> None:
     config.base_model_name_or_path = source.location
     config.save_pretrained(str(to))
     with replacing(to / WEIGHTS) as partial:
         # Not `save_file`, whose files nobody else may read, whatever the umask.
-        partial.write_bytes(save(state, metadata={"format": "pt"}))
-    return str(config.peft_type.value)
+        partial.write_bytes(save(dict(state), metadata={"format": "pt"}))
 
 
 def _write_merged(
@@ -187,7 +198,7 @@ def _folded(
     format_: Format, hybrid: Hybrid, weights: Mapping[str, torch.Tensor], backbone: Backbone
 ) -> tuple[Hybrid, dict[str, torch.Tensor]]:
     """`written` with its weights."""
-    form: Form = "folded" if format_ in ("lora", "lora-padded") else "exported"
+    form: Form = "folded" if format_ in LORA_FORMATS else "exported"
     new, own = fold(hybrid, part(weights, HYBRID), backbone.shape, form)
     heads = {name: w for name, w in weights.items() if name.startswith(HEAD)}
     return new, {f"{HYBRID}{name}": w for name, w in own.items()} | heads

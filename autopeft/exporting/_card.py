@@ -22,6 +22,8 @@ _KINDS = {
     "lora": "stock PEFT LoRA (autopeft is not needed to load it)",
     "lora-padded": "stock PEFT LoRA, padded with zeros to one rank, alpha = r: exact for servers that scale tensors "
     "by their own rank, too (autopeft is not needed to load it)",
+    "gguf": "stock PEFT LoRA (autopeft is not needed to load it), and `adapter.gguf`, the same for llama.cpp, which "
+    "takes it on the base model's GGUF file (`llama-server -m BASE.gguf --lora adapter.gguf`)",
     "peft": "a tuner of stock PEFT (autopeft is not needed to load it)",
     "merged": "the base model with the hybrid in its own weights, fp32: an ordinary folder of transformers (neither "
     "autopeft nor PEFT nor the base model is needed to load it)",

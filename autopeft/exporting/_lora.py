@@ -50,7 +50,7 @@ def lora_config(hybrid: Hybrid, model: PreTrainedModel, readout: Readout, padded
         modules_to_save=readout.heads(model),
         fan_in_fan_out=has_transposed(model),
         lora_dropout=0.0,
-        use_dora=_is_dora(hybrid),
+        use_dora=is_dora(hybrid),
     )
 
 
@@ -69,7 +69,7 @@ def lora_state(
         more = max(0, rank - a.shape[0])
         state[f"{WRAPPED}{name}.lora_A.weight"] = pad(a, (0, 0, 0, more)).contiguous()
         state[f"{WRAPPED}{name}.lora_B.weight"] = pad(b, (0, more)).contiguous()
-    if _is_dora(hybrid):
+    if is_dora(hybrid):
         for name, magnitude in _magnitudes(hybrid, weights, model).items():
             state[f"{WRAPPED}{name}.lora_magnitude_vector"] = magnitude.contiguous()
     return state | {name: weight.contiguous() for name, weight in head_state(weights).items()}
@@ -100,7 +100,8 @@ def _modules(hybrid: Hybrid, weights: Mapping[str, torch.Tensor], model: PreTrai
     return modules
 
 
-def _is_dora(hybrid: Hybrid) -> bool:
+def is_dora(hybrid: Hybrid) -> bool:
+    """Whether its LoRA, which it is alone, has magnitudes."""
     return any(m.name == "dora" for methods in hybrid.layers for m in methods)
 
 

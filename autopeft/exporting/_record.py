@@ -21,9 +21,11 @@ from autopeft.readouts import Readout, complaint, implied, readout_from
 from autopeft.recipe import FILE
 from autopeft.writing import replacing
 
-#: How a hybrid is written: stock LoRA with each module's own rank or with one rank, another tuner of stock PEFT, the
-#: backbone with all folded in, or PEFT type AUTOPEFT.
-Format = Literal["lora", "lora-padded", "peft", "merged", "autopeft"]
+#: How a hybrid is written: stock LoRA with each module's own rank, with one rank, or with a GGUF adapter beside it,
+#: another tuner of stock PEFT, the backbone with all folded in, or PEFT type AUTOPEFT.
+Format = Literal["lora", "lora-padded", "gguf", "peft", "merged", "autopeft"]
+#: Those whose PEFT files are stock LoRA's.
+LORA_FORMATS: tuple[Format, ...] = ("lora", "lora-padded", "gguf")
 _REMEDY = "give a folder that 'autopeft export' wrote"
 
 
