@@ -6,6 +6,8 @@ import math
 
 #: Decimals of a mean and its deviation, where the deviation needs no more to be seen.
 _DECIMALS = 3
+#: From here on what follows the point says nothing.
+_LARGE = 100_000
 
 
 def spaced(name: str) -> str:
@@ -14,12 +16,14 @@ def spaced(name: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Whole numbers with separators, others with four digits; nothing for what was not measured."""
+    """Whole numbers with separators, others with four digits, large ones without; nothing for what was not measured."""
     if value is None or value != value:
         return ""
     if float(value).is_integer() and (abs(value) >= 1 or isinstance(value, int)):
         return f"{int(value):,}"
-    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
+    if abs(value) < 0.01:
+        return f"{value:.2e}" if value else "0.0000"
+    return f"{value:,.4f}" if abs(value) < _LARGE else f"{value:,.0f}"
 
 
 def counted(count: float, what: str) -> str:
