@@ -110,7 +110,7 @@ class Lines(Progress):
     def __init__(self, console: Console, live: bool, sources: bool = False) -> None:
         self._console, self._live, self._sources = console, live, sources
         self._before, self._done, self._stopped = 0, 0, 0
-        self._best = self._confirmed = ""
+        self._best, self._confirming = "", False
         self._best_score: float | None = None
         self._running: dict[int, tuple[str, str]] = {}
         self._view: Live | None = None
@@ -153,14 +153,14 @@ class Lines(Progress):
     def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
         """How far it is: in the view, and in a line that stays where there is none, or at the end."""
         super().confirming(what, done, total, seconds)
-        self._confirmed = self.board.confirmed
+        self._confirming = True
         if not self._live or done == total:
-            self._say(escape(self._confirmed))
+            self._say(escape(self.board.confirmed))
 
     def testing(self) -> None:
         """No confirmation is going on any more."""
         super().testing()
-        self._confirmed = ""
+        self._confirming = False
 
     def started(self, proposal: Proposal) -> None:
         """It is known to run."""
@@ -232,7 +232,7 @@ class Lines(Progress):
     def _at_work(self) -> str:
         """What is done where nothing was said for a while."""
         if not self._running:
-            return self._confirmed
+            return self.board.confirmed if self._confirming else ""
         best = f"best {self._best}" if self._best else ""
         return "; ".join(filter(None, (f"training {in_line(self._running)}", best, self._left())))
 
