@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
 
 NOTEBOOK = Path(__file__).parents[1] / "experiments" / "tour.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
@@ -27,6 +31,16 @@ def test_it_is_kept_without_outputs() -> None:
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     for cell in code:
         ast.parse("".join(cell["source"]))
+
+
+def test_a_mistake_is_the_line_that_was_run_and_the_message() -> None:
+    """IPython asks an exception for what it shows in the place of a traceback."""
+    with pytest.raises(AutopeftError) as caught:
+        Hybrid.from_layers(2, {9: []})
+    line, message = caught.value._render_traceback_()
+    assert re.fullmatch(r"line \d+: Hybrid\.from_layers\(2, \{9: \[\]\}\)", line)
+    assert message.endswith(f": {caught.value}")
+    assert AutopeftError("said")._render_traceback_() == ["\x1b[31mAutopeftError\x1b[0m: said"]
 
 
 @pytest.mark.slow
