@@ -16,7 +16,7 @@ from autopeft.searching.objective import Objective
 from autopeft.watching.board import Board
 from autopeft.watching.outlook import Outlook
 from autopeft.watching.picture import Terms
-from autopeft.watching.telling import Teller
+from autopeft.watching.telling import Teller, heard_on
 from autopeft.watching.view import in_words, render
 from autopeft.wording import duration
 
@@ -91,11 +91,9 @@ class Silent(Progress):
 
 def progress_for(experiment: Experiment, quiet: bool) -> Progress:
     """Nothing when quiet, a live view in a terminal, plain lines elsewhere."""
-    from rich.console import Console
-
     if quiet:
         return Silent()
-    console = Console(stderr=True, highlight=False)
+    console = heard_on()
     sources = bool(experiment.controls.names) or experiment.descent is not None
     return Lines(console, console.is_terminal, sources)
 

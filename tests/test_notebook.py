@@ -12,6 +12,7 @@ import pytest
 
 from autopeft.errors import AutopeftError
 from autopeft.hybrid import Hybrid
+from autopeft.watching.telling import heard_on
 
 NOTEBOOK = Path(__file__).parents[1] / "experiments" / "tour.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
@@ -41,6 +42,17 @@ def test_a_mistake_is_the_line_that_was_run_and_the_message() -> None:
     assert re.fullmatch(r"line \d+: Hybrid\.from_layers\(2, \{9: \[\]\}\)", line)
     assert message.endswith(f": {caught.value}")
     assert AutopeftError("said")._render_traceback_() == ["\x1b[31mAutopeftError\x1b[0m: said"]
+
+
+def test_a_notebook_has_lines_of_text_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It shows standard error as a mistake, and what rich displays there as a box a line."""
+    heard_on().print("in a pipe")
+    # What IPython's kernel puts there, and rich looks for.
+    monkeypatch.setattr("builtins.get_ipython", type("ZMQInteractiveShell", (), {}), raising=False)
+    heard_on().print("in a notebook, [bold]with marks[/]")
+    assert capsys.readouterr() == ("in a notebook, with marks\n", "in a pipe\n")
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from autopeft.cli import fronts
 from autopeft.cli.listing import KINDS
 from autopeft.cli.tables import sentence, show, show_all, show_facts
 from autopeft.comparing import rows
+from autopeft.comparing.result import Comparison
 from autopeft.costs import amount
 from autopeft.result import SearchResult
 from autopeft.searching.tables import Column, columns
@@ -119,6 +120,18 @@ def test_a_front_that_is_not_finished_says_so(
 )
 def test_bytes_are_written_in_one_way(count: int | None, said: str) -> None:
     assert in_bytes(count) == said
+
+
+def test_a_comparison_shows_in_a_notebook_as_people_read_it(tmp_path: Path) -> None:
+    found = Comparison(tmp_path, ("accuracy",), 1_000, (0, 1, 2), "how it came about")
+    assert repr(found) == f"Comparison({str(tmp_path)!r}: 0 methods)"
+    found.rows = [{**ROW, "method": "lora"}, {"method": "bitfit", "status": "failed", "reason": "<none>"}]
+    assert repr(found) == f"Comparison({str(tmp_path)!r}: 2 methods, best lora: test accuracy 0.9123)"
+    shown = found._repr_html_()
+    assert ">lora</td><td>0.912±0.012</td>" in shown
+    assert "<td>107 MiB</td>" in shown
+    assert "failed: &lt;none&gt;" in shown
+    assert shown.endswith("<p>how it came about</p>")
 
 
 def test_costs_in_bytes_have_their_unit() -> None:
