@@ -228,7 +228,8 @@ TITLES = ["What was asked", "The front", "Against controls", "Where methods sit"
 
 def test_a_report_is_one_file_that_obeys_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = autopeft(capsys, "report", str(run))
-    assert (status, err) == (0, "")
+    # On a slow machine it is said that it takes a while.
+    assert (status, [line for line in err.splitlines() if not line.startswith("writing the report")]) == (0, [])
     assert out.split()[-1] == str(run / "report.html")
     text = (run / "report.html").read_text()
     page = Page(text)
