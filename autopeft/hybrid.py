@@ -14,6 +14,7 @@ from autopeft.doors import door, within
 from autopeft.errors import AutopeftError, shown
 from autopeft.grid import Grid
 from autopeft.methods import Method, method_from_json
+from autopeft.wording import ranges
 
 #: Layers of a model, and methods written in one: more than any has.
 MOST_LAYERS, _MOST_METHODS = 1_024, 100
@@ -133,7 +134,7 @@ class Hybrid:
             for m in methods:
                 groups.setdefault(m.brief, []).append(i)
         model = [m.brief for m in self.model]
-        return "; ".join(model + [f"{what} in {_ranges(where)}" for what, where in groups.items()]) or "head only"
+        return "; ".join(model + [f"{what} in {ranges(where)}" for what, where in groups.items()]) or "head only"
 
     def summary(self) -> str:
         """A shorter line, for tables: `lora 2-8 in 4, prefix 4 in 1` (sizes, and in how many layers)."""
@@ -293,14 +294,3 @@ def _canonical(methods: Iterable[Method], where: str, of_model: bool) -> tuple[M
 
 def _order(method: Method) -> tuple[Any, ...]:
     return (method.stage, method.name, [method.allowed_sites.index(s) for s in method.sites], repr(method))
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 5] as '0-2,5'."""
-    parts: list[list[int]] = []
-    for n in numbers:
-        if parts and n == parts[-1][-1] + 1:
-            parts[-1].append(n)
-        else:
-            parts.append([n])
-    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
