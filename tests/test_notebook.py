@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,12 @@ def test_a_notebook_has_lines_of_text_on_standard_output(
     heard_on().print("in a pipe")
     # What IPython's kernel puts there, and rich looks for.
     monkeypatch.setattr("builtins.get_ipython", type("ZMQInteractiveShell", (), {}), raising=False)
+    out = StringIO()
+    out.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdout", out)
+    assert not heard_on().is_terminal
     heard_on().print("in a notebook, [bold]with marks[/]")
-    assert capsys.readouterr() == ("in a notebook, with marks\n", "in a pipe\n")
+    assert (out.getvalue(), capsys.readouterr().err) == ("in a notebook, with marks\n", "in a pipe\n")
 
 
 @pytest.mark.slow

@@ -87,12 +87,13 @@ class Teller:
 def heard_on() -> Console:
     """Where lines are said: on standard error, in a notebook on standard output, as text.
 
-    A notebook shows standard error as a mistake, and rich would give each line a box that is scrolled by itself.
+    A notebook shows standard error as a mistake, rich would give each line a box that is scrolled by itself, and what
+    is drawn again and again stays there each time, though its streams pass for a terminal.
     """
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
-    return Console(force_jupyter=False, highlight=False) if console.is_jupyter else console
+    return Console(force_jupyter=False, force_terminal=False, highlight=False) if console.is_jupyter else console
 
 
 @contextmanager
