@@ -51,7 +51,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_NAMES})
+    # Not what this module imports for itself, nor the subpackages that happen to be loaded.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 # PEFT imports bitsandbytes, which warns of a faster kernel for evaluation that is not here, and would not be used.

@@ -51,7 +51,7 @@ class Axis:
             step = _step((self.high - self.low) / 5)
             return [step * i for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        parts = (1, 2, 5) if self.high < 100 * self.low else (1,)
+        parts = (1, 2, 5) if self.high < 1000 * self.low else (1,)
         every = max(1, len(decades) // 6)
         found = [part * 10.0**d for d in decades if not d % every for part in parts]
         return [*([0.0] if self.zero else []), *(v for v in found if self.low <= v <= self.high)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
@@ -202,7 +203,7 @@ def parse(model: type[M], data: Mapping[str, Any], where: str) -> M:
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """The first complaint of a pydantic error as one line: place, what is wrong, the nearest known key."""
     first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
+    path = [str(part) for part in first["loc"] if not _is_kind(str(part))]
     place = ".".join(path)
     head = f"{where}: {place}" if place else where
     if first["type"] == "extra_forbidden":
@@ -212,8 +213,17 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         field = _fields_at(model, path[:-1]).get(path[-1])
         return f"{head}: missing; give {field.description}" if field and field.description else f"{head}: missing"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    given = "" if isinstance(first["input"], (dict, BaseModel)) else f" (given: {shown(first['input'])})"
-    return f"{head}: {message}{given}"
+    if first["type"] == "model_type":
+        message = "expected a mapping of options"
+    said = [] if isinstance(first["input"], (dict, BaseModel)) else [f"given: {shown(first['input'])}"]
+    field = _fields_at(model, path[:-1]).get(path[-1]) if path and first["type"].endswith("_type") else None
+    said += [f"{path[-1]}: {field.description}"] if field and field.description else []
+    return f"{head}: {message}" + (f" ({'; '.join(said)})" if said else "")
+
+
+def _is_kind(part: str) -> bool:
+    """Whether a part of a place is no key but one of the kinds that a value may be of, as pydantic names them."""
+    return part in ("str", "int", "float", "bool") or "[" in part
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> Mapping[str, FieldInfo]:
@@ -249,6 +259,21 @@ def read_plugin(registry: Registry[M], spec: Any, where: str, default: str | Non
     except AutopeftError as error:
         raise AutopeftError(f"{where}: {error}") from None
     return parse(kind, {k: v for k, v in fields.items() if k != "name"}, where)
+
+
+def with_texts(value: Any) -> Any:
+    """The same plain data with paths as texts: from Python a model, a file or a folder is often a `pathlib.Path`."""
+    if isinstance(value, PathLike):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: with_texts(inner) for key, inner in value.items()}
+    return [with_texts(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def check_path(value: Any, what: str) -> None:
+    """`AutopeftError` unless an argument can be a path; `what` it should be."""
+    if not isinstance(value, (str, PathLike)):
+        raise AutopeftError(f"expected {what}, not {shown(value)}")
 
 
 def check_whole(value: Any, name: str, least: int, most: int) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
+import traceback
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any
 
 from autopeft.secrets import hidden
@@ -13,6 +16,7 @@ from autopeft.secrets import hidden
 _LENGTH, _END, _VALUE = 560, 160, 100
 #: Bounds of what a message repeats from a file: names are foreign, and may be texts by the million.
 _NAME, _LISTED, _COMPARED = 60, 30, 2000
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
 
 class AutopeftError(Exception):
@@ -24,6 +28,13 @@ class AutopeftError(Exception):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(one_line(hidden(arg)) if isinstance(arg, str) else arg for arg in args))
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks show in place of a traceback: the user's line, and the message."""
+        frames = traceback.extract_tb(self.__traceback__)
+        own = list(takewhile(lambda frame: not frame.filename.startswith(_PACKAGE), frames))
+        line = [f"line {own[-1].lineno}: {own[-1].line}"] if own and own[-1].line else []
+        return [*line, f"\x1b[31m{type(self).__name__}\x1b[0m: {self}"]
 
 
 def one_line(text: str) -> str:

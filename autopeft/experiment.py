@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from autopeft.config import Strict, parse, plugin_field, read_yaml, switched
+from autopeft.config import Strict, check_path, parse, plugin_field, read_yaml, switched, with_texts
 from autopeft.doors import within
 from autopeft.engine.settings import EARLIER, TrainingSettings
 from autopeft.errors import AutopeftError, suggest
@@ -163,6 +163,7 @@ class Experiment(Strict):
         `given` are fields of any depth, as texts: `training.epochs=5`. Paths in the file are taken as they are, or
         relative to the file.
         """
+        check_path(name, "a shipped experiment's name or a YAML file as experiment (fields are given by their names)")
         known = shipped("experiments")
         path = known.get(str(name)) or Path(name)
         if not os.path.exists(path):
@@ -194,7 +195,7 @@ class Experiment(Strict):
     def of(cls, data: Mapping[str, Any], where: str) -> Self:
         """The experiment of plain data; `AutopeftError` with `where` and the path inside it."""
         with within(where):
-            return parse(cls, data, where)
+            return parse(cls, with_texts(data), where)
 
     def resolved(self) -> dict[str, Any]:
         """All fields, defaults written out, paths absolute: what `load` reads back to an equal experiment."""

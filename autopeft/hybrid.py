@@ -14,6 +14,7 @@ from autopeft.doors import door, within
 from autopeft.errors import AutopeftError, shown
 from autopeft.grid import Grid
 from autopeft.methods import Method, method_from_json
+from autopeft.wording import ranges
 
 #: Layers of a model, and methods written in one: more than any has.
 MOST_LAYERS, _MOST_METHODS = 1_024, 100
@@ -51,10 +52,12 @@ class Hybrid:
     def from_layers(cls, layers: int, chosen: Mapping[int, Iterable[Method]], model: Iterable[Method] = ()) -> Self:
         """Methods in the chosen layers (0 is the lowest), nothing in the others; `model`: those of the whole model."""
         _check_layers(layers)
-        wrong = [i for i in chosen if not 0 <= i < layers]
+        if not isinstance(chosen, Mapping):
+            raise AutopeftError(f"hybrid: expected {{layer: [method, ...], ...}}, not {shown(chosen)}")
+        wrong = [i for i in chosen if i not in range(layers)]
         if wrong:
-            raise AutopeftError(f"hybrid: layer {wrong[0]} does not exist; layers are 0 to {layers - 1}")
-        return cls(tuple(tuple(chosen.get(i, ())) for i in range(layers)), tuple(model))
+            raise AutopeftError(f"hybrid: layer {shown(wrong[0])} does not exist; layers are 0 to {layers - 1}")
+        return cls(tuple(_listed(chosen.get(i, ()), f"layer {i}") for i in range(layers)), tuple(model))
 
     @property
     def is_empty(self) -> bool:
@@ -131,7 +134,7 @@ class Hybrid:
             for m in methods:
                 groups.setdefault(m.brief, []).append(i)
         model = [m.brief for m in self.model]
-        return "; ".join(model + [f"{what} in {_ranges(where)}" for what, where in groups.items()]) or "head only"
+        return "; ".join(model + [f"{what} in {ranges(where)}" for what, where in groups.items()]) or "head only"
 
     def summary(self) -> str:
         """A shorter line, for tables: `lora 2-8 in 4, prefix 4 in 1` (sizes, and in how many layers)."""
@@ -253,6 +256,14 @@ def short_hash(data: Any) -> str:
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:12]
 
 
+def _listed(methods: Any, where: str) -> tuple[Method, ...]:
+    """The methods that are given for one place; `AutopeftError` for what is no list of methods."""
+    given = tuple(methods) if isinstance(methods, Iterable) else None
+    if given is None or not all(isinstance(m, Method) for m in given):
+        raise AutopeftError(f"hybrid: {where}: expected a list of methods, such as [LoRA(8)], not {shown(methods)}")
+    return given
+
+
 def _check_layers(layers: int) -> None:
     if layers > MOST_LAYERS:
         raise AutopeftError(f"hybrid: {layers:,} layers; at most {MOST_LAYERS:,} are allowed")
@@ -264,7 +275,7 @@ def _read(data: Any, where: str) -> Method:
 
 
 def _canonical(methods: Iterable[Method], where: str, of_model: bool) -> tuple[Method, ...]:
-    methods = tuple(m for m in methods if m.size_value)
+    methods = tuple(m for m in _listed(methods, where) if m.size_value)
     for m in methods:
         if m.of_model != of_model:
             remedy = "stands before the layers, in `model`" if m.of_model else "stands in layers"
@@ -283,14 +294,3 @@ def _canonical(methods: Iterable[Method], where: str, of_model: bool) -> tuple[M
 
 def _order(method: Method) -> tuple[Any, ...]:
     return (method.stage, method.name, [method.allowed_sites.index(s) for s in method.sites], repr(method))
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 5] as '0-2,5'."""
-    parts: list[list[int]] = []
-    for n in numbers:
-        if parts and n == parts[-1][-1] + 1:
-            parts[-1].append(n)
-        else:
-            parts.append([n])
-    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

@@ -46,11 +46,14 @@ def joined(parts: Iterable[object]) -> Html:
 
 
 def table(headers: Sequence[object], rows: Iterable[Sequence[object]], left: Iterable[int] = ()) -> Html:
-    """A table; the columns with these numbers hold texts, the others figures."""
-    words = set(left)
+    """A table; the columns with these numbers hold texts, the others figures.
+
+    Which is which is said in the cells, too: a notebook has no style for them.
+    """
+    text_of, words = {"class_": "t", "style": "text-align:left"}, set(left)
 
     def line(kind: str, cells: Sequence[object]) -> Html:
-        return tag("tr", *(tag(kind, cell, class_="t" if i in words else None) for i, cell in enumerate(cells)))
+        return tag("tr", *(tag(kind, cell, **(text_of if i in words else {})) for i, cell in enumerate(cells)))
 
     body = tag("tbody", *(line("td", row) for row in rows))
     return tag("table", tag("thead", line("th", headers)), body)

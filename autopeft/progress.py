@@ -16,7 +16,7 @@ from autopeft.searching.objective import Objective
 from autopeft.watching.board import Board
 from autopeft.watching.outlook import Outlook
 from autopeft.watching.picture import Terms
-from autopeft.watching.telling import Teller
+from autopeft.watching.telling import Teller, heard_on
 from autopeft.watching.view import in_words, render
 from autopeft.wording import duration
 
@@ -91,11 +91,9 @@ class Silent(Progress):
 
 def progress_for(experiment: Experiment, quiet: bool) -> Progress:
     """Nothing when quiet, a live view in a terminal, plain lines elsewhere."""
-    from rich.console import Console
-
     if quiet:
         return Silent()
-    console = Console(stderr=True, highlight=False)
+    console = heard_on()
     sources = bool(experiment.controls.names) or experiment.descent is not None
     return Lines(console, console.is_terminal, sources)
 
@@ -110,7 +108,7 @@ class Lines(Progress):
     def __init__(self, console: Console, live: bool, sources: bool = False) -> None:
         self._console, self._live, self._sources = console, live, sources
         self._before, self._done, self._stopped = 0, 0, 0
-        self._best = self._confirmed = ""
+        self._best, self._confirming = "", False
         self._best_score: float | None = None
         self._running: dict[int, tuple[str, str]] = {}
         self._view: Live | None = None
@@ -153,14 +151,14 @@ class Lines(Progress):
     def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
         """How far it is: in the view, and in a line that stays where there is none, or at the end."""
         super().confirming(what, done, total, seconds)
-        self._confirmed = self.board.confirmed
+        self._confirming = True
         if not self._live or done == total:
-            self._say(escape(self._confirmed))
+            self._say(escape(self.board.confirmed))
 
     def testing(self) -> None:
         """No confirmation is going on any more."""
         super().testing()
-        self._confirmed = ""
+        self._confirming = False
 
     def started(self, proposal: Proposal) -> None:
         """It is known to run."""
@@ -232,7 +230,7 @@ class Lines(Progress):
     def _at_work(self) -> str:
         """What is done where nothing was said for a while."""
         if not self._running:
-            return self._confirmed
+            return self.board.confirmed if self._confirming else ""
         best = f"best {self._best}" if self._best else ""
         return "; ".join(filter(None, (f"training {in_line(self._running)}", best, self._left())))
 

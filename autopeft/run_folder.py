@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from autopeft.candidate import UNITS, Evaluation
-from autopeft.config import dump_yaml, parse
+from autopeft.config import check_path, dump_yaml, parse
 from autopeft.doors import door, no_folder, read_json, read_text
 from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment, as_begun
@@ -103,6 +103,7 @@ class RunFolder(_Held):
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:
         """The folder of an earlier search; `AutopeftError` when it is none."""
+        check_path(path, "the folder of a search")
         folder = cls(Path(path))
         if not folder.experiment_file.is_file():
             what = "it has no experiment.yaml" if folder.path.is_dir() else no_folder(folder.path)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 #: Decimals of a mean and its deviation, where the deviation needs no more to be seen.
 _DECIMALS = 3
+#: From here on what follows the point says nothing.
+_LARGE = 100_000
 
 
 def spaced(name: str) -> str:
@@ -14,12 +17,14 @@ def spaced(name: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Whole numbers with separators, others with four digits; nothing for what was not measured."""
+    """Whole numbers with separators, others with four digits, large ones without; nothing for what was not measured."""
     if value is None or value != value:
         return ""
     if float(value).is_integer() and (abs(value) >= 1 or isinstance(value, int)):
         return f"{int(value):,}"
-    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
+    if abs(value) < 0.01:
+        return f"{value:.2e}" if value else "0.0000"
+    return f"{value:,.4f}" if abs(value) < _LARGE else f"{value:,.0f}"
 
 
 def counted(count: float, what: str) -> str:
@@ -56,3 +61,14 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """[0, 1, 2, 5] as '0-2,5'."""
+    parts: list[list[int]] = []
+    for n in numbers:
+        if parts and n == parts[-1][-1] + 1:
+            parts[-1].append(n)
+        else:
+            parts.append([n])
+    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

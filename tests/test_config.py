@@ -23,7 +23,8 @@ class Inner(Strict):
 
 class Outer(Strict):
     size: int
-    inner: Inner = Inner()
+    inner: Inner = Field(Inner(), description="how it goes")
+    either: str | list[str] = ""
     many: list[Inner] = []
     perhaps: Inner | None = None
 
@@ -172,8 +173,11 @@ def test_every_number_as_python_writes_it_is_read_back(tmp_path_factory: pytest.
     ("data", "message"),
     [
         ({}, "f.yaml: size: missing"),
-        ({"size": 2, "siez": 1}, "f.yaml: siez: unknown key; did you mean 'size'? known: inner, many, perhaps, size"),
-        ({"size": 2, "zzz": 1}, "f.yaml: zzz: unknown key; known: inner, many, perhaps, size"),
+        (
+            {"size": 2, "siez": 1},
+            "f.yaml: siez: unknown key; did you mean 'size'? known: either, inner, many, perhaps, size",
+        ),
+        ({"size": 2, "zzz": 1}, "f.yaml: zzz: unknown key; known: either, inner, many, perhaps, size"),
         ({"size": 2, "inner": {"raet": 1}}, "f.yaml: inner.raet: unknown key; did you mean 'rate'? known: kind, rate"),
         (
             {"size": 2, "perhaps": {"raet": 1}},
@@ -185,6 +189,8 @@ def test_every_number_as_python_writes_it_is_read_back(tmp_path_factory: pytest.
             {"size": 2, "inner": {"kind": "quick"}},
             "f.yaml: inner.kind: Input should be 'fast' or 'slow' (given: 'quick')",
         ),
+        ({"size": 2, "inner": 3}, "f.yaml: inner: expected a mapping of options (given: 3; inner: how it goes)"),
+        ({"size": 2, "either": [1]}, "f.yaml: either: Input should be a valid string (given: [1])"),
     ],
 )
 def test_complaints_name_the_place_and_the_remedy(data: dict[str, Any], message: str) -> None:

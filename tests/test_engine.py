@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tiny_worker import assert_bare, backbone_state, evaluate, result
 from autopeft.anatomy import shape_of
 from autopeft.attaching import NAME
 from autopeft.candidate import Candidate
+from autopeft.doing import hear, let_go
 from autopeft.engine.backbone import choose_precision
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.kept import load_weights, save_weights
@@ -178,7 +180,14 @@ def test_kept_weights_measure_like_the_model_right_after_training(spec: WorkerSp
 
 def test_weights_that_were_not_kept_are_trained_again(spec: WorkerSpec, data: TokenizedTask) -> None:
     evaluate(Worker(spec, data), LORA)
-    one = score_on_test(spec, data, [LORA, OTHER])
+    said: list[str] = []
+    hearer = SimpleNamespace(did=lambda stage: said.append(stage.what))
+    hear(hearer)
+    try:
+        one = score_on_test(spec, data, [LORA, OTHER])
+    finally:
+        let_go(hearer)
+    assert said == ["loading the model", "measuring on test"]
     (spec.keep / f"{LORA.key}.safetensors").write_bytes(b"half a fi")
     assert score_on_test(spec, data, [LORA, OTHER]) == one
     assert score_on_test(spec, data, []) == []

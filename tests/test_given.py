@@ -11,6 +11,7 @@ from autopeft.errors import AutopeftError
 from autopeft.experiment import Experiment
 from autopeft.given import read_given, with_given
 from autopeft.methods.lora import LoRA
+from autopeft.run_folder import RunFolder
 
 FIELDS: dict[str, Any] = {"name": "x", "model": "minilm", "task": "docstrings", "trials": 3}
 
@@ -54,6 +55,22 @@ def test_all_linear_is_every_map() -> None:
     assert LoRA(2, sites="all-linear").sites == ("q", "k", "v", "o", "up", "gate", "down")
     with pytest.raises(AutopeftError, match=r"unknown site 'output'; .*known: "):
         LoRA(2, sites=("output",))
+
+
+def test_paths_from_python_are_texts_at_any_depth(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    task = {"name": "files", "train": rows, "test": rows, "text": "text", "label": "label"}
+    found = Experiment.of({**FIELDS, "model": tmp_path, "task": task, "warm_start": tmp_path}, "x")
+    texts = {**FIELDS, "model": str(tmp_path), "task": {**task, "train": str(rows), "test": str(rows)}}
+    assert found == Experiment.of({**texts, "warm_start": str(tmp_path)}, "x")
+
+
+@pytest.mark.parametrize("wrong", [7, None, {"model": "minilm"}])
+def test_what_is_no_experiment_and_no_run_is_one_line(wrong: Any) -> None:
+    for call, what in ((Experiment.load, "a YAML file"), (RunFolder.existing, "the folder of a search")):
+        with pytest.raises(AutopeftError, match=r"^expected .*, not ") as caught:
+            call(wrong)
+        assert what in str(caught.value)
 
 
 def test_fields_are_set_at_any_depth_beside_what_is_written_in_short() -> None:

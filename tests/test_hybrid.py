@@ -121,6 +121,14 @@ def test_layers_are_chosen_by_number() -> None:
         assert f"layer {wrong} does not exist; layers are 0 to 3" in complaint(Hybrid.from_layers, 4, {wrong: []})
 
 
+@pytest.mark.parametrize("wrong", [LoRA(2), "lora", ["lora"], 3, [LoRA(2), None]])
+def test_what_is_no_list_of_methods_is_refused_with_its_layer(wrong: Any) -> None:
+    for said in (complaint(Hybrid.from_layers, 4, {3: wrong}), complaint(Hybrid, ((), (), (), wrong))):
+        assert said.startswith("hybrid: layer 3: expected a list of methods, such as [LoRA(8)], not ")
+    assert "expected {layer: [method, ...], ...}" in complaint(Hybrid.from_layers, 4, [[LoRA(2)]])
+    assert "'0' does not exist" in complaint(Hybrid.from_layers, 4, {"0": [LoRA(2)]})
+
+
 def test_a_hybrid_counts_only_for_a_model_of_its_depth() -> None:
     shape = shape_from_config(CONFIGS["bert"]())
     assert everywhere(LoRA(2)).num_params(shape) == LAYERS * LoRA(2).num_params(shape)

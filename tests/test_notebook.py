@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.watching.telling import heard_on
 
 NOTEBOOK = Path(__file__).parents[1] / "experiments" / "tour.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
@@ -27,6 +33,31 @@ def test_it_is_kept_without_outputs() -> None:
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     for cell in code:
         ast.parse("".join(cell["source"]))
+
+
+def test_a_mistake_is_the_line_that_was_run_and_the_message() -> None:
+    """IPython asks an exception for what it shows in the place of a traceback."""
+    with pytest.raises(AutopeftError) as caught:
+        Hybrid.from_layers(2, {9: []})
+    line, message = caught.value._render_traceback_()
+    assert re.fullmatch(r"line \d+: Hybrid\.from_layers\(2, \{9: \[\]\}\)", line)
+    assert message.endswith(f": {caught.value}")
+    assert AutopeftError("said")._render_traceback_() == ["\x1b[31mAutopeftError\x1b[0m: said"]
+
+
+def test_a_notebook_has_lines_of_text_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It shows standard error as a mistake, and what rich displays there as a box a line."""
+    heard_on().print("in a pipe")
+    # What IPython's kernel puts there, and rich looks for.
+    monkeypatch.setattr("builtins.get_ipython", type("ZMQInteractiveShell", (), {}), raising=False)
+    out = StringIO()
+    out.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdout", out)
+    assert not heard_on().is_terminal
+    heard_on().print("in a notebook, [bold]with marks[/]")
+    assert (out.getvalue(), capsys.readouterr().err) == ("in a notebook, with marks\n", "in a pipe\n")
 
 
 @pytest.mark.slow

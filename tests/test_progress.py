@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -174,6 +175,20 @@ def test_a_failure_with_brackets_is_shown_as_it_is() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (120, "2.0 min"), (7200, "2.0 h")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_time_that_a_confirmation_needs_grows_less_while_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    lines = lines_to(Console(file=StringIO(), width=200), 3)
+    monkeypatch.setattr("autopeft.watching.board.time", SimpleNamespace(monotonic=lambda: clock[0], time=lambda: 0.0))
+    lines.confirming("confirmations", 0, 2, 60.0)
+    told = []
+    for _ in range(3):
+        told.append((lines.board.now().confirmed, lines._at_work()))
+        clock[0] += 30
+    lines.close()
+    expected = ["0/2 confirmations, about 60 s left", "0/2 confirmations, about 30 s left", "0/2 confirmations"]
+    assert told == [(line, line) for line in expected]
 
 
 def test_the_board_knows_what_comes_after_the_confirmation() -> None:

@@ -161,6 +161,9 @@ def test_a_recipe_is_followed_step_by_step(followed: TrainResult) -> None:
     assert one["test_loss"] != two["test_loss"]
     assert repr(followed).startswith("TrainResult(2 of 2 seeds: accuracy 0.")
     assert followed.to_frame()["seed"].to_list() == [3, 4]
+    shown = followed._repr_html_()
+    assert f"<td>{one['test_loss']:.4f}</td>" in shown
+    assert all(f">{training.hybrid.describe()}</td>" in shown for training in followed.trainings)
 
 
 def test_the_median_seed_is_taken_home(followed: TrainResult, fields: dict[str, Any]) -> None:

@@ -20,9 +20,11 @@ from autopeft.cli import fronts
 from autopeft.cli.listing import KINDS
 from autopeft.cli.tables import sentence, show, show_all, show_facts
 from autopeft.comparing import rows
+from autopeft.comparing.result import Comparison
+from autopeft.costs import amount
 from autopeft.result import SearchResult
 from autopeft.searching.tables import Column, columns
-from autopeft.wording import counted, in_bytes, with_deviation
+from autopeft.wording import counted, in_bytes, number, with_deviation
 
 ROW: dict[str, Any] = {
     **dict.fromkeys(("status", "reason"), "done"),
@@ -118,6 +120,34 @@ def test_a_front_that_is_not_finished_says_so(
 )
 def test_bytes_are_written_in_one_way(count: int | None, said: str) -> None:
     assert in_bytes(count) == said
+
+
+def test_a_comparison_shows_in_a_notebook_as_people_read_it(tmp_path: Path) -> None:
+    found = Comparison(tmp_path, ("accuracy",), 1_000, (0, 1, 2), "how it came about")
+    assert repr(found) == f"Comparison({str(tmp_path)!r}: 0 methods)"
+    found.rows = [{**ROW, "method": "lora"}, {"method": "bitfit", "status": "failed", "reason": "<none>"}]
+    assert repr(found) == f"Comparison({str(tmp_path)!r}: 2 methods, best lora: test accuracy 0.9123)"
+    shown = found._repr_html_()
+    assert ">lora</td><td>0.912±0.012</td>" in shown
+    assert "<td>107 MiB</td>" in shown
+    assert "failed: &lt;none&gt;" in shown
+    assert shown.endswith("<p>how it came about</p>")
+
+
+def test_costs_in_bytes_have_their_unit() -> None:
+    assert (amount("stored_bytes", 18_432), amount("training_memory", None)) == ("18 KiB", "")
+    assert (amount("trainable_params", 18_432), amount("accuracy", 0.5)) == ("18,432", "0.5000")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, ""), (float("nan"), ""), (0, "0"), (0.0, "0.0000"), (3, "3"), (73_728.0, "73,728"), (0.5, "0.5000"),
+        (0.0069, "6.90e-03"), (1234.5678, "1,234.5678"), (176_762_198_573.213, "176,762,198,573"),
+    ],
+)  # fmt: skip
+def test_numbers_have_the_digits_that_say_something(value: float | None, said: str) -> None:
+    assert number(value) == said
 
 
 @pytest.mark.parametrize(("count", "said"), [(1, "1 row"), (0, "0 rows"), (2_000, "2,000 rows"), (0.5, "0.5 rows")])

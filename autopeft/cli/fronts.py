@@ -13,11 +13,12 @@ from rich.table import Table
 from autopeft.candidate import Evaluation
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console, sentence, show
+from autopeft.costs import amount
 from autopeft.plugins import command_line
 from autopeft.result import SearchResult
 from autopeft.searching.keys import named, number_of, short_keys
 from autopeft.searching.tables import HYBRID, columns, leaderboard, role_of, sentences
-from autopeft.wording import counted, number
+from autopeft.wording import counted
 
 #: Of what was learned, so many sentences stand at the end of a search; `autopeft explain` has all.
 _MOST_ADVICE = 3
@@ -116,7 +117,7 @@ def _layers(result: SearchResult, points: Sequence[Evaluation]) -> None:
 def _counts(result: SearchResult) -> str:
     front, evaluations = result.front, result.evaluations
     ended = ", ".join(f"{sum(e.status == s for e in evaluations)} {s}" for s in ("failed", "stopped"))
-    limits = ", ".join(f"{name} <= {number(limit)}" for name, limit in front.limits.items()) or "no budget"
+    limits = ", ".join(f"{name} <= {amount(name, limit)}" for name, limit in front.limits.items()) or "no budget"
     head = next((e.metrics["head_params"] for e in evaluations if "head_params" in e.metrics), 0)
     apart = f"; the head's {head:,.0f} parameters are apart" if head else ""
     return (

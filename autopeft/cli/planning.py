@@ -16,7 +16,7 @@ from autopeft.candidate import Candidate
 from autopeft.cli.shown import safe
 from autopeft.cli.tables import console, show_facts
 from autopeft.cli.written import lines_of, written_facts
-from autopeft.costs import COSTS
+from autopeft.costs import amount
 from autopeft.doing import doing
 from autopeft.engine.load import memory_here
 from autopeft.engine.setup import Setup
@@ -30,7 +30,7 @@ from autopeft.run_folder import RunFolder
 from autopeft.searching.study import FILE, Study
 from autopeft.session import Session, middle, typical_candidates
 from autopeft.watching.telling import telling
-from autopeft.wording import counted, duration, in_bytes, number
+from autopeft.wording import counted, duration, in_bytes
 
 _SEED = 0
 
@@ -159,20 +159,15 @@ def _lines(session: Session, facts: Mapping[str, Any]) -> Iterator[tuple[str, st
     for name, text in lines_of(facts):
         yield name, "\n".join(safe(line) for line in text.split("\n"))
     for name, costs in facts["costs"].items():
-        yield name, f"uniform points: {', '.join(f'{k} {_amount(name, v)}' for k, v in costs.items())}"
+        yield name, f"uniform points: {', '.join(f'{k} {amount(name, v)}' for k, v in costs.items())}"
     for name, limit in facts["budget"].items():
-        least = _amount(name, facts["smallest_non_empty"][name])
-        yield f"budget, {name}", f"<= {_amount(name, limit)}; the smallest non-empty hybrid: {least}"
+        least = amount(name, facts["smallest_non_empty"][name])
+        yield f"budget, {name}", f"<= {amount(name, limit)}; the smallest non-empty hybrid: {least}"
     within = f"{facts['share_within_budget']:.1%} of {facts['samples']:,}; others are repaired"
     yield "uniform points within it", within
     yield from _times(session, facts)
     for remark in facts["remarks"]:
         yield "[yellow]note[/]", safe(remark)
-
-
-def _amount(name: str, value: float) -> str:
-    """A cost's value, bytes as people say them."""
-    return in_bytes(int(value)) if COSTS.get(name).unit == "bytes" else number(value)
 
 
 def _times(session: Session, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from autopeft.comparing.state import Training
 from autopeft.engine.setup import Setup
 from autopeft.searching.objective import Objective
 from autopeft.watching.speaker import Speaker
+from autopeft.watching.telling import heard_on
 from autopeft.wording import duration, with_deviation
 
 if TYPE_CHECKING:
@@ -174,6 +175,4 @@ class Lines(Progress):
 
 def progress_for(quiet: bool, console: Console | None = None) -> Progress:
     """Nothing when quiet; else lines on standard error."""
-    from rich.console import Console
-
-    return Progress() if quiet else Lines(console or Console(stderr=True, highlight=False))
+    return Progress() if quiet else Lines(console or heard_on())

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from autopeft.comparing.choosing import grid
 from autopeft.comparing.contenders import Contender
-from autopeft.comparing.rows import Row, note_of, row_of, save_plot, to_csv, to_markdown
+from autopeft.comparing.rows import Row, cells, note_of, row_of, save_plot, to_csv, to_markdown
 from autopeft.comparing.state import Entry, write
+from autopeft.markup import joined, table, tag
+from autopeft.searching.objective import Objective
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,8 +50,8 @@ class Comparison:
     def update(self, found: Sequence[tuple[Contender, Entry]]) -> None:
         """The rows anew, and their files."""
         self.rows = [row_of(one, entry, self.metrics, self._backbone_params, self.seeds) for one, entry in found]
-        table, text, data, _ = self.files
-        _text(table, to_csv(self.rows))
+        rows, text, data, _ = self.files
+        _text(rows, to_csv(self.rows))
         _text(text, self.to_markdown())
         _text(data, json.dumps(self.to_json(), indent=2) + "\n")
 
@@ -75,8 +77,15 @@ class Comparison:
         """A table for people, and how it came about."""
         return to_markdown(self.rows, self.metric, self.note)
 
+    def __repr__(self) -> str:
+        loss = Objective.of(self.metric).loss
+        ended = [row for row in self.rows if row["status"] == "done"]
+        best = min(ended, key=lambda row: loss(row[f"test_{self.metric}"]), default=None)
+        said = "" if best is None else f", best {best['method']}: test {self.metric} {best[f'test_{self.metric}']:.4f}"
+        return f"Comparison({str(self.folder)!r}: {len(self.rows)} methods{said})"
+
     def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html())
+        return joined([table(*cells(self.rows, self.metric), {0}), tag("p", self.note)])
 
 
 def _text(path: Path, text: str) -> None:

@@ -34,7 +34,9 @@ def score_on_test(spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidat
     """
     if not jobs:
         return []
-    reporter, known = Worker(spec, task, purpose="report"), [Job.of(job) for job in jobs]
+    known = [Job.of(job) for job in jobs]
+    with doing("loading the model"):
+        reporter = Worker(spec, task, purpose="report")
     with doing("measuring on test", len(known)) as stage:
         scores = []
         for job in known:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from autopeft.candidate import Job
 from autopeft.searching.objective import Objective
 from autopeft.watching.speaker import Speaker
+from autopeft.watching.telling import heard_on
 from autopeft.watching.view import duration
 
 if TYPE_CHECKING:
@@ -107,6 +108,4 @@ class Lines(Progress):
 
 def progress_for(quiet: bool, console: Console | None = None) -> Progress:
     """Nothing when quiet; else lines on standard error."""
-    from rich.console import Console
-
-    return Progress() if quiet else Lines(console or Console(stderr=True, highlight=False))
+    return Progress() if quiet else Lines(console or heard_on())

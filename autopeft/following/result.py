@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft.candidate import Evaluation
 from autopeft.hybrid import Hybrid
+from autopeft.markup import table
 from autopeft.recipe import Recipe
 from autopeft.searching.confirming.values import Run, Spread
 from autopeft.searching.confirming.verdict import median_run
 from autopeft.searching.objective import Objective
+from autopeft.wording import number, spaced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,4 +117,6 @@ class TrainResult:
         return f"TrainResult({len(self.done)} of {len(self.trainings)} seeds: {said})"
 
     def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html())
+        names = list(self.done[0].metrics) if self.done else []
+        rows = [[t.seed, *(number(t.metrics.get(name)) for name in names), t.hybrid.describe()] for t in self.done]
+        return table(["seed", *map(spaced, names), "hybrid"], rows, {len(names) + 1})

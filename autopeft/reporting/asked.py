@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autopeft.config import dump_yaml
+from autopeft.costs import COSTS, amount
 from autopeft.reporting.document import Block, Code, Items, More, Section, Table, Text
 from autopeft.reporting.learning import setup_in
 from autopeft.reporting.searched import Searched
@@ -37,7 +38,7 @@ def _asked(run: Searched) -> Iterator[tuple[str, str]]:
     space = data["space"]
     yield "space", space if isinstance(space, str) else f"its own, of {', '.join(space.get('blocks', {}))}"
     yield "objectives", ", ".join(f"{o.metric} ({o.direction})" for o in front.objectives)
-    yield "budget", ", ".join(f"{n} ≤ {number(limit)}" for n, limit in front.limits.items()) or "none"
+    yield "budget", ", ".join(f"{n} ≤ {amount(n, limit)}" for n, limit in front.limits.items()) or "none"
     yield "trials", number(experiment.trials)
     yield "time limit", duration(experiment.time_limit) if experiment.time_limit else ""
 
@@ -61,14 +62,14 @@ def costs(run: Searched) -> Section:
         said.append(f"From {span[0]} to {span[1]}, with what pauses there were.")
     picks = [(name, e) for e in run.front.points if (name := marks(run.front).get(e.number))]
     names = list(dict.fromkeys(n for _, e in picks for n in _costs_of(e.metrics)))
-    rows = [[spaced(n), *(number(e.metrics.get(n)) for _, e in picks)] for n in names]
+    rows = [[spaced(n), *(amount(n, e.metrics.get(n)) for _, e in picks)] for n in names]
     blocks: list[Block] = [Items(said)]
-    return Section("What it cost", [*blocks, *([Table(("cost", *(n for n, _ in picks)), rows)] if rows else [])])
+    return Section(
+        "What it cost", [*blocks, *([Table(("cost", *(n for n, _ in picks)), rows, frozenset({0}))] if rows else [])]
+    )
 
 
 def _costs_of(metrics: Mapping[str, float]) -> list[str]:
-    from autopeft.costs import COSTS
-
     return [name for name in (*COSTS.names(), "head_params") if name in metrics]
 
 

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any
 
 from autopeft.candidate import Evaluation
-from autopeft.costs import COSTS
+from autopeft.costs import COSTS, amount
 from autopeft.grid import Grid
 from autopeft.metrics import without_others
 from autopeft.recipe import Recipe
@@ -129,7 +129,7 @@ def _steps(recipe: Recipe) -> Iterator[str]:
     first = recipe.first
     yield f"train {first.train.describe()} for {_epochs(first.epochs)}{_rates(first.training)}"
     for cut, healing in recipe.cuts:
-        yield f"cut to {number(cut.limit)} {spaced(cut.cost)}: {cut.hybrid.describe()}"
+        yield f"cut to {amount(cut.cost, cut.limit)} {spaced(cut.cost)}: {cut.hybrid.describe()}"
         yield f"heal for {_epochs(healing.epochs)}{_rates(healing.training)}"
 
 

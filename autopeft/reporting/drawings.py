@@ -18,8 +18,6 @@ from autopeft.wording import spaced, with_deviation
 
 #: Pixels of a plot, and around its axes.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 400, 64, 20, 34, 48
-#: Pixels of a character: on a phone, where a plot is half as wide, its letters are larger beside it.
-_CHARACTER = 10.0
 #: Of dominated candidates so many, in per cent, may lie below the axis: a bad one would squeeze the front.
 _BELOW = 15
 
@@ -29,7 +27,7 @@ def front_drawing(front: ParetoFront, keys: Mapping[str, str]) -> Html:
     on = {e.number for e in front.points}
     others = [e for e in front.done if e.number not in on]
     x = Axis.over([_cost(front, e) for e in front.done], _LEFT, _WIDTH - _RIGHT, decades=True)
-    y = Axis.over(_shown(front, others), _HEIGHT - _BOTTOM, _TOP)
+    y = _scores(front, others)
     names = front.verdict.names
     dots = [_dot(front, e, x, y, keys, "control" if e.key in names else "other") for e in others]
     points = [_dot(front, e, x, y, keys, _kind(front, e)) for e in front.points]
@@ -40,6 +38,13 @@ def front_drawing(front: ParetoFront, keys: Mapping[str, str]) -> Html:
     legend += [("on open", "not confirmed")] if front.unconfirmed else []
     inside = [_frame(x, y, below, label), _legend(legend), *dots, _stairs(front, x, y), *bars, *points]
     return _drawing(_WIDTH, _HEIGHT, "The Pareto front", *inside, *_named(front, x, y))
+
+
+def beyond(front: ParetoFront) -> int:
+    """How many dominated candidates are worse than the axis of the front's drawing goes: they lie on its edge."""
+    others = [e for e in front.done if e.number not in {p.number for p in front.points}]
+    y = _scores(front, others)
+    return sum(not y.low <= _score(front, e) <= y.high for e in others)
 
 
 def course_drawing(front: ParetoFront) -> Html | None:
@@ -124,6 +129,10 @@ def _deviation(front: ParetoFront, e: Evaluation) -> float:
     return 0.0 if spread is None or math.isnan(spread.sd) else spread.sd
 
 
+def _scores(front: ParetoFront, others: Sequence[Evaluation]) -> Axis:
+    return Axis.over(_shown(front, others), _HEIGHT - _BOTTOM, _TOP)
+
+
 def _shown(front: ParetoFront, others: Sequence[Evaluation]) -> list[float]:
     """Scores that the axis has to hold: those of the front with their bars, and most others."""
     losses = sorted((front.loss_of(e, front.score) for e in others), reverse=True)
@@ -203,12 +212,12 @@ def _frame(x: Axis, y: Axis, below: str, beside: str, ticks: Sequence[float] | N
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Html:
-    """Marks with what they are, at the right end."""
-    parts, at = [], _WIDTH - _RIGHT - sum(_CHARACTER * len(words) + 26 for _, words in entries)
+    """Marks with what they are, at the right end: one text, so that they stand well at any size of letters."""
+    parts: list[Html] = []
     for kind, words in entries:
-        parts += [_mark(at, _TOP - 20.0, kind), _words(at + 9, _TOP - 16, words, "tick", "start")]
-        at += _CHARACTER * len(words) + 26
-    return joined(parts)
+        sign = "◇" if kind == "control" else "○" if "open" in kind.split() else "●"
+        parts += [tag("tspan", sign, class_=f"key {kind}", dx=18 if parts else None), tag("tspan", f" {words}")]
+    return tag("text", *parts, x=_WIDTH - _RIGHT, y=_TOP - 16, class_="tick", text_anchor="end")
 
 
 def _words(x: float, y: float, said: str, kind: str, anchor: str, rotate: int = 0) -> Html:
@@ -217,7 +226,8 @@ def _words(x: float, y: float, said: str, kind: str, anchor: str, rotate: int = 
 
 
 def _drawing(width: float, height: float, title: str, *inside: object) -> Html:
-    """A plot fits into any screen; what has a column for each method is scrolled on a narrow one."""
-    least, kind = ("", "plot") if width == _WIDTH else (f";min-width:{0.8 * width:.0f}px", None)
-    box = {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": f"width:{width:.0f}px{least}", "class_": kind}
+    """A plot is as wide as the text; what has a column for each method is scrolled on a narrow one."""
+    own = f"width:{width:.0f}px;min-width:{0.8 * width:.0f}px"
+    style, kind = ("width:100%", "plot") if width == _WIDTH else (own, None)
+    box = {"viewBox": f"0 0 {width:.0f} {height:.0f}", "style": style, "class_": kind}
     return tag("svg", tag("title", title), *inside, xmlns="http://www.w3.org/2000/svg", role="img", **box)

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from autopeft.candidate import Evaluation
+from autopeft.costs import amount
 from autopeft.reporting.candidate import course_of, facts_of, score_rows
 from autopeft.reporting.document import Block, Code, Figure, Items, More, Section, Table, Text
-from autopeft.reporting.drawings import course_drawing, front_drawing, heat_drawing, share_drawing
+from autopeft.reporting.drawings import beyond, course_drawing, front_drawing, heat_drawing, share_drawing
 from autopeft.reporting.searched import Searched
 from autopeft.searching.explanation import belief
 from autopeft.searching.keys import named
@@ -33,7 +34,10 @@ def front_section(run: Searched) -> Section:
         return Section("The front", [Text("No finished candidate is within the budget.")])
     on = _table(run, front.points)
     caption = "Bars are standard deviations over seeds. " if front.verdict.confirmed else ""
-    figure = Figure(front_drawing(front, run.keys), f"{caption}Each mark says what it is when you point at it.")
+    caption += "Each mark says what it is when you point at it."
+    if far := beyond(front):
+        caption += f" Dominated ones on the edge ({far}) are worse than the axis goes."
+    figure = Figure(front_drawing(front, run.keys), caption)
     blocks: list[Block] = [figure, on, Text(_SPREAD, note=True)]
     blocks += map(Text, [*equals(front), *filter(None, [unconfirmed(front)])])
     if off := front.confirmed_off_front:
@@ -60,7 +64,7 @@ def gains(run: Searched) -> Section:
             spread = None if control.confirmed is None else control.confirmed.scores.get(name)
             own = number(control.metrics.get(name))
             shown.append(own if spread is None else spread.words)
-        rows.append([control.name, *shown, *(number(control.metrics.get(name)) for name in costs)])
+        rows.append([control.name, *shown, *(amount(name, control.metrics.get(name)) for name in costs)])
     headers = ["control", spaced(score), "test", *(spaced(name) for name in costs)]
     said: list[Block] = [Items(gained(run.front))] if gained(run.front) else []
     table: list[Block] = [More("The best controls", [Table(headers, rows, frozenset({0}))])] if rows else []
@@ -121,7 +125,7 @@ def _member(run: Searched, e: Evaluation, facts: dict) -> Iterator[Block]:
     if len(grid["columns"]) > 1:
         yield Table(grid["columns"], grid["rows"], frozenset(range(len(grid["columns"]))))
     yield Table(("score", "searched", "mean", "sd", "seeds"), list(score_rows(facts)), frozenset({0}))
-    costs = [[spaced(name), number(c["value"])] for name, c in facts["costs"].items()]
+    costs = [[spaced(name), amount(name, c["value"])] for name, c in facts["costs"].items()]
     yield Table(("cost", "value"), costs, frozenset({0}))
     if len(facts["curve"]) > 1:
         yield Text(f"By epoch, {run.front.score.metric}: {course_of(facts, run.front.score.metric)}")
@@ -136,7 +140,7 @@ def learned(run: Searched) -> Section:
             "What was learned", [Text(f"Nothing is explained: {run.unexplained}.")] if run.unexplained else []
         )
     advice = [f"{line[0].upper()}{line[1:]}." for line in explanation.advice]
-    parts = [(name, share) for name, share in explanation.most(_PARTS) if share.total >= _LEAST]
+    parts = [(spaced(name), share) for name, share in explanation.most(_PARTS) if share.total >= _LEAST]
     rows = [[name, *(f"{v:.3f}" for v in (s.total, s.first, s.forest))] for name, s in parts]
     table = Table(("part", "with interactions", "alone", "forest"), rows, frozenset({0}))
     title = f"Share of the variance of {spaced(explanation.score)}: with interactions, and alone (dark)."

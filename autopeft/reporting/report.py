@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autopeft.candidate import Evaluation
+from autopeft.costs import amount
 from autopeft.doors import door
 from autopeft.reporting import asked, found
 from autopeft.reporting.document import Document
@@ -14,7 +15,7 @@ from autopeft.reporting.pull_request import to_markdown
 from autopeft.reporting.searched import Searched
 from autopeft.searching.keys import named
 from autopeft.searching.tables import mean_of
-from autopeft.wording import counted, number, spaced
+from autopeft.wording import counted, spaced
 from autopeft.writing import replacing
 
 
@@ -68,7 +69,7 @@ def _said(run: Searched, e: Evaluation) -> str:
     if test := _mean(run, e, f"test_{name}"):
         parts.append(f"{test} on test")
     cost = run.front.cost
-    at = f" with {number(e.metrics[cost.metric])} {spaced(cost.metric)}" if cost else ""
+    at = f" with {amount(cost.metric, e.metrics[cost.metric])} {spaced(cost.metric)}" if cost else ""
     return f"{' and '.join(parts)}{at} ({named(e, run.keys)}: {e.candidate.hybrid.summary()})"
 
 

@@ -35,6 +35,9 @@ svg { display: block; max-width: 100%; height: auto;
 svg text { fill: var(--soft) }
 .label { font-weight: 600 }
 svg .name { fill: var(--accent); font-weight: 700; font-size: 13px }
+svg .key.on { fill: var(--accent) }
+svg .key.other { fill: var(--other) }
+svg .key.control { fill: var(--control) }
 .grid { stroke: var(--line) }
 .axis { stroke: var(--soft) }
 .dot { fill: var(--other) }

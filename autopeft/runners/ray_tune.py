@@ -83,7 +83,8 @@ class RayTune(Runner):
             searcher = AskTell(loop, pack, self.workers)
             self._check_nodes(session, spec)
             if self.measures_here and self.workers > 1:
-                spec = replace(spec, frozen=_frozen_file(spec, task, session.folder))
+                with doing("writing the model for the workers"):
+                    spec = replace(spec, frozen=_frozen_file(spec, task, session.folder))
             try:
                 with _scratch(session, spec) as scratch:
                     session.call(lambda: self._fit(searcher, spec, task, scratch), let_go=searcher.end)

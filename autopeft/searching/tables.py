@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autopeft.candidate import SAMPLER
-from autopeft.costs import COSTS
+from autopeft.costs import COSTS, amount
 from autopeft.markup import Html, joined, markdown_table, table, tag
 from autopeft.markup import markdown as escaped
 from autopeft.metrics import is_of_texts
@@ -63,7 +63,10 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
         Column("test", [mean_of(front, e, f"test_{score}") for e in points], 1),
         *(Column(n, [mean_of(front, e, f"test_{n}") for e in points], 2) for n in _written(points)),
         *(Column(_short(n), [mean_of(front, e, n) for e in points], 5) for n in tested(front)),
-        *(Column(_short(n), [number(e.metrics.get(n)) for e in points], 5 if i else 0) for i, n in enumerate(others)),
+        *(
+            Column(_short(n), [amount(n, e.metrics.get(n)) for e in points], 5 if i else 0)
+            for i, n in enumerate(others)
+        ),
         Column("pick", [picks.get(e.number, "") for e in points], 2, left=True),
         Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 4),
         Column(
@@ -104,7 +107,7 @@ def leaderboard(front: ParetoFront) -> tuple[list[Evaluation], list[Column]]:
         Column("key", [keys[e.key] for e in ranked], left=True),
         Column(score, [mean_of(front, e, score) for e in ranked]),
         Column("test", [mean_of(front, e, f"test_{score}") for e in ranked], 4),
-        *(Column(_short(n), [number(e.metrics.get(n)) for e in ranked], 4 if i else 0) for i, n in enumerate(costs)),
+        *(Column(_short(n), [amount(n, e.metrics.get(n)) for e in ranked], 4 if i else 0) for i, n in enumerate(costs)),
         Column("front", [picks.get(e.number, "") for e in ranked], 1, left=True),
         Column("ended", ["" if e.status == "done" else e.status for e in ranked], 2, left=True),
         Column("from", [" ".join(role_of(front, e).split()[:1]) for e in ranked], 3, left=True),
@@ -185,7 +188,7 @@ def cells(front: ParetoFront) -> tuple[list[str], list[list[str]]]:
         [
             number_of(e),
             e.key,
-            *(number(e.metrics.get(name)) for name in names),
+            *(amount(name, e.metrics.get(name)) for name in names),
             *(_over_seeds(front, e).get(name, "") for name in more),
             *(number(e.candidate.training.get(name)) for name in rates),
             e.candidate.hybrid.summary(),

@@ -35,6 +35,8 @@ class Board:
         self._running: dict[int, Running] = {}
         self._evaluations: dict[int, Evaluation] = {}
         self._now, self._notes, self._answers = Now(), deque[str](maxlen=20), deque[Answer](maxlen=20)
+        #: Of the confirmation: how far it is, and when it will end, as far as is known.
+        self._confirming: tuple[str, float | None] = "", None
         self._terms: Terms | None = None
         self._picture: tuple[int, Picture] | None = None
 
@@ -101,14 +103,18 @@ class Board:
 
     def confirming(self, what: str, done: int, total: int, seconds: float | None) -> None:
         """Other seeds are trained."""
-        left = f", about {duration(seconds)} left" if seconds is not None and done < total else ""
-        self.at("confirming", confirmed=f"{done}/{total} {what}{left}")
+        ends = time.monotonic() + seconds if seconds is not None and done < total else None
+        with self._lock:
+            self._confirming = f"{done}/{total} {what}", ends
+        self.at("confirming")
 
     @property
     def confirmed(self) -> str:
-        """How far that is, in words."""
+        """How far that is, in words; a time that is over was wrong, and is not said again."""
         with self._lock:
-            return self._now.confirmed
+            words, ends = self._confirming
+        left = 0.0 if ends is None else ends - time.monotonic()
+        return f"{words}, about {duration(left)} left" if left >= 1 else words
 
     def at(self, phase: str, **changes: str) -> None:
         """What the search is at."""
@@ -127,6 +133,7 @@ class Board:
                 "elapsed": time.monotonic() - self._begun,
                 "left": self.clock.left() if searching else None,
                 "later": self.clock.later if searching else 0.0,
+                "confirmed": self.confirmed,
                 "machine": machine,
                 "notes": tuple(self._notes),
                 "answers": tuple(self._answers),

@@ -6,9 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from autopeft.doing import Stage, hear, let_go, stages
 from autopeft.wording import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 #: Seconds of silence after which something is said, and before a stage is first spoken of.
 HEARTBEAT, SOON = 15.0, 1.0
@@ -80,15 +84,25 @@ class Teller:
         self._say(text)
 
 
+def heard_on() -> Console:
+    """Where lines are said: on standard error, in a notebook on standard output, as text.
+
+    A notebook shows standard error as a mistake, rich would give each line a box that is scrolled by itself, and what
+    is drawn again and again stays there each time, though its streams pass for a terminal.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    return Console(force_jupyter=False, force_terminal=False, highlight=False) if console.is_jupyter else console
+
+
 @contextmanager
 def telling(quiet: bool) -> Iterator[Teller | None]:
     """Inside, stages are said on standard error; nothing is when quiet."""
     if quiet:
         yield None
         return
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
+    console = heard_on()
     teller = Teller(lambda text: console.print(text, style="dim", soft_wrap=not console.is_terminal, markup=False))
     try:
         yield teller
