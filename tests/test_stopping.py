@@ -17,6 +17,8 @@ from test_study import OBJECTIVES, evaluated, opened
 
 from autopeft.candidate import failed
 from autopeft.errors import AutopeftError
+from autopeft.hybrid import Hybrid
+from autopeft.methods.sequential import Sequential
 from autopeft.searching.courses import Courses
 from autopeft.searching.loop import SearchLoop
 from autopeft.searching.objective import Objective
@@ -290,10 +292,23 @@ def test_where_nothing_can_be_stopped_nobody_is_asked(tmp_path: Path, epochs: in
 def test_scores_are_turned_so_that_larger_is_better(tmp_path: Path) -> None:
     below = Below(seen=[])
     courses = Courses(below, [Objective.of("loss"), Objective.of("trainable_params"), Objective.of("accuracy")], EPOCHS)
-    courses.begin(0, {"trainable_params": 7})
+    courses.begin(0, {"trainable_params": 7}, Hybrid.uniform(2))
     courses.epoch(0, point(1, 0.25))
     courses.stop([0])
     assert below.seen == [[Course(0, (7,), ((-0.75, 0.25),), (0.75,), "running")]]
     courses.end(replace(failed(evaluated(opened(tmp_path).ask()).candidate, "x"), number=0))
     courses.stop([])
     assert below.seen[-1] == []
+
+
+def test_of_what_is_to_be_cut_one_rate_is_left() -> None:
+    courses = Courses(Below(seen=[]), OBJECTIVES, EPOCHS)
+    large, small = Hybrid.uniform(2, Sequential(bottleneck=64)), Hybrid.uniform(2, Sequential(bottleneck=1))
+    for number, score, hybrid in ((1, 0.1, large), (2, 0.3, large), (3, 0.2, large), (4, 0.4, small)):
+        courses.begin(number, {"trainable_params": 1000}, hybrid, to_cut=hybrid is large)
+        courses.epoch(number, point(1, score))
+    # One of them runs in another pack.
+    assert courses.stop([1, 4]) == {1, 4}
+    assert courses.stop([2, 3]) == {3}
+    courses.epoch(2, point(2, 0.1))
+    assert courses.stop([2]) == set()

@@ -18,7 +18,8 @@ class Courses:
 
     Failed candidates are left out, and courses with a value that is not a number: they are neither judged nor measured
     against. So are trainings that begin elsewhere or take longer than others (see `Job.is_whole`), and those whose
-    methods say that their scores mean nothing as yet (`Method.judged_from`).
+    methods say that their scores mean nothing as yet (`Method.judged_from`). What is there to be cut is worth more than
+    its own score: of the learning rates of such a hybrid one is always left.
     """
 
     def __init__(
@@ -28,6 +29,8 @@ class Courses:
         self._costs = [o for o in objectives if o.is_cost]
         self._scores = [o for o in objectives if not o.is_cost]
         self._courses: dict[int, Course] = {}
+        self._hybrids: dict[int, Hybrid] = {}
+        self._to_cut: set[int] = set()
         self._unjudged: dict[int, int] = {}
         for evaluation in evaluations:
             self.end(evaluation)
@@ -37,9 +40,11 @@ class Courses:
         """Whether it can ever come to stopping anything."""
         return self._rule.stops and self._epochs > 1
 
-    def begin(self, number: int, costs: Mapping[str, float], hybrid: Hybrid | None = None) -> None:
+    def begin(self, number: int, costs: Mapping[str, float], hybrid: Hybrid, to_cut: bool = False) -> None:
         """A candidate of these costs is about to be trained from its beginning."""
-        self._unjudged[number] = unjudged(hybrid, self._epochs) if hybrid else 0
+        self._unjudged[number], self._hybrids[number] = unjudged(hybrid, self._epochs), hybrid
+        if to_cut:
+            self._to_cut.add(number)
         self._courses[number] = Course(number, tuple(o.loss(costs[o.metric]) for o in self._costs), (), (), "running")
 
     def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
@@ -69,9 +74,20 @@ class Courses:
         meant = (c for c in self._courses.values() if self._unjudged[c.number] < max(at.values(), default=1))
         known = [c for c in meant if c.scores and _is_finite(c)]
         found = self._rule.stop(known, self._epochs) & {n for n, epoch in at.items() if self._unjudged[n] < epoch}
+        found -= self._last_to_cut(found)
         for number in found:
             self._courses[number] = replace(self._courses[number], status="stopped")
         return found
+
+    def _last_to_cut(self, found: set[int]) -> set[int]:
+        """Of each hybrid that is to be cut, and would be stopped at all learning rates, the best."""
+        alive = {
+            self._hybrids[c.number] for c in self._courses.values() if c.status != "stopped" and c.number not in found
+        }
+        best: dict[Hybrid, int] = {}
+        for number in sorted(found & self._to_cut, key=lambda n: (self._courses[n].scores[-1], -n)):
+            best[self._hybrids[number]] = number
+        return {number for hybrid, number in best.items() if hybrid not in alive}
 
     def _point(self, metrics: Mapping[str, float]) -> tuple[tuple[float, ...], float]:
         """The scores and the loss after an epoch."""

@@ -126,7 +126,7 @@ class SearchLoop:
             self._running[proposal.number] = proposal
             hybrid = proposal.candidate.hybrid
             if proposal.job.is_whole:
-                self._courses.begin(proposal.number, self._costs(hybrid), hybrid)
+                self._courses.begin(proposal.number, self._costs(hybrid), hybrid, proposal.job.cuttable)
         for proposal in pack:
             for listener in self._listeners:
                 listener.started(proposal)
