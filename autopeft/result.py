@@ -201,8 +201,7 @@ def export(
     stock adapter where it can express the candidate. `model`: where the base model is now, if it was moved; its files
     must be the same. Of a candidate that was confirmed with several seeds, the weights of the median validation score,
     or those of `seed`. Weights that were not kept are trained again; only that, and test scores that are not known,
-    needs the data. The model's own code runs only where the search needed it and the caller trusts it now. Returns the
-    folder.
+    needs the data. The model's own code runs only where it is needed and the caller trusts it now. Returns the folder.
     """
     result = run if isinstance(run, SearchResult) else SearchResult.open(run)
     if model is not None:

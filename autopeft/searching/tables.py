@@ -63,10 +63,7 @@ def columns(front: ParetoFront, points: Sequence[Evaluation]) -> list[Column]:
         Column("test", [mean_of(front, e, f"test_{score}") for e in points], 1),
         *(Column(n, [mean_of(front, e, f"test_{n}") for e in points], 2) for n in _written(points)),
         *(Column(_short(n), [mean_of(front, e, n) for e in points], 5) for n in tested(front)),
-        *(
-            Column(_short(n), [amount(n, e.metrics.get(n)) for e in points], 5 if i else 0)
-            for i, n in enumerate(others)
-        ),
+        *(Column(_short(n), [amount(n, e.metrics.get(n)) for e in points], 5 * bool(i)) for i, n in enumerate(others)),
         Column("pick", [picks.get(e.number, "") for e in points], 2, left=True),
         Column("p", ["" if c is None or c.p_front is None else f"{c.p_front:.2f}" for c in over], 4),
         Column(
