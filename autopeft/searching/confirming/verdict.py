@@ -196,7 +196,8 @@ def _gain(
     mine, theirs = (_on_test(runs[e.number], score) for e in (member, best))
     if not mine or not theirs:
         return Gain(cost, member.key, name, None, None, None, f"{at}: not measured on test yet")
-    gain, low, high = difference(mine, theirs)
+    tested = [list(_on_test(each, score).values()) for each in runs.values()]
+    gain, low, high = difference(mine, theirs, tested)
     return Gain(cost, member.key, name, gain, low, high, f"{at}{_in_words(gain, low, high, name, score)}")
 
 
