@@ -134,6 +134,8 @@ def _run(
         loop = SearchLoop(study, session.costs, listeners, *ends, sources, desk)
         keep_end(study, False)
         experiment.runner.run(spec, session.tokens, loop, setup.pack)
+        while loop.goes_on():
+            experiment.runner.run(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
             raise KeyboardInterrupt

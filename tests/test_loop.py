@@ -133,6 +133,37 @@ def test_a_pack_ends_where_the_space_does(tmp_path: Path) -> None:
     assert study.pending() == []
 
 
+class _Waiting:
+    """A source that has one more training of what has ended first, once that has."""
+
+    def next(self, ended: Sequence[Evaluation], running: Sequence[Job], most: int) -> list[Job] | None:
+        healed = [Job(e.candidate, epochs=1) for e in ended[:1]]
+        return None if len(ended) > FEW.size or len(running) > FEW.size else healed
+
+    def needs(self, ended: Sequence[Evaluation]) -> Collection[str]:
+        return set()
+
+
+def test_where_the_space_ends_a_source_that_waits_is_waited_for(tmp_path: Path) -> None:
+    study = opened(tmp_path, space=FEW, budget=Budget(), objectives=OBJECTIVES, sampler="random")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop = SearchLoop(study, costs, trials=100, sources=[_Waiting()])
+        pack = loop.next_pack(50)
+        # Another worker asks, and is sent home.
+        assert loop.next_pack(50) == []
+        finish(loop, pack)
+        assert not loop.is_over
+        assert loop.goes_on()
+        [healed] = loop.next_pack(50)
+    assert healed.job.epochs == 1
+    loop.done({healed.number: evaluated(healed, epochs=1)})
+    with pytest.warns(UserWarning, match="no new candidate"):
+        assert loop.next_pack(50) == []
+    assert loop.is_over
+    assert not loop.goes_on()
+
+
 def test_no_pack_is_begun_after_the_time(tmp_path: Path) -> None:
     loop = SearchLoop(opened(tmp_path), costs, time_limit=0.0)
     assert loop.next_pack(3) == []

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Protocol
 
 from autopeft.candidate import Evaluation, failed
@@ -96,12 +97,17 @@ class SearchLoop:
         self._left_over = study.pending_packs()
         self._running: dict[int, Proposal] = {}
         self._courses = Courses(stopping or NoStopping(), study.objectives, epochs, study.evaluations())
-        self._ended = False
+        self._ended = self._waited = False
 
     @property
     def is_over(self) -> bool:
         """Whether it has come to its end, with nothing running; false after an interrupt."""
         return self._ended and not self._running
+
+    def goes_on(self) -> bool:
+        """Whether a runner that has ended shall run it again, as for `ConfirmLoop`: a source waited for what ran."""
+        waited, self._waited = self._waited, False
+        return waited and not self._running and not self._ended
 
     def next_pack(self, size: int, workers: int = 1) -> list[Proposal]:
         """Up to `size` candidates to train at once, all of them stored; none when no more shall be started.
@@ -113,8 +119,8 @@ class SearchLoop:
         late = self._deadline is not None and time.monotonic() >= self._deadline
         left = None if self._trials is None else self._trials - self._study.finished - len(self._running)
         asked = self._desk is not None and self._desk.ending
-        if self._ended or late or asked or (left is not None and left <= 0):
-            self._ended = True
+        self._ended = self._ended or late or asked or (left is not None and left <= 0)
+        if self._ended:
             return []
         if self._left_over:
             # Larger ones where a smaller pack is asked for now: the old one may have been too much for the machine.
@@ -122,14 +128,12 @@ class SearchLoop:
             pack, self._left_over[:1] = first[:room], [first[room:]] if first[room:] else []
         else:
             pack = self._ask(size if left is None else min(size, max(1, math.ceil(left / workers))))
-        for proposal in pack:
-            self._running[proposal.number] = proposal
+        self._running |= {proposal.number: proposal for proposal in pack}
+        for proposal in (each for each in pack if each.job.is_whole):
             hybrid = proposal.candidate.hybrid
-            if proposal.job.is_whole:
-                self._courses.begin(proposal.number, self._costs(hybrid), hybrid, proposal.job.cuttable)
-        for proposal in pack:
-            for listener in self._listeners:
-                listener.started(proposal)
+            self._courses.begin(proposal.number, self._costs(hybrid), hybrid, proposal.job.cuttable)
+        for proposal, listener in product(pack, self._listeners):
+            listener.started(proposal)
         return pack
 
     def _ask(self, size: int) -> list[Proposal]:
@@ -139,14 +143,16 @@ class SearchLoop:
                 return pack
             _remark(self._listeners, self._study.widens())
             known = {e.key for e in self._study.evaluations()} | {p.candidate.key for p in self._running.values()}
-            while len(pack) < size and not self._ended:
+            while len(pack) < size:
                 proposal = self._study.ask(pack[0].number if pack else None)
                 if proposal.repeat or proposal.candidate.key in known:
                     self._study.withdraw(proposal)
-                    self._ended = True
-                else:
-                    known.add(proposal.candidate.key)
-                    pack.append(proposal)
+                    # A source that waits may have more once what runs has ended.
+                    self._waited = bool(pack or self._running) and any(each is not self._desk for each in self._sources)
+                    self._ended = not self._waited
+                    break
+                known.add(proposal.candidate.key)
+                pack.append(proposal)
         if self._ended:
             warnings.warn("the sampler finds no new candidate in this space and budget: the search ends", stacklevel=2)
         return pack
@@ -202,9 +208,8 @@ class SearchLoop:
             del self._running[evaluation.number]
         if self._desk is not None:
             self._desk.ended(evaluation.number for evaluation in told)
-        for evaluation in told:
-            for listener in self._listeners:
-                listener.finished(evaluation)
+        for evaluation, listener in product(told, self._listeners):
+            listener.finished(evaluation)
         _give_up_when_hopeless(self._study.evaluations(), self._trials)
 
     def _whole(self, number: int, evaluation: Evaluation) -> Evaluation:
