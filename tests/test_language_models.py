@@ -230,7 +230,7 @@ def test_what_is_written_is_measured_on_test_recorded_and_measured_again(tmp_pat
         assert ({"test_bleu", "test_exact_match"} <= e.metrics.keys()) == on_front
         assert {name: value for name, value in e.metrics.items() if name in before[e.key]} == before[e.key]
     assert "test_bleu" in (run / "trials.csv").read_text().splitlines()[0]
-    assert [c.header for c in columns(result.front, result.front.points)][3:5] == ["bleu", "exact_match"]
+    assert [c.header for c in columns(result.front, result.front.points)][4:6] == ["bleu", "exact_match"]
     assert result.signatures.keys() == {"test_bleu"}
     to = result.export(to=tmp_path / "out")
     record = json.loads((to / "hybrid.json").read_text())

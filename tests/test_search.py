@@ -70,7 +70,7 @@ def test_front_json_equals_the_front_of_the_table(finished: SearchResult) -> Non
     ]
     assert sorted(kept) == sorted(p["key"] for p in front["points"])
     assert front["objectives"][0] == {"metric": "accuracy", "direction": "max"}
-    assert set(front["points"][0]) == {"key", "metrics", "hybrid", "training"}
+    assert set(front["points"][0]) == {"number", "key", "metrics", "hybrid", "training"}
 
 
 def test_only_the_front_is_measured_on_test(finished: SearchResult) -> None:

@@ -292,7 +292,7 @@ def test_where_nothing_can_be_stopped_nobody_is_asked(tmp_path: Path, epochs: in
 def test_scores_are_turned_so_that_larger_is_better(tmp_path: Path) -> None:
     below = Below(seen=[])
     courses = Courses(below, [Objective.of("loss"), Objective.of("trainable_params"), Objective.of("accuracy")], EPOCHS)
-    courses.begin(0, {"trainable_params": 7}, Hybrid.uniform(2))
+    courses.begin(0, {"trainable_params": 7})
     courses.epoch(0, point(1, 0.25))
     courses.stop([0])
     assert below.seen == [[Course(0, (7,), ((-0.75, 0.25),), (0.75,), "running")]]

@@ -300,7 +300,7 @@ def test_yaml_makes_no_objects(project: Project, capsys: pytest.CaptureFixture[s
 def test_a_key_is_no_path(pick: str, project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = autopeft(capsys, *VERBS["export"](project), "--pick", pick)
     assert status == 2
-    assert "no point" in err
+    assert f"no candidate {pick!r}" in err
 
 
 LINKS = ["explain.png", "pareto.png", "pareto.html", "front.json", "trials.csv", "task.json", "experiment.yaml"]

@@ -29,7 +29,7 @@ class Courses:
         self._costs = [o for o in objectives if o.is_cost]
         self._scores = [o for o in objectives if not o.is_cost]
         self._courses: dict[int, Course] = {}
-        self._hybrids: dict[int, Hybrid] = {}
+        self._hybrids: dict[int, Hybrid | None] = {}
         self._to_cut: set[int] = set()
         self._unjudged: dict[int, int] = {}
         for evaluation in evaluations:
@@ -40,9 +40,11 @@ class Courses:
         """Whether it can ever come to stopping anything."""
         return self._rule.stops and self._epochs > 1
 
-    def begin(self, number: int, costs: Mapping[str, float], hybrid: Hybrid, to_cut: bool = False) -> None:
+    def begin(
+        self, number: int, costs: Mapping[str, float], hybrid: Hybrid | None = None, to_cut: bool = False
+    ) -> None:
         """A candidate of these costs is about to be trained from its beginning."""
-        self._unjudged[number], self._hybrids[number] = unjudged(hybrid, self._epochs), hybrid
+        self._unjudged[number], self._hybrids[number] = unjudged(hybrid, self._epochs) if hybrid else 0, hybrid
         if to_cut:
             self._to_cut.add(number)
         self._courses[number] = Course(number, tuple(o.loss(costs[o.metric]) for o in self._costs), (), (), "running")
@@ -84,7 +86,7 @@ class Courses:
         alive = {
             self._hybrids[c.number] for c in self._courses.values() if c.status != "stopped" and c.number not in found
         }
-        best: dict[Hybrid, int] = {}
+        best: dict[Hybrid | None, int] = {}
         for number in sorted(found & self._to_cut, key=lambda n: (self._courses[n].scores[-1], -n)):
             best[self._hybrids[number]] = number
         return {number for hybrid, number in best.items() if hybrid not in alive}
