@@ -16,7 +16,7 @@ from autopeft.confirming import FACTORS, controls_for, descent_for, first_cost
 from autopeft.costs._flops import bare_flops
 from autopeft.engine.linear_probe import RATES
 from autopeft.engine.schedule import lengths_of
-from autopeft.engine.setup import Setup
+from autopeft.engine.setup import Setup, places_of
 from autopeft.hybrid import Hybrid
 from autopeft.searching.controls import Controls
 from autopeft.searching.descent import Descent
@@ -63,7 +63,7 @@ class Phase:
 
 def seconds_for(session: Session, setup: Setup, hybrid: Hybrid) -> float:
     """Seconds of a worker for a hybrid's training and validation, all epochs."""
-    return setup.seconds(session.cost_model.candidate(hybrid), session.steps)
+    return setup.seconds(session.cost_model.candidate(hybrid), session.steps, places_of(hybrid))
 
 
 def alone_seconds(session: Session, setup: Setup) -> float:

@@ -19,10 +19,12 @@ from autopeft.engine import speed
 from autopeft.engine.backbone import Backbone
 from autopeft.engine.data import TokenizedTask
 from autopeft.engine.settings import TrainingSettings
-from autopeft.engine.setup import Setup, attention_name, precision_of
+from autopeft.engine.setup import Setup, attention_name, places_of, precision_of
 from autopeft.engine.speed import measure
 from autopeft.engine.worker import Worker, WorkerSpec
+from autopeft.hybrid import Hybrid
 from autopeft.methods.lora import LoRA
+from autopeft.methods.sequential import Sequential
 from autopeft.models import find_model
 
 SETTINGS = TrainingSettings(head="drawn", method_rates="shared", epochs=1, batch_size=8, precision="fp32", seed=1)
@@ -50,7 +52,7 @@ def on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def step(self: speed._Trial, backbone: Backbone, size: int, candidate: Candidate | None = None) -> float:
         precision = backbone.precision
         assert precision.dtype == backbone.dtype
-        return machine(precision.dtype, precision.attention, size, candidate is not None)
+        return machine(precision.dtype, precision.attention, size, candidate is not None and candidate.hybrid.is_empty)
 
     monkeypatch.setattr(speed._Trial, "_step", step)
     # A busy machine is late by the real clock.
@@ -238,3 +240,41 @@ def test_rates_give_the_time_that_was_measured(
     each = (10 + setup.pack) / setup.pack
     assert setup.seconds_per_step == pytest.approx(each / 10)
     assert setup.seconds(made._flops(made._backbone("fp32")), 1) == pytest.approx(each)
+
+
+def test_places_and_products_are_told_apart(
+    spec: WorkerSpec, data: TokenizedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A step takes .01, .002 a place, and the rest by FLOPs.
+    rate = 1e7
+
+    def step(self: speed._Trial, backbone: Backbone, size: int, candidate: Candidate | None = None) -> float:
+        given = candidate or self.typical
+        work = 0.0 if given.hybrid.is_empty else self._flops(backbone, given) / rate
+        return size * (0.01 + 0.002 * places_of(given.hybrid) + work)
+
+    monkeypatch.setattr(speed._Trial, "_step", step)
+    monkeypatch.setattr(speed, "_SECONDS", math.inf)
+    setup, made = measure(spec, data, TYPICAL), speed._Trial(spec, data, TYPICAL, 1)
+    assert places_of(TYPICAL.hybrid) > 1
+    assert (setup.seconds_per_step, setup.seconds_per_place) == pytest.approx((0.01, 0.002))
+    assert setup.flops_per_second == pytest.approx(rate)
+    backbone = made._backbone("fp32")
+    for candidate in (TYPICAL, Candidate(everywhere(LoRA(2), Sequential(2)))):
+        expected = setup.seconds(made._flops(backbone, candidate), 1, places_of(candidate.hybrid))
+        assert expected == pytest.approx(step(made, backbone, 1, candidate))
+
+
+def test_a_hybrid_of_one_place_has_no_places_to_tell_apart(spec: WorkerSpec, data: TokenizedTask) -> None:
+    layers = len(TYPICAL.hybrid.layers)
+    one = Candidate(Hybrid.from_layers(layers, {0: [LoRA(4, sites=("q",))]}))
+    assert measure(spec, data, one).seconds_per_place == 0
+    assert measure(spec, data, Candidate(Hybrid.uniform(layers))).seconds_per_place == 0
+
+
+def test_what_was_measured_before_places_is_read() -> None:
+    known = Setup(
+        device="cpu", precision="fp32", attention="fused", pack=1, flops_per_second=1, seconds_per_step=1
+    ).model_dump()
+    del known["seconds_per_place"]
+    assert Setup.model_validate(known).seconds(2, 3, 100) == 5

@@ -11,6 +11,7 @@ from pydantic import Field
 from autopeft.attention import FUSED, MATMUL
 from autopeft.config import Strict
 from autopeft.engine.backbone import Precision
+from autopeft.hybrid import Hybrid
 
 Name = Literal["fp32", "bf16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -24,8 +25,9 @@ _BLIND, _MOST = 2.0, 0.25
 class Setup(Strict):
     """Precision and attention of the backbone, candidates in a pack, and how fast a worker then is.
 
-    A step of a pack takes about `seconds_per_step` a candidate, and 1 second for each `flops_per_second` of
-    `autopeft.engine.schedule`'s products. `milliseconds` are of one candidate's step, by what was tried.
+    A step of a pack takes about `seconds_per_step` a candidate, `seconds_per_place` for each place at which a method of
+    it stands (`places_of`), and 1 second for each `flops_per_second` of `autopeft.engine.schedule`'s products: many
+    small methods cost by their number. `milliseconds` are of one candidate's step, by what was tried.
     """
 
     device: str
@@ -34,6 +36,7 @@ class Setup(Strict):
     pack: int = Field(ge=1, le=1_024)
     flops_per_second: float = Field(gt=0)
     seconds_per_step: float = Field(ge=0)
+    seconds_per_place: float = Field(0.0, ge=0)
     milliseconds: dict[str, float] = {}
 
     @classmethod
@@ -53,9 +56,10 @@ class Setup(Strict):
         """`training on cpu: fp32, matmul attention, packs of 4`."""
         return f"training on {self.device}: {self.precision}, {self.attention} attention, packs of {self.pack}"
 
-    def seconds(self, flops: int, steps: int) -> float:
+    def seconds(self, flops: int, steps: int, places: int = 0) -> float:
         """Estimated seconds of a worker for a candidate's training."""
-        return flops / self.flops_per_second + steps * self.seconds_per_step
+        each = self.seconds_per_step + places * self.seconds_per_place
+        return flops / self.flops_per_second + steps * each
 
     def pack_of(self, trials: int, workers: int) -> int:
         """The size of packs, up to `pack`, that brings a search of so many trials by so many workers forward fastest.
@@ -66,6 +70,11 @@ class Setup(Strict):
         tried = {n: self.milliseconds.get(f"pack of {n}") for n in range(1, most + 1)}
         time = {n: each * (1 + _BLIND * n * workers / trials) for n, each in tried.items() if each is not None}
         return min(time, key=lambda n: time[n], default=most)
+
+
+def places_of(hybrid: Hybrid) -> int:
+    """At how many places its methods stand: sites of layers, and the model's input."""
+    return len(hybrid.model) + sum(1 for _ in hybrid.placed())
 
 
 def precision_of(precision: Name, attention: str) -> Precision:

@@ -16,7 +16,7 @@ from autopeft.engine.data import Batch, TokenizedTask, collate, training_groups
 from autopeft.engine.load import memory_here, wait_for
 from autopeft.engine.pack import Pack
 from autopeft.engine.schedule import CostModel, Lengths, Workload
-from autopeft.engine.setup import Name, Setup, attention_name, precision_of
+from autopeft.engine.setup import Name, Setup, attention_name, places_of, precision_of
 from autopeft.engine.worker import WorkerSpec, device
 from autopeft.hybrid import Hybrid
 
@@ -28,6 +28,8 @@ _SECONDS = 4.0
 _CLEAR, _ROUNDS = 1.25, 2
 #: Of a pack the fastest step counts, of so many, or of as many as take this long: the first one of a process is slow.
 _STEPS, _LONG = 3, 0.1
+#: The most of a typical candidate's products and places that is of the latter.
+_OF_PLACES = 0.5
 #: Share of the free memory that a pack may use.
 _MEMORY = 0.5
 
@@ -79,17 +81,27 @@ class _Trial:
         backbone.precision = precision_of(precision, chosen.attention)
         chosen = self._sized(chosen, self._most(backbone))
         size, each = chosen.size, self.tried[chosen]
-        head = Candidate(Hybrid.uniform(backbone.shape.layers))
-        overhead = min(self._step(backbone, size, head) / size, 0.5 * each)
+        overhead = min(self._step(backbone, size, Candidate(Hybrid.uniform(backbone.shape.layers))) / size, 0.5 * each)
+        place = self._place(backbone, chosen, each - overhead, overhead)
         return Setup(
             device=str(self.device),
             precision=precision,
             attention=chosen.attention,
             pack=size,
-            flops_per_second=self._flops(backbone) / (each - overhead),
+            flops_per_second=self._flops(backbone) / (each - overhead - place * places_of(self.typical.hybrid)),
             seconds_per_step=overhead,
+            seconds_per_place=place,
             milliseconds={name: round(1e3 * self.tried[option], 3) for name, option in self.named.items()},
         )
+
+    def _place(self, backbone: Backbone, chosen: _Option, typical: float, overhead: float) -> float:
+        """Seconds of each place at which a method stands, of the `typical` ones beyond the overhead."""
+        few = _shallow(self.typical)
+        if not 0 < places_of(few.hybrid) < places_of(self.typical.hybrid) or self._is_late(chosen):
+            return 0.0
+        single = self._step(backbone, chosen.size, few) / chosen.size - overhead
+        many = _Part(typical, self._flops(backbone), places_of(self.typical.hybrid))
+        return _of_a_place(many, _Part(single, self._flops(backbone, few), places_of(few.hybrid)))
 
     def _precision(self) -> Name:
         asked = self.spec.settings.precision
@@ -158,17 +170,17 @@ class _Trial:
         task, chosen = self.task, choose_precision(precision, self.device)
         return Backbone(self.spec.source, task.readout, chosen, self.device, task.pad_id)
 
-    def _flops(self, backbone: Backbone) -> int:
+    def _flops(self, backbone: Backbone, candidate: Candidate | None = None) -> int:
         lengths = Lengths.of(*(np.full(len(self.batch.index), length) for length in self.batch.lengths))
-        work = Workload(lengths, Lengths(0, 0, 0), lengths, lengths, self.batch.weight)
-        return CostModel(
-            backbone.shape, work, 1, caching=False, first_token=self.task.readout.reads == "one"
-        ).candidate(self.typical.hybrid)
+        work, first = Workload(lengths, Lengths(0, 0, 0), lengths, lengths, self.batch.weight), self.task.readout.reads
+        model = CostModel(backbone.shape, work, 1, caching=False, first_token=first == "one")
+        return model.candidate((candidate or self.typical).hybrid)
 
     def _step(self, backbone: Backbone, size: int, candidate: Candidate | None = None) -> float:
         """Seconds of the fastest of a few steps of a pack of that size."""
         candidate = candidate or self.typical
-        starts = [0 if candidate is self.typical else backbone.shape.entrance(backbone.shape.layers)] * size
+        is_head = candidate.hybrid.is_empty and candidate is not self.typical
+        starts = [backbone.shape.entrance(backbone.shape.layers) if is_head else 0] * size
         shape = (*self.batch.shape, backbone.shape.hidden)
         states = {s: torch.zeros(shape, dtype=backbone.dtype, device=self.device) for s in set(starts) if s}
         best, begin = math.inf, time.perf_counter()
@@ -185,18 +197,8 @@ class _Trial:
 
     def _most(self, backbone: Backbone) -> int:
         """Candidates whose activations for the longest batch fit in the memory that is free."""
-        saved: dict[int, int] = {}
-
-        def count(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            saved[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
         with Pack(backbone, [self.typical], self.spec.settings) as pack:
-            known = {p.untyped_storage().data_ptr() for p in [*backbone.model.parameters(), *pack.parameters()]}
-            with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-                pack.forward(self.longest, {})
-        needed = sum(size for place, size in saved.items() if place not in known)
+            needed = _saved_bytes(backbone, pack, self.longest)
         return max(1, int(_MEMORY * memory_here() / self.share / max(needed, 1)))
 
     def _collate(self, group: np.ndarray) -> Batch:
@@ -205,3 +207,43 @@ class _Trial:
 
 def _usual(precision: Name, device: torch.device) -> _Option:
     return _Option(precision, attention_name(choose_precision(precision, device)))
+
+
+def _saved_bytes(backbone: Backbone, pack: Pack, batch: Batch) -> int:
+    """Of what a forward pass keeps for the backward pass, without weights."""
+    saved: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    known = {p.untyped_storage().data_ptr() for p in [*backbone.model.parameters(), *pack.parameters()]}
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        pack.forward(batch, {})
+    return sum(size for place, size in saved.items() if place not in known)
+
+
+class _Part(NamedTuple):
+    """What a candidate's step takes beyond the overhead, and what of."""
+
+    seconds: float
+    flops: int
+    places: int
+
+
+def _of_a_place(many: _Part, few: _Part) -> float:
+    """Seconds of a place, where two steps take theirs by FLOPs and by places."""
+    part = (many.flops * few.seconds - few.flops * many.seconds) / (
+        many.flops * few.places - few.flops * many.places or math.inf
+    )
+    # Times are noisy: most of a step is of FLOPs.
+    return min(max(0.0, part), _OF_PLACES * many.seconds / many.places)
+
+
+def _shallow(candidate: Candidate) -> Candidate:
+    """The first method of its lowest layer, alone: as deep, with fewer places."""
+    layers = candidate.hybrid.layers
+    lowest = next((i for i, methods in enumerate(layers) if methods), None)
+    chosen = {} if lowest is None else {lowest: layers[lowest][:1]}
+    return Candidate(Hybrid.from_layers(len(layers), chosen), candidate.training)
