@@ -27,12 +27,13 @@ class Pace:
     def after(self, seconds: float, expected: float, beside: float) -> Self:
         """What has ended took so many seconds; of those expected for it, so many are beside its products.
 
-        Small trainings are hardly more than the latter, and tell less of others.
+        Small trainings are hardly more than the latter, and tell less of others. Nothing where they are faster than
+        expected: no machine is much faster than it was measured, but what is beside products may be less.
         """
         if seconds <= 0 or expected <= 0:
             return self
         share = min(1.0, beside / expected)
-        weight = 1 / (_PRODUCTS**2 + (_BESIDE * share) ** 2)
+        weight = (1.0 if seconds > expected else (1 - share) ** 2) / (_PRODUCTS**2 + (_BESIDE * share) ** 2)
         total = _KEPT * self.total + weight * math.log(seconds / expected)
         return type(self)(total, _KEPT * self.weight + weight)
 
