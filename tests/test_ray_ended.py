@@ -84,7 +84,7 @@ class Search:
         """MLflow's, of the search."""
         with closing(sqlite3.connect(self.database)) as connection:
             found = connection.execute(
-                "SELECT status FROM runs WHERE name NOT LIKE '#%' AND lifecycle_stage = 'active'"
+                "SELECT status FROM runs WHERE name NOT LIKE '%#%' AND lifecycle_stage = 'active'"
             )
             return [status for (status,) in found]
 
