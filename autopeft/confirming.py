@@ -136,9 +136,7 @@ def confirm(session: Session, study: Study, spec: WorkerSpec, pack: int, progres
         pace = _Pace(progress, experiment.runner.parallel)
         loop = ConfirmLoop(study, plan, seconds, pace.said, partial(_begin, session, plan, spec.keep))
         loop.say()
-        experiment.runner.run(spec, session.tokens, loop, pack)
-        while loop.goes_on():
-            experiment.runner.run(spec, session.tokens, loop, pack)
+        experiment.runner.run_through(spec, session.tokens, loop, pack)
         if not loop.is_over:
             raise KeyboardInterrupt
     if plan.members and not runs_in(study.remembered):

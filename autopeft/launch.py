@@ -133,9 +133,7 @@ def _run(
         ends = experiment.trials, experiment.time_limit, experiment.stopping, experiment.training.epochs
         loop = SearchLoop(study, session.costs, listeners, *ends, sources, desk)
         keep_end(study, False)
-        experiment.runner.run(spec, session.tokens, loop, setup.pack)
-        while loop.goes_on():
-            experiment.runner.run(spec, session.tokens, loop, setup.pack)
+        experiment.runner.run_through(spec, session.tokens, loop, setup.pack)
         if not loop.is_over:
             # A runner that ends quietly at an interrupt.
             raise KeyboardInterrupt

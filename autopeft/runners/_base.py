@@ -72,6 +72,12 @@ class Runner(Strict):
     def run(self, spec: WorkerSpec, task: TokenizedTask, loop: Loop, pack: int) -> None:
         """Run the loop to its end, in packs of at most `pack` candidates."""
 
+    def run_through(self, spec: WorkerSpec, task: TokenizedTask, loop: Loop, pack: int) -> None:
+        """The same, and again where the loop had nothing to begin while something ran: a runner without a pack ends."""
+        self.run(spec, task, loop, pack)
+        while loop.goes_on():
+            self.run(spec, task, loop, pack)
+
     @abstractmethod
     def score_on_test(
         self, spec: WorkerSpec, task: TokenizedTask, jobs: Sequence[Candidate | Job]

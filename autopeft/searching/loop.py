@@ -55,6 +55,9 @@ class Loop(Protocol):
     def failed(self, number: int, reason: str) -> None:
         """The worker of a training died."""
 
+    def goes_on(self) -> bool:
+        """Whether a runner that has ended shall run it again: it had nothing to begin while something ran."""
+
 
 class Desk(Source, Protocol):
     """Requests from outside the search: who shall be stopped, whether it shall end, and what to train (a source)."""
@@ -105,7 +108,7 @@ class SearchLoop:
         return self._ended and not self._running
 
     def goes_on(self) -> bool:
-        """Whether a runner that has ended shall run it again, as for `ConfirmLoop`: a source waited for what ran."""
+        """Whether a runner that has ended shall run it again: a source waited for what ran."""
         waited, self._waited = self._waited, False
         return waited and not self._running and not self._ended
 
